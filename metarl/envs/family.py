@@ -1,0 +1,287 @@
+"""Families: a distribution over tasks with batched dynamics.
+
+A *task* is one point of a family's ``task_space``, a :class:`gymnasium.spaces.Dict` of Box or Discrete parameters. A
+batch of *tasks* is the same dict with a leading task axis. Dynamics are written once, for arrays ``[task, env, ...]``
+with an explicit state; :mod:`metarl.envs.batch` turns them into Gymnasium and Stable-Baselines3 environments.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from metarl.errors import ConfigError, TaskError, unknown_name
+from metarl.streams import stream
+
+Task = dict[str, Any]
+"""One point of a task space."""
+Tasks = dict[str, np.ndarray]
+"""A batch of tasks: every value has a leading task axis."""
+State = dict[str, np.ndarray]
+"""The state of a batch of environments: every value is ``[task, env, ...]``."""
+
+SPLITS = ("validation", "test", "shifted")
+"""The fixed task lists. Training tasks are fresh draws and have no list."""
+
+
+class Step(NamedTuple):
+    """What a batched step returns; everything belongs to the state after the step."""
+
+    state: State
+    obs: np.ndarray
+    """``[task, env, *observation]``, float32."""
+    reward: np.ndarray
+    """``[task, env]``, float64."""
+    terminated: np.ndarray
+    """``[task, env]``, bool."""
+    info: dict[str, np.ndarray]
+    """Every term of the reward, by name, ``[task, env]``."""
+
+
+class Family(ABC):
+    """A distribution over tasks that share a horizon, and their batched dynamics.
+
+    Subclasses set the five attributes below in ``__init__`` and implement :meth:`reset` and :meth:`step`. Families are
+    deterministic functions of their constructor arguments and of the generators they are handed.
+    """
+
+    id: str = ""
+    """The registered name, set by :func:`make_family`."""
+    task_space: spaces.Dict
+    """What tells one task from another."""
+    observation_space: spaces.Box
+    action_space: spaces.Space[Any]
+    horizon: int
+    """Longest episode, in env steps; an episode that reaches it is truncated."""
+
+    shifted_space: spaces.Dict | None = None
+    """Where the ``shifted`` split draws from, outside the training range; None where that makes no sense."""
+    version_history: ClassVar[str] = "v0: first version."
+
+    # ----------------------------------------------------------------------------------------------------------- tasks
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
+        """Draw ``n`` training tasks, uniform over ``task_space``; override it for any other distribution."""
+        return sample_uniform(self.task_space, rng, n)
+
+    def finite_tasks(self) -> Tasks | None:
+        """Return every task of a finite family, None (the default) for a continuous one."""
+        return None
+
+    def tasks(self, split: str, n: int = 40) -> Tasks:
+        """Return the first ``n`` tasks of a fixed, named split.
+
+        Continuous families: independent draws that do not depend on ``n``. Finite families of 10 tasks or more: a
+        fixed permutation cut into disjoint parts (60% training, 20% validation, 20% test). Smaller ones: every task,
+        in every split.
+
+        :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
+        :param n: at most that many.
+        :raises TaskError: unknown split, or ``"shifted"`` where the family has none.
+        """
+        if split not in SPLITS:
+            raise TaskError(f"unknown split {split!r}: known: {', '.join(SPLITS)} (training tasks are fresh draws)")
+        if split == "shifted":
+            if self.shifted_space is None:
+                raise TaskError(f"{self.id} has no shifted split: known: validation, test")
+            space = self.shifted_space
+            draws = [sample_uniform(space, self._split_stream(split, i), 1) for i in range(n)]
+            return concatenate_tasks(draws)
+        finite = self.finite_tasks()
+        if finite is None:
+            return concatenate_tasks([self.sample_tasks(self._split_stream(split, i), 1) for i in range(n)])
+        total = n_tasks(finite)
+        if total < 10:
+            return take_tasks(finite, np.arange(min(n, total)))
+        return take_tasks(finite, self.finite_split(split)[:n])
+
+    def finite_split(self, split: str) -> np.ndarray:
+        """Return the indices into :meth:`finite_tasks` of ``"train"``, ``"validation"`` or ``"test"``."""
+        finite = self.finite_tasks()
+        assert finite is not None
+        order = stream(0, f"{self.id}/split").permutation(n_tasks(finite))
+        a, b = int(0.6 * len(order)), int(0.8 * len(order))
+        return {"train": order[:a], "validation": order[a:b], "test": order[b:]}[split]
+
+    @property
+    def splits_coincide(self) -> bool:
+        """Whether the family has so few tasks (below 10) that validation and test hold the training tasks."""
+        finite = self.finite_tasks()
+        return finite is not None and n_tasks(finite) < 10
+
+    def _split_stream(self, split: str, index: int) -> np.random.Generator:
+        return stream(zlib.crc32(self.id.encode()), f"split/{split}", index)
+
+    def validate_tasks(self, tasks: Mapping[str, Any]) -> Tasks:
+        """Return ``tasks`` as arrays of the task space's dtype and shape.
+
+        :raises TaskError: a missing or unknown parameter, a wrong shape, or a value outside ``task_space`` and
+            ``shifted_space``.
+        """
+        names = list(self.task_space.spaces)
+        for name in tasks:
+            if name not in names:
+                raise TaskError(f"{self.id} has no task parameter {name!r}: known: {', '.join(names)}")
+        result: Tasks = {}
+        for name, space in self.task_space.spaces.items():
+            if name not in tasks:
+                raise TaskError(f"task parameter {name!r} of {self.id} is missing")
+            try:
+                value = np.asarray(tasks[name], dtype=space.dtype)
+            except (TypeError, ValueError):
+                raise TaskError(f"{name}={tasks[name]!r} is not a number: {self.id} takes {space}") from None
+            if value.shape[1:] != space.shape or value.ndim != len(space.shape or ()) + 1:
+                raise TaskError(f"{name} has shape {value.shape}: {self.id} takes [task, *{space.shape}]")
+            shifted = None if self.shifted_space is None else self.shifted_space.spaces[name]
+            for row in value:
+                if not (space.contains(row) or (shifted is not None and shifted.contains(row))):
+                    extra = f" (or {describe_space(shifted)}, shifted)" if shifted is not None else ""
+                    raise TaskError(
+                        f"{name}={row.tolist()} is outside the task space of {self.id}: {describe_space(space)}{extra}"
+                    )
+            result[name] = value
+        lengths = {name: len(value) for name, value in result.items()}
+        if len(set(lengths.values())) > 1:
+            raise TaskError(f"task parameters differ in length: {lengths}")
+        return result
+
+    def spaces(self, task: Task) -> tuple[spaces.Box, spaces.Space[Any]]:
+        """Return the observation and action space of one task; override it where tasks differ."""
+        del task
+        return self.observation_space, self.action_space
+
+    # -------------------------------------------------------------------------------------------------------- dynamics
+    @abstractmethod
+    def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
+        """Start ``n_envs`` episodes of every task.
+
+        :param tasks: a batch of tasks of equal spaces.
+        :param rngs: one generator for each task; task ``i`` draws from ``rngs[i]`` only, the same numbers whatever
+            other tasks are in the batch.
+        :param n_envs: copies of each task.
+        :return: the state, and observations ``[task, env, *observation]`` in float32.
+        """
+
+    @abstractmethod
+    def step(
+        self,
+        tasks: Tasks,
+        state: State,
+        actions: np.ndarray,
+        rngs: Sequence[np.random.Generator],
+        active: np.ndarray | None = None,
+    ) -> Step:
+        """Advance every copy by one env step. ``state`` is not modified.
+
+        :param actions: ``[task, env, *action]``; values outside a Box are clipped to it, as Stable-Baselines3 does.
+        :param rngs: one generator for each task, for families with random transitions.
+        :param active: ``[task, env]``; copies with False need not be stepped, their results are not looked at.
+        """
+
+    def close(self) -> None:
+        """Free native resources, if any. The family can be used again afterwards."""
+
+
+# ------------------------------------------------------------------------------------------------------ batches of tasks
+def n_tasks(tasks: Tasks) -> int:
+    """Return the number of tasks in a batch."""
+    return len(next(iter(tasks.values())))
+
+
+def take_tasks(tasks: Tasks, index: Any) -> Tasks:
+    """Return the tasks at ``index`` (an integer array or a slice)."""
+    return {name: value[index] for name, value in tasks.items()}
+
+
+def one_task(tasks: Tasks, index: int) -> Task:
+    """Return one task of a batch, without the task axis."""
+    return {name: value[index] for name, value in tasks.items()}
+
+
+def stack_tasks(tasks: Sequence[Mapping[str, Any]]) -> Tasks:
+    """Return a batch made of single tasks."""
+    return {name: np.stack([np.asarray(task[name]) for task in tasks]) for name in tasks[0]}
+
+
+def concatenate_tasks(batches: Sequence[Tasks]) -> Tasks:
+    """Join batches along the task axis."""
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def sample_uniform(space: spaces.Dict, rng: np.random.Generator, n: int) -> Tasks:
+    """Draw ``n`` points uniformly from a Dict of bounded Box and Discrete spaces."""
+    result: Tasks = {}
+    for name, part in space.spaces.items():
+        if isinstance(part, spaces.Box):
+            result[name] = rng.uniform(part.low, part.high, size=(n, *part.shape)).astype(part.dtype)
+        elif isinstance(part, spaces.Discrete):
+            result[name] = rng.integers(part.start, part.start + part.n, size=n).astype(part.dtype)
+        else:
+            raise ConfigError(f"task parameter {name!r} is a {type(part).__name__}: a task space holds Box and Discrete")
+    return result
+
+
+def describe_space(space: spaces.Space[Any]) -> str:
+    """Return a space's range in a few words, for error messages."""
+    if isinstance(space, spaces.Box):
+        low, high = np.unique(space.low), np.unique(space.high)
+        bounds = f"[{low[0]:g}, {high[0]:g}]" if len(low) == len(high) == 1 else f"{space.low} to {space.high}"
+        return f"{bounds}, shape {space.shape}" if space.shape else bounds
+    return str(space)
+
+
+# -------------------------------------------------------------------------------------------------------------- registry
+class FamilySpec(NamedTuple):
+    """A registry entry."""
+
+    id: str
+    make: Callable[..., Family]
+    kwargs: dict[str, Any]
+
+
+_REGISTRY: dict[str, FamilySpec] = {}
+
+
+def register_family(id: str, make: Callable[..., Family], **kwargs: Any) -> None:
+    """Register a family under a versioned name such as ``"AntVel-v0"``.
+
+    :param make: the class, or any callable that returns a family.
+    :param kwargs: arguments that ``make`` is always called with, unless the caller overrides them.
+    """
+    _REGISTRY[id] = FamilySpec(id, make, kwargs)
+
+
+def family_ids() -> list[str]:
+    """Return the registered names, sorted."""
+    return sorted(_REGISTRY)
+
+
+def make_family(id: str, **kwargs: Any) -> Family:
+    """Build a registered family.
+
+    :raises UnknownNameError: no such family; the message has the nearest name.
+    :raises ConfigError: an argument that the family does not take.
+    """
+    if id not in _REGISTRY:
+        raise unknown_name("environment", id, _REGISTRY)
+    spec = _REGISTRY[id]
+    check_arguments(spec.make, kwargs, f"argument of {id}")
+    family = spec.make(**{**spec.kwargs, **kwargs})
+    family.id = id
+    return family
+
+
+def check_arguments(function: Callable[..., Any], kwargs: Mapping[str, Any], kind: str) -> None:
+    """Raise :class:`UnknownNameError` for the first keyword that ``function`` does not take."""
+    import inspect
+
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in kwargs:
+        if name not in parameters:
+            raise unknown_name(kind, name, parameters)
