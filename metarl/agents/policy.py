@@ -1,0 +1,220 @@
+"""Stock SB3 policies as pure functions of named tensors.
+
+The tensors keep the names they have in SB3's ``ActorCriticPolicy`` (``action_net.weight``, ``log_std``, …), so an export
+is a copy. Functions take one task's tensors or a stack with a leading task axis alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import nn
+
+from metarl.agents.distributions import Categorical, Distribution, Gaussian
+from metarl.envs.family import check_arguments
+from metarl.errors import ConfigError, unknown_name
+
+Params = dict[str, torch.Tensor]
+"""Named tensors: one task's, or a stack of several tasks' with a leading task axis."""
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+}
+POLICIES: dict[str, type[ActorCriticPolicy]] = {"MlpPolicy": ActorCriticPolicy}
+
+
+def sb3_policy_kwargs(policy_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return ``policy_kwargs`` as SB3 takes them: the activation function may be given by name.
+
+    :raises ConfigError: an unknown keyword or activation, or gSDE, which ignores functional parameters.
+    """
+    kwargs = dict(policy_kwargs or {})
+    check_arguments(ActorCriticPolicy.__init__, kwargs, "policy keyword")
+    if kwargs.get("use_sde"):
+        raise ConfigError("use_sde=True is not supported: gSDE samples from the module, not from adapted parameters")
+    activation = kwargs.get("activation_fn")
+    if isinstance(activation, str):
+        if activation not in ACTIVATIONS:
+            raise unknown_name("activation function", activation, ACTIVATIONS)
+        kwargs["activation_fn"] = ACTIVATIONS[activation]
+    net_arch = kwargs.get("net_arch")
+    widths = [*net_arch.get("pi", []), *net_arch.get("vf", [])] if isinstance(net_arch, dict) else (net_arch or [])
+    if not isinstance(widths, list) or not all(isinstance(width, int) and width > 0 for width in widths):
+        raise ConfigError(f"net_arch={net_arch!r} is not a list of positive integers, such as [100, 100]")
+    return kwargs
+
+
+class FunctionalPolicy:
+    """The actor of a stock ``ActorCriticPolicy`` as functions of its named tensors.
+
+    :param policy: ``"MlpPolicy"``.
+    :param observation_space: a Box; observations are flattened.
+    :param action_space: a Box (Gaussian) or Discrete (categorical).
+    :param policy_kwargs: as in SB3; ``activation_fn`` may be a name such as ``"relu"``.
+    :raises ConfigError: spaces or keywords that cannot be evaluated functionally.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        policy_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        if policy not in POLICIES:
+            raise unknown_name("policy", policy, POLICIES)
+        if not isinstance(observation_space, spaces.Box):
+            raise ConfigError(f"observation space {observation_space} is not supported: MlpPolicy takes a Box")
+        if not isinstance(action_space, (spaces.Box, spaces.Discrete)):
+            raise ConfigError(f"action space {action_space} is not supported: use a Box or a Discrete space")
+        self.name = policy
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.policy_kwargs = sb3_policy_kwargs(policy_kwargs)
+        module = self.build(seed=0)
+        if not isinstance(module.features_extractor, FlattenExtractor):
+            raise ConfigError("only policies without a features extractor (MlpPolicy) are supported")
+        layers = [*module.mlp_extractor.policy_net.named_children(), ("action_net", module.action_net)]
+        self._layers: list[str | nn.Module] = []
+        for name, layer in layers:
+            if isinstance(layer, nn.Linear):
+                self._layers.append(name if name == "action_net" else f"mlp_extractor.policy_net.{name}")
+            else:
+                self._layers.append(layer)
+        actor = {f"{name}.{kind}" for name in self._layers if isinstance(name, str) for kind in ("weight", "bias")}
+        self.names = [name for name, _ in module.named_parameters() if name in actor or name == "log_std"]
+        """The actor's tensors, in SB3's order."""
+        self.width = max(layer.out_features for _, layer in layers if isinstance(layer, nn.Linear))
+        """Units of the widest layer; it sets how many tasks fit a chunk."""
+
+    def build(self, seed: int) -> ActorCriticPolicy:
+        """Return a fresh stock policy, initialised as SB3 does it from ``seed``; global generators are left alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return POLICIES[self.name](self.observation_space, self.action_space, lambda _: 0.0, **self.policy_kwargs)
+
+    def init(self, seed: int) -> Params:
+        """Return fresh tensors of the actor, float32."""
+        tensors = dict(self.build(seed).named_parameters())
+        return {name: tensors[name].detach().clone() for name in self.names}
+
+    def distribution(self, params: Params, obs: torch.Tensor) -> Distribution:
+        """Return the action distribution at ``obs``.
+
+        :param params: the actor's tensors, each ``[…]`` or stacked ``[task, …]``.
+        :param obs: ``[n, *observation]`` or ``[task, n, *observation]``, of the tensors' dtype.
+        """
+        x = self._flatten(obs)
+        for layer in self._layers:
+            x = linear(x, params[f"{layer}.weight"], params[f"{layer}.bias"]) if isinstance(layer, str) else layer(x)
+        if isinstance(self.action_space, spaces.Discrete):
+            return Categorical(x)
+        return Gaussian(x, params["log_std"])
+
+    def linearize(self, params: Params, obs: torch.Tensor) -> Linearization:
+        """Return the derivative of the distribution's heads with respect to the tensors, at ``params``.
+
+        The activations are kept, so a product costs two matrix products a layer.
+        """
+        return Linearization(self, params, obs)
+
+    def _flatten(self, obs: torch.Tensor) -> torch.Tensor:
+        rank = len(self.observation_space.shape)
+        return obs if rank == 1 else obs.flatten(start_dim=obs.ndim - rank)
+
+    def actions_to_env(self, actions: torch.Tensor) -> np.ndarray:
+        """Return actions as the environment takes them (the family clips, as SB3's collectors do)."""
+        array: np.ndarray = actions.numpy()
+        if isinstance(self.action_space, spaces.Discrete):
+            return array + int(self.action_space.start)
+        return array
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Return ``x Wᵀ + b`` for ``[n, in]`` with one ``W``, or ``[task, n, in]`` with a stack of them."""
+    if weight.ndim == 3:
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+    return nn.functional.linear(x, weight, bias)
+
+
+class Linearization:
+    """Jacobian products of a policy's heads; memory is the activations of one batch."""
+
+    def __init__(self, policy: FunctionalPolicy, params: Params, obs: torch.Tensor) -> None:
+        self._params = {name: tensor.detach() for name, tensor in params.items()}
+        self._layers = policy._layers
+        self._inputs: list[torch.Tensor] = []
+        self._slopes: list[torch.Tensor] = []
+        x = policy._flatten(obs)
+        for layer in self._layers:
+            if isinstance(layer, str):
+                self._inputs.append(x)
+                with torch.no_grad():
+                    x = linear(x, self._params[f"{layer}.weight"], self._params[f"{layer}.bias"])
+            else:
+                x, slope = _activation(layer, x)
+                self._slopes.append(slope)
+        self.distribution: Distribution = (
+            Gaussian(x, self._params["log_std"]) if "log_std" in self._params else Categorical(x)
+        )
+
+    @torch.no_grad()
+    def jvp(self, tangents: Params) -> tuple[torch.Tensor, ...]:
+        """Return the change of the heads along ``tangents``."""
+        dx: torch.Tensor | None = None
+        inputs, slopes = iter(self._inputs), iter(self._slopes)
+        for layer in self._layers:
+            if isinstance(layer, str):
+                change = linear(next(inputs), tangents[f"{layer}.weight"], tangents[f"{layer}.bias"])
+                dx = change if dx is None else change.add_(dx @ self._params[f"{layer}.weight"].mT)
+            elif dx is not None:
+                dx = dx.mul_(next(slopes))
+        assert dx is not None
+        return (dx, tangents["log_std"]) if "log_std" in self._params else (dx,)
+
+    @torch.no_grad()
+    def vjp(self, cotangents: tuple[torch.Tensor, ...]) -> Params:
+        """Return the gradient of ``Σ cotangent · head`` with respect to the tensors."""
+        result: Params = {}
+        if "log_std" in self._params:
+            result["log_std"] = cotangents[1]
+        dx = cotangents[0]
+        inputs, slopes = list(self._inputs), list(self._slopes)
+        for layer in reversed(self._layers):
+            if isinstance(layer, str):
+                x = inputs.pop()
+                result[f"{layer}.weight"] = dx.mT @ x
+                result[f"{layer}.bias"] = dx.sum(-2)
+                if inputs:
+                    dx = dx @ self._params[f"{layer}.weight"]
+            elif slopes:
+                dx = dx * slopes.pop()
+        return {name: result[name] for name in self._params}
+
+
+def _activation(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the activation and its slope at ``x``."""
+    if isinstance(layer, nn.Tanh):
+        y = torch.tanh(x)
+        return y, 1.0 - y.square()
+    if isinstance(layer, nn.ReLU):
+        y = torch.relu(x)
+        return y, (y > 0).to(x.dtype)
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        value: torch.Tensor = layer(leaf)
+        (slope,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), slope
+
+

@@ -1,0 +1,410 @@
+"""Collecting episodes, batched over tasks and copies, and packing them into samples.
+
+One policy evaluation and one native call per time step serve every copy of every task; there is no Python loop over
+environments. Tensors are made here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from metarl.agents.distributions import draw_noise
+from metarl.agents.policy import FunctionalPolicy, Params
+from metarl.envs.family import Family, Tasks, n_tasks, one_task, take_tasks
+from metarl.errors import ConfigError, NonFiniteError
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Whole episodes of a batch of tasks, padded to the longest.
+
+    :param obs: ``[task, env, time, *observation]``, float32: what the policy saw before each action.
+    :param actions: ``[task, env, time, *action]``: what the policy chose, before clipping.
+    :param rewards: ``[task, env, time]``, float32.
+    :param mask: ``[task, env, time]``, True where a step was taken. An episode is a prefix of its row; a row without
+        steps is no episode.
+    :param terminated: ``[task, env]``, whether the episode ended by itself (False: cut at the horizon).
+    """
+
+    obs: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    mask: np.ndarray
+    terminated: np.ndarray
+
+    @property
+    def n_steps(self) -> int:
+        """Env steps taken, over all tasks."""
+        return int(self.mask.sum())
+
+    @property
+    def task_steps(self) -> np.ndarray:
+        """Env steps taken by each task, ``[task]``."""
+        steps: np.ndarray = self.mask.sum((1, 2))
+        return steps
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Env steps of each episode, ``[task, env]``."""
+        lengths: np.ndarray = self.mask.sum(-1)
+        return lengths
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Undiscounted return of each episode, ``[task, env]``, float64; NaN where a row is no episode."""
+        total = (self.rewards * self.mask).sum(-1, dtype=np.float64)
+        return np.where(self.mask[..., 0], total, np.nan)
+
+    @property
+    def mean_returns(self) -> np.ndarray:
+        """Mean undiscounted return of each task, ``[task]``."""
+        mean: np.ndarray = np.nanmean(self.returns, axis=1)
+        return mean
+
+
+def collect(
+    family: Family,
+    policy: FunctionalPolicy,
+    params: Params,
+    tasks: Tasks,
+    seeds: Sequence[np.random.SeedSequence],
+    *,
+    n_episodes: int | None = None,
+    n_transitions: int | None = None,
+) -> Episodes:
+    """Run whole episodes of every task with its own parameters.
+
+    :param params: stacked tensors, ``[task, …]``.
+    :param tasks: tasks of equal spaces.
+    :param seeds: one stream for each task; task ``i`` draws from ``seeds[i]`` only, see :func:`split_streams`.
+    :param n_episodes: episodes a task, or
+    :param n_transitions: at least that many env steps a task, in whole episodes (the fewest that suffice).
+    :raises NonFiniteError: a NaN or infinite reward, observation or action; names the task.
+    """
+    if (n_episodes is None) == (n_transitions is None):
+        raise ConfigError("give either n_episodes or n_transitions")
+    with torch.inference_mode():
+        if n_episodes is not None:
+            streams = [split_streams(seed) for seed in seeds]
+            return _collect_wave(family, policy, params, tasks, streams, n_episodes)
+        assert n_transitions is not None
+        return _collect_transitions(family, policy, params, tasks, seeds, n_transitions)
+
+
+def split_streams(seed: np.random.SeedSequence) -> tuple[np.random.Generator, np.random.Generator]:
+    """Return the two generators of a collecting stream: the environment's and the policy's."""
+    parts = [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, part)) for part in (0, 1)]
+    env, action = (np.random.Generator(np.random.PCG64(part)) for part in parts)
+    return env, action
+
+
+def _collect_wave(
+    family: Family,
+    policy: FunctionalPolicy,
+    params: Params,
+    tasks: Tasks,
+    streams: Sequence[tuple[np.random.Generator, np.random.Generator]],
+    n_envs: int,
+) -> Episodes:
+    """Run one episode in each of ``n_envs`` copies of every task."""
+    env_rngs, action_rngs = [env for env, _ in streams], [action for _, action in streams]
+    n, horizon = len(streams), family.horizon
+    state, obs = family.reset(tasks, env_rngs, n_envs)
+    first = draw_noise(policy.action_space, action_rngs[0], (horizon, n_envs))
+    noise = np.empty((horizon, n, *first.shape[1:]), dtype=np.float32)
+    noise[:, 0] = first
+    for i in range(1, n):
+        noise[:, i] = draw_noise(policy.action_space, action_rngs[i], (horizon, n_envs))
+    noise_tensor = torch.from_numpy(noise)
+
+    # Time comes first in memory, so that a step writes one contiguous piece; the public view has it last.
+    obs_buffer = np.empty((horizon, *obs.shape), dtype=np.float32)
+    discrete = isinstance(policy.action_space, spaces.Discrete)
+    action_buffer = np.empty((horizon, n, n_envs, *policy.action_space.shape), dtype=np.int64 if discrete else np.float32)
+    reward_buffer = np.zeros((horizon, n, n_envs), dtype=np.float32)
+    mask_buffer = np.zeros((horizon, n, n_envs), dtype=bool)
+    active = np.ones((n, n_envs), dtype=bool)
+    terminated = np.zeros((n, n_envs), dtype=bool)
+    steps = 0
+    for t in range(horizon):
+        obs_buffer[t] = obs
+        actions = policy.distribution(params, torch.from_numpy(obs)).sample(noise_tensor[t])
+        action_buffer[t] = actions.numpy()
+        step = family.step(tasks, state, policy.actions_to_env(actions), env_rngs, active)
+        reward_buffer[t] = step.reward
+        mask_buffer[t] = active
+        state, obs = step.state, step.obs
+        steps = t + 1
+        ended = step.terminated & active
+        if ended.any():
+            terminated |= ended
+            active = active & ~ended
+            if not active.any():
+                break
+    episodes = Episodes(
+        obs=np.moveaxis(obs_buffer[:steps], 0, 2),
+        actions=np.moveaxis(action_buffer[:steps], 0, 2),
+        rewards=np.moveaxis(reward_buffer[:steps], 0, 2),
+        mask=np.moveaxis(mask_buffer[:steps], 0, 2),
+        terminated=terminated,
+    )
+    _require_finite(family, tasks, episodes)
+    return episodes
+
+
+def _require_finite(family: Family, tasks: Tasks, episodes: Episodes) -> None:
+    for name, array in (("reward", episodes.rewards), ("observation", episodes.obs), ("action", episodes.actions)):
+        bad = ~np.isfinite(array)
+        if bad.any():
+            bad = bad.reshape(*episodes.mask.shape, -1).any(-1) & episodes.mask
+        if bad.any():
+            task, env, time = (int(i) for i in np.argwhere(bad)[0])
+            values = {key: np.asarray(value).tolist() for key, value in one_task(tasks, task).items()}
+            raise NonFiniteError(f"non-finite {name} in {family.id} task {task} {values}, copy {env}, time step {time}")
+
+
+def _collect_transitions(
+    family: Family,
+    policy: FunctionalPolicy,
+    params: Params,
+    tasks: Tasks,
+    seeds: Sequence[np.random.SeedSequence],
+    n_transitions: int,
+) -> Episodes:
+    """Run waves of episodes until every task has enough, then keep the shortest sufficient prefix of each task."""
+    n_envs = -(-n_transitions // family.horizon)
+    streams = [split_streams(seed) for seed in seeds]
+    waves: list[Episodes] = []
+    steps = np.zeros(n_tasks(tasks), dtype=np.int64)
+    while (short := np.flatnonzero(steps < n_transitions)).size:
+        own = {name: tensor[torch.from_numpy(short)] for name, tensor in params.items()}
+        wave = _collect_wave(family, policy, own, take_tasks(tasks, short), [streams[i] for i in short], n_envs)
+        waves.append(_scatter(wave, short, len(seeds)))
+        steps += waves[-1].task_steps
+    episodes = _join(waves)
+    lengths = episodes.lengths
+    before = np.cumsum(lengths, axis=1) - lengths
+    keep = (before < n_transitions) & (lengths > 0)
+    # Kept episodes move to the front, so that what is cut off holds nothing.
+    order = np.argsort(~keep, axis=1, kind="stable")[:, : int(keep.sum(1).max())]
+    rows = np.arange(len(seeds))[:, None]
+    mask = episodes.mask & keep[..., None]
+    picked = replace(
+        episodes,
+        obs=episodes.obs[rows, order],
+        actions=episodes.actions[rows, order],
+        rewards=episodes.rewards[rows, order],
+        mask=mask[rows, order],
+        terminated=episodes.terminated[rows, order],
+    )
+    return picked
+
+
+def _scatter(wave: Episodes, index: np.ndarray, n: int) -> Episodes:
+    """Return ``wave`` with empty rows for the tasks that took no part."""
+
+    def spread(array: np.ndarray) -> np.ndarray:
+        full = np.zeros((n, *array.shape[1:]), dtype=array.dtype)
+        full[index] = array
+        return full
+
+    return Episodes(
+        spread(wave.obs), spread(wave.actions), spread(wave.rewards), spread(wave.mask), spread(wave.terminated)
+    )
+
+
+def _join(waves: Sequence[Episodes]) -> Episodes:
+    """Join waves along the env axis, padding to the longest."""
+    longest = max(wave.mask.shape[2] for wave in waves)
+
+    def pad(array: np.ndarray) -> np.ndarray:
+        width = [(0, 0)] * array.ndim
+        width[2] = (0, longest - array.shape[2])
+        return np.pad(array, width)
+
+    return Episodes(
+        obs=np.concatenate([pad(wave.obs) for wave in waves], axis=1),
+        actions=np.concatenate([pad(wave.actions) for wave in waves], axis=1),
+        rewards=np.concatenate([pad(wave.rewards) for wave in waves], axis=1),
+        mask=np.concatenate([pad(wave.mask) for wave in waves], axis=1),
+        terminated=np.concatenate([wave.terminated for wave in waves], axis=1),
+    )
+
+
+def collect_env(
+    env: gym.Env[np.ndarray, np.ndarray],
+    policy: FunctionalPolicy,
+    params: Params,
+    seed: np.random.SeedSequence,
+    n_episodes: int,
+    max_steps: int = 100_000,
+) -> Episodes:
+    """Run episodes one after another in any Gymnasium environment, whose task need not be known.
+
+    :param params: one task's tensors, without a task axis.
+    :param max_steps: longest episode; an environment that never ends is an error.
+    :return: episodes with a task axis of length 1.
+    """
+    rng, action_rng = split_streams(seed)
+    rows: list[tuple[list[np.ndarray], list[np.ndarray], list[float], bool]] = []
+    with torch.inference_mode():
+        for _ in range(n_episodes):
+            obs, _ = env.reset(seed=int(rng.integers(2**31)))
+            row: tuple[list[np.ndarray], list[np.ndarray], list[float], bool] = ([], [], [], False)
+            terminated = truncated = False
+            while not (terminated or truncated):
+                if len(row[0]) >= max_steps:
+                    raise ConfigError(f"an episode of {env} did not end within {max_steps} env steps")
+                seen = np.asarray(obs, dtype=np.float32)
+                noise = torch.from_numpy(draw_noise(policy.action_space, action_rng, (1,)))
+                action = policy.distribution(params, torch.from_numpy(seen[None])).sample(noise)
+                row[0].append(seen)
+                row[1].append(action[0].numpy())
+                obs, reward, terminated, truncated, _ = env.step(clip_actions(policy, policy.actions_to_env(action))[0])
+                row[2].append(float(reward))
+            rows.append((*row[:3], terminated))
+    longest = max(len(row[2]) for row in rows)
+
+    def table(column: int) -> np.ndarray:
+        first = np.asarray(rows[0][column][0])
+        out = np.zeros((1, n_episodes, longest, *first.shape), dtype=first.dtype)
+        for i, row in enumerate(rows):
+            out[0, i, : len(row[2])] = np.asarray(row[column])
+        return out
+
+    lengths = np.array([len(row[2]) for row in rows])
+    episodes = Episodes(
+        obs=table(0),
+        actions=table(1),
+        rewards=table(2).astype(np.float32),
+        mask=(np.arange(longest) < lengths[:, None])[None],
+        terminated=np.array([[row[3] for row in rows]]),
+    )
+    if not np.isfinite(episodes.rewards).all():
+        raise NonFiniteError(f"non-finite reward in {env}")
+    return episodes
+
+
+def clip_actions(policy: FunctionalPolicy, actions: np.ndarray) -> np.ndarray:
+    """Return actions clipped to the action space, as SB3's collectors do outside the policy."""
+    if isinstance(policy.action_space, spaces.Box):
+        return np.clip(actions, policy.action_space.low, policy.action_space.high)
+    return actions
+
+
+# ---------------------------------------------------------------------------------------------------------------- packing
+@dataclass(frozen=True)
+class Samples:
+    """What a learner's loss takes: packed transitions of a stack of tasks, valid ones first.
+
+    :param obs: ``[task, n, *observation]``.
+    :param actions: ``[task, n, *action]``.
+    :param advantages: ``[task, n]``.
+    :param weights: ``[task, n]``: 1/count on valid samples, 0 on padding, so that a weighted sum is the mean.
+    :param counts: ``[task]``, valid samples of each task.
+    :param episode_ends: ``[task, env]``, cumulative count of samples after each episode.
+    :param log_prob: ``[task, n]``, log-probability of the actions at the parameters that collected them; only for
+        surrogates with a likelihood ratio.
+    """
+
+    obs: torch.Tensor
+    actions: torch.Tensor
+    advantages: torch.Tensor
+    weights: torch.Tensor
+    counts: np.ndarray
+    episode_ends: np.ndarray
+    log_prob: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def tasks(self, chunk: slice) -> Samples:
+        """Return the samples of some tasks, cut to the longest of them."""
+        counts = self.counts[chunk]
+        n = int(counts.max())
+        return Samples(
+            obs=self.obs[chunk, :n],
+            actions=self.actions[chunk, :n],
+            advantages=self.advantages[chunk, :n],
+            weights=self.weights[chunk, :n],
+            counts=counts,
+            episode_ends=self.episode_ends[chunk],
+            log_prob=None if self.log_prob is None else self.log_prob[chunk, :n],
+        )
+
+    def episodes(self, fraction: float) -> Samples:
+        """Return the first ``fraction`` (rounded up) of each task's whole episodes, reweighted to a mean."""
+        n_envs = self.episode_ends.shape[1]
+        counts = self.episode_ends[:, max(1, int(np.ceil(fraction * n_envs))) - 1]
+        n = int(counts.max())
+        return Samples(
+            obs=self.obs[:, :n],
+            actions=self.actions[:, :n],
+            advantages=self.advantages[:, :n],
+            weights=mean_weights(counts, n, self.weights.dtype),
+            counts=counts,
+            episode_ends=np.minimum(self.episode_ends, counts[:, None]),
+            log_prob=None if self.log_prob is None else self.log_prob[:, :n],
+        )
+
+    def to(self, dtype: torch.dtype) -> Samples:
+        """Return a copy with floating tensors of another dtype."""
+
+        def cast(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+        return replace(
+            self,
+            obs=cast(self.obs),
+            actions=cast(self.actions),
+            advantages=cast(self.advantages),
+            weights=cast(self.weights),
+            log_prob=None if self.log_prob is None else cast(self.log_prob),
+        )
+
+
+def mean_weights(counts: np.ndarray, n: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return ``[task, n]`` weights: 1/count on the first ``count`` samples of each task, 0 on the rest."""
+    valid = np.arange(n) < counts[:, None]
+    return torch.from_numpy(valid / np.maximum(counts, 1)[:, None]).to(dtype)
+
+
+def pack(episodes: Episodes, advantages: np.ndarray) -> Samples:
+    """Pack the valid steps of each task to the front, in the order (env, time).
+
+    :param advantages: ``[task, env, time]``.
+    """
+    n_task, n_env, n_time = episodes.mask.shape
+    counts = episodes.task_steps
+    n = int(counts.max())
+
+    if n == n_env * n_time and counts.min() == n:
+
+        def gather(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array).reshape(n_task, n, *array.shape[3:]))
+
+    else:
+        flat = episodes.mask.reshape(n_task, -1)
+        env_time = np.argsort(~flat, axis=1, kind="stable")[:, :n]
+        rows, envs, times = np.arange(n_task)[:, None], env_time // n_time, env_time % n_time
+        padding = np.arange(n) >= counts[:, None]
+
+        def gather(array: np.ndarray) -> torch.Tensor:
+            picked = array[rows, envs, times]
+            picked[padding] = 0
+            return torch.from_numpy(picked)
+
+    return Samples(
+        obs=gather(episodes.obs),
+        actions=gather(episodes.actions),
+        advantages=gather(advantages.astype(np.float32, copy=False)),
+        weights=mean_weights(counts, n),
+        counts=counts,
+        episode_ends=np.cumsum(episodes.lengths, axis=1),
+    )

@@ -1,0 +1,80 @@
+"""Vanilla policy gradient (REINFORCE) with the linear feature baseline: the learner of the MAML papers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from metarl.agents.baseline import LinearFeatureBaseline, discounted_returns, generalized_advantages, standardize
+from metarl.agents.parallel import Parallel
+from metarl.agents.policy import FunctionalPolicy, Params
+from metarl.agents.sampling import Episodes, Samples, pack
+from metarl.errors import ConfigError
+
+SURROGATES = ("log_likelihood", "likelihood_ratio")
+
+
+class VPG:
+    """REINFORCE with generalised advantages over a linear baseline, as pure functions.
+
+    :param policy: the policy whose tensors are learnt.
+    :param gamma: discount factor.
+    :param gae_lambda: 1 takes the whole return, as the reference does.
+    :param normalize_advantage: standardise the advantages of each task's batch.
+    :param surrogate: ``"log_likelihood"`` (−mean log π·A, the reference, which loses the credit of the pre-update
+        samples when it is differentiated twice) or ``"likelihood_ratio"`` (−mean π/π_old·A, as in ProMP's LVC).
+    :param parallel: the threads to fit baselines on.
+    """
+
+    def __init__(
+        self,
+        policy: FunctionalPolicy,
+        *,
+        gamma: float = 0.99,
+        gae_lambda: float = 1.0,
+        normalize_advantage: bool = True,
+        surrogate: str = "log_likelihood",
+        parallel: Parallel | None = None,
+    ) -> None:
+        for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
+            if not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+                raise ConfigError(f"{name}={value!r} is outside [0, 1]")
+        if surrogate not in SURROGATES:
+            raise ConfigError(f"surrogate={surrogate!r} is unknown: use {' or '.join(SURROGATES)}")
+        self.policy = policy
+        self.gamma = float(gamma)
+        self.gae_lambda = float(gae_lambda)
+        self.normalize_advantage = normalize_advantage
+        self.surrogate = surrogate
+        self.baseline = LinearFeatureBaseline(parallel=parallel)
+
+    def process(self, episodes: Episodes, params: Params) -> Samples:
+        """Turn episodes into samples with advantages; the baseline is fitted for each task on this batch.
+
+        :param params: the stacked tensors that collected the episodes.
+        """
+        returns = discounted_returns(episodes.rewards, episodes.mask, self.gamma)
+        values = self.baseline.fit_predict(episodes, returns)
+        advantages = generalized_advantages(episodes.rewards, values, episodes.mask, self.gamma, self.gae_lambda)
+        if self.normalize_advantage:
+            advantages = standardize(advantages, episodes.mask)
+        samples = pack(episodes, advantages)
+        if self.surrogate == "likelihood_ratio":
+            with torch.no_grad():
+                log_prob = self.policy.distribution(params, samples.obs).log_prob(samples.actions)
+            samples = replace(samples, log_prob=log_prob)
+        return samples
+
+    def loss(self, params: Params, samples: Samples) -> torch.Tensor:
+        """Return the loss of each task, ``[task]``; twice differentiable in ``params`` (stacked).
+
+        It is the mean over all steps of all episodes, not a mean of episode means.
+        """
+        log_prob = self.policy.distribution(params, samples.obs).log_prob(samples.actions)
+        if self.surrogate == "log_likelihood":
+            score = log_prob
+        else:
+            assert samples.log_prob is not None
+            score = torch.exp(log_prob - samples.log_prob)
+        return -(samples.weights * score * samples.advantages).sum(-1)

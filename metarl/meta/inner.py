@@ -1,0 +1,107 @@
+"""The inner loop: a path θ₀ → θ₁ → … → θ_K of plain gradient steps, for a stack of tasks.
+
+Each step uses its own batch, collected at the parameters that the step starts from. The derivative of the path's end
+with respect to its start is a product of (I − H_k diag(α_k)), so products with it are chains of Hessian-vector products
+and nothing is ever differentiated through the whole loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from metarl.agents.policy import FunctionalPolicy, Params
+from metarl.agents.sampling import Episodes, Samples
+
+Rate = float | Params
+"""An inner learning rate: one number, or one tensor for each parameter (elementwise)."""
+
+
+class Learner(Protocol):
+    """What the inner loop asks of a learner; see :class:`metarl.agents.vpg.VPG`."""
+
+    policy: FunctionalPolicy
+
+    def process(self, episodes: Episodes, params: Params) -> Samples:
+        """Turn episodes into samples."""
+        ...
+
+    def loss(self, params: Params, samples: Samples) -> torch.Tensor:
+        """Return the loss of each task, ``[task]``, twice differentiable in the stacked ``params``."""
+        ...
+
+
+def expand(params: Params, n_tasks: int) -> Params:
+    """Return ``params`` with a leading task axis, without copying."""
+    return {name: tensor.unsqueeze(0).expand(n_tasks, *tensor.shape) for name, tensor in params.items()}
+
+
+def scale(rate: Rate, params: Params) -> Params:
+    """Return ``rate ∘ params``."""
+    if isinstance(rate, dict):
+        return {name: tensor * rate[name] for name, tensor in params.items()}
+    return {name: tensor * rate for name, tensor in params.items()}
+
+
+def subtract(a: Params, b: Params) -> Params:
+    """Return ``a − b``."""
+    return {name: tensor - b[name] for name, tensor in a.items()}
+
+
+class InnerStep:
+    """One gradient step of a stack of tasks, and products with its derivative.
+
+    :param learner: whose loss is descended.
+    :param params: where the step starts, stacked.
+    :param samples: the batch collected there.
+    :param rate: the inner learning rate.
+    :param second_order: keep the graph that Hessian-vector products need.
+    """
+
+    def __init__(
+        self, learner: Learner, params: Params, samples: Samples, rate: Rate, second_order: bool = False
+    ) -> None:
+        self._rate = rate
+        self._leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+        losses = learner.loss(self._leaves, samples)
+        gradient = torch.autograd.grad(losses.sum(), list(self._leaves.values()), create_graph=second_order)
+        self._gradient = gradient if second_order else None
+        self.losses = losses.detach()
+        self.gradient: Params = {name: g.detach() for name, g in zip(self._leaves, gradient, strict=True)}
+        start = {name: tensor.detach() for name, tensor in self._leaves.items()}
+        self.end: Params = subtract(start, scale(rate, self.gradient))
+        """The parameters reached."""
+
+    def hessian_product(self, vector: Params) -> Params:
+        """Return ``H v`` of each task's loss at the start of the step."""
+        assert self._gradient is not None, "needs second_order=True"
+        product = torch.autograd.grad(
+            self._gradient, list(self._leaves.values()), list(vector.values()), retain_graph=True, materialize_grads=True
+        )
+        return dict(zip(self._leaves, product, strict=True))
+
+    def forward(self, tangent: Params) -> Params:
+        """Return ``(I − diag(α) H) t``: how the end moves when the start moves along ``t``."""
+        return subtract(tangent, scale(self._rate, self.hessian_product(tangent)))
+
+    def backward(self, cotangent: Params) -> Params:
+        """Return ``(I − H diag(α)) c``: the gradient at the start, given the gradient at the end."""
+        return subtract(cotangent, self.hessian_product(scale(self._rate, cotangent)))
+
+
+def inner_path(
+    learner: Learner, params: Params, batches: Sequence[Samples], rates: Sequence[Rate], second_order: bool = False
+) -> tuple[list[InnerStep], Params]:
+    """Return the steps of a path and the parameters where it ends, on batches that are given.
+
+    :param params: where it starts, stacked.
+    :param batches: one for each step.
+    :param rates: one for each step.
+    """
+    steps: list[InnerStep] = []
+    for batch, rate in zip(batches, rates, strict=True):
+        steps.append(InnerStep(learner, params, batch, rate, second_order))
+        params = steps[-1].end
+    return steps, params
