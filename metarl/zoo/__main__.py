@@ -1,0 +1,59 @@
+"""Entry point of ``python -m metarl.zoo`` and of the ``metarl`` console script."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from metarl.errors import MetaRLError
+from metarl.zoo.cli import COMMANDS, parse
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM, as shells count it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    An expected error becomes one line on stderr and code 2; Ctrl-C becomes code 130. Anything else is a bug and keeps
+    its traceback.
+
+    :param argv: the arguments after the program's name; ``sys.argv`` by default.
+    """
+    try:
+        args = parse(list(sys.argv[1:] if argv is None else argv))
+        if args is None:
+            return 0
+        module = importlib.import_module(f"metarl.zoo.{COMMANDS[args.command]}")
+        return int(module.run(args))
+    except MetaRLError as error:
+        return _fail(str(error))
+    except BrokenPipeError:  # the reader (`metarl list | head`) has gone: nothing is left to say, nor anybody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(describe_os_error(error))
+    except KeyboardInterrupt:
+        print("metarl: stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return an operating system's error in one line: what failed, on which file, and what can be done."""
+    where = f": {error.filename}" if error.filename else ""
+    hint = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        hint = " (what was saved before is whole; free some space and go on with train -i RUN)"
+    return f"{error.strerror or error}{where}{hint}"
+
+
+def _fail(message: str) -> int:
+    print("metarl: error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

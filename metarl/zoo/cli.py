@@ -1,0 +1,264 @@
+"""The parser: every flag of every command. It imports nothing heavy, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from metarl.errors import ConfigError, UnknownNameError, unknown_name
+from metarl.version import __version__
+
+COMMANDS = {"train": "train", "evaluate": "evaluate", "export": "export", "plot": "plot", "list": "listing"}
+"""The commands, and the module of :mod:`metarl.zoo` whose ``run(args)`` does each."""
+
+_EXAMPLES = """\
+examples:
+  metarl train --algo fomaml --env PointMass-v0 -n 3_000_000
+  metarl train -i logs/fomaml/PointMass-v0_1                     go on exactly where a run stopped
+  metarl evaluate --algo fomaml --env PointMass-v0               40 held-out tasks, 0 to 3 inner steps
+  metarl export --algo fomaml --env PointMass-v0 --to ppo -o plain_sb3.zip
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are :class:`~metarl.errors.MetaRLError`, one line each."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print and exit for."""
+        raise ConfigError(message)
+
+    def flags(self) -> list[str]:
+        """Return every flag that this parser knows."""
+        return [flag for action in self._actions for flag in action.option_strings]
+
+
+def parse(argv: list[str]) -> argparse.Namespace | None:
+    """Return the parsed arguments, None if a help or version text was printed instead.
+
+    The name of the command is in ``command``; ``given`` holds the names of the arguments that were typed, as opposed
+    to defaults. ``k:v`` arguments are dicts already.
+
+    :raises MetaRLError: an unknown command or flag (with the nearest name), or a value that does not parse.
+    """
+    parser, commands = build_parser()
+    if not argv:
+        parser.print_help()
+        return None
+    if not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        raise unknown_name("command", argv[0], COMMANDS)
+    if argv[0].startswith("-") and argv[0] not in parser.flags():
+        raise ConfigError(f"no command given: known: {', '.join(COMMANDS)}")
+    try:
+        args, unknown = parser.parse_known_args(argv)
+    except SystemExit:
+        return None
+    if unknown:
+        _refuse_unknown(unknown[0], args.command, commands[args.command])
+    args.given = _typed(commands[args.command], argv[1:])
+    _parse_pairs(args)
+    return args
+
+
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser, and the parser of each command."""
+    parser = Parser(
+        prog="metarl",
+        description="Meta-reinforcement learning on Stable-Baselines3: learn a starting point from which a new task is "
+        "learnt in a few gradient steps.",
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument("--version", action="version", version=f"metarl {__version__}")
+    sub = parser.add_subparsers(dest="command", metavar="{" + ",".join(COMMANDS) + "}", parser_class=Parser)
+    commands = {
+        "train": _train(sub.add_parser("train", help="meta-train, or go on with a run", description="Meta-train.")),
+        "evaluate": _evaluate(sub.add_parser("evaluate", help="adapt to held-out tasks and show the returns")),
+        "export": _export(sub.add_parser("export", help="write a plain Stable-Baselines3 zip")),
+        "plot": _plot(sub.add_parser("plot", help="draw training and adaptation curves of runs")),
+        "list": _list(sub.add_parser("list", help="show algorithms, environments and runs")),
+    }
+    return parser, commands
+
+
+def _train(parser: Parser) -> Parser:
+    what = parser.add_argument_group("what")
+    _algo_and_env(what)
+    what.add_argument(
+        "-n",
+        "--n-timesteps",
+        type=_count,
+        default=None,
+        metavar="N",
+        help="env steps in total, support and query together (default: the YAML's)",
+    )
+    what.add_argument(
+        "-i",
+        "--trained-agent",
+        default=None,
+        metavar="RUN_OR_FILE",
+        help="a run folder: go on exactly where it stopped; a .safetensors file: start a new run from it",
+    )
+    what.add_argument(
+        "-params",
+        "--hyperparams",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="k:v",
+        help="hyperparameters that overrule the YAML, for instance inner_lr:0.1 policy_kwargs.net_arch:[64,64]",
+    )
+    what.add_argument("-conf", "--conf-file", default=None, metavar="FILE", help="another hyperparameter YAML")
+    _pairs(what, "--env-kwargs", "arguments of the family")
+    _pairs(what, "--eval-env-kwargs", "arguments of the family for evaluations (default: those of --env-kwargs)")
+    what.add_argument("--seed", type=int, default=-1, help="seed of the run; negative: drawn, and recorded (default)")
+    what.add_argument("--device", default="auto", help="auto or cpu: the batches of meta-RL are small")
+    what.add_argument("--num-threads", type=int, default=-1, help="threads for physics and gradients (default: all)")
+    logs = parser.add_argument_group("logs")
+    logs.add_argument("-f", "--log-folder", default="logs", help="run folders are LOG_FOLDER/<algo>/<env>_<k>")
+    logs.add_argument(
+        "-tb", "--tensorboard-log", default="", help="TensorBoard folder (default: inside the run folder)"
+    )
+    logs.add_argument("--log-interval", type=_count, default=1, help="meta-iterations between two log entries")
+    logs.add_argument("--verbose", type=int, default=1, help="0: nothing, 1: progress, 2: the logger's tables as well")
+    logs.add_argument(
+        "-P",
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="progress bar (default: on a terminal)",
+    )
+    logs.add_argument("-uuid", "--uuid", action="store_true", help="add a unique name to the run folder's")
+    saves = parser.add_argument_group("evaluations and checkpoints")
+    saves.add_argument(
+        "--eval-freq",
+        type=int,
+        default=None,
+        metavar="N",
+        help="env steps between evaluations on validation tasks (default: a twentieth of -n; -1: never)",
+    )
+    saves.add_argument("--eval-episodes", type=_count, default=None, help="episodes a task (default: as in training)")
+    saves.add_argument("--n-eval-tasks", type=_count, default=40, help="tasks in an evaluation")
+    saves.add_argument(
+        "--save-freq",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="env steps between checkpoints (default: one after every meta-iteration)",
+    )
+    return parser
+
+
+def _evaluate(parser: Parser) -> Parser:
+    _which_run(parser, several=True)
+    parser.add_argument("--split", default="test", help="validation, test or shifted tasks")
+    parser.add_argument("--n-eval-tasks", type=_count, default=40, help="tasks")
+    parser.add_argument("--n-inner-steps", type=int, default=3, help="inner steps to adapt for")
+    parser.add_argument("--episodes", type=_count, default=None, help="episodes for each inner step and task")
+    parser.add_argument(
+        "--inner-lr-rule",
+        default="constant",
+        choices=("constant", "half_after_first"),
+        help="half_after_first: the reference's test rule, full rate on the first step and half after",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the evaluation's streams")
+    parser.add_argument("--num-threads", type=int, default=-1, help="threads (default: all)")
+    parser.add_argument("-o", "--output", default=None, metavar="FILE.json", help="the record (default: in the run)")
+    parser.add_argument("--figure", default=None, metavar="FILE", help="the figure, png or svg (default: beside it)")
+    return parser
+
+
+def _export(parser: Parser) -> Parser:
+    _which_run(parser, several=False)
+    parser.add_argument("--to", default="ppo", help="ppo, a2c or trpo")
+    parser.add_argument("-o", "--output", default=None, metavar="FILE.zip", help="default: <run>/export/<env>.zip")
+    _pairs(parser, "--task", "the task that the zip's environment is set to (default: a draw)")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE.zip")
+    return parser
+
+
+def _plot(parser: Parser) -> Parser:
+    _which_run(parser, several=True, saved=False)
+    parser.add_argument("--kind", default="training", choices=("training", "adaptation"), help="which curves")
+    parser.add_argument("-x", default="steps", choices=("steps", "iterations", "time"), help="horizontal axis")
+    parser.add_argument(
+        "-y",
+        nargs="+",
+        default=["meta/pre_adapt_rew", "meta/post_adapt_rew"],
+        metavar="KEY",
+        help="columns of progress.csv",
+    )
+    parser.add_argument("-w", "--window", type=_count, default=1, help="meta-iterations in the running mean")
+    parser.add_argument("-o", "--output", default=None, metavar="FILE", help="png or svg")
+    return parser
+
+
+def _list(parser: Parser) -> Parser:
+    parser.add_argument("what", nargs="?", default="all", choices=("all", "algos", "envs", "runs"))
+    parser.add_argument("-f", "--log-folder", default="logs", help="where the runs are")
+    return parser
+
+
+def _algo_and_env(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--algo", default=None, help="maml, fomaml, pretrain, random or oracle (default: fomaml)")
+    parser.add_argument("--env", default=None, help="a family's id, see `metarl list envs` (default: PointMass-v0)")
+
+
+def _which_run(parser: argparse._ActionsContainer, several: bool, saved: bool = True) -> None:
+    _algo_and_env(parser)
+    parser.add_argument("-f", "--folder", "--log-folder", dest="log_folder", default="logs", help="where the runs are")
+    parser.add_argument("--exp-id", type=int, default=0, help="number of the run (default: 0, the latest)")
+    parser.add_argument(
+        "-i",
+        "--trained-agent",
+        nargs="+" if several else 1,
+        default=[],
+        metavar="RUN_OR_FILE",
+        help="run folders or .safetensors files, instead of --algo and --env",
+    )
+    if saved:
+        group = parser.add_mutually_exclusive_group()
+        group.add_argument("--load-best", action="store_true", help="the best of the run's evaluations")
+        group.add_argument("--load-checkpoint", action="store_true", help="the run's last checkpoint")
+        _pairs(parser, "--env-kwargs", "arguments of the family that overrule the run's")
+
+
+def _pairs(parser: argparse._ActionsContainer, flag: str, text: str) -> None:
+    parser.add_argument(flag, nargs="+", action="extend", default=[], metavar="k:v", help=text)
+
+
+def _parse_pairs(args: argparse.Namespace) -> None:
+    from metarl.zoo.config import parse_pairs
+
+    for name in ("hyperparams", "env_kwargs", "eval_env_kwargs", "task"):
+        if hasattr(args, name):
+            setattr(args, name, parse_pairs(getattr(args, name), "--" + name.replace("_", "-")))
+
+
+def _count(text: str) -> int:
+    """A positive integer; ``1e6`` and ``1_000_000`` are fine."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not (value >= 1 and value.is_integer()):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return int(text) if text.isdigit() else int(value)
+
+
+def _typed(parser: Parser, argv: list[str]) -> frozenset[str]:
+    """Return the destinations of the flags that appear in ``argv``."""
+    words = {word.split("=", 1)[0] for word in argv}
+    return frozenset(action.dest for action in parser._actions if words.intersection(action.option_strings))
+
+
+def _refuse_unknown(word: str, command: str, parser: Parser) -> NoReturn:
+    if word.startswith("-"):
+        flag = word.split("=", 1)[0]
+        error = unknown_name(f"flag of {command}", flag, parser.flags())
+        if "did you mean" not in str(error):
+            error = UnknownNameError(f"unknown flag of {command} {flag!r}: see `metarl {command} --help`")
+        raise error
+    raise ConfigError(f"{command} does not know what to do with {word!r}: see `metarl {command} --help`")

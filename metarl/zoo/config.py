@@ -1,0 +1,228 @@
+"""Hyperparameters: YAML files keyed by environment, ``k:v`` pairs, and the check of names and types.
+
+Nothing is ever evaluated: values are YAML scalars, lists and mappings, read by a safe loader.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metarl.errors import ConfigError, unknown_name
+
+HYPERPARAMS = Path(__file__).parent / "hyperparams"
+"""The folder of the shipped YAML files, one for each algorithm."""
+
+RESERVED = {
+    "env": "--env",
+    "seed": "--seed",
+    "device": "--device",
+    "n_threads": "--num-threads",
+    "tensorboard_log": "--tensorboard-log",
+    "verbose": "--verbose",
+}
+"""Constructor arguments that have a flag of their own, and so are no hyperparameters."""
+
+OWN = ("n_timesteps", "env_kwargs", "policy")
+"""Keys of the YAML beside the constructor's hyperparameters."""
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that reads ``1e-3`` as a number, as everybody means it (YAML 1.1 wants ``1.0e-3``)."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper that quotes what :class:`_Loader` would take for a number."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+    )
+
+
+def load_yaml(text: str, source: str) -> Any:
+    """Parse YAML without running anything.
+
+    :param source: where ``text`` is from, for the error message.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not plain YAML: {' '.join(str(error).split())}") from None
+
+
+def dump_yaml(value: Any) -> str:
+    """Return YAML that :func:`load_yaml` reads back equal."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=True, default_flow_style=None))
+
+
+def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
+    """Return ``k:v`` words as a dict; a dotted key sets an entry of a mapping (``outer_kwargs.max_kl:0.02``).
+
+    :param flag: what the pairs were given to, for error messages.
+    """
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition(":")
+        if not separator or not key.strip() or not text.strip():
+            raise ConfigError(f"{flag} takes k:v pairs, such as {key.strip() or 'name'}:1, not {pair!r}")
+        result[key.strip()] = load_yaml(text, f"{flag} {pair}")
+    return result
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``overrides`` on top; dotted keys reach into mappings, other values replace."""
+    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in base.items()}
+    for key, value in overrides.items():
+        place, *path = key.split(".")
+        if not path:
+            result[place] = value
+            continue
+        target = result.get(place)
+        inner = dict(target) if isinstance(target, Mapping) else {}
+        result[place] = merge(inner, {".".join(path): value})
+    return result
+
+
+def load_hyperparameters(algo: str, env_id: str, conf_file: str | None = None) -> dict[str, Any]:
+    """Return the YAML's hyperparameters of an environment, or those under ``default``.
+
+    :param conf_file: another YAML file than the shipped ``hyperparams/<algo>.yml``.
+    :raises ConfigError: the file is missing, is no YAML, or has no entry for ``env_id``.
+    """
+    path = Path(conf_file) if conf_file is not None else HYPERPARAMS / f"{algo}.yml"
+    if path.suffix not in (".yml", ".yaml"):
+        raise ConfigError(f"--conf-file takes a .yml file, not {path}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the hyperparameters {path}: {error}") from None
+    table = load_yaml(text, str(path))
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path} is not a mapping from environments to hyperparameters")
+    entry = table.get(env_id, table.get("default"))
+    if not isinstance(entry, dict):
+        raise ConfigError(
+            f"{path} has no hyperparameters for {env_id} and no default: known: {', '.join(map(str, table))}"
+        )
+    return dict(entry)
+
+
+def constructor_hyperparameters(algorithm: type) -> dict[str, Any]:
+    """Return the hyperparameters an algorithm's constructor takes, with their type hints.
+
+    Where a constructor passes ``**kwargs`` on, those of its base classes count as well.
+    """
+    hints: dict[str, Any] = {}
+    for cls in algorithm.__mro__:
+        init = cls.__dict__.get("__init__")
+        if init is None:
+            continue
+        annotations = typing.get_type_hints(init)
+        parameters = inspect.signature(init).parameters.values()
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name != "self":
+                hints.setdefault(parameter.name, annotations.get(parameter.name, Any))
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return hints
+
+
+def check_hyperparameters(config: Mapping[str, Any], algorithm: type) -> dict[str, Any]:
+    """Return ``config`` with each value in its declared type.
+
+    Ranges are the constructor's business; names and types are checked here, where the nearest name can be said.
+
+    :raises UnknownNameError: a name that the constructor does not take.
+    :raises ConfigError: a value of the wrong type, or ``n_timesteps`` missing.
+    """
+    hints = constructor_hyperparameters(algorithm)
+    known = {name: hint for name, hint in hints.items() if name not in RESERVED}
+    known |= {"n_timesteps": int, "env_kwargs": dict[str, Any] | None, "policy": str}
+    result: dict[str, Any] = {}
+    for name, value in config.items():
+        if name in RESERVED:
+            raise ConfigError(f"{name} is no hyperparameter: use {RESERVED[name]}")
+        if name not in known:
+            raise unknown_name("hyperparameter", str(name), known)
+        result[name] = convert(name, value, known[name])
+    if "n_timesteps" not in result:
+        raise ConfigError("n_timesteps is missing: give -n")
+    if result["n_timesteps"] < 1:
+        raise ConfigError(f"n_timesteps={result['n_timesteps']} is not a positive number of env steps")
+    return result
+
+
+def convert(name: str, value: Any, hint: Any) -> Any:
+    """Return ``value`` as ``hint`` says: an int for a float, a whole float for an int, otherwise as it is.
+
+    :raises ConfigError: it cannot be had.
+    """
+    converted = _convert(value, hint)
+    if converted is _MISMATCH:
+        raise ConfigError(f"{name}={value!r} is of the wrong type: {name} takes {describe_hint(hint)}")
+    return converted
+
+
+_MISMATCH = object()
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    if hint is Any or hint is inspect.Parameter.empty:
+        return value
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        # exact types first, so that 3 stays an int under `float | int`
+        ranked = sorted(arguments, key=lambda option: option is not type(value))
+        return next((c for c in (_convert(value, option) for option in ranked) if c is not _MISMATCH), _MISMATCH)
+    if origin is typing.Literal:
+        return value if value in arguments else _MISMATCH
+    if origin is typing.Annotated:
+        return _convert(value, arguments[0])
+    if hint is None or hint is type(None):
+        return None if value is None else _MISMATCH
+    if origin in (list, tuple, Sequence) or hint in (list, tuple, Sequence):
+        return _convert_sequence(value, origin or hint, arguments)
+    if origin in (dict, Mapping) or hint in (dict, Mapping):
+        return dict(value) if isinstance(value, Mapping) and all(isinstance(key, str) for key in value) else _MISMATCH
+    if hint is float:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else _MISMATCH
+    if hint is int:
+        whole = isinstance(value, float) and value.is_integer()
+        return int(value) if (isinstance(value, int) and not isinstance(value, bool)) or whole else _MISMATCH
+    if hint in (bool, str):
+        return value if isinstance(value, hint) else _MISMATCH
+    return _MISMATCH  # an object that YAML cannot hold, such as a Callable or a Path
+
+
+def _convert_sequence(value: Any, container: Any, arguments: tuple[Any, ...]) -> Any:
+    if not isinstance(value, list | tuple):
+        return _MISMATCH
+    element = arguments[0] if arguments else Any
+    values = [_convert(item, element) for item in value]
+    if any(item is _MISMATCH for item in values):
+        return _MISMATCH
+    return tuple(values) if container is tuple else values
+
+
+def describe_hint(hint: Any) -> str:
+    """Return a type hint in words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe_hint(option) for option in arguments))
+    if origin is typing.Literal:
+        return " or ".join(repr(option) for option in arguments)
+    if origin in (list, tuple, Sequence):
+        return f"a list of {describe_hint(arguments[0])}"
+    if origin in (dict, Mapping):
+        return "a mapping"
+    words: dict[Any, str] = {int: "int", float: "float", bool: "true or false", str: "a name", type(None): "null"}
+    return words.get(hint, getattr(hint, "__name__", str(hint)))

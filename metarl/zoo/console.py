@@ -1,0 +1,159 @@
+"""What a terminal shows: messages, tables, and a progress bar with rate and time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from stable_baselines3.common.logger import KVWriter
+
+PRE, POST = "meta/pre_adapt_rew", "meta/post_adapt_rew"
+"""Logger keys of the mean return of training tasks before and after adaptation."""
+
+
+def console() -> Console:
+    """Return a console on stdout; not a terminal, it is wide enough that no table is folded."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+
+
+def say(message: str, style: str = "") -> None:
+    """Print one line."""
+    console().print(message, style=style, markup=False)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
+    """Print a table; the first column is left-aligned, the others right-aligned."""
+    table = Table(title=title, title_justify="left", title_style="bold", caption=note or None, caption_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(Text(column), justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console().print(table)
+
+
+def show_commands(commands: Mapping[str, str]) -> None:
+    """Print what can be typed next.
+
+    :param commands: what each command does, by command.
+    """
+    say("Next:")
+    width = max(map(len, commands.values()))
+    for command, purpose in commands.items():
+        say(f"  {purpose:<{width}}  {command}")
+
+
+def is_terminal() -> bool:
+    """Whether somebody watches stdout."""
+    return sys.stdout.isatty()
+
+
+def format_steps(n: float) -> str:
+    """Return a number of env steps with separators."""
+    return f"{int(n):,}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return ``h:mm:ss``."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+class _Rate(ProgressColumn):
+    """Env steps a second since this process started, those of an earlier process not counted."""
+
+    def render(self, task: Task) -> Text:
+        start = float(task.fields["first_step"])
+        elapsed = task.elapsed or 0.0
+        rate = (task.completed - start) / elapsed if elapsed > 0 else 0.0
+        return Text(f"{rate:,.0f} env steps/s" if rate else "– env steps/s")
+
+
+class Reporter:
+    """Shows how far a run is: a bar on a terminal, a line for each meta-iteration elsewhere, or nothing.
+
+    :param total: env steps to reach.
+    :param start: env steps already done.
+    :param bar: draw a progress bar.
+    :param lines: without a bar, print a line for each meta-iteration.
+    """
+
+    def __init__(self, total: int, start: int, bar: bool, lines: bool) -> None:
+        self.total, self.start = total, start
+        self.lines = lines and not bar
+        self.writer = ReturnsWriter()
+        self._began = time.monotonic()
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        if bar:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+                _Rate(),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                TextColumn("{task.fields[returns]}"),
+                speed_estimate_period=600,
+                console=Console(highlight=False),
+            )
+
+    def __enter__(self) -> Reporter:
+        if self._progress is not None:
+            self._progress.start()
+            self._task = self._progress.add_task(
+                "", total=self.total, completed=self.start, returns="", first_step=self.start
+            )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def update(self, num_timesteps: int, iteration: int) -> None:
+        """Show the state after a meta-iteration."""
+        returns = self.writer.text()
+        if self._progress is not None:
+            self._progress.update(
+                self._task, completed=num_timesteps, description=f"meta-iteration {iteration}", returns=returns
+            )
+        elif self.lines:
+            elapsed = time.monotonic() - self._began
+            rate = (num_timesteps - self.start) / max(elapsed, 1e-9)
+            left = format_duration(max(self.total - num_timesteps, 0) / max(rate, 1e-9))
+            done = f"{format_steps(num_timesteps)}/{format_steps(self.total)} env steps"
+            say(f"meta-iteration {iteration:>4}  {done}  {format_steps(rate)}/s  {left} left  {returns}".rstrip())
+
+    def note(self, message: str) -> None:
+        """Print a line above the bar."""
+        if self._progress is not None:
+            self._progress.console.print(message, markup=False)
+        elif self.lines:
+            say(message)
+
+
+class ReturnsWriter(KVWriter):
+    """A logger output that keeps the last returns before and after adaptation."""
+
+    def __init__(self) -> None:
+        self.pre: float | None = None
+        self.post: float | None = None
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Take the two returns out of what is logged."""
+        del key_excluded, step
+        self.pre = key_values.get(PRE, self.pre)
+        self.post = key_values.get(POST, self.post)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def text(self) -> str:
+        """Return the two returns in a few words, empty before the first log entry."""
+        if self.pre is None or self.post is None:
+            return ""
+        return f"return {self.pre:.2f} → {self.post:.2f}"

@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM: the first asks for a stop after the meta-iteration, the second stops at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupts:
+    """A context in which SIGINT and SIGTERM first set :attr:`requested`, and only then raise ``KeyboardInterrupt``.
+
+    Either way the last checkpoint is whole: it is replaced in one rename, and a meta-iteration that was dropped is
+    done again, number for number, when the run goes on.
+
+    :param announce: called at the first signal, with a line to show.
+    """
+
+    def __init__(self, announce: Callable[[str], None]) -> None:
+        self.requested = False
+        self._announce = announce
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        self._announce("stopping after this meta-iteration (once more: at once)")

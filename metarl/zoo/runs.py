@@ -1,0 +1,198 @@
+"""Run folders: ``logs/<algo>/<Env-v0>_<k>/`` and what lies in them.
+
+::
+
+    <Env-v0>.safetensors      the final model             best_model.safetensors   best of the evaluations
+    checkpoint.safetensors    the state to go on from     progress.csv, events…    what the logger wrote
+    evaluations.npz           timesteps, results, ep_lengths: SB3's keys; results are returns after adaptation
+    meta_evaluations.npz      timesteps, pre[n, task], post[n, step, task], task_<parameter>[task]
+    <Env-v0>/config.yml       hyperparameters             <Env-v0>/args.yml        every flag, and the format's version
+    <Env-v0>/command.txt      the command line
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metarl.errors import CheckpointError, ConfigError, MetaRLError
+
+FORMAT = 1
+"""Version of the run folder's layout."""
+
+TRAINED = Path(__file__).parent / "trained"
+"""Initialisations that ship with the package: ``trained/<algo>/<Env-v0>.safetensors``."""
+
+
+class Run(NamedTuple):
+    """A run folder."""
+
+    folder: Path
+    algo: str
+    env_id: str
+    number: int
+
+    @property
+    def final(self) -> Path:
+        """The final model."""
+        return self.folder / f"{self.env_id}.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The best model of the run's evaluations."""
+        return self.folder / "best_model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The full state after the last saved meta-iteration."""
+        return self.folder / "checkpoint.safetensors"
+
+    @property
+    def records(self) -> Path:
+        """The folder of config.yml, args.yml and command.txt."""
+        return self.folder / self.env_id
+
+    def config(self) -> dict[str, Any]:
+        """Return the run's hyperparameters."""
+        return _read_mapping(self.records / "config.yml")
+
+    def args(self) -> dict[str, Any]:
+        """Return the flags that the run was started with."""
+        return _read_mapping(self.records / "args.yml")
+
+
+def create_run(log_folder: str | Path, algo: str, env_id: str, suffix: str = "") -> Run:
+    """Make the next run folder; making the directory is what claims the number, so two processes never share one.
+
+    :param suffix: added to the folder's name after the number (``_<uuid>``).
+    """
+    parent = Path(log_folder) / algo
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((run_number(path.name, env_id) or 0 for path in parent.iterdir()), default=0)
+    while True:
+        folder = parent / f"{env_id}_{number}{suffix}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+            continue
+        (folder / env_id).mkdir()
+        return Run(folder, algo, env_id, number)
+
+
+def run_number(name: str, env_id: str) -> int | None:
+    """Return ``k`` of a folder called ``<env_id>_<k>`` or ``<env_id>_<k>_<uuid>``, None for any other name."""
+    match = re.fullmatch(re.escape(env_id) + r"_(\d+)(_[0-9a-f-]+)?", name)
+    return int(match[1]) if match else None
+
+
+def write_records(run: Run, config: Mapping[str, Any], args: Mapping[str, Any], argv: list[str]) -> None:
+    """Write config.yml, args.yml and command.txt.
+
+    :param config: every hyperparameter, ``n_timesteps`` included.
+    :param args: the flags.
+    :param argv: the words of the command, without the program's name.
+    """
+    from metarl.checkpoint import write_text_atomic
+    from metarl.zoo.config import dump_yaml
+
+    write_text_atomic(run.records / "config.yml", dump_yaml(dict(config)))
+    header = {"format": FORMAT, "algo": run.algo, "env": run.env_id}
+    write_text_atomic(run.records / "args.yml", dump_yaml({**args, **header}))
+    write_text_atomic(run.records / "command.txt", command_line(argv) + "\n")
+
+
+def command_line(argv: list[str]) -> str:
+    """Return a command that can be pasted into a shell."""
+    return "python -m metarl.zoo " + shlex.join(argv)
+
+
+def open_run(folder: str | Path) -> Run:
+    """Read a run folder's header.
+
+    :raises CheckpointError: it is missing, no run folder, truncated, or from another version.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no run folder {folder}")
+    found = sorted(folder.glob("*/args.yml"))
+    if len(found) != 1:
+        raise CheckpointError(f"{folder} is not a run folder: it has no <env>/args.yml")
+    args = _read_mapping(found[0])
+    if args.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} has format {args.get('format')!r}: this version reads {FORMAT}")
+    algo, env_id = args.get("algo"), found[0].parent.name
+    if not isinstance(algo, str) or args.get("env") != env_id:
+        raise CheckpointError(f"{found[0]} is damaged: algo={algo!r}, env={args.get('env')!r}")
+    return Run(folder, algo, env_id, run_number(folder.name, env_id) or 0)
+
+
+def find_run(log_folder: str | Path, algo: str, env_id: str, exp_id: int = 0) -> Run | None:
+    """Return the run with a number, or the latest one for 0; None if there is no run at all.
+
+    :raises CheckpointError: that number does not exist.
+    """
+    parent = Path(log_folder) / algo
+    numbers: dict[int, Path] = {}
+    for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+        number = run_number(path.name, env_id)
+        if number is not None and path.is_dir():
+            numbers[number] = path
+    if exp_id < 0:
+        raise ConfigError(f"--exp-id {exp_id} is not the number of a run: 0 is the latest")
+    if exp_id and exp_id not in numbers:
+        known = ", ".join(map(str, sorted(numbers))) or "none"
+        raise CheckpointError(f"there is no run {parent / f'{env_id}_{exp_id}'}: numbers of {env_id}: {known}")
+    return open_run(numbers[exp_id or max(numbers)]) if numbers else None
+
+
+def list_runs(log_folder: str | Path) -> Iterator[Run]:
+    """Yield the readable runs of a log folder."""
+    for path in sorted(Path(log_folder).glob("*/*")):
+        if path.is_dir() and any(path.glob("*/args.yml")):
+            try:
+                yield open_run(path)
+            except MetaRLError:
+                continue
+
+
+def saved_model(run: Run, best: bool = False, checkpoint: bool = False) -> Path:
+    """Return the file to load from a run: its final model, or its last checkpoint where it has not ended.
+
+    :param best: the best model instead.
+    :param checkpoint: the last checkpoint instead.
+    :raises CheckpointError: there is no such file.
+    """
+    if best:
+        options = [run.best]
+    elif checkpoint:
+        options = [run.checkpoint]
+    else:
+        options = [run.final, run.checkpoint]
+    for path in options:
+        if path.is_file():
+            return path
+    raise CheckpointError(f"{run.folder} has no {options[-1].name}: the run stopped before it was written")
+
+
+def shipped_model(algo: str, env_id: str) -> Path | None:
+    """Return the trained initialisation that ships with the package, None if there is none."""
+    path = TRAINED / algo / f"{env_id}.safetensors"
+    return path if path.is_file() else None
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    from metarl.zoo.config import load_yaml
+
+    try:
+        value = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: the run folder is not whole") from None
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no mapping")
+    return value

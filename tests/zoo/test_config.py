@@ -1,0 +1,154 @@
+"""Hyperparameters: parsing without evaluation, merging, and the check of names and types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+from metarl.errors import ConfigError, UnknownNameError
+from metarl.zoo import config
+
+
+class Base:
+    def __init__(
+        self,
+        policy: str,
+        env: str,
+        inner_lr: float | list[float] = 0.1,
+        outer: Literal["trpo", "adam"] = "trpo",
+        n_episodes: int = 20,
+        n_transitions: int | None = None,
+        outer_kwargs: Mapping[str, Any] | None = None,
+        first_order: bool = False,
+        seed: int = 0,
+    ) -> None:
+        pass
+
+
+class Child(Base):
+    def __init__(self, policy: str, env: str, *, extra: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(policy, env, **kwargs)
+
+
+def check(**values: Any) -> dict[str, Any]:
+    return config.check_hyperparameters({"n_timesteps": 10, **values}, Child)
+
+
+@pytest.mark.parametrize(
+    ("pair", "key", "value"),
+    [
+        ("a:1", "a", 1),
+        ("a:1e-3", "a", 1e-3),
+        ("a:-2.5E+3", "a", -2500.0),
+        ("a:1_000", "a", 1000),
+        ("a:[0.1, 1e-2]", "a", [0.1, 0.01]),
+        ("a:true", "a", True),
+        ("a:null", "a", None),
+        ("a:b:c", "a", "b:c"),
+        ("a.b:tanh", "a.b", "tanh"),
+        ("a:1.2.3", "a", "1.2.3"),
+    ],
+)
+def test_pairs_are_yaml(pair: str, key: str, value: Any) -> None:
+    assert config.parse_pairs([pair], "-params") == {key: value}
+
+
+@pytest.mark.parametrize(
+    "pair", ["a", "a:", ":1", "a:[1", "a:!!python/object/apply:os.system [id]", "a:!!python/name:os.system"]
+)
+def test_bad_pairs_are_refused(pair: str) -> None:
+    with pytest.raises(ConfigError):
+        config.parse_pairs([pair], "-params")
+
+
+def test_expressions_stay_text() -> None:
+    assert config.parse_pairs(["a:__import__('os').getcwd()"], "-params") == {"a": "__import__('os').getcwd()"}
+
+
+def test_merge_reaches_into_mappings_and_leaves_its_arguments() -> None:
+    base = {"outer_kwargs": {"max_kl": 0.01, "cg_steps": 10}, "gamma": 0.99}
+    merged = config.merge(base, {"outer_kwargs.max_kl": 0.02, "policy_kwargs.net_arch": [8], "gamma": 0.9})
+    assert merged == {
+        "outer_kwargs": {"max_kl": 0.02, "cg_steps": 10},
+        "policy_kwargs": {"net_arch": [8]},
+        "gamma": 0.9,
+    }
+    assert base == {"outer_kwargs": {"max_kl": 0.01, "cg_steps": 10}, "gamma": 0.99}
+
+
+def test_names_of_base_classes_count() -> None:
+    assert check(extra=2, inner_lr=[1, 0.5], n_episodes=3.0) == {
+        "n_timesteps": 10,
+        "extra": 2.0,
+        "inner_lr": [1.0, 0.5],
+        "n_episodes": 3,
+    }
+
+
+def test_nearest_name() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'inner_lr'"):
+        check(iner_lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("inner_lr", "fast"),
+        ("inner_lr", True),
+        ("inner_lr", ["a"]),
+        ("outer", "newton"),
+        ("n_episodes", 2.5),
+        ("n_episodes", None),
+        ("n_episodes", False),
+        ("outer_kwargs", [1]),
+        ("outer_kwargs", {1: 2}),
+        ("first_order", 1),
+        ("n_timesteps", "many"),
+        ("n_timesteps", 0),
+        ("policy", 3),
+    ],
+)
+def test_wrong_types_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=name):
+        check(**{name: value})
+
+
+def test_arguments_with_a_flag_are_no_hyperparameters() -> None:
+    with pytest.raises(ConfigError, match="use --seed"):
+        check(seed=3)
+
+
+def test_n_timesteps_is_required() -> None:
+    with pytest.raises(ConfigError, match="n_timesteps is missing"):
+        config.check_hyperparameters({"inner_lr": 0.1}, Child)
+
+
+@pytest.mark.parametrize("path", sorted(config.HYPERPARAMS.glob("*.yml")), ids=lambda path: path.stem)
+def test_shipped_files_are_plain_yaml_with_a_default(path: Any) -> None:
+    table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for entry in table.values():
+        assert entry["n_timesteps"] >= 1
+    assert config.load_hyperparameters(path.stem, "Unheard-v0") == table["default"]
+
+
+def test_conf_file(tmp_path: Any) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_text("PointMass-v0: {n_timesteps: 1e3}\n")
+    assert config.load_hyperparameters("maml", "PointMass-v0", str(path)) == {"n_timesteps": 1000.0}
+    with pytest.raises(ConfigError, match="no hyperparameters for AntVel-v0"):
+        config.load_hyperparameters("maml", "AntVel-v0", str(path))
+    for text in ("[1, 2]", "a: [1", "x: !!python/name:os.system"):
+        path.write_text(text)
+        with pytest.raises(ConfigError):
+            config.load_hyperparameters("maml", "AntVel-v0", str(path))
+    for name in ("mine.py", "missing.yml"):
+        with pytest.raises(ConfigError):
+            config.load_hyperparameters("maml", "AntVel-v0", str(tmp_path / name))
+
+
+def test_dump_and_load_are_inverse() -> None:
+    value = {"a": 1e-05, "b": [0.1, 3], "c": {"d": None, "e": "1e-3", "f": "x"}, "g": 1e20}
+    assert config.load_yaml(config.dump_yaml(value), "test") == value
