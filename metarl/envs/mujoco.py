@@ -1,0 +1,429 @@
+"""Batched MuJoCo: every copy of every task advances in one call of :mod:`mujoco.rollout`.
+
+The state of a copy is MuJoCo's own physics state, so a result depends on that state and the action alone: not on the
+number of threads, not on the other copies in the batch. What a step reports (observation, reward, contact forces)
+belongs to the state after the step; where that takes more than positions and velocities, a *sense* model evaluates
+the new state once, with the same controls.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import gymnasium
+import mujoco
+import numpy as np
+from mujoco.rollout import Rollout
+
+from metarl.envs.family import Family, State, Step, Tasks, n_tasks
+from metarl.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_DISABLE = mujoco.mjtDisableBit
+_CONTACT_FIELDS = (
+    1 << mujoco.mjtConDataField.mjCONDATA_FORCE.value
+    | 1 << mujoco.mjtConDataField.mjCONDATA_TORQUE.value
+    | 1 << mujoco.mjtConDataField.mjCONDATA_POS.value
+)
+_CONTACT_NETFORCE = 3
+"""MJCF's ``reduce="netforce"``: the sum over a body's contacts, at their force-weighted centre."""
+_MAX_VALUE = 1e10
+"""MuJoCo's own limit on positions, velocities and accelerations (mjMAXVAL)."""
+
+
+class Model(NamedTuple):
+    """One task's physics, compiled twice."""
+
+    step: mujoco.MjModel
+    """Advances the state."""
+    sense: mujoco.MjModel | None
+    """Evaluates a state once, with sensors; None for families that need positions and velocities only."""
+
+
+class Sensed(NamedTuple):
+    """What the sense model says about a state, for ``n`` copies."""
+
+    com: np.ndarray
+    """``[n, 3]``: centre of mass of the whole robot, m."""
+    com_velocity: np.ndarray
+    """``[n, 3]``: its velocity, m/s."""
+    rotation: np.ndarray
+    """``[n, 9]``: rotation matrix of the root body, row by row."""
+    contact: np.ndarray
+    """``[n, body - 1, 6]``: contact torque (N m) and force (N) on every body but the world, as MuJoCo's ``cfrc_ext``:
+    world axes, torque about the robot's centre of mass. Empty for families without contact forces."""
+
+
+class _Pool:
+    """A thread pool with its scratch data: used by one caller at a time."""
+
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        # Without a pool, rollouts run on the calling thread: no hand-over to a lone worker.
+        self.rollout = Rollout(nthread=n_threads if n_threads > 1 else 0)
+        self._data: dict[tuple[int, ...], list[mujoco.MjData]] = {}
+
+    def run(
+        self, models: list[mujoco.MjModel], n_steps: int, physics: np.ndarray, controls: np.ndarray, **out: Any
+    ) -> None:
+        first = models[0]
+        sizes = (first.nq, first.nv, first.nu, first.nbody, first.ngeom, first.nsensordata, first.narena)
+        if sizes not in self._data:
+            self._data[sizes] = [mujoco.MjData(first) for _ in range(self.n_threads)]
+        self.rollout.rollout(models, self._data[sizes], physics, controls, skip_checks=True, nstep=n_steps, **out)
+
+    def close(self) -> None:
+        self.rollout.close()
+
+
+class MujocoFamily(Family):
+    """Base of the MuJoCo families.
+
+    The state is a dict of ``physics`` ``[task, env, n]`` (MuJoCo's FULLPHYSICS: time, qpos, qvel, act) and
+    ``diverged`` ``[task, env]``. A copy whose step leaves any position or velocity non-finite or beyond 1e10
+    (where MuJoCo would reset it by itself) is *diverged*: its physics stays at the last finite state, observation
+    and reward are those of that state, the episode terminates and ``state["diverged"]`` is True. So a simulation
+    that blows up never puts NaN into a batch; a NaN in an action does reach the reward.
+
+    :param spec: the robot; sensors and flags are added here, so the spec is used up.
+    :param frame_skip: physics steps in an env step; the same controls are held.
+    :param horizon: longest episode, env steps.
+    :param action_scale: actions lie in ``[-action_scale, action_scale]``, mapped linearly to the motors' range.
+    :param init_qpos: where episodes start; None for the model's own pose.
+    :param reset_noise: ``"rllab"`` (qpos + 0.01 N(0, 1)) or ``"gymnasium"`` (qpos + U(-0.1, 0.1)); qvel is 0.1 N(0, 1).
+    :param sense: whether centre of mass and root rotation are needed: one more evaluation a step, without contacts.
+    :param contact_forces: whether contact forces are needed as well: a full evaluation a step.
+    :param root: name of the robot's root body.
+    :param warm_start: let the contact solver start at the last physics step's solution within an env step. Off by
+        default: with one call per env step it gains nothing, and without it a step can be compared bit by bit.
+    :param n_threads: physics threads; None for every core this process may use. Results do not depend on it.
+    """
+
+    def __init__(
+        self,
+        spec: mujoco.MjSpec,
+        *,
+        frame_skip: int,
+        horizon: int,
+        action_scale: float = 1.0,
+        init_qpos: Sequence[float] | None = None,
+        reset_noise: str = "rllab",
+        sense: bool = False,
+        contact_forces: bool = False,
+        root: str = "torso",
+        warm_start: bool = False,
+        n_threads: int | None = None,
+    ) -> None:
+        if n_threads is None:
+            n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if n_threads < 1:
+            raise ConfigError(f"n_threads={n_threads}: at least 1")
+        if reset_noise not in _RESET_NOISE:
+            raise unknown_name("reset_noise", reset_noise, _RESET_NOISE)
+        if not action_scale > 0:
+            raise ConfigError(f"action_scale={action_scale}: above 0")
+        if horizon < 1:
+            raise ConfigError(f"horizon={horizon}: at least 1")
+        self.horizon = horizon
+        self.frame_skip = frame_skip
+        self.n_threads = n_threads
+        self.warm_start = warm_start
+        self._root = root
+        self._senses = sense or contact_forces
+        self._contact_forces = contact_forces
+        self._reset_noise = reset_noise
+        self._pools: list[_Pool] = []
+        self.model = self.compile(spec)
+        model = self.model.step
+        self.dt = float(model.opt.timestep) * frame_skip
+        """Duration of an env step, s."""
+        self._n_physics = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS.value)
+        self._qpos, self._qvel = slice(1, 1 + model.nq), slice(1 + model.nq, 1 + model.nq + model.nv)
+        self._init_qpos = np.array(model.qpos0 if init_qpos is None else init_qpos, dtype=np.float64)
+        low, high = model.actuator_ctrlrange.T
+        self._control_mean, self._control_half = (high + low) / 2, (high - low) / 2
+        self.action_space = gymnasium.spaces.Box(-action_scale, action_scale, shape=(model.nu,), dtype=np.float32)
+        self._action_scale = action_scale
+        free = model.jnt_type == mujoco.mjtJoint.mjJNT_FREE.value
+        self._quaternions = [int(address) + 3 for address in model.jnt_qposadr[free]]
+
+    # ---------------------------------------------------------------------------------------------------------- models
+    def compile(self, spec: mujoco.MjSpec) -> Model:
+        """Compile a robot into its step and sense models; for families with one model for each task."""
+        spec.option.disableflags |= int(_DISABLE.mjDSBL_AUTORESET)
+        if not self.warm_start:
+            spec.option.disableflags |= int(_DISABLE.mjDSBL_WARMSTART)
+        step = spec.compile()
+        if not self._senses:
+            return Model(step, None)
+        # One Euler step costs one evaluation; its result is thrown away, its sensors describe the state it starts from.
+        spec.option.integrator = mujoco.mjtIntegrator.mjINT_EULER
+        spec.option.disableflags |= int(_DISABLE.mjDSBL_EULERDAMP)
+        if self._contact_forces:
+            for index, body in enumerate(spec.bodies[1:], start=1):
+                body.name = body.name or f"body_{index}"
+                spec.add_sensor(
+                    type=mujoco.mjtSensor.mjSENS_CONTACT,
+                    objtype=mujoco.mjtObj.mjOBJ_BODY,
+                    objname=body.name,
+                    intprm=[_CONTACT_FIELDS, _CONTACT_NETFORCE, 1],
+                )
+        else:
+            for flag in (_DISABLE.mjDSBL_CONSTRAINT, _DISABLE.mjDSBL_ACTUATION, _DISABLE.mjDSBL_GRAVITY):
+                spec.option.disableflags |= int(flag)
+        for kind in _ROOT_SENSORS:
+            spec.add_sensor(type=kind, objtype=_ROOT_SENSORS[kind], objname=self._root)
+        return Model(step, spec.compile())
+
+    def models(self, tasks: Tasks) -> Sequence[Model]:
+        """Return the models of a batch: a single one that all tasks share (the default), or one for each task.
+
+        Models of a batch differ in numbers only: same bodies, joints, motors and geoms.
+        """
+        del tasks
+        return (self.model,)
+
+    # -------------------------------------------------------------------------------------------------------- dynamics
+    def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
+        n = n_tasks(tasks)
+        nq, nv = self.model.step.nq, self.model.step.nv
+        physics = np.zeros((n, n_envs, self._n_physics))
+        for index, rng in enumerate(rngs):
+            physics[index, :, self._qpos] = self._init_qpos + _RESET_NOISE[self._reset_noise](rng, (n_envs, nq))
+            physics[index, :, self._qvel] = 0.1 * rng.standard_normal((n_envs, nv))
+        for address in self._quaternions:
+            quaternion = physics[..., 1 + address : 5 + address]
+            quaternion /= np.linalg.norm(quaternion, axis=-1, keepdims=True)
+        flat = physics.reshape(n * n_envs, -1)
+        controls = np.zeros((len(flat), self.model.step.nu))
+        sensed, _ = self._sense(_expand(self.models(tasks), _row_tasks(n, n_envs)), flat, controls)
+        obs = self.observe(flat, sensed).reshape(n, n_envs, -1)
+        return {"physics": physics, "diverged": np.zeros((n, n_envs), dtype=bool)}, obs
+
+    def step(
+        self,
+        tasks: Tasks,
+        state: State,
+        actions: np.ndarray,
+        rngs: Sequence[np.random.Generator],
+        active: np.ndarray | None = None,
+    ) -> Step:
+        del rngs
+        shape = state["physics"].shape[:2]
+        everything = state["physics"].reshape(-1, self._n_physics)
+        row_tasks = _row_tasks(*shape)
+        rows = None if active is None or active.all() else np.flatnonzero(active)
+        actions = np.asarray(actions, dtype=np.float64).reshape(len(everything), -1)
+        before = everything
+        if rows is not None:
+            before, actions, row_tasks = everything[rows], actions[rows], row_tasks[rows]
+        before = np.ascontiguousarray(before)
+        actions = np.clip(actions / self._action_scale, -1.0, 1.0)
+        controls = self._control_mean + self._control_half * actions
+        models = _expand(self.models(tasks), row_tasks)
+
+        after, diverged = self._advance(models, before, controls)
+        sensed, unsound = self._sense(models, after, controls)
+        diverged |= unsound
+        obs = self.observe(after, sensed)
+        batch = {name: value[row_tasks] for name, value in tasks.items()}
+        terms, terminated = self.judge(batch, before, after, actions, sensed)
+        terminated |= diverged
+        reward = sum(terms.values(), np.zeros(len(after)))
+
+        def whole(value: np.ndarray, held: np.ndarray | None = None) -> np.ndarray:
+            if rows is not None:
+                result = np.zeros((len(everything), *value.shape[1:]), value.dtype) if held is None else held.copy()
+                result[rows] = value
+                value = result
+            return value.reshape(*shape, *value.shape[1:])
+
+        new = {"physics": whole(after, everything), "diverged": whole(diverged, state["diverged"].reshape(-1))}
+        info = {name: whole(value) for name, value in terms.items()}
+        return Step(new, whole(obs), whole(reward), whole(terminated), info)
+
+    @abstractmethod
+    def observe(self, physics: np.ndarray, sensed: Sensed | None) -> np.ndarray:
+        """Return the observations ``[n, *observation]``, float32, of ``n`` states ``[n, physics]``."""
+
+    @abstractmethod
+    def judge(
+        self, tasks: Tasks, before: np.ndarray, after: np.ndarray, actions: np.ndarray, sensed: Sensed | None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return the reward's terms, by name, each ``[n]``, whose sum is the reward; and ``[n]`` terminated.
+
+        :param tasks: the task of each of the ``n`` copies.
+        :param before: physics states ``[n, physics]`` before the step; ``after``: after it.
+        :param actions: ``[n, action]``, clipped, in units of the motors' half range.
+        :param sensed: of the states after the step.
+        """
+
+    def qpos(self, physics: np.ndarray) -> np.ndarray:
+        """Return the positions ``[..., nq]`` in a physics state, a view."""
+        return physics[..., self._qpos]
+
+    def qvel(self, physics: np.ndarray) -> np.ndarray:
+        """Return the velocities ``[..., nv]`` in a physics state, a view."""
+        return physics[..., self._qvel]
+
+    def close(self) -> None:
+        while self._pools:
+            self._pools.pop().close()
+
+    @contextmanager
+    def _pool(self) -> Iterator[_Pool]:
+        # Callers on several threads get a pool each; list operations are atomic.
+        try:
+            pool = self._pools.pop()
+        except IndexError:
+            pool = _Pool(self.n_threads)
+        yield pool
+        self._pools.append(pool)
+
+    def _advance(self, models: list[Model], before: np.ndarray, controls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the states after ``frame_skip`` physics steps, and which copies diverged: they stay where they were."""
+        n = len(before)
+        if n == 0:
+            return before, np.zeros(0, dtype=bool)
+        held = np.ascontiguousarray(np.broadcast_to(controls[:, None], (n, self.frame_skip, controls.shape[1])))
+        states = np.empty((n, self.frame_skip, self._n_physics))
+        with self._pool() as pool:
+            pool.run([model.step for model in models], self.frame_skip, before, held, state=states)
+        after = states[:, 0] if self.frame_skip == 1 else states[:, -1].copy()
+        # Written so that NaN counts as too large.
+        diverged = ~(np.abs(after).max(axis=1) <= _MAX_VALUE)
+        if diverged.any():
+            after[diverged] = before[diverged]
+        return after, diverged
+
+    def _sense(
+        self, models: list[Model], physics: np.ndarray, controls: np.ndarray
+    ) -> tuple[Sensed | None, np.ndarray]:
+        """Evaluate states; return what the sensors say, and which copies have no finite answer (theirs is 0)."""
+        n = len(physics)
+        unsound = np.zeros(n, dtype=bool)
+        sense = self.model.sense
+        if sense is None:
+            return None, unsound
+        data = np.empty((n, 1, sense.nsensordata))
+        if n:
+            with self._pool() as pool:
+                pool.run([model.sense for model in models], 1, physics, controls[:, None], sensordata=data)
+        data = data[:, 0]
+        if not np.isfinite(data.sum()):
+            unsound |= ~np.isfinite(data).all(axis=1)
+            data[unsound] = 0.0
+        root = data[:, -15:]
+        com = root[:, 0:3]
+        rotation = root[:, 6:15].reshape(n, 3, 3).transpose(0, 2, 1).reshape(n, 9)
+        contact = _contact_forces(data[:, :-15].reshape(n, -1, 3, 3), com)
+        return Sensed(com, root[:, 3:6], rotation, contact), unsound
+
+
+_RESET_NOISE = {
+    "rllab": lambda rng, shape: 0.01 * rng.standard_normal(shape),
+    "gymnasium": lambda rng, shape: rng.uniform(-0.1, 0.1, shape),
+}
+
+_ROOT_SENSORS = {
+    mujoco.mjtSensor.mjSENS_SUBTREECOM: mujoco.mjtObj.mjOBJ_BODY,
+    mujoco.mjtSensor.mjSENS_SUBTREELINVEL: mujoco.mjtObj.mjOBJ_BODY,
+    mujoco.mjtSensor.mjSENS_FRAMEXAXIS: mujoco.mjtObj.mjOBJ_XBODY,
+    mujoco.mjtSensor.mjSENS_FRAMEYAXIS: mujoco.mjtObj.mjOBJ_XBODY,
+    mujoco.mjtSensor.mjSENS_FRAMEZAXIS: mujoco.mjtObj.mjOBJ_XBODY,
+}
+
+
+def _contact_forces(sensors: np.ndarray, com: np.ndarray) -> np.ndarray:
+    """Turn net-force sensors ``[n, body, (force, torque, position), 3]`` into ``[n, body, 6]`` as ``cfrc_ext``.
+
+    The sensor's force is the one the body exerts, its torque is about the position; ``cfrc_ext`` is what the body
+    receives, torque first, about the centre of mass of the tree.
+    """
+    force, torque = sensors[:, :, 0], sensors[:, :, 1]
+    x, y, z = np.moveaxis(sensors[:, :, 2] - com[:, None], -1, 0)
+    fx, fy, fz = np.moveaxis(force, -1, 0)
+    result = np.empty((*force.shape[:2], 6))
+    result[..., 0] = z * fy - y * fz - torque[..., 0]
+    result[..., 1] = x * fz - z * fx - torque[..., 1]
+    result[..., 2] = y * fx - x * fy - torque[..., 2]
+    np.negative(force, out=result[..., 3:])
+    return result
+
+
+def _row_tasks(n: int, n_envs: int) -> np.ndarray:
+    return np.repeat(np.arange(n), n_envs)
+
+
+def _expand(models: Sequence[Model], row_tasks: np.ndarray) -> list[Model]:
+    """Return one model for each row of a flat batch."""
+    if len(models) == 1:
+        return [models[0]] * len(row_tasks)
+    return [models[task] for task in row_tasks]
+
+
+# ------------------------------------------------------------------------------------------------------------ constants
+@dataclass(frozen=True, kw_only=True)
+class Constants:
+    """What every lineage of a MuJoCo family fixes; families add their own."""
+
+    physics: str
+    """``"reference"`` (the robot of the MAML papers) or ``"gymnasium"``."""
+    observation: int
+    """Length of the observation."""
+    point: str
+    """What stands for the robot in velocities and positions: ``"com"``, the centre of mass of the whole robot, whose
+    velocity is instantaneous, or ``"torso"``, whose velocity is its displacement over the env step."""
+    control_cost: float
+    """Weight of the squared actions, which are in units of the motors' half range."""
+    horizon: int
+    """Longest episode, env steps."""
+    action_scale: float
+    """Actions of this size reach the motors' limits."""
+    reset_noise: str
+    """``"rllab"`` or ``"gymnasium"``, see :class:`MujocoFamily`."""
+
+
+C = TypeVar("C", bound=Constants)
+
+
+def choose_constants(lineages: Mapping[str, C], lineage: str, changes: Mapping[str, Any], family: str) -> C:
+    """Return a lineage's constants with some of them replaced.
+
+    :param lineages: constants by the name of the code base they come from.
+    :param lineage: which one to start from.
+    :param changes: values by field name.
+    :param family: for error messages.
+    :raises UnknownNameError: no such lineage or field.
+    :raises ConfigError: a value of another type than the lineage's.
+    """
+    if lineage not in lineages:
+        raise unknown_name("lineage", lineage, lineages)
+    constants = lineages[lineage]
+    names = [field.name for field in fields(constants)]
+    for name, value in changes.items():
+        if name not in names:
+            raise unknown_name(f"argument of {family}", name, names)
+        kind = type(getattr(constants, name))
+        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+            raise ConfigError(f"{name}={value!r}: {family} takes a {kind.__name__}")
+    return replace(constants, **changes)
+
+
+def check_choice(name: str, value: Any, options: Sequence[Any]) -> None:
+    """Raise :class:`ConfigError` unless ``value`` is one of ``options``."""
+    if value not in options:
+        raise ConfigError(f"{name}={value!r}: one of {', '.join(repr(option) for option in options)}")
+
+
+def gymnasium_spec(name: str) -> mujoco.MjSpec:
+    """Load a robot that comes with Gymnasium, for instance ``"ant.xml"``."""
+    return mujoco.MjSpec.from_file(str(Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / name))
