@@ -1,0 +1,246 @@
+"""Checkpoints: named tensors and a JSON document in one safetensors file, and atomic writing for everything else.
+
+A checkpoint is a safetensors file whose header metadata holds one entry, ``"metarl"``: a JSON object with the format's
+name and version, the order of the tensors, a SHA-256 of the content and the caller's document. Nothing here reads or
+writes pickle. Equal content gives equal bytes, and names and keys come back in the order they were given.
+
+Files are written whole or not at all: to a temporary file in the same folder, flushed to the disk, then renamed over
+the old one. Whatever happens before the rename leaves the old file as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import struct
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from metarl.errors import CheckpointError
+
+FORMAT = "metarl-checkpoint"
+VERSION = 1
+"""Raised whenever a reader of the version before could misread a file."""
+
+MAX_HEADER = 32 * 2**20
+"""Bytes of header, document included, that are read; a longer one is a damaged or hostile file."""
+
+_METADATA_KEY = "metarl"
+_STALE_AFTER = 3600.0
+"""Seconds after which a temporary file belongs to a writer that was killed."""
+
+
+# ----------------------------------------------------------------------------------------------------------- checkpoint
+def save_checkpoint(path: str | Path, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any]) -> None:
+    """Write a checkpoint, replacing ``path`` in one step.
+
+    :param path: the file; its folder is made if need be.
+    :param tensors: named tensors of any shape, dtype and device; views and non-contiguous ones are copied.
+    :param document: anything strict JSON holds: no NaN or infinity. Tuples come back as lists.
+    :raises CheckpointError: a document that is not JSON, or a file that cannot be written (a full disk, no permission);
+        the previous file is then whole.
+    """
+    path = Path(path)
+    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    try:
+        text = _dump_json(dict(document))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"cannot write {path}: the document is not JSON: {error}") from error
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "sha256": _digest(plain, text),
+        "tensors": list(plain),
+        "document": json.loads(text),
+    }
+    data = safetensors.torch.save(plain, metadata={_METADATA_KEY: _dump_json(header)})
+    if struct.unpack("<Q", data[:8])[0] > MAX_HEADER:
+        raise CheckpointError(f"cannot write {path}: the document exceeds {MAX_HEADER // 2**20} MiB")
+    write_bytes_atomic(path, data)
+
+
+def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what :func:`save_checkpoint` wrote.
+
+    :return: the tensors, on the CPU and owning their memory, and the document.
+    :raises CheckpointError: a file that is missing, truncated, damaged, foreign or of another format version.
+    """
+    path = Path(path)
+    data = _read(path)
+    header = _parse_header(path, data)
+    if header.get("version") != VERSION:
+        found = header.get("version")
+        hint = "written by a newer metarl" if isinstance(found, int) and found > VERSION else "no longer read"
+        raise CheckpointError(f"{path} has checkpoint format {found!r}, {hint}: this metarl reads format {VERSION}")
+    document, names = header.get("document"), header.get("tensors")
+    if not isinstance(document, dict) or not isinstance(names, list):
+        _refuse(path, "its document is missing")
+    try:
+        stored = safetensors.torch.load(data)
+        tensors = {name: stored[name].clone() for name in names}
+    except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged: {_one_line(error)}") from error
+    if len(tensors) != len(stored):
+        _refuse(path, "its tensors are not the ones its document names")
+    if header.get("sha256") != _digest(tensors, _dump_json(document)):
+        _refuse(path, "its content does not match its checksum")
+    return tensors, document
+
+
+def _parse_header(path: Path, data: bytes) -> dict[str, Any]:
+    """Return the ``"metarl"`` object of a safetensors header, having believed none of its lengths."""
+    if data[:2] == b"PK":
+        raise CheckpointError(f"{path} is a zip archive (a Stable-Baselines3 model?), not a metarl checkpoint")
+    if len(data) < 8:
+        _refuse(path, f"{len(data)} bytes are too few")
+    (length,) = struct.unpack("<Q", data[:8])
+    if data[8:9] != b"{" or length > MAX_HEADER:
+        raise CheckpointError(f"{path} is not a metarl checkpoint")
+    if length > len(data) - 8:
+        _refuse(path, f"its header of {length} bytes does not fit into {len(data)}")
+    try:
+        outer = json.loads(data[8 : 8 + length].decode("utf-8"), parse_constant=_refuse_constant)
+        metadata = outer.get("__metadata__")
+        if not isinstance(metadata, dict) or _METADATA_KEY not in metadata:
+            raise CheckpointError(f"{path} is a safetensors file of another program, not a metarl checkpoint")
+        header = json.loads(metadata[_METADATA_KEY], parse_constant=_refuse_constant)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged: its header is not JSON") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is a safetensors file of another program, not a metarl checkpoint")
+    return header
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], document: str) -> str:
+    """Return the SHA-256 of names, dtypes, shapes, bytes and document, independent of how the file lays them out."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(document.encode())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------- other files
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Write UTF-8 text, replacing ``path`` in one step; raises as :func:`write_bytes_atomic`."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_npz_atomic(path: str | Path, **arrays: Any) -> None:
+    """Write named arrays as an uncompressed ``.npz``, replacing ``path`` in one step.
+
+    :raises CheckpointError: an array of Python objects (NumPy would pickle it), or a file that cannot be written.
+    """
+    plain = {name: np.asarray(value) for name, value in arrays.items()}
+    for name, array in plain.items():
+        if array.dtype.hasobject:
+            raise CheckpointError(f"cannot write {path}: array {name!r} holds Python objects, not numbers or text")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in plain.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, allow_pickle=False)
+            # A ZipInfo of our own has a fixed date, so equal arrays give equal bytes.
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())
+    write_bytes_atomic(path, buffer.getvalue())
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """Read an ``.npz`` of plain arrays.
+
+    :raises CheckpointError: a file that is missing, truncated, damaged, or holds Python objects.
+    """
+    path = Path(path)
+    data = _read(path)
+    try:
+        loaded = np.load(io.BytesIO(data), allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+        arrays = {name: loaded[name] for name in loaded.files}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # NumPy hands out a foreign zip's other members as bytes
+                raise ValueError(f"{name} is no array")
+        return arrays
+    except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged files; each means the same here
+        raise CheckpointError(f"{path} is no .npz of plain arrays, or is damaged: {_one_line(error)}") from error
+
+
+def write_bytes_atomic(path: str | Path, data: bytes) -> None:
+    """Write ``data``, replacing ``path`` in one step, and wait until it is on the disk.
+
+    :raises CheckpointError: the file cannot be written; the previous one is whole and no temporary file stays behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
+        raise
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove temporary files that writers of ``path`` left behind when they were killed."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _STALE_AFTER:
+                leftover.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable, where the system can open folders."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no such file: {path}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _dump_json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _refuse(path: Path, why: str) -> NoReturn:
+    raise CheckpointError(f"{path} is truncated or damaged: {why}")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
