@@ -72,6 +72,7 @@ class Ant(MujocoFamily):
             reset_noise=constants.reset_noise,
             sense=constants.point == "com" or constants.observation == 125,
             contact_forces=constants.contact_cost != 0 or constants.observation != 27,
+            contact_limit=1.0,
             warm_start=warm_start,
             n_threads=n_threads,
         )
@@ -91,7 +92,7 @@ class Ant(MujocoFamily):
             # The world body comes first in MuJoCo's list, and its entry is always 0.
             obs[:, end : end + 6] = 0.0
             end += 6
-        np.clip(sensed.contact.reshape(n, 78), -1.0, 1.0, out=obs[:, end : end + 78], casting="same_kind")
+        obs[:, end : end + 78] = sensed.contact
         if size == 125:
             obs[:, 113:122] = sensed.rotation
             obs[:, 122:125] = sensed.com if self.constants.point == "com" else self.qpos(physics)[:, :3]
@@ -114,8 +115,8 @@ class Ant(MujocoFamily):
         }
         if constants.contact_cost != 0:
             assert sensed is not None
-            force = np.clip(sensed.contact.reshape(len(after), 78), -1.0, 1.0)
-            terms["reward_contact"] = -constants.contact_cost * np.einsum("nf,nf->n", force, force)
+            squares = np.einsum("nf,nf->n", sensed.contact, sensed.contact)
+            terms["reward_contact"] = -constants.contact_cost * squares
         terms["reward_survive"] = np.full(len(after), constants.survive_bonus)
         z = after[:, 3]
         return terms, (z < constants.min_z) | (z > constants.max_z)

@@ -11,10 +11,9 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import gymnasium
 import mujoco
@@ -23,9 +22,6 @@ from mujoco.rollout import Rollout
 
 from metarl.envs.family import Family, State, Step, Tasks, n_tasks
 from metarl.errors import ConfigError, unknown_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _DISABLE = mujoco.mjtDisableBit
 _CONTACT_FIELDS = (
@@ -58,8 +54,9 @@ class Sensed(NamedTuple):
     rotation: np.ndarray
     """``[n, 9]``: rotation matrix of the root body, row by row."""
     contact: np.ndarray
-    """``[n, body - 1, 6]``: contact torque (N m) and force (N) on every body but the world, as MuJoCo's ``cfrc_ext``:
-    world axes, torque about the robot's centre of mass. Empty for families without contact forces."""
+    """``[n, (body - 1) * 6]``: contact torque (N m) and force (N) on every body but the world, as MuJoCo's
+    ``cfrc_ext``: world axes, torque about the robot's centre of mass; clipped to the family's ``contact_limit``. Empty
+    for families without contact forces."""
 
 
 class _Pool:
@@ -72,7 +69,12 @@ class _Pool:
         self._data: dict[tuple[int, ...], list[mujoco.MjData]] = {}
 
     def run(
-        self, models: list[mujoco.MjModel], n_steps: int, physics: np.ndarray, controls: np.ndarray, **out: Any
+        self,
+        models: list[mujoco.MjModel],
+        n_steps: int,
+        physics: np.ndarray,
+        controls: np.ndarray,
+        out: Mapping[str, np.ndarray],
     ) -> None:
         first = models[0]
         sizes = (first.nq, first.nv, first.nu, first.nbody, first.ngeom, first.nsensordata, first.narena)
@@ -101,6 +103,7 @@ class MujocoFamily(Family):
     :param reset_noise: ``"rllab"`` (qpos + 0.01 N(0, 1)) or ``"gymnasium"`` (qpos + U(-0.1, 0.1)); qvel is 0.1 N(0, 1).
     :param sense: whether centre of mass and root rotation are needed: one more evaluation a step, without contacts.
     :param contact_forces: whether contact forces are needed as well: a full evaluation a step.
+    :param contact_limit: clip every component of the contact forces to plus or minus this.
     :param root: name of the robot's root body.
     :param warm_start: let the contact solver start at the last physics step's solution within an env step. Off by
         default: with one call per env step it gains nothing, and without it a step can be compared bit by bit.
@@ -118,6 +121,7 @@ class MujocoFamily(Family):
         reset_noise: str = "rllab",
         sense: bool = False,
         contact_forces: bool = False,
+        contact_limit: float = np.inf,
         root: str = "torso",
         warm_start: bool = False,
         n_threads: int | None = None,
@@ -139,6 +143,7 @@ class MujocoFamily(Family):
         self._root = root
         self._senses = sense or contact_forces
         self._contact_forces = contact_forces
+        self._contact_limit = contact_limit
         self._reset_noise = reset_noise
         self._pools: list[_Pool] = []
         self.model = self.compile(spec)
@@ -158,7 +163,8 @@ class MujocoFamily(Family):
     # ---------------------------------------------------------------------------------------------------------- models
     def compile(self, spec: mujoco.MjSpec) -> Model:
         """Compile a robot into its step and sense models; for families with one model for each task."""
-        spec.option.disableflags |= int(_DISABLE.mjDSBL_AUTORESET)
+        # A single robot is a single island: looking for islands takes a tenth of a step and changes no bit of it.
+        spec.option.disableflags |= int(_DISABLE.mjDSBL_AUTORESET) | int(_DISABLE.mjDSBL_ISLAND)
         if not self.warm_start:
             spec.option.disableflags |= int(_DISABLE.mjDSBL_WARMSTART)
         step = spec.compile()
@@ -204,7 +210,7 @@ class MujocoFamily(Family):
             quaternion /= np.linalg.norm(quaternion, axis=-1, keepdims=True)
         flat = physics.reshape(n * n_envs, -1)
         controls = np.zeros((len(flat), self.model.step.nu))
-        sensed, _ = self._sense(_expand(self.models(tasks), _row_tasks(n, n_envs)), flat, controls)
+        sensed, _ = self._sense(self.models(tasks), np.repeat(np.arange(n), n_envs), flat, controls)
         obs = self.observe(flat, sensed).reshape(n, n_envs, -1)
         return {"physics": physics, "diverged": np.zeros((n, n_envs), dtype=bool)}, obs
 
@@ -219,7 +225,7 @@ class MujocoFamily(Family):
         del rngs
         shape = state["physics"].shape[:2]
         everything = state["physics"].reshape(-1, self._n_physics)
-        row_tasks = _row_tasks(*shape)
+        row_tasks = np.repeat(np.arange(shape[0]), shape[1])
         rows = None if active is None or active.all() else np.flatnonzero(active)
         actions = np.asarray(actions, dtype=np.float64).reshape(len(everything), -1)
         before = everything
@@ -228,10 +234,10 @@ class MujocoFamily(Family):
         before = np.ascontiguousarray(before)
         actions = np.clip(actions / self._action_scale, -1.0, 1.0)
         controls = self._control_mean + self._control_half * actions
-        models = _expand(self.models(tasks), row_tasks)
+        models = self.models(tasks)
 
-        after, diverged = self._advance(models, before, controls)
-        sensed, unsound = self._sense(models, after, controls)
+        after, diverged = self._advance(models, row_tasks, before, controls)
+        sensed, unsound = self._sense(models, row_tasks, after, controls)
         diverged |= unsound
         obs = self.observe(after, sensed)
         batch = {name: value[row_tasks] for name, value in tasks.items()}
@@ -278,25 +284,14 @@ class MujocoFamily(Family):
         while self._pools:
             self._pools.pop().close()
 
-    @contextmanager
-    def _pool(self) -> Iterator[_Pool]:
-        # Callers on several threads get a pool each; list operations are atomic.
-        try:
-            pool = self._pools.pop()
-        except IndexError:
-            pool = _Pool(self.n_threads)
-        yield pool
-        self._pools.append(pool)
-
-    def _advance(self, models: list[Model], before: np.ndarray, controls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the states after ``frame_skip`` physics steps, and which copies diverged: they stay where they were."""
+    def _advance(
+        self, models: Sequence[Model], row_tasks: np.ndarray, before: np.ndarray, controls: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the states after ``frame_skip`` physics steps, and which copies diverged: they stay as they were."""
         n = len(before)
-        if n == 0:
-            return before, np.zeros(0, dtype=bool)
         held = np.ascontiguousarray(np.broadcast_to(controls[:, None], (n, self.frame_skip, controls.shape[1])))
         states = np.empty((n, self.frame_skip, self._n_physics))
-        with self._pool() as pool:
-            pool.run([model.step for model in models], self.frame_skip, before, held, state=states)
+        self._run(_each_row([model.step for model in models], row_tasks), self.frame_skip, before, held, state=states)
         after = states[:, 0] if self.frame_skip == 1 else states[:, -1].copy()
         # Written so that NaN counts as too large.
         diverged = ~(np.abs(after).max(axis=1) <= _MAX_VALUE)
@@ -305,18 +300,17 @@ class MujocoFamily(Family):
         return after, diverged
 
     def _sense(
-        self, models: list[Model], physics: np.ndarray, controls: np.ndarray
+        self, models: Sequence[Model], row_tasks: np.ndarray, physics: np.ndarray, controls: np.ndarray
     ) -> tuple[Sensed | None, np.ndarray]:
         """Evaluate states; return what the sensors say, and which copies have no finite answer (theirs is 0)."""
         n = len(physics)
         unsound = np.zeros(n, dtype=bool)
-        sense = self.model.sense
-        if sense is None:
+        if self.model.sense is None:
             return None, unsound
-        data = np.empty((n, 1, sense.nsensordata))
-        if n:
-            with self._pool() as pool:
-                pool.run([model.sense for model in models], 1, physics, controls[:, None], sensordata=data)
+        data = np.empty((n, 1, self.model.sense.nsensordata))
+        self._run(
+            _each_row([model.sense for model in models], row_tasks), 1, physics, controls[:, None], sensordata=data
+        )
         data = data[:, 0]
         if not np.isfinite(data.sum()):
             unsound |= ~np.isfinite(data).all(axis=1)
@@ -324,8 +318,22 @@ class MujocoFamily(Family):
         root = data[:, -15:]
         com = root[:, 0:3]
         rotation = root[:, 6:15].reshape(n, 3, 3).transpose(0, 2, 1).reshape(n, 9)
-        contact = _contact_forces(data[:, :-15].reshape(n, -1, 3, 3), com)
+        contact = _contact_forces(data[:, :-15].reshape(n, -1, 3, 3), com, self._contact_limit)
         return Sensed(com, root[:, 3:6], rotation, contact), unsound
+
+    def _run(
+        self, models: list[mujoco.MjModel], n_steps: int, physics: np.ndarray, controls: np.ndarray, **out: np.ndarray
+    ) -> None:
+        """Fill ``out`` from one rollout of every row."""
+        if not models:
+            return
+        # Callers on several threads get a pool each; list operations are atomic.
+        try:
+            pool = self._pools.pop()
+        except IndexError:
+            pool = _Pool(self.n_threads)
+        pool.run(models, n_steps, physics, controls, out)
+        self._pools.append(pool)
 
 
 _RESET_NOISE = {
@@ -342,32 +350,29 @@ _ROOT_SENSORS = {
 }
 
 
-def _contact_forces(sensors: np.ndarray, com: np.ndarray) -> np.ndarray:
-    """Turn net-force sensors ``[n, body, (force, torque, position), 3]`` into ``[n, body, 6]`` as ``cfrc_ext``.
+def _contact_forces(sensors: np.ndarray, com: np.ndarray, limit: float) -> np.ndarray:
+    """Turn net-force sensors ``[n, body, (force, torque, position), 3]`` into ``[n, body * 6]`` as ``cfrc_ext``.
 
     The sensor's force is the one the body exerts, its torque is about the position; ``cfrc_ext`` is what the body
     receives, torque first, about the centre of mass of the tree.
     """
-    force, torque = sensors[:, :, 0], sensors[:, :, 1]
-    x, y, z = np.moveaxis(sensors[:, :, 2] - com[:, None], -1, 0)
-    fx, fy, fz = np.moveaxis(force, -1, 0)
-    result = np.empty((*force.shape[:2], 6))
-    result[..., 0] = z * fy - y * fz - torque[..., 0]
-    result[..., 1] = x * fz - z * fx - torque[..., 1]
-    result[..., 2] = y * fx - x * fy - torque[..., 2]
-    np.negative(force, out=result[..., 3:])
-    return result
+    n, n_bodies = sensors.shape[:2]
+    result = np.zeros((n * n_bodies, 6))
+    # Few bodies touch anything at a time. A body's contact has a force, a sensor without contact reads 0.
+    touching = np.flatnonzero((sensors[:, :, 0] != 0).any(axis=2))
+    some = sensors.reshape(n * n_bodies, 3, 3)[touching]
+    force = some[:, 0]
+    arm = some[:, 2] - com[touching // max(n_bodies, 1)]
+    wrench = np.concatenate([-np.cross(arm, force) - some[:, 1], -force], axis=1)
+    result[touching] = np.clip(wrench, -limit, limit)
+    return result.reshape(n, n_bodies * 6)
 
 
-def _row_tasks(n: int, n_envs: int) -> np.ndarray:
-    return np.repeat(np.arange(n), n_envs)
-
-
-def _expand(models: Sequence[Model], row_tasks: np.ndarray) -> list[Model]:
-    """Return one model for each row of a flat batch."""
+def _each_row(models: Sequence[mujoco.MjModel], row_tasks: np.ndarray) -> list[mujoco.MjModel]:
+    """Return the model of each row of a flat batch."""
     if len(models) == 1:
         return [models[0]] * len(row_tasks)
-    return [models[task] for task in row_tasks]
+    return [models[task] for task in row_tasks.tolist()]
 
 
 # ------------------------------------------------------------------------------------------------------------ constants
