@@ -1,0 +1,75 @@
+"""Figures of evaluations, drawn with matplotlib's object interface: no global state, no display needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from metarl.errors import ConfigError, unknown_name
+from metarl.meta.published import Published
+
+if TYPE_CHECKING:
+    from metarl.meta.report import Report
+
+
+def adaptation_figure(
+    reports: Sequence[Report],
+    published: Sequence[Published] | None = None,
+    *,
+    task_parameter: str | None = None,
+    level: float = 0.95,
+) -> Figure:
+    """Draw the return against inner steps and against env steps, with bands.
+
+    :param reports: one line each.
+    :param published: dashed lines against inner steps only; their env steps are not comparable.
+    :param task_parameter: a scalar task parameter of the first report; a third panel shows each task before and after
+        adaptation.
+    :raises ConfigError: no reports, or a task parameter that is not scalar.
+    """
+    if not reports:
+        raise ConfigError("no reports to draw")
+    panels = 2 if task_parameter is None else 3
+    figure = Figure(figsize=(5.0 * panels, 4.0), layout="constrained")
+    axes = figure.subplots(1, panels, sharey=True)
+    by_step, by_env_step = axes[0], axes[1]
+    for i, report in enumerate(reports):
+        bands = report.bands(level)
+        steps = np.arange(report.n_inner_steps + 1)
+        for axis, x in ((by_step, steps), (by_env_step, report.env_steps)):
+            axis.plot(x, bands.mean, marker="o", color=f"C{i}", label=report.label)
+            axis.fill_between(x, bands.low, bands.high, color=f"C{i}", alpha=0.2, linewidth=0)
+    for i, entry in enumerate(published or ()):
+        style: dict[str, Any] = {"color": f"C{len(reports) + i}", "linestyle": "--", "linewidth": 1.0, "marker": "x"}
+        by_step.plot(np.arange(len(entry.returns)), entry.returns, label=f"{entry.method}, published", **style)
+    by_step.xaxis.set_major_locator(MaxNLocator(integer=True))
+    by_step.set_xlabel("inner steps")
+    by_env_step.set_xlabel("env steps of adaptation, per task")
+    by_step.set_ylabel(f"return ({level:.0%} intervals by task)")
+    by_step.legend(fontsize="small")
+    for axis in (by_step, by_env_step):
+        axis.grid(alpha=0.3)
+    if task_parameter is not None:
+        _scatter(axes[2], reports[0], task_parameter)
+    envs = sorted({f"{report.env}, {report.split} tasks" for report in reports})
+    figure.suptitle("; ".join(envs))
+    return figure
+
+
+def _scatter(axis: Any, report: Report, name: str) -> None:
+    """Show every task's return before and after adaptation against one of its parameters."""
+    if name not in report.tasks:
+        raise unknown_name("task parameter", name, report.tasks)
+    values = report.tasks[name].reshape(report.n_tasks, -1)
+    if values.shape[1] != 1:
+        raise ConfigError(f"task parameter {name!r} has {values.shape[1]} numbers: only a scalar can be drawn against")
+    means = report.returns.mean(0)
+    for step, marker in ((0, "o"), (report.n_inner_steps, "^")):
+        axis.scatter(values[:, 0], means[:, step], s=14, marker=marker, label=f"{step} inner steps")
+    axis.set_xlabel(name)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
