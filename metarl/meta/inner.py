@@ -38,6 +38,11 @@ def expand(params: Params, n_tasks: int) -> Params:
     return {name: tensor.unsqueeze(0).expand(n_tasks, *tensor.shape) for name, tensor in params.items()}
 
 
+def join(parts: Sequence[Params]) -> Params:
+    """Join stacks of parameters along the task axis."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 def scale(rate: Rate, params: Params) -> Params:
     """Return ``rate ∘ params``."""
     if isinstance(rate, dict):

@@ -89,10 +89,7 @@ class LocalObjective:
         cache_bytes: int = 500_000_000,
         parallel: Parallel | None = None,
     ) -> None:
-        if not 0.0 < fisher_fraction <= 1.0:
-            raise ConfigError(f"fisher_fraction={fisher_fraction!r} is outside (0, 1]")
-        if kl_direction not in KL_DIRECTIONS:
-            raise ConfigError(f"kl_direction={kl_direction!r} is unknown: use {' or '.join(KL_DIRECTIONS)}")
+        self.check_arguments(fisher_fraction, kl_direction)
         self._learner = learner
         self._params = params
         self._support = list(support)
@@ -107,6 +104,14 @@ class LocalObjective:
         self._cacheable = int(cache_bytes // max(1, self._chunk_bytes()))
         self._old: dict[int, Params] = {}
         self._curvature: dict[int, tuple[list[InnerStep], Linearization]] = {}
+
+    @staticmethod
+    def check_arguments(fisher_fraction: float, kl_direction: str) -> None:
+        """Raise :class:`ConfigError` for values that the constructor does not take."""
+        if not isinstance(fisher_fraction, (int, float)) or not 0.0 < fisher_fraction <= 1.0:
+            raise ConfigError(f"fisher_fraction={fisher_fraction!r} is outside (0, 1]")
+        if kl_direction not in KL_DIRECTIONS:
+            raise ConfigError(f"kl_direction={kl_direction!r} is unknown: use {' or '.join(KL_DIRECTIONS)}")
 
     # ------------------------------------------------------------------------------------------------- MetaObjective
     def gradient(self) -> MetaGradient:

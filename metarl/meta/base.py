@@ -1,0 +1,465 @@
+"""MetaAlgorithm: what every meta-wrapper shares, in Stable-Baselines3's words."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.utils import configure_logger
+
+from metarl.agents.parallel import Parallel, single_threaded_torch
+from metarl.agents.policy import FunctionalPolicy, Params
+from metarl.agents.sampling import clip_actions
+from metarl.checkpoint import load_checkpoint, save_checkpoint
+from metarl.envs.family import Family, check_arguments, family_ids, make_family
+from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError
+from metarl.meta.outer import Outer, require_range
+from metarl.streams import stream
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.vec_env import VecEnv
+
+    from metarl.meta.report import Report
+
+Self = TypeVar("Self", bound="MetaAlgorithm")
+MaybeCallback = BaseCallback | list[BaseCallback] | Any | None
+
+
+class AdaptedPolicy:
+    """A policy with the parameters that adaptation reached.
+
+    :param policy: the functional policy.
+    :param params: the parameters of one task.
+    :param env_steps: env steps that adaptation took.
+    :param returns: mean undiscounted return of the episodes collected before each inner step.
+    """
+
+    def __init__(self, policy: FunctionalPolicy, params: Params, env_steps: int = 0, returns: Sequence[float] = ()) -> None:
+        self.policy = policy
+        self.params = params
+        self.env_steps = env_steps
+        self.returns = list(returns)
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Return actions for one observation or a batch, clipped to the action space, as SB3's ``predict`` does.
+
+        :param observation: ``[*observation]`` or ``[n, *observation]``.
+        :param deterministic: take the most likely action.
+        :param rng: draws the action otherwise; None takes fresh entropy.
+        """
+        del episode_start
+        array = np.asarray(observation, dtype=np.float32)
+        shape = self.policy.observation_space.shape
+        single = array.shape == shape
+        batch = array[None] if single else array
+        if batch.shape[1:] != shape:
+            raise ConfigError(f"observation has shape {array.shape}: the policy takes {shape} or [n, *{shape}]")
+        with torch.inference_mode():
+            distribution = self.policy.distribution(self.params, torch.from_numpy(batch))
+            if deterministic:
+                actions = distribution.mode()
+            else:
+                from metarl.agents.distributions import draw_noise
+
+                noise = draw_noise(self.policy.action_space, rng or np.random.default_rng(), (len(batch),))
+                actions = distribution.sample(torch.from_numpy(noise))
+        result = clip_actions(self.policy, self.policy.actions_to_env(actions))
+        return (result[0] if single else result), state
+
+
+class MetaAlgorithm(ABC):
+    """Base of the meta-wrappers: parameters, counters, learning, saving and loading.
+
+    :param policy: ``"MlpPolicy"``.
+    :param env: a registered family's name, such as ``"AntVel-v0"``, or a :class:`~metarl.envs.family.Family`.
+    :param env_kwargs: arguments of the family, where it is given by name.
+    :param policy_kwargs: as in SB3 (``net_arch``, ``activation_fn`` as a name, ``log_std_init``, …).
+    :param meta_batch_size: tasks in a meta-iteration.
+    :param seed: seed of every random stream; None draws one.
+    :param n_threads: threads for physics and for differentiation; None takes every core. Results do not depend on it.
+    :param tensorboard_log: folder for TensorBoard; None for none.
+    :param device: ``"cpu"`` or ``"auto"``.
+    :param verbose: 0 nothing, 1 a table a log interval.
+    """
+
+    name: ClassVar[str] = ""
+    """The name on the command line."""
+
+    def __init__(
+        self,
+        policy: str,
+        env: str | Family,
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        policy_kwargs: Mapping[str, Any] | None = None,
+        meta_batch_size: int = 40,
+        seed: int | None = 0,
+        n_threads: int | None = None,
+        tensorboard_log: str | None = None,
+        device: str = "auto",
+        verbose: int = 0,
+    ) -> None:
+        require_range("meta_batch_size", meta_batch_size, 1, integer=True)
+        if n_threads is not None:
+            require_range("n_threads", n_threads, 1, integer=True)
+        if seed is not None:
+            require_range("seed", seed, 0, integer=True)
+        if device not in ("cpu", "auto"):
+            raise ConfigError(f"device={device!r} is not supported: use 'cpu' or 'auto'")
+        self.env_kwargs = dict(env_kwargs or {})
+        self.family = self._make_family(env, n_threads)
+        self.policy_name = policy
+        self.policy_kwargs = dict(policy_kwargs or {})
+        self.policy = FunctionalPolicy(
+            policy, self.family.observation_space, self.family.action_space, self.policy_kwargs
+        )
+        self.meta_batch_size = meta_batch_size
+        self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        self.n_threads = n_threads
+        self.parallel = Parallel(n_threads)
+        self.tensorboard_log = tensorboard_log
+        self.device = torch.device("cpu")
+        self.verbose = verbose
+        self.num_timesteps = 0
+        """Env steps collected so far, support and query together."""
+        self.n_iterations = 0
+        """Meta-iterations done so far; with the seed it addresses every random stream."""
+        init_seed = int(stream(self.seed, "policy").integers(2**31))
+        self.params: Params = {f"policy/{name}": tensor for name, tensor in self.policy.init(init_seed).items()}
+        """The meta-parameters; names carry their group, ``policy/…``."""
+        self._logger: Logger | None = None
+        self._custom_logger = False
+
+    def _make_family(self, env: str | Family, n_threads: int | None) -> Family:
+        if isinstance(env, Family):
+            if self.env_kwargs:
+                raise ConfigError("env_kwargs go with an environment's name: this one is built already")
+            family = env
+        else:
+            family = make_family(str(env), **self.env_kwargs)
+        if n_threads is not None and hasattr(family, "n_threads"):
+            family.n_threads = n_threads
+        if type(family).spaces is not Family.spaces:
+            raise ConfigError(f"{family.id} has tasks of different spaces: {type(self).__name__} takes equal ones")
+        return family
+
+    # ------------------------------------------------------------------------------------------------------ parameters
+    @property
+    def policy_params(self) -> Params:
+        """The policy's tensors θ, named as in SB3."""
+        return {name.removeprefix("policy/"): t for name, t in self.params.items() if name.startswith("policy/")}
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """The family's observation space."""
+        return self.family.observation_space
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """The family's action space."""
+        return self.family.action_space
+
+    @property
+    def logger(self) -> Logger:
+        """The SB3 logger; it exists once :meth:`learn` or :meth:`set_logger` was called."""
+        if self._logger is None:
+            raise ConfigError("there is no logger yet: call learn() or set_logger() first")
+        return self._logger
+
+    def set_logger(self, logger: Logger) -> None:
+        """Use ``logger`` instead of one made by :meth:`learn`."""
+        self._logger = logger
+        self._custom_logger = True
+
+    def get_env(self) -> VecEnv:
+        """Return an SB3 view of the family, one copy of each of a meta-batch of training tasks."""
+        from metarl.envs.vec_env import FamilyVecEnv
+
+        tasks = self.family.sample_tasks(stream(self.seed, "get_env"), self.meta_batch_size)
+        return FamilyVecEnv(self.family, tasks, n_envs=1, seed=self.seed)
+
+    # -------------------------------------------------------------------------------------------------------- learning
+    @abstractmethod
+    def train(self) -> dict[str, float]:
+        """Do one meta-iteration: sample, adapt, update ``params``. Return scalars for the log."""
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Run meta-iterations until ``total_timesteps`` env steps are collected, support and query together.
+
+        :param total_timesteps: a lower bound, as in SB3; with ``reset_num_timesteps=False`` that many more.
+        :param callback: SB3 callbacks. ``on_step`` comes once a meta-iteration, after its log was written, so
+            ``n_calls`` counts meta-iterations; returning False stops.
+        :param log_interval: meta-iterations between two lines of the log.
+        :param tb_log_name: name of the TensorBoard run; the class's name if None.
+        :param reset_num_timesteps: count env steps from 0; random streams go on in either case.
+        :param progress_bar: show a bar with rate and time left.
+        :raises NonFiniteError: a NaN or infinity; names task and meta-iteration; ``params`` are those before it.
+        """
+        require_range("total_timesteps", total_timesteps, 1, integer=True)
+        require_range("log_interval", log_interval, 1, integer=True)
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+        else:
+            total_timesteps += self.num_timesteps
+        if not self._custom_logger:
+            self._logger = configure_logger(
+                self.verbose, self.tensorboard_log, tb_log_name or type(self).__name__, reset_num_timesteps
+            )
+        callbacks = self._callbacks(callback, progress_bar)
+        callbacks.on_training_start({"self": self, "total_timesteps": total_timesteps}, globals())
+        started, first_step = time.perf_counter(), self.num_timesteps
+        try:
+            with single_threaded_torch():
+                while self.num_timesteps < total_timesteps:
+                    stats = self._iteration()
+                    if self.n_iterations % log_interval == 0:
+                        elapsed = time.perf_counter() - started
+                        stats["time/fps"] = (self.num_timesteps - first_step) / max(elapsed, 1e-9)
+                        stats["time/time_elapsed"] = elapsed
+                        self._log(stats)
+                    callbacks.update_locals({"total_timesteps": total_timesteps, "stats": stats})
+                    if not callbacks.on_step():
+                        break
+        finally:
+            callbacks.on_training_end()
+        return self
+
+    def _iteration(self) -> dict[str, float]:
+        try:
+            stats = self.train()
+        except NonFiniteError as error:
+            raise NonFiniteError(f"meta-iteration {self.n_iterations}: {error}") from None
+        self.n_iterations += 1
+        return stats
+
+    def _log(self, stats: Mapping[str, float]) -> None:
+        for key, value in stats.items():
+            self.logger.record(key, value)
+        self.logger.record("time/iterations", self.n_iterations, exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+    def _callbacks(self, callback: MaybeCallback, progress_bar: bool) -> BaseCallback:
+        parts: list[BaseCallback] = []
+        if isinstance(callback, list):
+            parts += callback
+        elif isinstance(callback, BaseCallback):
+            parts.append(callback)
+        elif callback is not None:
+            parts.append(ConvertCallback(callback))
+        if progress_bar:
+            parts.append(ProgressBar())
+        result = CallbackList(parts)
+        result.init_callback(self)  # type: ignore[arg-type]  # SB3's annotation wants its own base class
+        return result
+
+    # ---------------------------------------------------------------------------------------------------- using it
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Return the actions of the policy before adaptation, as SB3's ``predict`` does."""
+        return AdaptedPolicy(self.policy, self.policy_params).predict(observation, state, episode_start, deterministic)
+
+    @abstractmethod
+    def adapt(self, env: gym.Env[Any, Any], n_inner_steps: int | None = None, **kwargs: Any) -> AdaptedPolicy:
+        """Adapt to any environment of equal spaces; its task need not be known."""
+
+    @abstractmethod
+    def evaluate(self, split: str = "test", n_inner_steps: int | None = None, **kwargs: Any) -> Report:
+        """Adapt to the tasks of a held-out split and report the returns after each inner step."""
+
+    def to_sb3(self, kind: str = "ppo", env: gym.Env[Any, Any] | None = None, **kwargs: Any) -> BaseAlgorithm:
+        """Return a stock SB3 model that starts at the meta-learnt initialisation; see :mod:`metarl.meta.export`."""
+        from metarl.meta.export import to_sb3
+
+        return to_sb3(self, kind, env, **kwargs)
+
+    def check_env(self, env: gym.Env[Any, Any]) -> None:
+        """Raise :class:`ConfigError` unless ``env`` has the family's spaces, bounds included."""
+        for what in ("observation_space", "action_space"):
+            ours, theirs = getattr(self.family, what), getattr(env, what)
+            if ours != theirs:
+                raise ConfigError(f"{what} {theirs} differs from {ours}, which {self.family.id} was learnt on")
+
+    # ------------------------------------------------------------------------------------------------ saving, loading
+    @property
+    def _outer(self) -> Outer | None:
+        """The outer optimiser whose state is saved."""
+        return None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the constructor's arguments as JSON values, from which :meth:`load` builds the same algorithm."""
+        skip = {"self", "policy", "env", "tensorboard_log", "verbose", "device", "n_threads"}
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name not in skip]
+        return {name: getattr(self, name) for name in names}
+
+    def save(self, path: str | Path) -> Path:
+        """Write parameters, outer optimiser and counters to one file, atomically and without pickle.
+
+        :param path: ``.safetensors`` is appended where it is missing.
+        :return: the file written.
+        """
+        path = with_suffix(path)
+        outer = self._outer
+        state = {} if outer is None else {f"outer/{name}": tensor for name, tensor in outer.state().items()}
+        document = {
+            "algorithm": self.name,
+            "policy": self.policy_name,
+            "env": self.family.id,
+            "arguments": self.arguments(),
+            "num_timesteps": self.num_timesteps,
+            "n_iterations": self.n_iterations,
+            "versions": versions(),
+        }
+        save_checkpoint(path, {**self.params, **state}, document)
+        return path
+
+    @classmethod
+    def load(cls: type[Self], path: str | Path, env: Family | None = None, **overrides: Any) -> Self:
+        """Rebuild what :meth:`save` wrote.
+
+        :param path: the file.
+        :param env: the family, where it is not a registered one.
+        :param overrides: constructor arguments to change.
+        :raises CheckpointError: a file that is missing, damaged, foreign, or of another algorithm.
+        """
+        path = Path(path)
+        if not path.exists():
+            path = with_suffix(path)
+        tensors, document = load_checkpoint(path)
+        known = algorithms()
+        try:
+            name, arguments = document["algorithm"], {**document["arguments"], **overrides}
+            target, policy = env if env is not None else document["env"], document["policy"]
+            counters = int(document["num_timesteps"]), int(document["n_iterations"])
+        except (KeyError, TypeError, ValueError):
+            raise CheckpointError(f"{path} holds no meta-learnt initialisation") from None
+        if name not in known or not issubclass(known[name], cls):
+            raise CheckpointError(f"{path} was saved by {name!r}, not by {cls.name!r}: load it with metarl.load")
+        if env is not None:
+            arguments["env_kwargs"] = None
+        elif target not in family_ids():
+            raise CheckpointError(f"{path} was learnt on {target!r}, which is not registered: pass env=")
+        try:
+            check_arguments(known[name].__init__, arguments, f"argument of {name!r}:")
+            model = known[name](policy, target, **arguments)
+        except MetaRLError as error:
+            raise type(error)(f"{path}: {error}") from None
+        assert isinstance(model, cls)
+        model._restore(path, tensors, counters)
+        return model
+
+    def _restore(self, path: Path, tensors: Mapping[str, torch.Tensor], counters: tuple[int, int]) -> None:
+        params = {name: tensor for name, tensor in tensors.items() if not name.startswith("outer/")}
+        shapes = {name: tuple(tensor.shape) for name, tensor in params.items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in self.params.items()}
+        if shapes != expected:
+            wrong = sorted(set(shapes.items()) ^ set(expected.items()))[0]
+            raise CheckpointError(f"{path} does not fit the policy: tensor {wrong[0]!r} with shape {wrong[1]}")
+        self.params = {name: params[name] for name in self.params}
+        self.num_timesteps, self.n_iterations = counters
+        if self._outer is not None:
+            self._outer.load_state({k.removeprefix("outer/"): t for k, t in tensors.items() if k.startswith("outer/")})
+
+
+class ProgressBar(BaseCallback):
+    """A bar over env steps with rate and time left."""
+
+    def _on_training_start(self) -> None:
+        from tqdm.auto import tqdm
+
+        total = self.locals["total_timesteps"]
+        self._bar = tqdm(total=total, initial=self.model.num_timesteps, unit=" env steps", unit_scale=True)
+
+    def _on_step(self) -> bool:
+        stats = self.locals.get("stats", {})
+        if "meta/post_adapt_rew" in stats:
+            self._bar.set_postfix_str(f"{stats['meta/pre_adapt_rew']:.1f} → {stats['meta/post_adapt_rew']:.1f}")
+        self._bar.update(self.model.num_timesteps - self._bar.n)
+        return True
+
+    def _on_training_end(self) -> None:
+        self._bar.close()
+
+
+class Timer:
+    """Seconds spent in named phases."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Add the time of the ``with`` block to ``phase``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
+
+
+def algorithms() -> dict[str, type[MetaAlgorithm]]:
+    """Return every meta-algorithm by its name on the command line."""
+    found: dict[str, type[MetaAlgorithm]] = {}
+    stack: list[type[MetaAlgorithm]] = [MetaAlgorithm]
+    while stack:
+        cls = stack.pop()
+        stack += cls.__subclasses__()
+        if cls.name:
+            found[cls.name] = cls
+    return dict(sorted(found.items()))
+
+
+def load(path: str | Path, env: Family | None = None, **overrides: Any) -> MetaAlgorithm:
+    """Rebuild a saved meta-algorithm of any kind; see :meth:`MetaAlgorithm.load`."""
+    return MetaAlgorithm.load(path, env, **overrides)
+
+
+def with_suffix(path: str | Path) -> Path:
+    """Return ``path`` ending in ``.safetensors``."""
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    result = {"python": platform.python_version()}
+    for package in ("metarl-sb3", "torch", "stable-baselines3", "gymnasium", "mujoco", "numpy"):
+        try:
+            result[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return result

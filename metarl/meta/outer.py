@@ -1,0 +1,277 @@
+"""Outer optimisers: plain gradient steps and the trust region, on any :class:`~metarl.meta.objective.MetaObjective`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from metarl.agents.policy import Params
+from metarl.envs.family import check_arguments
+from metarl.errors import ConfigError, NonFiniteError, unknown_name
+from metarl.meta.objective import MetaObjective, dot, norm
+
+
+@dataclass(frozen=True)
+class OuterStep:
+    """What an outer step did.
+
+    :param params: the new meta-parameters; the old ones where a line search failed.
+    :param stats: scalars for the log, under SB3's keys where SB3 has the thing.
+    """
+
+    params: Params
+    stats: dict[str, float]
+
+
+class Outer(Protocol):
+    """An outer optimiser; its state is a flat dict of tensors so that checkpoints can hold it."""
+
+    def step(self, objective: MetaObjective, params: Params) -> OuterStep:
+        """Return the next meta-parameters."""
+        ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the optimiser's tensors, by name."""
+        ...
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restore what :meth:`state` returned."""
+        ...
+
+
+def require_range(name: str, value: Any, low: float, high: float = math.inf, *, integer: bool = False) -> None:
+    """Raise :class:`ConfigError` unless ``low ≤ value ≤ high`` (``low < value`` where low is 0 and not an integer)."""
+    kind: Any = int if integer else (int, float)
+    ok = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    ok = ok and (low <= value <= high if integer or low != 0.0 else low < value <= high)
+    if not ok:
+        what = "an integer" if integer else "a number"
+        opening = "[" if integer or low != 0.0 else "("
+        closing = f"{high:g}]" if math.isfinite(high) else "∞)"
+        raise ConfigError(f"{name}={value!r} is not {what} in {opening}{low:g}, {closing}")
+
+
+def _check_finite(gradient: Params) -> None:
+    for name, tensor in gradient.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(f"non-finite meta-gradient in {name}")
+
+
+class SGD:
+    """Plain gradient descent on the meta-parameters.
+
+    :param learning_rate: step size.
+    :param max_grad_norm: scale longer gradients down to this norm; None leaves them.
+    """
+
+    def __init__(self, *, learning_rate: float = 0.01, max_grad_norm: float | None = None) -> None:
+        require_range("learning_rate", learning_rate, 0.0)
+        if max_grad_norm is not None:
+            require_range("max_grad_norm", max_grad_norm, 0.0)
+        self.learning_rate = learning_rate
+        self.max_grad_norm = max_grad_norm
+
+    def _gradient(self, objective: MetaObjective) -> tuple[Params, dict[str, float]]:
+        result = objective.gradient()
+        _check_finite(result.gradient)
+        length = norm(result.gradient)
+        stats = {"meta/meta_loss": result.loss, "meta/meta_grad_norm": length}
+        if result.second_order_share is not None:
+            stats["meta/second_order_share"] = result.second_order_share
+        gradient = result.gradient
+        if self.max_grad_norm is not None and length > self.max_grad_norm:
+            gradient = {name: tensor * (self.max_grad_norm / length) for name, tensor in gradient.items()}
+        return gradient, stats
+
+    def step(self, objective: MetaObjective, params: Params) -> OuterStep:
+        gradient, stats = self._gradient(objective)
+        return OuterStep({name: tensor - self.learning_rate * gradient[name] for name, tensor in params.items()}, stats)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        del state
+
+
+class Adam(SGD):
+    """Adam (Kingma & Ba, 2015) on the meta-parameters.
+
+    :param learning_rate: step size.
+    :param beta1: decay of the first moment.
+    :param beta2: decay of the second moment.
+    :param eps: added to the denominator.
+    :param max_grad_norm: as in :class:`SGD`.
+    """
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        super().__init__(learning_rate=learning_rate, max_grad_norm=max_grad_norm)
+        for name, value in (("beta1", beta1), ("beta2", beta2)):
+            if not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
+                raise ConfigError(f"{name}={value!r} is outside [0, 1)")
+        require_range("eps", eps, 0.0)
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self._count = 0
+        self._moments: dict[str, torch.Tensor] = {}
+
+    def step(self, objective: MetaObjective, params: Params) -> OuterStep:
+        gradient, stats = self._gradient(objective)
+        self._count += 1
+        new: Params = {}
+        for name, tensor in params.items():
+            g = gradient[name]
+            first = self._moments.get(f"first/{name}", torch.zeros_like(g)).lerp(g, 1.0 - self.beta1)
+            second = self._moments.get(f"second/{name}", torch.zeros_like(g)).lerp(g.square(), 1.0 - self.beta2)
+            self._moments[f"first/{name}"], self._moments[f"second/{name}"] = first, second
+            unbiased = first / (1.0 - self.beta1**self._count)
+            spread = (second / (1.0 - self.beta2**self._count)).sqrt()
+            new[name] = tensor - self.learning_rate * unbiased / (spread + self.eps)
+        return OuterStep(new, stats)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"count": torch.tensor(self._count), **self._moments}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        moments = dict(state)
+        self._count = int(moments.pop("count"))
+        self._moments = moments
+
+
+class TrustRegion:
+    """Trust region policy optimisation (Schulman et al., 2015) on a meta-objective.
+
+    The step is the natural gradient scaled to the trust region, then backtracked until the loss, computed with
+    adaptation applied again, has fallen and the mean KL divergence is within bounds. Where no length is accepted the
+    parameters stay exactly as they were.
+
+    :param max_kl: bound on the mean KL divergence of the adapted policies, in nats.
+    :param cg_steps: conjugate gradient iterations.
+    :param cg_damping: added to the diagonal of the curvature.
+    :param line_search_steps: lengths tried.
+    :param line_search_shrink: factor from one length to the next.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_kl: float = 0.01,
+        cg_steps: int = 10,
+        cg_damping: float = 1e-5,
+        line_search_steps: int = 15,
+        line_search_shrink: float = 0.8,
+    ) -> None:
+        require_range("max_kl", max_kl, 0.0)
+        require_range("cg_steps", cg_steps, 1, integer=True)
+        require_range("line_search_steps", line_search_steps, 1, integer=True)
+        if not isinstance(cg_damping, (int, float)) or not 0.0 <= cg_damping < math.inf:
+            raise ConfigError(f"cg_damping={cg_damping!r} is not a number in [0, ∞)")
+        if not isinstance(line_search_shrink, (int, float)) or not 0.0 < line_search_shrink < 1.0:
+            raise ConfigError(f"line_search_shrink={line_search_shrink!r} is outside (0, 1)")
+        self.max_kl = max_kl
+        self.cg_steps = cg_steps
+        self.cg_damping = cg_damping
+        self.line_search_steps = line_search_steps
+        self.line_search_shrink = line_search_shrink
+
+    def step(self, objective: MetaObjective, params: Params) -> OuterStep:
+        result = objective.gradient()
+        _check_finite(result.gradient)
+        stats = {"meta/meta_loss": result.loss, "meta/meta_grad_norm": norm(result.gradient)}
+        if result.second_order_share is not None:
+            stats["meta/second_order_share"] = result.second_order_share
+
+        def curvature(vector: Params) -> Params:
+            product = objective.curvature_product(vector)
+            return {name: tensor + self.cg_damping * vector[name] for name, tensor in product.items()}
+
+        direction, curved = conjugate_gradient(curvature, result.gradient, self.cg_steps)
+        quadratic = 0.5 * dot(direction, curved)
+        failed = OuterStep(
+            params,
+            {
+                **stats,
+                "train/kl_divergence_loss": 0.0,
+                "train/is_line_search_success": 0.0,
+                "train/line_search_steps": float(self.line_search_steps),
+                "train/policy_objective": -result.loss,
+            },
+        )
+        if not (math.isfinite(quadratic) and quadratic > 0.0):
+            return failed
+        length = math.sqrt(self.max_kl / quadratic)
+        for attempt in range(self.line_search_steps):
+            factor = length * self.line_search_shrink**attempt
+            trial = {name: tensor - factor * direction[name] for name, tensor in params.items()}
+            loss, kl = objective.evaluate(trial)
+            if loss < result.loss and kl <= self.max_kl:
+                stats["train/kl_divergence_loss"] = kl
+                stats["train/is_line_search_success"] = 1.0
+                stats["train/line_search_steps"] = float(attempt + 1)
+                stats["train/policy_objective"] = -loss
+                return OuterStep(trial, stats)
+        return failed
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        del state
+
+
+def conjugate_gradient(
+    product: Callable[[Params], Params], target: Params, n_steps: int, tolerance: float = 1e-10
+) -> tuple[Params, Params]:
+    """Solve ``A x = target`` for a symmetric positive definite ``A``, from ``x = 0``.
+
+    :param product: returns ``A v``.
+    :param n_steps: at most that many products.
+    :param tolerance: stop when the squared residual falls below it.
+    :return: ``x`` and ``A x``, the latter kept up to date at no further product.
+    """
+    x = {name: torch.zeros_like(tensor) for name, tensor in target.items()}
+    residual = {name: tensor.clone() for name, tensor in target.items()}
+    direction = {name: tensor.clone() for name, tensor in target.items()}
+    square = dot(residual, residual)
+    for _ in range(n_steps):
+        if square < tolerance:
+            break
+        curved = product(direction)
+        bend = dot(direction, curved)
+        if not bend > 0.0:
+            break
+        alpha = square / bend
+        for name in x:
+            x[name] += alpha * direction[name]
+            residual[name] -= alpha * curved[name]
+        following = dot(residual, residual)
+        direction = {name: residual[name] + (following / square) * tensor for name, tensor in direction.items()}
+        square = following
+    return x, {name: tensor - residual[name] for name, tensor in target.items()}
+
+
+OUTER: dict[str, type[Any]] = {"trpo": TrustRegion, "adam": Adam, "sgd": SGD}
+
+
+def make_outer(name: str, kwargs: Mapping[str, Any] | None = None) -> Outer:
+    """Build an outer optimiser by name.
+
+    :raises UnknownNameError: no such optimiser, or a keyword that it does not take.
+    :raises ConfigError: a value outside its range.
+    """
+    if name not in OUTER:
+        raise unknown_name("outer optimiser", name, OUTER)
+    check_arguments(OUTER[name].__init__, kwargs or {}, f"argument of outer optimiser {name!r}:")
+    outer: Outer = OUTER[name](**(kwargs or {}))
+    return outer
