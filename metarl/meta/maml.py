@@ -312,6 +312,7 @@ class MAML(MetaAlgorithm):
             progress(len(episodes), len(episodes))
         returns = np.stack([batch.mean_returns for batch in episodes], axis=-1)
         steps = np.array([0.0, *np.cumsum([batch.task_steps.mean() for batch in episodes[:-1]])])
+        lengths = episodes[-1].task_steps / (episodes[-1].lengths > 0).sum(1)
         return Report(
             algo=self.name,
             env=self.family.id,
@@ -330,6 +331,7 @@ class MAML(MetaAlgorithm):
                 "n_episodes": n_episodes or self.n_episodes,
                 "n_transitions": n_transitions or self.n_transitions,
                 "evaluation_seed": seed,
+                "ep_lengths": lengths.tolist(),
                 "versions": versions(),
             },
         )

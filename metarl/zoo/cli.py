@@ -39,8 +39,8 @@ class Parser(argparse.ArgumentParser):
 def parse(argv: list[str]) -> argparse.Namespace | None:
     """Return the parsed arguments, None if a help or version text was printed instead.
 
-    The name of the command is in ``command``; ``given`` holds the names of the arguments that were typed, as opposed
-    to defaults. ``k:v`` arguments are dicts already.
+    The name of the command is in ``command``, what was typed in ``argv``; ``given`` holds the names of the arguments
+    that were typed, as opposed to defaults. ``k:v`` arguments are dicts already.
 
     :raises MetaRLError: an unknown command or flag (with the nearest name), or a value that does not parse.
     """
@@ -58,6 +58,7 @@ def parse(argv: list[str]) -> argparse.Namespace | None:
         return None
     if unknown:
         _refuse_unknown(unknown[0], args.command, commands[args.command])
+    args.argv = argv
     args.given = _typed(commands[args.command], argv[1:])
     _parse_pairs(args)
     return args
@@ -162,6 +163,9 @@ def _evaluate(parser: Parser) -> Parser:
         default="constant",
         choices=("constant", "half_after_first"),
         help="half_after_first: the reference's test rule, full rate on the first step and half after",
+    )
+    parser.add_argument(
+        "--merge", action="store_true", help="join runs of one algorithm: intervals by task and by training seed"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the evaluation's streams")
     parser.add_argument("--num-threads", type=int, default=-1, help="threads (default: all)")

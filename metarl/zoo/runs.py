@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,12 +89,15 @@ def run_number(name: str, env_id: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def write_records(run: Run, config: Mapping[str, Any], args: Mapping[str, Any], argv: list[str]) -> None:
+def write_records(
+    run: Run, config: Mapping[str, Any], args: Mapping[str, Any], argv: list[str], history: Sequence[str] = ()
+) -> None:
     """Write config.yml, args.yml and command.txt.
 
     :param config: every hyperparameter, ``n_timesteps`` included.
     :param args: the flags.
     :param argv: the words of the command, without the program's name.
+    :param history: the commands before, where a run goes on.
     """
     from metarl.checkpoint import write_text_atomic
     from metarl.zoo.config import dump_yaml
@@ -102,7 +105,7 @@ def write_records(run: Run, config: Mapping[str, Any], args: Mapping[str, Any], 
     write_text_atomic(run.records / "config.yml", dump_yaml(dict(config)))
     header = {"format": FORMAT, "algo": run.algo, "env": run.env_id}
     write_text_atomic(run.records / "args.yml", dump_yaml({**args, **header}))
-    write_text_atomic(run.records / "command.txt", command_line(argv) + "\n")
+    write_text_atomic(run.records / "command.txt", "\n".join([*history, command_line(argv)]) + "\n")
 
 
 def command_line(argv: list[str]) -> str:

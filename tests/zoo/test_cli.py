@@ -47,7 +47,9 @@ def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_numbers_and_pairs() -> None:
-    args = cli.parse(["train", "-n", "1e6", "-params", "inner_lr:0.2", "outer_kwargs.max_kl:1e-2", "-params", "gamma:1"])
+    args = cli.parse(
+        ["train", "-n", "1e6", "-params", "inner_lr:0.2", "outer_kwargs.max_kl:1e-2", "-params", "gamma:1"]
+    )
     assert args is not None
     assert args.n_timesteps == 1_000_000
     assert args.hyperparams == {"inner_lr": 0.2, "outer_kwargs.max_kl": 0.01, "gamma": 1}

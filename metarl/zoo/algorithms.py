@@ -1,0 +1,76 @@
+"""The bridge between names on the command line and :mod:`metarl.meta`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metarl.errors import CheckpointError, ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from metarl.meta.base import MetaAlgorithm
+
+
+def algorithm(name: str) -> type[MetaAlgorithm]:
+    """Return an algorithm's class.
+
+    :raises UnknownNameError: no such algorithm; the message has the nearest name.
+    """
+    from metarl import ALGORITHMS
+
+    if name not in ALGORITHMS:
+        raise unknown_name("algorithm", name, ALGORITHMS)
+    return ALGORITHMS[name]
+
+
+def check_env(env_id: str) -> None:
+    """Raise :class:`~metarl.errors.UnknownNameError` unless a family of that name is registered."""
+    from metarl import family_ids
+
+    if env_id not in family_ids():
+        raise unknown_name("environment", env_id, family_ids())
+
+
+def load_model(
+    path: str | Path, n_threads: int | None = None, env_kwargs: Mapping[str, Any] | None = None
+) -> MetaAlgorithm:
+    """Load a saved model of any algorithm.
+
+    :param env_kwargs: arguments of the family that overrule the saved ones.
+    """
+    from metarl import load
+
+    model = load(path, n_threads=n_threads)
+    return twin(model, env_kwargs, n_threads) if env_kwargs else model
+
+
+def twin(model: MetaAlgorithm, env_kwargs: Mapping[str, Any], n_threads: int | None) -> MetaAlgorithm:
+    """Return a copy of a model on another configuration of its family.
+
+    :raises ConfigError: the policy does not fit that configuration.
+    """
+    from metarl.zoo.config import merge
+
+    arguments = {**model.arguments(), "env_kwargs": merge(model.env_kwargs, env_kwargs), "n_threads": n_threads}
+    copy = type(model)(model.policy_name, model.family.id, **arguments)
+    model.check_env(copy.family)  # type: ignore[arg-type]  # it looks at the two spaces only
+    copy.params = model.params
+    copy.num_timesteps, copy.n_iterations = model.num_timesteps, model.n_iterations
+    return copy
+
+
+def copy_parameters(source: MetaAlgorithm, target: MetaAlgorithm, name: str) -> None:
+    """Start ``target`` from the policy of ``source``.
+
+    :param name: where ``source`` is from, for error messages.
+    :raises ConfigError: the policies differ in shape.
+    """
+    ours = {key: tuple(tensor.shape) for key, tensor in target.params.items()}
+    theirs = {key: tuple(tensor.shape) for key, tensor in source.params.items()}
+    for key, shape in ours.items():
+        if theirs.get(key) != shape:
+            raise ConfigError(f"{name} does not fit: {key} is {theirs.get(key, 'missing')} there and {shape} here")
+    if source.family.observation_space.shape != target.family.observation_space.shape:
+        raise CheckpointError(f"{name} was learnt on {source.family.id}, whose observations differ")
+    target.params = {key: source.params[key].clone() for key in ours}

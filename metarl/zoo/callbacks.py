@@ -1,0 +1,159 @@
+"""What happens after every meta-iteration of a run: evaluation, checkpoint, progress, stop.
+
+The order matters for exact resumes: what belongs to an iteration (log entries, evaluations.npz, best_model) is written
+before the checkpoint of that iteration. So whatever a kill leaves half done lies after the last checkpoint, is cut off
+when the run goes on, and is done again with the same numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from metarl.checkpoint import read_npz, write_npz_atomic
+from metarl.logging import flush, record_figure
+from metarl.zoo.console import Reporter
+from metarl.zoo.interrupts import Interrupts
+from metarl.zoo.runs import Run
+
+if TYPE_CHECKING:
+    from metarl.meta.base import MetaAlgorithm
+    from metarl.meta.report import Report
+
+RESULTS = ("timesteps", "results", "ep_lengths")
+"""Arrays of evaluations.npz with a row for each evaluation: SB3's names, results are returns after adaptation."""
+META = ("timesteps", "pre", "post", "env_steps")
+"""The same for meta_evaluations.npz; its ``task_<parameter>`` arrays have a row for each task."""
+
+
+def crossed(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of ``every`` lies in ``(before, after]``; every step does for ``every < 1``."""
+    return every < 1 or after // every > before // every
+
+
+class RunCallback(BaseCallback):
+    """Evaluates on validation tasks, keeps the best model, saves checkpoints, shows progress, and stops on request.
+
+    :param run: where files go.
+    :param reporter: shows progress.
+    :param interrupts: says whether to stop.
+    :param total_timesteps: env steps after which the run ends.
+    :param save_freq: env steps between checkpoints; below 1: after every meta-iteration.
+    :param evaluation: the periodic evaluation, None for no evaluations.
+    """
+
+    model: MetaAlgorithm  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        run: Run,
+        reporter: Reporter,
+        interrupts: Interrupts,
+        total_timesteps: int,
+        save_freq: int,
+        evaluation: Evaluation | None,
+    ) -> None:
+        super().__init__()
+        self._run, self._reporter, self._interrupts = run, reporter, interrupts
+        self._total, self._save_freq, self._evaluation = total_timesteps, save_freq, evaluation
+        self._seen = 0
+
+    def _on_training_start(self) -> None:
+        self._seen = self.model.num_timesteps
+
+    def _on_step(self) -> bool:
+        before, now = self._seen, self.model.num_timesteps
+        self._seen = now
+        last = now >= self._total or self._interrupts.requested
+        if self._evaluation is not None and self._evaluation.due(before, now, now >= self._total):
+            self._evaluation.run(self.model)
+        if last or crossed(before, now, self._save_freq):
+            flush(self.model.logger)
+            self.model.save(self._run.checkpoint)
+        self._reporter.update(now, self.model.n_iterations)
+        return not self._interrupts.requested
+
+
+class Evaluation:
+    """Returns before and after adaptation on fixed validation tasks, kept in the run folder.
+
+    :param run: where evaluations.npz, meta_evaluations.npz and best_model.safetensors go.
+    :param every: env steps between evaluations.
+    :param n_tasks: validation tasks.
+    :param n_episodes: for each inner step and task; None as in training.
+    :param twin: the same algorithm on another configuration of the family, to evaluate there; None: as in training.
+    """
+
+    def __init__(
+        self, run: Run, every: int, n_tasks: int, n_episodes: int | None, twin: MetaAlgorithm | None = None
+    ) -> None:
+        self._run, self._every, self._n_tasks, self._n_episodes, self._twin = run, every, n_tasks, n_episodes, twin
+        self._results, self._meta = run.folder / "evaluations.npz", run.folder / "meta_evaluations.npz"
+        self.best = -np.inf
+
+    def due(self, before: int, now: int, last: bool) -> bool:
+        """Whether an evaluation belongs between two numbers of env steps; one always belongs to the last."""
+        return last or crossed(before, now, self._every)
+
+    def run(self, model: MetaAlgorithm) -> None:
+        """Evaluate, log, and write the files."""
+        subject = model if self._twin is None else self._twin
+        subject.params = model.params
+        steps = max(1, getattr(model, "n_inner_steps", 1))
+        report = subject.evaluate("validation", steps, n_tasks=self._n_tasks, n_episodes=self._n_episodes)
+        self._log(model, report)
+        mean = float(np.mean(report.returns[0, :, -1]))
+        if mean > self.best:
+            self.best = mean
+            model.save(self._run.best)
+        self._append(model.num_timesteps, report)
+
+    def cut(self, num_timesteps: int) -> None:
+        """Drop what lies after a checkpoint, and find the best mean return before it."""
+        for path, per_evaluation in ((self._results, RESULTS), (self._meta, META)):
+            if not path.is_file():
+                continue
+            arrays = read_npz(path)
+            keep = arrays["timesteps"] <= num_timesteps
+            if not keep.all():
+                arrays |= {name: arrays[name][keep] for name in per_evaluation}
+                write_npz_atomic(path, **arrays)
+            if path == self._results and keep.any():
+                self.best = float(np.mean(arrays["results"], axis=1).max())
+
+    def _log(self, model: MetaAlgorithm, report: Report) -> None:
+        logger = model.logger
+        means = report.returns.mean(axis=(0, 1))
+        logger.record("eval/mean_reward", float(means[-1]))
+        logger.record("eval/adapt_gain", float(means[-1] - means[0]))
+        for step, value in enumerate(means):
+            logger.record(f"eval/return_after_{step}", float(value))
+        record_figure(logger, "eval/adaptation", report.figure())
+        # A point of its own at this step, so that nothing waits in memory for an iteration that a kill may prevent.
+        logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
+        logger.dump(model.num_timesteps)
+
+    def _append(self, num_timesteps: int, report: Report) -> None:
+        returns = report.returns[0]
+        lengths = np.asarray(report.meta["ep_lengths"], dtype=np.float64)
+        results = {"timesteps": np.array([num_timesteps]), "results": returns[None, :, -1], "ep_lengths": lengths[None]}
+        meta = {
+            "timesteps": np.array([num_timesteps]),
+            "pre": returns[None, :, 0],
+            "post": returns.T[None, 1:],
+            "env_steps": report.env_steps[None],
+        }
+        write_npz_atomic(self._results, **_joined(self._results, results))
+        tasks = {f"task_{name}": value for name, value in report.tasks.items()}
+        write_npz_atomic(self._meta, **_joined(self._meta, meta), **tasks)
+
+
+def _joined(path: Path, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the rows of a file with new ones after them."""
+    if not path.is_file():
+        return rows
+    old = read_npz(path)
+    return {name: np.concatenate([old[name], value]) for name, value in rows.items()}

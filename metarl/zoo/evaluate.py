@@ -1,0 +1,206 @@
+"""``metarl evaluate``: adapt to held-out tasks; one table, one figure and one record for one or several runs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metarl.errors import CheckpointError, ConfigError, MetaRLError
+from metarl.zoo.runs import TRAINED, Run, command_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from metarl.meta.report import Report
+    from metarl.zoo.sources import Source
+
+FORMAT, VERSION = "metarl-evaluation", 1
+FIGURES = ("png", "svg", "pdf")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from metarl.zoo.algorithms import load_model
+    from metarl.zoo.console import say
+    from metarl.zoo.sources import find_sources
+    from metarl.zoo.train import threads
+
+    if args.figure is not None:
+        check_figure_name(args.figure)
+    sources = find_sources(args)
+    record = Path(args.output) if args.output else next_record(args, sources)
+    # Everything is loaded before anything is computed: a damaged file among several is said at once.
+    models = [load_model(source.path, threads(args), args.env_kwargs) for source in sources]
+    reports: list[Report] = []
+    for source, model in zip(sources, models, strict=True):
+        if len(sources) > 1 or source.run is None:
+            say(f"{source.path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps")
+        report = model.evaluate(
+            args.split,
+            args.n_inner_steps,
+            n_tasks=args.n_eval_tasks,
+            n_episodes=args.episodes,
+            inner_lr_rule=args.inner_lr_rule,
+            seed=args.seed,
+        )
+        meta = {**report.meta, "env_kwargs": model.env_kwargs, "command": command_line(args.argv)}
+        meta |= {"model": str(source.path), "run": None if source.run is None else str(source.run.folder)}
+        if source.run is not None:
+            meta["training_seconds"] = training_seconds(source.run)
+        reports.append(dataclasses.replace(report, meta=meta))
+    reports = _labelled(reports, sources, args.merge)
+    tables = show_reports(reports)
+    figure = Path(args.figure) if args.figure else record.with_suffix(".png")
+    _write_record(record, reports, tables, args)
+    write_figure(figure, _figure(reports))
+    say(f"Saved {record} and {figure}")
+    return 0
+
+
+def show_reports(reports: Sequence[Report]) -> list[str]:
+    """Print the tables of one or several reports, published numbers beside them; returns the tables as text."""
+    from metarl.meta.comparison import compare, comparison_table
+    from metarl.meta.published import PUBLISHED
+    from metarl.zoo.console import console
+
+    published = PUBLISHED.get(reports[0].env, ()) if _is_reference(reports[0]) else ()
+    tables = [reports[0].table()] if len(reports) == 1 else []
+    if len(reports) > 1 or published:
+        tables.append(comparison_table(reports, published))
+    if len(reports) > 1:
+        tables += [compare(report, reports[0]).table() for report in reports[1:]]
+    for table in tables:
+        console().print(table)
+    return [str(table) for table in tables]
+
+
+def _is_reference(report: Report) -> bool:
+    """Whether the published numbers belong to what was evaluated: test tasks of the family as it is by default."""
+    return report.split == "test" and not {**(report.meta.get("env_kwargs") or {}), "oracle": None}.keys() - {"oracle"}
+
+
+def full_run(report: Report) -> list[Report]:
+    """Return the recorded evaluation of the full run that ships with the package, if it is of the same job."""
+    path = TRAINED / report.algo / f"{report.env}.json"
+    if not path.is_file() or not _is_reference(report):
+        return []
+    (recorded,) = read_record(path)
+    steps, seconds = recorded.meta["num_timesteps"], recorded.meta.get("training_seconds")
+    time = "" if seconds is None else f", {seconds / 3600:.1f} h"
+    return [dataclasses.replace(recorded, label=f"full run, recorded ({steps:,} env steps{time})")]
+
+
+def read_record(path: Path) -> list[Report]:
+    """Return the reports of a record that ``metarl evaluate`` wrote.
+
+    :raises CheckpointError: it is missing, damaged, or something else.
+    """
+    from metarl.meta.report import Report
+
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:
+        raise CheckpointError(f"{path} is not a record of `metarl evaluate`, or of another version")
+    return [Report.from_json(json.dumps(item), str(path)) for item in document.get("reports", [])]
+
+
+def training_seconds(run: Run) -> float | None:
+    """Return how long a run has trained, over all its processes; None where its log does not say."""
+    from metarl.zoo.plot import read_curve
+
+    try:
+        elapsed = read_curve(run, "time/iterations", "time/time_elapsed").y
+    except MetaRLError:
+        return None
+    # The clock starts again with each process: the last value before a fall is what that process took.
+    ends = [value for value, following in zip(elapsed, [*elapsed[1:], 0.0], strict=True) if following < value]
+    return float(sum(ends))
+
+
+def next_record(args: argparse.Namespace, sources: Sequence[Source]) -> Path:
+    """Return a name for the record that no file has: in the run where there is one, else in the log folder."""
+    only = sources[0].run if len(sources) == 1 else None
+    folder = (only.folder if only is not None else Path(args.log_folder)) / "evaluations"
+    number = 1
+    while (folder / f"{args.split}_{number}.json").exists():
+        number += 1
+    return folder / f"{args.split}_{number}.json"
+
+
+def check_figure_name(name: str) -> str:
+    """Return a figure's format from its name.
+
+    :raises ConfigError: it is none that can be written.
+    """
+    suffix = Path(name).suffix.removeprefix(".").lower()
+    if suffix not in FIGURES:
+        raise ConfigError(f"cannot write a figure as {name!r}: use a name in .{', .'.join(FIGURES)}")
+    return suffix
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure in one step."""
+    from metarl.checkpoint import write_bytes_atomic
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=check_figure_name(str(path)), dpi=150)
+    write_bytes_atomic(path, buffer.getvalue())
+
+
+def _labelled(reports: list[Report], sources: Sequence[Source], merge: bool) -> list[Report]:
+    """Name each report: its algorithm where that tells it from the others, otherwise its run as well."""
+    from metarl.meta.report import Report
+
+    if merge:
+        groups: dict[tuple[str, str], list[Report]] = {}
+        for report in reports:
+            groups.setdefault((report.algo, report.env), []).append(report)
+        return [Report.merge(group) if len(group) > 1 else group[0] for group in groups.values()]
+    names = [report.label for report in reports]
+    return [
+        report if names.count(report.label) == 1 else dataclasses.replace(report, label=source.name)
+        for report, source in zip(reports, sources, strict=True)
+    ]
+
+
+def _write_record(path: Path, reports: Sequence[Report], tables: Sequence[str], args: argparse.Namespace) -> None:
+    from metarl.checkpoint import write_text_atomic
+    from metarl.meta.base import versions
+
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "command": command_line(args.argv),
+        "versions": versions(),
+        "eval_seed": args.seed,
+        "training_seeds": [list(report.seeds) for report in reports],
+        "tables": list(tables),
+        "reports": [json.loads(report.to_json()) for report in reports],
+    }
+    write_text_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def _figure(reports: Sequence[Report]) -> Figure:
+    from metarl.meta.comparison import comparison_figure
+    from metarl.meta.published import PUBLISHED
+
+    return comparison_figure(reports, PUBLISHED.get(reports[0].env, ()) if _is_reference(reports[0]) else ())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m metarl.zoo.evaluate``."""
+    from metarl.zoo.__main__ import main as run_command
+
+    return run_command(["evaluate", *(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,93 @@
+"""``metarl list``: algorithms, environments with their task spaces, and runs."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metarl.errors import MetaRLError
+
+if TYPE_CHECKING:
+    from metarl.zoo.runs import Run
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    if args.what in ("all", "algos"):
+        show_algorithms()
+    if args.what in ("all", "envs"):
+        show_environments()
+    if args.what in ("all", "runs"):
+        show_runs(args.log_folder)
+    return 0
+
+
+def show_algorithms() -> None:
+    """Print the meta-algorithms."""
+    from metarl import ALGORITHMS
+    from metarl.zoo.console import show_table
+
+    rows = [[name, (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")] for name, cls in ALGORITHMS.items()]
+    show_table("Algorithms", ["--algo", "what it is"], rows)
+
+
+def show_environments() -> None:
+    """Print the families: what tells their tasks apart, and their spaces."""
+    from metarl import family_ids, make_family
+    from metarl.envs.family import describe_space
+    from metarl.zoo.console import show_table
+
+    rows = []
+    for name in family_ids():
+        family = make_family(name)
+        tasks = ", ".join(f"{key} {describe_space(space)}" for key, space in family.task_space.spaces.items())
+        rows.append([name, tasks, family.horizon, str(family.observation_space.shape), str(family.action_space)])
+        family.close()
+    show_table("Environments", ["--env", "task parameters", "horizon", "observation", "action space"], rows)
+
+
+def show_runs(log_folder: str | Path) -> None:
+    """Print the runs of a log folder."""
+    from metarl.zoo.console import say, show_table
+    from metarl.zoo.runs import list_runs
+
+    rows = [describe_run(item) for item in list_runs(log_folder)]
+    if not rows:
+        say(f"No runs under {log_folder}")
+        return
+    show_table(f"Runs under {log_folder}", ["run", "env steps", "of", "validation return", "state"], rows)
+
+
+def describe_run(run: Run) -> list[str]:
+    """Return a run's row: steps done, steps wanted, the last evaluation, and whether it has ended."""
+    from metarl.checkpoint import load_checkpoint, read_npz
+
+    state = "finished" if run.final.is_file() else "can go on"
+    try:
+        done = f"{int(load_checkpoint(run.checkpoint)[1]['num_timesteps']):,}"
+        wanted = f"{int(run.config()['n_timesteps']):,}"
+    except (MetaRLError, KeyError, TypeError, ValueError):
+        return [str(run.folder), "", "", "", "damaged"]
+    value = ""
+    if (run.folder / "meta_evaluations.npz").is_file():
+        try:
+            arrays = read_npz(run.folder / "meta_evaluations.npz")
+            value = f"{arrays['pre'][-1].mean():.2f} → {arrays['post'][-1][-1].mean():.2f}"
+        except (MetaRLError, KeyError, IndexError):
+            state = "damaged evaluations"
+    return [str(run.folder), done, wanted, value, state]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m metarl.zoo.listing``."""
+    from metarl.zoo.__main__ import main as run_command
+
+    return run_command(["list", *(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

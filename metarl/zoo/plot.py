@@ -1,0 +1,152 @@
+"""``metarl plot``: training curves and adaptation curves of one or several runs."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from metarl.errors import CheckpointError, unknown_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from metarl.meta.report import Report
+    from metarl.zoo.runs import Run
+
+AXES = {
+    "steps": ("time/total_timesteps", "env steps, support and query together"),
+    "iterations": ("time/iterations", "meta-iterations"),
+    "time": ("time/time_elapsed", "seconds"),
+}
+"""The column of progress.csv and the caption of each horizontal axis."""
+
+
+class Curve(NamedTuple):
+    """One line of a figure."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from metarl.zoo.console import say
+    from metarl.zoo.evaluate import check_figure_name, write_figure
+    from metarl.zoo.sources import find_runs
+
+    runs = find_runs(args)
+    default = runs[0].folder / f"{args.kind}.png" if len(runs) == 1 else Path(args.log_folder) / f"{args.kind}.png"
+    path = Path(args.output) if args.output else default
+    check_figure_name(str(path))
+    if args.kind == "training":
+        figure = training_figure(runs, args.y, args.x, args.window)
+    else:
+        from metarl.meta.comparison import comparison_figure
+
+        figure = comparison_figure([last_evaluation(item, f"{item.algo}/{item.folder.name}") for item in runs])
+    write_figure(path, figure)
+    say(f"Saved {path}")
+    return 0
+
+
+def training_figure(runs: Sequence[Run], keys: Sequence[str], axis: str, window: int) -> Figure:
+    """Draw columns of progress.csv, one panel for each environment.
+
+    :param keys: the columns.
+    :param axis: a key of :data:`AXES`.
+    :param window: rows in the running mean.
+    """
+    from matplotlib.figure import Figure
+
+    envs = sorted({item.env_id for item in runs})
+    figure = Figure(figsize=(6.0 * len(envs), 4.0), layout="constrained")
+    panels = figure.subplots(1, len(envs), squeeze=False)[0]
+    column, caption = AXES[axis]
+    styles = ["-", "--", ":", "-."]
+    for i, item in enumerate(runs):
+        panel = panels[envs.index(item.env_id)]
+        for j, key in enumerate(keys):
+            curve = read_curve(item, column, key)
+            label = f"{item.algo}/{item.folder.name} {key}"
+            panel.plot(curve.x, running_mean(curve.y, window), styles[j % 4], color=f"C{i}", label=label)
+    for env_id, panel in zip(envs, panels, strict=True):
+        panel.set_title(env_id)
+        panel.set_xlabel(caption)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize="small")
+    return figure
+
+
+def read_curve(run: Run, x: str, y: str) -> Curve:
+    """Return two columns of a run's progress.csv, rows without either left out.
+
+    :raises CheckpointError: there is no such file, or nothing in it.
+    :raises UnknownNameError: there is no such column.
+    """
+    path = run.folder / "progress.csv"
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: the run has logged nothing") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    if not rows:
+        raise CheckpointError(f"{path} holds no rows yet")
+    for name in (x, y):
+        if name not in rows[0]:
+            raise unknown_name(f"column of {path}", name, rows[0])
+    try:
+        pairs = [(float(row[x]), float(row[y])) for row in rows if row[x] and row[y]]
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    return Curve(points[:, 0], points[:, 1])
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Return the mean of the last ``window`` values at each point, of fewer at the beginning."""
+    if window <= 1 or len(values) == 0:
+        return values
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
+
+
+def last_evaluation(run: Run, label: str) -> Report:
+    """Return a run's last evaluation on validation tasks, from meta_evaluations.npz.
+
+    :raises CheckpointError: it has none.
+    """
+    from metarl.checkpoint import read_npz
+    from metarl.meta.report import Report
+
+    path = run.folder / "meta_evaluations.npz"
+    if not path.is_file():
+        raise CheckpointError(f"{run.folder} has no meta_evaluations.npz: train with --eval-freq")
+    arrays = read_npz(path)
+    try:
+        returns = np.concatenate([arrays["pre"][-1][:, None], arrays["post"][-1].T], axis=1)
+        tasks = {name.removeprefix("task_"): value for name, value in arrays.items() if name.startswith("task_")}
+        steps = arrays["env_steps"][-1]
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    return Report(run.algo, run.env_id, "validation", returns[None], steps, tasks, [0], label=label)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m metarl.zoo.plot``."""
+    from metarl.zoo.__main__ import main as run_command
+
+    return run_command(["plot", *(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,89 @@
+"""Which models a command means: runs, files, or the initialisations that ship with the package."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+from metarl.errors import CheckpointError, unknown_name
+from metarl.zoo.runs import Run, find_run, open_run, saved_model, shipped_model
+
+
+class Source(NamedTuple):
+    """A saved model.
+
+    :param path: the file.
+    :param run: the run it belongs to, None for a lone file.
+    :param label: how tables and figures name it, if it has no fellow of the same algorithm.
+    """
+
+    path: Path
+    run: Run | None
+
+    @property
+    def name(self) -> str:
+        """The run's folder, or the file without its suffix: unique among sources."""
+        return str(self.run.folder if self.run is not None else self.path.with_suffix(""))
+
+
+def find_sources(args: argparse.Namespace) -> list[Source]:
+    """Return what ``-i``, or ``--algo --env --exp-id``, names.
+
+    :raises MetaRLError: nothing there; the message says what exists.
+    """
+    if args.trained_agent:
+        return [_named(Path(text), args) for text in args.trained_agent]
+    run = wanted_run(args)
+    if run is not None:
+        return [Source(_model(run, args), run)]
+    algo, env_id = wanted(args)
+    shipped = shipped_model(algo, env_id)
+    if shipped is None:
+        raise CheckpointError(f"there is no run of {algo} on {env_id} under {args.log_folder}: train one first")
+    from metarl.zoo.console import say
+
+    say(f"No run of {algo} on {env_id} under {args.log_folder}: using the initialisation that ships with metarl")
+    return [Source(shipped, None)]
+
+
+def find_runs(args: argparse.Namespace) -> list[Run]:
+    """Return the run folders that the arguments name."""
+    if args.trained_agent:
+        return [open_run(text) for text in args.trained_agent]
+    run = wanted_run(args)
+    if run is None:
+        algo, env_id = wanted(args)
+        raise CheckpointError(f"there is no run of {algo} on {env_id} under {args.log_folder}: train one first")
+    return [run]
+
+
+def wanted_run(args: argparse.Namespace) -> Run | None:
+    """Return the run that ``--algo --env --exp-id`` names, None if there is no run of them at all."""
+    from metarl.zoo.algorithms import algorithm, check_env
+
+    algo, env_id = wanted(args)
+    algorithm(algo)
+    check_env(env_id)
+    return find_run(args.log_folder, algo, env_id, args.exp_id)
+
+
+def wanted(args: argparse.Namespace) -> tuple[str, str]:
+    """Return algorithm and environment, defaults filled in."""
+    return args.algo or "fomaml", args.env or "PointMass-v0"
+
+
+def _named(path: Path, args: argparse.Namespace) -> Source:
+    if path.is_dir():
+        run = open_run(path)
+        return Source(_model(run, args), run)
+    if not path.is_file():
+        near = [str(folder) for folder in path.parent.glob("*")] if path.parent.is_dir() else []
+        if near:
+            raise unknown_name("run or file", str(path), near)
+        raise CheckpointError(f"there is no run folder or file {path}")
+    return Source(path, None)
+
+
+def _model(run: Run, args: argparse.Namespace) -> Path:
+    return saved_model(run, best=args.load_best, checkpoint=args.load_checkpoint)

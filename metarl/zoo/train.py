@@ -1,0 +1,244 @@
+"""``metarl train``: a new run, or going on exactly where one stopped."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import shlex
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metarl.errors import CheckpointError, ConfigError, NonFiniteError
+from metarl.zoo.runs import Run, command_line, create_run, open_run, write_records
+
+if TYPE_CHECKING:
+    from metarl.meta.base import MetaAlgorithm
+
+MAY_CHANGE = frozenset(
+    {"trained_agent", "n_timesteps", "num_threads", "verbose", "progress", "save_freq", "log_folder"}
+)
+"""Flags that may be typed when a run goes on: none of them changes a number that the run computes."""
+
+RECORDED = ("log_folder", "seed", "device", "log_interval", "eval_freq", "eval_episodes", "n_eval_tasks", "save_freq")
+"""Flags that args.yml keeps as they are."""
+
+HPARAM_METRICS = ("eval/mean_reward", "eval/adapt_gain", "meta/post_adapt_rew")
+"""Scalars that TensorBoard's HParams page shows beside the hyperparameters."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    if args.device not in ("auto", "cpu"):
+        raise ConfigError(f"--device {args.device} is not available: use auto or cpu")
+    source = None if args.trained_agent is None else Path(args.trained_agent)
+    if source is not None and source.is_dir():
+        return _go_on(args, source)
+    if source is not None and not source.is_file():
+        raise CheckpointError(f"there is no run folder or file {source}")
+    return _start(args, source)
+
+
+def _start(args: argparse.Namespace, source: Path | None) -> int:
+    from metarl.zoo.algorithms import algorithm, check_env, copy_parameters, load_model, twin
+    from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge
+
+    origin = None if source is None else load_model(source)
+    algo = args.algo or (origin.name if origin else "fomaml")
+    env_id = args.env or (origin.family.id if origin else "PointMass-v0")
+    cls = algorithm(algo)
+    check_env(env_id)
+    config = merge(load_hyperparameters(algo, env_id, args.conf_file), args.hyperparams)
+    if args.n_timesteps is not None:
+        config["n_timesteps"] = args.n_timesteps
+    if args.env_kwargs:
+        config["env_kwargs"] = merge(config.get("env_kwargs") or {}, args.env_kwargs)
+    config = check_hyperparameters(config, cls)
+    args.seed = secrets.randbelow(2**31) if args.seed < 0 else args.seed
+    # Built before the run folder, so that a value out of range leaves nothing behind.
+    model = cls(
+        env=env_id,
+        seed=args.seed,
+        n_threads=threads(args),
+        **{key: value for key, value in config.items() if key != "n_timesteps"},
+    )
+    if origin is not None:
+        copy_parameters(origin, model, str(source))
+    total = int(config["n_timesteps"])
+    args.eval_freq = max(1, total // 20) if args.eval_freq is None else args.eval_freq
+    suffix = f"_{uuid.uuid4()}" if args.uuid else ""
+    if args.eval_env_kwargs:
+        twin(model, args.eval_env_kwargs, threads(args))
+    folder = create_run(args.log_folder, algo, env_id, suffix)
+    recorded = {name: getattr(args, name) for name in RECORDED}
+    recorded |= {
+        "eval_env_kwargs": args.eval_env_kwargs,
+        "tensorboard": _tensorboard_folder(args, folder),
+        "started_from": None if source is None else str(source),
+    }
+    write_records(folder, config, recorded, args.argv)
+    # A run that is killed in its first meta-iteration can go on as well.
+    model.save(folder.checkpoint)
+    return _train(args, folder, model, total, recorded, fresh=True)
+
+
+def _go_on(args: argparse.Namespace, source: Path) -> int:
+    from metarl.zoo.algorithms import algorithm
+    from metarl.zoo.console import format_steps, say
+
+    folder = open_run(source)
+    config, recorded = folder.config(), folder.args()
+    _refuse_conflicts(args, folder, config, recorded)
+    if not folder.checkpoint.is_file():
+        raise CheckpointError(f"{folder.folder} has no checkpoint.safetensors: start a new run")
+    model = algorithm(folder.algo).load(folder.checkpoint, n_threads=threads(args))
+    total = int(args.n_timesteps or config.get("n_timesteps", 0))
+    if model.num_timesteps >= total and folder.final.is_file():
+        done = f"{format_steps(model.num_timesteps)} of {format_steps(total)} env steps done"
+        say(f"{folder.folder} is finished: {done}; -n with a larger number goes on")
+        return 0
+    if "save_freq" in args.given:
+        recorded["save_freq"] = args.save_freq
+    # The checkpoint holds all that the final model of a shorter run held.
+    folder.final.unlink(missing_ok=True)
+    history = (folder.records / "command.txt").read_text(encoding="utf-8").splitlines()
+    write_records(folder, {**config, "n_timesteps": total}, recorded, args.argv, history)
+    return _train(args, folder, model, total, recorded, fresh=False)
+
+
+def _refuse_conflicts(
+    args: argparse.Namespace, folder: Run, config: Mapping[str, Any], recorded: Mapping[str, Any]
+) -> None:
+    """Refuse flags that contradict what the run was started with."""
+    from metarl.zoo.config import merge
+
+    known: dict[str, Any] = {**recorded, "algo": folder.algo, "env": folder.env_id}
+    for name in sorted(args.given - MAY_CHANGE):
+        value, flag = getattr(args, name), "--" + name.replace("_", "-")
+        if name == "hyperparams":
+            same = merge(config, value) == dict(config)
+        elif name == "env_kwargs":
+            same = merge(config.get("env_kwargs") or {}, value) == (config.get("env_kwargs") or {})
+        elif name in known:
+            same = known[name] == value
+        else:
+            same = False
+        if not same:
+            was = f" (it has {known[name]!r})" if name in known else ""
+            raise ConfigError(f"{flag} contradicts the run {folder.folder}{was}: a run goes on as it was started")
+
+
+def _train(
+    args: argparse.Namespace, folder: Run, model: MetaAlgorithm, total: int, recorded: Mapping[str, Any], fresh: bool
+) -> int:
+    from metarl.logging import log_hyperparameters, make_logger
+    from metarl.zoo.algorithms import twin
+    from metarl.zoo.callbacks import Evaluation, RunCallback
+    from metarl.zoo.console import Reporter, format_steps, is_terminal, say
+    from metarl.zoo.interrupts import Interrupts
+
+    if args.verbose > 0:
+        say(
+            f"{'Run' if fresh else 'Going on with'} {folder.folder}: {folder.algo} on {folder.env_id}, "
+            f"{format_steps(total)} env steps, seed {recorded['seed']}"
+        )
+    bar = args.progress if args.progress is not None else (is_terminal() and args.verbose == 1)
+    evaluation = None
+    if recorded["eval_freq"] > 0:
+        evaluation = Evaluation(
+            folder,
+            recorded["eval_freq"],
+            recorded["n_eval_tasks"],
+            recorded["eval_episodes"],
+            twin(model, recorded["eval_env_kwargs"], threads(args)) if recorded["eval_env_kwargs"] else None,
+        )
+        evaluation.cut(model.num_timesteps)
+    formats = ["csv", "tensorboard", *(["stdout"] if args.verbose > 1 else [])]
+    logger = make_logger(folder.folder, formats, recorded["tensorboard"], None if fresh else model.num_timesteps)
+    reporter = Reporter(total, model.num_timesteps, bar=bar, lines=args.verbose > 0)
+    logger.output_formats.append(reporter.writer)
+    model.set_logger(logger)
+    log_hyperparameters(logger, {"algo": folder.algo, "env": folder.env_id, **model.arguments()}, HPARAM_METRICS)
+    try:
+        with reporter, Interrupts(reporter.note) as interrupts:
+            callback = RunCallback(folder, reporter, interrupts, total, recorded["save_freq"], evaluation)
+            if model.num_timesteps < total:
+                model.learn(
+                    total - model.num_timesteps,
+                    callback,
+                    log_interval=recorded["log_interval"],
+                    reset_num_timesteps=False,
+                )
+    except KeyboardInterrupt:
+        return _stopped(folder)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{error}; the last good checkpoint is whole: {folder.checkpoint}") from error
+    finally:
+        logger.close()
+    if interrupts.requested and model.num_timesteps < total:
+        return _stopped(folder)
+    model.save(folder.final)
+    if args.verbose > 0:
+        _summary(args, folder, model, recorded)
+    return 0
+
+
+def _stopped(folder: Run) -> int:
+    from metarl.zoo.__main__ import INTERRUPTED
+
+    print(f"metarl: stopped; go on with: {command_line(['train', '-i', str(folder.folder)])}", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, recorded: Mapping[str, Any]) -> None:
+    """Show returns on test tasks before and after each inner step, and what to type next."""
+    from metarl.zoo.console import say, show_commands
+    from metarl.zoo.evaluate import full_run, show_reports
+
+    report = model.evaluate(split="test", n_tasks=recorded["n_eval_tasks"], n_episodes=recorded["eval_episodes"])
+    report.meta["env_kwargs"] = model.env_kwargs
+    show_reports([report, *full_run(report)])
+    say(f"Saved {folder.final}")
+    where = ["-i", str(folder.folder)]
+    show_commands(
+        {
+            command_line(["evaluate", *where]): "evaluate",
+            command_line(["export", *where, "--to", "ppo"]): "export",
+            shlex.join(["tensorboard", "--logdir", recorded["tensorboard"] or str(folder.folder)]): "TensorBoard",
+            command_line(["train", *where, "-n", str(2 * model.num_timesteps)]): "go on",
+        }
+    )
+
+
+def _tensorboard_folder(args: argparse.Namespace, folder: Run) -> str | None:
+    """Claim ``<tb>/<Env-v0>/<ALGO>_<k>`` for TensorBoard's events; None: they go into the run folder."""
+    if not args.tensorboard_log:
+        return None
+    parent = Path(args.tensorboard_log).resolve() / folder.env_id
+    number = folder.number
+    while True:
+        place = parent / f"{folder.algo.upper()}_{number}"
+        try:
+            place.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        return str(place)
+
+
+def threads(args: argparse.Namespace) -> int | None:
+    """Return the number of threads to use, None for all."""
+    return None if args.num_threads < 1 else int(args.num_threads)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m metarl.zoo.train``."""
+    from metarl.zoo.__main__ import main as run_command
+
+    return run_command(["train", *(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
