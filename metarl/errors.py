@@ -11,7 +11,17 @@ class MetaRLError(Exception):
 
 
 class UnknownNameError(MetaRLError, ValueError):
-    """A name that no registry holds."""
+    """A name that no registry holds.
+
+    :param message: the line to print.
+    :param name: what was given.
+    :param known: what exists.
+    """
+
+    def __init__(self, message: str, name: str = "", known: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.name = name
+        self.known = tuple(known)
 
 
 class ConfigError(MetaRLError, ValueError):
@@ -41,4 +51,4 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     lowered = {option.lower(): option for option in options}
     near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.5)
     hint = f"did you mean {lowered[near[0]]!r}?" if near else f"known: {', '.join(options)}"
-    return UnknownNameError(f"unknown {kind} {name!r}: {hint}")
+    return UnknownNameError(f"unknown {kind} {name!r}: {hint}", name, options)

@@ -7,11 +7,14 @@ with an explicit state; :mod:`metarl.envs.batch` turns them into Gymnasium and S
 
 from __future__ import annotations
 
+import inspect
+import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 
@@ -61,12 +64,26 @@ class Family(ABC):
 
     shifted_space: spaces.Dict | None = None
     """Where the ``shifted`` split draws from, outside the training range; None where that makes no sense."""
+    observes_task: bool = False
+    """Whether the observation tells the task on purpose, as the oracle view's does."""
     version_history: ClassVar[str] = "v0: first version."
 
     # ----------------------------------------------------------------------------------------------------------- tasks
     def sample_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
-        """Draw ``n`` training tasks, uniform over ``task_space``; override it for any other distribution."""
-        return sample_uniform(self.task_space, rng, n)
+        """Draw ``n`` training tasks; override it for a distribution that is not uniform.
+
+        Continuous families: uniform over ``task_space``. Finite ones: uniform over the training part.
+        """
+        finite = self.finite_tasks()
+        if finite is None:
+            return sample_uniform(self.task_space, rng, n)
+        part = np.arange(n_tasks(finite)) if self.splits_coincide else self.finite_split("train")
+        return take_tasks(finite, part[rng.integers(len(part), size=n)])
+
+    def sample_shifted_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
+        """Draw ``n`` tasks of the shifted split, uniform over ``shifted_space``; override it for a hole in that box."""
+        assert self.shifted_space is not None
+        return sample_uniform(self.shifted_space, rng, n)
 
     def finite_tasks(self) -> Tasks | None:
         """Return every task of a finite family, None (the default) for a continuous one."""
@@ -81,16 +98,16 @@ class Family(ABC):
 
         :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
         :param n: at most that many.
-        :raises TaskError: unknown split, or ``"shifted"`` where the family has none.
+        :raises TaskError: unknown split, ``"shifted"`` where the family has none, or ``n`` below 1.
         """
+        if n < 1:
+            raise TaskError(f"n={n} tasks of the {split} split: at least 1")
         if split not in SPLITS:
             raise TaskError(f"unknown split {split!r}: known: {', '.join(SPLITS)} (training tasks are fresh draws)")
         if split == "shifted":
             if self.shifted_space is None:
                 raise TaskError(f"{self.id} has no shifted split: known: validation, test")
-            space = self.shifted_space
-            draws = [sample_uniform(space, self._split_stream(split, i), 1) for i in range(n)]
-            return concatenate_tasks(draws)
+            return concatenate_tasks([self.sample_shifted_tasks(self._split_stream(split, i), 1) for i in range(n)])
         finite = self.finite_tasks()
         if finite is None:
             return concatenate_tasks([self.sample_tasks(self._split_stream(split, i), 1) for i in range(n)])
@@ -119,35 +136,62 @@ class Family(ABC):
     def validate_tasks(self, tasks: Mapping[str, Any]) -> Tasks:
         """Return ``tasks`` as arrays of the task space's dtype and shape.
 
-        :raises TaskError: a missing or unknown parameter, a wrong shape, or a value outside ``task_space`` and
-            ``shifted_space``.
+        :raises TaskError: a missing or unknown parameter, a wrong shape, a value outside ``task_space`` and
+            ``shifted_space``, or, of a finite family, a task that it does not have.
         """
         names = list(self.task_space.spaces)
         for name in tasks:
             if name not in names:
                 raise TaskError(f"{self.id} has no task parameter {name!r}: known: {', '.join(names)}")
-        result: Tasks = {}
-        for name, space in self.task_space.spaces.items():
+        for name in names:
             if name not in tasks:
                 raise TaskError(f"task parameter {name!r} of {self.id} is missing")
-            try:
-                value = np.asarray(tasks[name], dtype=space.dtype)
-            except (TypeError, ValueError):
-                raise TaskError(f"{name}={tasks[name]!r} is not a number: {self.id} takes {space}") from None
-            if value.shape[1:] != space.shape or value.ndim != len(space.shape or ()) + 1:
-                raise TaskError(f"{name} has shape {value.shape}: {self.id} takes [task, *{space.shape}]")
-            shifted = None if self.shifted_space is None else self.shifted_space.spaces[name]
-            for row in value:
-                if not (space.contains(row) or (shifted is not None and shifted.contains(row))):
-                    extra = f" (or {describe_space(shifted)}, shifted)" if shifted is not None else ""
-                    raise TaskError(
-                        f"{name}={row.tolist()} is outside the task space of {self.id}: {describe_space(space)}{extra}"
-                    )
-            result[name] = value
+        result = {name: self._as_parameter(name, tasks[name]) for name in names}
         lengths = {name: len(value) for name, value in result.items()}
         if len(set(lengths.values())) > 1:
             raise TaskError(f"task parameters differ in length: {lengths}")
+        if 0 in lengths.values():
+            raise TaskError(f"no tasks of {self.id} were given")
+        shifted = {} if self.shifted_space is None else self.shifted_space.spaces
+        foreign = np.zeros(n_tasks(result), dtype=bool)
+        for name, space in self.task_space.spaces.items():
+            outside = ~inside(space, result[name])
+            if name in shifted:
+                foreign |= outside
+                outside &= ~inside(shifted[name], result[name])
+            if outside.any():
+                extra = f" (or {describe_space(shifted[name])}, shifted)" if name in shifted else ""
+                value = result[name][int(np.argmax(outside))].tolist()
+                raise TaskError(
+                    f"{name}={value} is outside the task space of {self.id}: {describe_space(space)}{extra}"
+                )
+        finite = self.finite_tasks()
+        if finite is not None:
+            same = np.ones((n_tasks(result), n_tasks(finite)), dtype=bool)
+            for name, value in result.items():
+                same &= np.all(value[:, None] == finite[name], axis=tuple(range(2, value.ndim + 1)))
+            unknown = ~(same.any(1) | foreign)
+            if unknown.any():
+                task = {name: np.asarray(value[int(np.argmax(unknown))]).tolist() for name, value in result.items()}
+                raise TaskError(f"{task} is not one of the {n_tasks(finite)} tasks of {self.id}")
         return result
+
+    def _as_parameter(self, name: str, given: Any) -> np.ndarray:
+        """Return one task parameter as a new array of its space's dtype and shape."""
+        space = self.task_space.spaces[name]
+        dtype = np.dtype(space.dtype)
+        try:
+            value = np.asarray(given)
+            if value.dtype.kind not in "biuf":
+                raise TypeError
+        except (TypeError, ValueError):
+            raise TaskError(f"{name}={given!r} is not a number: {self.id} takes {describe_space(space)}") from None
+        if value.shape[1:] != space.shape or value.ndim == 0:
+            takes = ", ".join(("task", *(str(size) for size in space.shape or ())))
+            raise TaskError(f"{name} has shape {list(value.shape)}: {self.id} takes [{takes}]")
+        if dtype.kind in "iu" and not np.array_equal(value, np.trunc(value)):
+            raise TaskError(f"{name}={value.tolist()} is not whole: {self.id} takes {describe_space(space)}")
+        return value.astype(dtype)
 
     def spaces(self, task: Task) -> tuple[spaces.Box, spaces.Space[Any]]:
         """Return the observation and action space of one task; override it where tasks differ."""
@@ -182,11 +226,11 @@ class Family(ABC):
         :param active: ``[task, env]``; copies with False need not be stepped, their results are not looked at.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (most families have nothing to free)
         """Free native resources, if any. The family can be used again afterwards."""
 
 
-# ------------------------------------------------------------------------------------------------------ batches of tasks
+# ---------------------------------------------------------------------------------------------------- batches of tasks
 def n_tasks(tasks: Tasks) -> int:
     """Return the number of tasks in a batch."""
     return len(next(iter(tasks.values())))
@@ -221,8 +265,20 @@ def sample_uniform(space: spaces.Dict, rng: np.random.Generator, n: int) -> Task
         elif isinstance(part, spaces.Discrete):
             result[name] = rng.integers(part.start, part.start + part.n, size=n).astype(part.dtype)
         else:
-            raise ConfigError(f"task parameter {name!r} is a {type(part).__name__}: a task space holds Box and Discrete")
+            raise ConfigError(
+                f"task parameter {name!r} is a {type(part).__name__}: a task space holds Box and Discrete"
+            )
     return result
+
+
+def inside(space: spaces.Space[Any], values: np.ndarray) -> np.ndarray:
+    """Return which of ``values`` ``[task, ...]`` lie in a Box or Discrete space, ``[task]``."""
+    if isinstance(space, spaces.Discrete):
+        return np.asarray((values >= space.start) & (values < space.start + space.n))
+    if not isinstance(space, spaces.Box):
+        raise ConfigError(f"a task space holds Box and Discrete, not {type(space).__name__}")
+    within = (values >= space.low) & (values <= space.high)
+    return np.asarray(within.all(axis=tuple(range(1, within.ndim))))
 
 
 def describe_space(space: spaces.Space[Any]) -> str:
@@ -230,11 +286,13 @@ def describe_space(space: spaces.Space[Any]) -> str:
     if isinstance(space, spaces.Box):
         low, high = np.unique(space.low), np.unique(space.high)
         bounds = f"[{low[0]:g}, {high[0]:g}]" if len(low) == len(high) == 1 else f"{space.low} to {space.high}"
-        return f"{bounds}, shape {space.shape}" if space.shape else bounds
+        return f"{bounds}, shape {list(space.shape)}" if space.shape else bounds
+    if isinstance(space, spaces.Discrete):
+        return f"{space.start} to {space.start + space.n - 1}"
     return str(space)
 
 
-# -------------------------------------------------------------------------------------------------------------- registry
+# ------------------------------------------------------------------------------------------------------------ registry
 class FamilySpec(NamedTuple):
     """A registry entry."""
 
@@ -247,11 +305,20 @@ _REGISTRY: dict[str, FamilySpec] = {}
 
 
 def register_family(id: str, make: Callable[..., Family], **kwargs: Any) -> None:
-    """Register a family under a versioned name such as ``"AntVel-v0"``.
+    """Register a family under a versioned name such as ``"AntVel-v0"``, with Gymnasium too.
+
+    Afterwards ``make_family(id)`` builds the family and ``gymnasium.make(id, **task)`` one copy of one task.
 
     :param make: the class, or any callable that returns a family.
     :param kwargs: arguments that ``make`` is always called with, unless the caller overrides them.
+    :raises ConfigError: a name without a version, or one that Gymnasium has given to something else.
     """
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]+-v\d+", id):
+        raise ConfigError(f"family name {id!r}: letters, digits and a version, for instance 'AntVel-v0'")
+    if id in gymnasium.registry and id not in _REGISTRY:
+        raise ConfigError(f"family name {id!r}: Gymnasium has an environment of that name")
+    if id not in gymnasium.registry:
+        gymnasium.register(id, entry_point="metarl.envs.batch:SingleEnv", kwargs={"family": id})
     _REGISTRY[id] = FamilySpec(id, make, kwargs)
 
 
@@ -260,25 +327,31 @@ def family_ids() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def make_family(id: str, **kwargs: Any) -> Family:
+def make_family(id: str, *, oracle: bool = False, **kwargs: Any) -> Family:
     """Build a registered family.
 
+    :param oracle: return the oracle view, whose observation ends with the task (:class:`metarl.envs.oracle.Oracle`).
+    :param kwargs: arguments of the family.
     :raises UnknownNameError: no such family; the message has the nearest name.
     :raises ConfigError: an argument that the family does not take.
     """
     if id not in _REGISTRY:
         raise unknown_name("environment", id, _REGISTRY)
+    if not isinstance(oracle, bool):
+        raise ConfigError(f"oracle={oracle!r}: True or False")
     spec = _REGISTRY[id]
     check_arguments(spec.make, kwargs, f"argument of {id}")
     family = spec.make(**{**spec.kwargs, **kwargs})
     family.id = id
+    if oracle:
+        from metarl.envs.oracle import Oracle
+
+        return Oracle(family)
     return family
 
 
 def check_arguments(function: Callable[..., Any], kwargs: Mapping[str, Any], kind: str) -> None:
     """Raise :class:`UnknownNameError` for the first keyword that ``function`` does not take."""
-    import inspect
-
     parameters = inspect.signature(function).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return

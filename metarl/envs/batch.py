@@ -1,0 +1,180 @@
+"""One copy of one task of a family, as a Gymnasium environment.
+
+Streams. A family draws from one generator for each task, see :meth:`metarl.envs.family.Family.reset`. The single view
+that was reset with a seed uses :func:`episode_stream` of it, for all episodes until it is seeded again. So the view and
+``family.reset(tasks, [episode_stream(seed)], n_envs=1)`` give the same trajectory to the last bit, and so does copy
+``k`` of a :class:`metarl.envs.vec_env.FamilyVecEnv` that was seeded with ``seed - k``. The batched
+:func:`metarl.agents.sampling.collect` uses the first generator of ``split_streams``: hand the view an equal one with
+:meth:`SingleEnv.use_stream`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+
+from metarl.envs.family import Family, State, Task, Tasks, make_family, one_task
+from metarl.errors import ConfigError, TaskError, UnknownNameError, unknown_name
+from metarl.streams import stream
+
+
+def episode_stream(seed: int) -> np.random.Generator:
+    """Return the generator of a single view that was reset with ``seed``."""
+    return stream(seed, "episodes")
+
+
+def drawn_task(
+    family: Family, seed: int, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+) -> Tasks:
+    """Return the training task, a batch of one, that a view without a task draws when it is first reset with ``seed``.
+
+    :raises TaskError: no task with these spaces turned up.
+    """
+    for attempt in range(1000):
+        tasks = family.sample_tasks(stream(seed, "task", attempt), 1)
+        if family.spaces(one_task(tasks, 0)) == (observation_space, action_space):
+            return tasks
+    raise TaskError(f"no task of {family.id} with {observation_space} and {action_space} turned up: name a task")
+
+
+def as_batch(family: Family, task: Mapping[str, Any]) -> Tasks:
+    """Return one task, validated, as a batch of one.
+
+    :raises TaskError: not a task of the family.
+    """
+    if not isinstance(task, Mapping):
+        raise TaskError(f"task={task!r}: {family.id} takes a dict of {', '.join(family.task_space.spaces)}")
+    return family.validate_tasks({name: [value] for name, value in task.items()})
+
+
+def fresh_seed() -> int:
+    """Return a seed from the operating system."""
+    return int(np.random.SeedSequence().generate_state(1)[0])
+
+
+class SingleEnv(gymnasium.Env[np.ndarray, Any]):
+    """One copy of one task: ``gymnasium.make("AntVel-v0", velocity=1.3)``.
+
+    The task stays until :meth:`set_task` or ``reset(options={"task": {...}})`` gives another, which counts from the
+    next reset on: an episode has one task. A view that was made without a task draws a training task from its seed at
+    its first reset, and keeps that. ``step`` returns every term of the reward in ``info``, and truncates at the
+    family's horizon.
+
+    :param family: a registered name or a family.
+    :param render_mode: None; families are not drawn.
+    :param kwargs: the task's parameters, and for a registered name arguments of :func:`make_family`.
+    :raises UnknownNameError: a keyword that is neither.
+    :raises TaskError: a value outside the task space.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (as gymnasium.Env declares it)
+
+    def __init__(self, family: str | Family, *, render_mode: str | None = None, **kwargs: Any) -> None:
+        if render_mode is not None:
+            raise ConfigError(f"render_mode={render_mode!r}: families are not drawn")
+        self.render_mode = None
+        self.family, task = _split(family, kwargs)
+        self.horizon = self.family.horizon
+        self._next_tasks = as_batch(self.family, task) if task else None
+        self.observation_space, self.action_space = (
+            (self.family.observation_space, self.family.action_space)
+            if self._next_tasks is None
+            else self.family.spaces(one_task(self._next_tasks, 0))
+        )
+        self._tasks: Tasks = {}
+        self._state: State | None = None
+        self._seed: int | None = None
+        self._elapsed = 0
+
+    @property
+    def task(self) -> Task | None:
+        """The task of the next reset, and of the running episode unless it was set since; None if not yet drawn."""
+        return None if self._next_tasks is None else one_task(self._next_tasks, 0)
+
+    def set_task(self, task: Mapping[str, Any]) -> None:
+        """Use ``task`` from the next reset on.
+
+        :raises TaskError: outside the task space, or with other spaces than this environment's.
+        """
+        tasks = as_batch(self.family, task)
+        if self.family.spaces(one_task(tasks, 0)) != (self.observation_space, self.action_space):
+            raise TaskError(f"task {dict(task)} of {self.family.id} has other spaces: make an environment for it")
+        self._next_tasks = tasks
+
+    def use_stream(self, rng: np.random.Generator) -> None:
+        """Draw from ``rng`` from the next reset on, until a reset is seeded."""
+        self._seed = fresh_seed() if self._seed is None else self._seed
+        self.np_random = rng
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode.
+
+        :param seed: restarts the random stream; without one the stream goes on.
+        :param options: ``{"task": {...}}`` sets the task.
+        """
+        if seed is None and self._seed is None:
+            seed = fresh_seed()
+        if seed is not None:
+            super().reset(seed=seed)
+            self._seed = seed
+            self._np_random = episode_stream(seed)
+        for name in options or {}:
+            if name != "task":
+                raise unknown_name("reset option", name, ["task"])
+        if options and "task" in options:
+            self.set_task(options["task"])
+        if self._next_tasks is None:
+            assert self._seed is not None
+            self._next_tasks = drawn_task(self.family, self._seed, self.observation_space, self.action_space)
+        self._tasks = self._next_tasks
+        self._state, obs = self.family.reset(self._tasks, [self.np_random], 1)
+        self._elapsed = 0
+        return np.array(obs[0, 0]), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Advance by one env step; ``info`` has the terms of the reward.
+
+        :raises ResetNeeded: the episode is over, or has not begun.
+        """
+        if self._state is None:
+            raise ResetNeeded(f"{self.family.id}: reset() starts an episode")
+        given = np.asarray(action)
+        if given.shape != self.action_space.shape:
+            raise ConfigError(f"action of shape {list(given.shape)}: {self.family.id} takes {self.action_space}")
+        step = self.family.step(self._tasks, self._state, given[None, None], [self.np_random])
+        self._elapsed += 1
+        terminated = bool(step.terminated[0, 0])
+        truncated = not terminated and self._elapsed >= self.horizon
+        self._state = None if terminated or truncated else step.state
+        info = {name: float(value[0, 0]) for name, value in step.info.items()}
+        return np.array(step.obs[0, 0]), float(step.reward[0, 0]), terminated, truncated, info
+
+    def close(self) -> None:
+        self.family.close()
+
+
+def _split(family: str | Family, kwargs: dict[str, Any]) -> tuple[Family, dict[str, Any]]:
+    """Build the family; return it and those keywords that are task parameters."""
+    if isinstance(family, Family):
+        for name in kwargs:
+            if name not in family.task_space.spaces:
+                raise unknown_name(f"task parameter of {family.id}", name, family.task_space.spaces)
+        return family, kwargs
+    default = make_family(family)
+    arguments = {name: value for name, value in kwargs.items() if name not in default.task_space.spaces}
+    task = {name: value for name, value in kwargs.items() if name in default.task_space.spaces}
+    try:
+        return (make_family(family, **arguments) if arguments else default), task
+    except UnknownNameError as error:
+        if error.name not in arguments:
+            raise
+        known = itertools.chain(error.known, default.task_space.spaces)
+        raise unknown_name(f"argument or task parameter of {family}", error.name, set(known)) from None

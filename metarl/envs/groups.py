@@ -1,0 +1,39 @@
+"""Groups: the tasks of a meta-batch that share spaces, and so can be stacked."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from metarl.envs.family import Family, Tasks, n_tasks, one_task, take_tasks
+
+
+class Group(NamedTuple):
+    """Tasks of equal spaces."""
+
+    indices: np.ndarray
+    """Where they stand in the batch that was grouped, ascending."""
+    tasks: Tasks
+    observation_space: spaces.Box
+    action_space: spaces.Space[Any]
+
+
+def group_tasks(family: Family, tasks: Tasks) -> list[Group]:
+    """Cut a batch of tasks into groups of equal spaces, in the order in which each pair of spaces first appears.
+
+    :param family: whose tasks they are.
+    :param tasks: a batch of tasks.
+    :return: groups whose ``indices`` together are ``0 … n_tasks - 1``.
+    """
+    found: list[tuple[tuple[spaces.Box, spaces.Space[Any]], list[int]]] = []
+    for index in range(n_tasks(tasks)):
+        pair = family.spaces(one_task(tasks, index))
+        for known, members in found:
+            if known == pair:
+                members.append(index)
+                break
+        else:
+            found.append((pair, [index]))
+    return [Group(np.array(members), take_tasks(tasks, np.array(members)), *pair) for pair, members in found]

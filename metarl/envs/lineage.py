@@ -1,0 +1,45 @@
+"""Lineages: the constants that a code base or paper gives to an environment, chosen by name and overridden by field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from metarl.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    C = TypeVar("C", bound=DataclassInstance)
+
+
+def choose_constants(lineages: Mapping[str, C], lineage: str, changes: Mapping[str, Any], family: str) -> C:
+    """Return a lineage's constants with some of them replaced.
+
+    :param lineages: frozen dataclasses by the name of the code base or paper they come from.
+    :param lineage: which one to start from.
+    :param changes: values by field name.
+    :param family: for error messages.
+    :raises UnknownNameError: no such lineage or field.
+    :raises ConfigError: a value of another type than the lineage's.
+    """
+    if lineage not in lineages:
+        raise unknown_name("lineage", str(lineage), lineages)
+    constants = lineages[lineage]
+    names = [field.name for field in fields(constants)]
+    for name, value in changes.items():
+        if name not in names:
+            raise unknown_name(f"argument of {family}", name, ["lineage", *names])
+        kind = type(getattr(constants, name))
+        # A bool is an int to Python, but not a number to anybody who writes `horizon=true`.
+        right = isinstance(value, kind) or (kind is float and isinstance(value, int))
+        if not right or (isinstance(value, bool) and kind is not bool):
+            raise ConfigError(f"{name}={value!r}: {family} takes a {kind.__name__}")
+    return replace(constants, **changes)
+
+
+def check_choice(name: str, value: Any, options: Sequence[Any]) -> None:
+    """Raise :class:`ConfigError` unless ``value`` is one of ``options``."""
+    if value not in options:
+        raise ConfigError(f"{name}={value!r}: one of {', '.join(repr(option) for option in options)}")

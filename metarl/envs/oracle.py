@@ -1,0 +1,109 @@
+"""The oracle view: the observation ends with the task, so that nothing has to be found out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from metarl.envs.family import Family, State, Step, Task, Tasks
+from metarl.errors import ConfigError
+
+
+class Oracle(Family):
+    """A family whose observation is followed by the flattened task parameters, float32, in ``task_space``'s order.
+
+    A Discrete parameter becomes one entry for each of its values, 1 at the task's. Tasks, splits, dynamics, rewards
+    and streams are those of the family inside.
+
+    :param family: any family with flat observations.
+    :raises ConfigError: observations that are not vectors.
+    """
+
+    observes_task = True
+
+    def __init__(self, family: Family) -> None:
+        if len(family.observation_space.shape) != 1:
+            raise ConfigError(f"{family.id} observes {family.observation_space}: an oracle needs a vector")
+        self.family = family
+        self.id = family.id
+        self.task_space = family.task_space
+        self.shifted_space = family.shifted_space
+        self.horizon = family.horizon
+        self.observation_space = self._extend(family.observation_space)
+        self.action_space = family.action_space
+
+    def _extend(self, space: spaces.Box) -> spaces.Box:
+        bounds = [(space.low, space.high)]
+        for name, part in self.task_space.spaces.items():
+            if isinstance(part, spaces.Discrete):
+                bounds.append((np.zeros(int(part.n)), np.ones(int(part.n))))
+                continue
+            assert isinstance(part, spaces.Box)
+            low, high = part.low.ravel(), part.high.ravel()
+            if self.shifted_space is not None:
+                shifted = self.shifted_space.spaces[name]
+                assert isinstance(shifted, spaces.Box)
+                low, high = np.minimum(low, shifted.low.ravel()), np.maximum(high, shifted.high.ravel())
+            bounds.append((low, high))
+        low, high = (np.concatenate(side).astype(np.float32) for side in zip(*bounds, strict=True))
+        return spaces.Box(low, high, dtype=np.float32)
+
+    def flatten_tasks(self, tasks: Tasks) -> np.ndarray:
+        """Return the task parameters as they stand in the observation, ``[task, parameter]``, float32."""
+        columns = []
+        for name, part in self.task_space.spaces.items():
+            value = tasks[name]
+            if isinstance(part, spaces.Discrete):
+                columns.append(value[:, None] == part.start + np.arange(int(part.n)))
+            else:
+                columns.append(value.reshape(len(value), -1))
+        return np.concatenate(columns, axis=1, dtype=np.float32, casting="unsafe")
+
+    def _append(self, tasks: Tasks, obs: np.ndarray) -> np.ndarray:
+        flat = self.flatten_tasks(tasks)[:, None]
+        return np.concatenate([obs, np.broadcast_to(flat, (*obs.shape[:2], flat.shape[-1]))], axis=-1)
+
+    # ------------------------------------------------------------------------------------------ the family, extended
+    def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
+        state, obs = self.family.reset(tasks, rngs, n_envs)
+        return state, self._append(tasks, obs)
+
+    def step(
+        self,
+        tasks: Tasks,
+        state: State,
+        actions: np.ndarray,
+        rngs: Sequence[np.random.Generator],
+        active: np.ndarray | None = None,
+    ) -> Step:
+        step = self.family.step(tasks, state, actions, rngs, active)
+        return step._replace(obs=self._append(tasks, step.obs))
+
+    def spaces(self, task: Task) -> tuple[spaces.Box, spaces.Space[Any]]:
+        observation_space, action_space = self.family.spaces(task)
+        return self._extend(observation_space), action_space
+
+    # --------------------------------------------------------------------------------------------- the family, as it is
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
+        return self.family.sample_tasks(rng, n)
+
+    def sample_shifted_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
+        return self.family.sample_shifted_tasks(rng, n)
+
+    def finite_tasks(self) -> Tasks | None:
+        return self.family.finite_tasks()
+
+    def finite_split(self, split: str) -> np.ndarray:
+        return self.family.finite_split(split)
+
+    def tasks(self, split: str, n: int = 40) -> Tasks:
+        return self.family.tasks(split, n)
+
+    def validate_tasks(self, tasks: Mapping[str, Any]) -> Tasks:
+        return self.family.validate_tasks(tasks)
+
+    def close(self) -> None:
+        self.family.close()

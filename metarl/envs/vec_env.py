@@ -1,0 +1,209 @@
+"""Many copies of a family's tasks as a Stable-Baselines3 ``VecEnv``. Importing this imports torch, by way of SB3."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+
+from metarl.envs.batch import as_batch, episode_stream, fresh_seed
+from metarl.envs.family import Family, State, Task, Tasks, make_family, n_tasks, one_task, take_tasks
+from metarl.envs.groups import group_tasks
+from metarl.errors import ConfigError, TaskError, unknown_name
+
+
+class FamilyVecEnv(VecEnv):
+    """Copies of a batch of tasks, task-major: copy ``k`` has task ``k // n_envs``.
+
+    Every copy is its own row of the batched family with its own random stream, so copy ``k`` behaves like a
+    :class:`~metarl.envs.batch.SingleEnv` inside SB3's ``Monitor`` inside ``DummyVecEnv``, seeded with ``seed + k``;
+    but one call of the family steps them all. Copies reset by themselves in the env step that ends an episode. An ended
+    copy's info has ``terminal_observation``, ``episode`` (as ``Monitor`` writes it) and the terms of the reward; those
+    of all copies are in :attr:`reward_terms`.
+
+    :param family: a registered name or a family.
+    :param tasks: a batch of tasks of equal spaces.
+    :param n_envs: copies of each task.
+    :param seed: seed of the first copy's stream; None for one from the operating system.
+    :raises TaskError: a task outside the task space, or tasks of different spaces.
+    """
+
+    def __init__(
+        self, family: str | Family, tasks: Mapping[str, Any], n_envs: int = 1, seed: int | None = None
+    ) -> None:
+        if n_envs < 1:
+            raise ConfigError(f"n_envs={n_envs}: at least 1")
+        self.family = make_family(family) if isinstance(family, str) else family
+        tasks = self.family.validate_tasks(tasks)
+        groups = group_tasks(self.family, tasks)
+        if len(groups) > 1:
+            raise TaskError(f"these tasks of {self.family.id} have {len(groups)} different pairs of spaces: group them")
+        self._next_tasks: Tasks = take_tasks(tasks, np.repeat(np.arange(n_tasks(tasks)), n_envs))
+        self._tasks = self._next_tasks
+        self._attributes: dict[str, list[Any]] = {}
+        n = n_tasks(self._tasks)
+        self._rngs = [np.random.default_rng(0)] * n
+        self._state: State = {}
+        self._actions = np.empty(0)
+        self._elapsed = np.zeros(n, dtype=np.int64)
+        self._returns = np.zeros(n)
+        self._started = time.time()
+        self.reward_terms: dict[str, np.ndarray] = {}
+        """Terms of the last env step's rewards, ``[copy]``, by name."""
+        super().__init__(n, groups[0].observation_space, groups[0].action_space)
+        self.seed(seed)
+
+    # --------------------------------------------------------------------------------------------------- episodes
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed the copies' streams, from the next :meth:`reset` on: copy ``k`` gets ``seed + k``."""
+        return super().seed(fresh_seed() if seed is None else seed)
+
+    def reset(self) -> np.ndarray:
+        for index, options in enumerate(self._options):
+            for name in options:
+                if name != "task":
+                    raise unknown_name("reset option", name, ["task"])
+            if "task" in options:
+                self._set_task(index, options["task"])
+        for index, seed in enumerate(self._seeds):
+            if seed is not None:
+                self._rngs[index] = episode_stream(seed)
+        self._reset_seeds()
+        self._reset_options()
+        self._tasks = take_tasks(self._next_tasks, slice(None))
+        self._state, obs = self.family.reset(self._tasks, self._rngs, 1)
+        self._elapsed[:] = 0
+        self._returns[:] = 0.0
+        self._started = time.time()
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        return np.array(obs[:, 0])
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = np.asarray(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        step = self.family.step(self._tasks, self._state, self._actions[:, None], self._rngs)
+        self._state = step.state
+        self.reward_terms = {name: value[:, 0] for name, value in step.info.items()}
+        obs, rewards, terminated = np.array(step.obs[:, 0]), step.reward[:, 0], step.terminated[:, 0]
+        self._elapsed += 1
+        # Monitor adds up what the environment returned, before DummyVecEnv rounds it to float32.
+        self._returns += rewards
+        truncated = ~terminated & (self._elapsed >= self.family.horizon)
+        dones = terminated | truncated
+        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
+        ended = np.flatnonzero(dones)
+        if ended.size:
+            elapsed = round(time.time() - self._started, 6)
+            for index in ended:
+                infos[index] = {
+                    **{name: float(value[index]) for name, value in self.reward_terms.items()},
+                    "TimeLimit.truncated": bool(truncated[index]),
+                    "terminal_observation": obs[index].copy(),
+                    "episode": {
+                        "r": round(float(self._returns[index]), 6),
+                        "l": int(self._elapsed[index]),
+                        "t": elapsed,
+                    },
+                }
+            obs[ended] = self._restart(ended)
+        return obs, rewards.astype(np.float32), dones, infos
+
+    def _restart(self, ended: np.ndarray) -> np.ndarray:
+        """Start new episodes in some copies; return their observations."""
+        tasks = take_tasks(self._next_tasks, ended)
+        state, obs = self.family.reset(tasks, [self._rngs[index] for index in ended], 1)
+        self._tasks = {name: _replaced(value, ended, tasks[name]) for name, value in self._tasks.items()}
+        self._state = {name: _replaced(value, ended, state[name]) for name, value in self._state.items()}
+        self._elapsed[ended] = 0
+        self._returns[ended] = 0.0
+        return np.asarray(obs[:, 0])
+
+    def close(self) -> None:
+        self.family.close()
+
+    # ------------------------------------------------------------------------------------------- single copies
+    @property
+    def tasks(self) -> Tasks:
+        """The tasks that the copies' next episodes have, ``[copy, ...]``."""
+        return take_tasks(self._next_tasks, slice(None))
+
+    def _set_task(self, index: int, task: Mapping[str, Any]) -> None:
+        tasks = as_batch(self.family, task)
+        if self.family.spaces(one_task(tasks, 0)) != (self.observation_space, self.action_space):
+            raise TaskError(f"task {dict(task)} of {self.family.id} has other spaces: make an environment for it")
+        where = np.array([index])
+        self._next_tasks = {name: _replaced(value, where, tasks[name]) for name, value in self._next_tasks.items()}
+
+    def _task(self, index: int) -> Task:
+        return one_task(self._next_tasks, index)
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """Call a method of some copies: ``set_task(task)``, which counts from each copy's next episode on."""
+        if method_name != "set_task":
+            raise AttributeError(f"copies of {self.family.id} have no method {method_name!r}: known: set_task")
+        where = list(self._get_indices(indices))
+        for index in where:
+            self._set_task(index, *args, **kwargs)
+        return [None] * len(where)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return an attribute of some copies: ``task``, what :meth:`set_attr` has set, or what all of them share."""
+        where = list(self._get_indices(indices))
+        if attr_name in self._attributes:
+            return [self._attributes[attr_name][index] for index in where]
+        if attr_name == "task":
+            return [self._task(index) for index in where]
+        if attr_name == "np_random":
+            return [self._rngs[index] for index in where]
+        shared = {
+            "action_space": getattr(self, "action_space", None),
+            "family": self.family,
+            "horizon": self.family.horizon,
+            "observation_space": getattr(self, "observation_space", None),
+            "render_mode": None,
+            "spec": None,
+        }
+        if attr_name not in shared:
+            raise AttributeError(f"copies of {self.family.id} have no attribute {attr_name!r}")
+        return [shared[attr_name] for _ in where]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of some copies; setting ``task`` is ``set_task``.
+
+        :raises AttributeError: one that belongs to all copies together.
+        """
+        where = list(self._get_indices(indices))
+        if attr_name == "task":
+            for index in where:
+                self._set_task(index, value)
+            return
+        if attr_name not in self._attributes:
+            if self.has_attr(attr_name):
+                raise AttributeError(f"{attr_name!r} belongs to all copies of {self.family.id} and cannot be set")
+            self._attributes[attr_name] = [None] * self.num_envs
+        for index in where:
+            self._attributes[attr_name][index] = value
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Return True for ``Monitor``, whose records the infos have, and False for any other wrapper."""
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Return None for every copy: families are not drawn."""
+        return [None] * self.num_envs
+
+
+def _replaced(array: np.ndarray, where: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return a copy of ``array`` with some rows replaced."""
+    result = np.array(array)
+    result[where] = values
+    return result
