@@ -1,20 +1,24 @@
 """Meta-reinforcement learning for Stable-Baselines3."""
 
+from typing import TYPE_CHECKING, Any
+
 from metarl import envs
 from metarl.envs.family import family_ids, make_family
 from metarl.errors import MetaRLError
-from metarl.meta import (
-    ALGORITHMS,
-    FOMAML,
-    MAML,
-    AdaptedPolicy,
-    MetaAlgorithm,
-    Oracle,
-    Pretrain,
-    RandomInit,
-    load,
-)
 from metarl.version import __version__
+
+if TYPE_CHECKING:
+    from metarl.meta import (
+        ALGORITHMS,
+        FOMAML,
+        MAML,
+        AdaptedPolicy,
+        MetaAlgorithm,
+        Oracle,
+        Pretrain,
+        RandomInit,
+        load,
+    )
 
 __all__ = [
     "ALGORITHMS",
@@ -32,3 +36,18 @@ __all__ = [
     "load",
     "make_family",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import :mod:`metarl.meta`, and with it torch, when something of it is first asked for: ``--help`` never does."""
+    import importlib
+
+    if name == "meta":
+        return importlib.import_module("metarl.meta")
+    if name in __all__:
+        return getattr(importlib.import_module("metarl.meta"), name)
+    raise AttributeError(f"module 'metarl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -52,9 +52,9 @@ def task_env(model: MetaAlgorithm, task: dict[str, Any]) -> gym.Env[Any, Any] | 
     """
     if not task:
         return None
-    from metarl.envs import make_env
+    from metarl.envs.batch import SingleEnv
 
-    return make_env(model.family, task)
+    return SingleEnv(model.family, **task)
 
 
 def _output(args: argparse.Namespace, source: Source, model: MetaAlgorithm, kind: str) -> Path:
