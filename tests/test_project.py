@@ -1,0 +1,164 @@
+"""The house rules that no linter knows: what is packaged and pinned, who imports whom, and what nobody may call."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "metarl").rglob("*.py"))
+LAYERS = ("envs", "agents", "meta", "zoo")
+PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+
+
+def version() -> str:
+    found = re.search(r'__version__ = "(.+)"', (ROOT / "metarl" / "version.py").read_text())
+    assert found is not None
+    return found[1]
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel as pip builds it, from a copy, so that no build folder appears in the tree."""
+    folder = tmp_path_factory.mktemp("project")
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "metarl", folder / "metarl", ignore=ignore)
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=ignore)
+    for name in LAYERS:
+        if (ROOT / name).is_symlink():
+            (folder / name).symlink_to(f"metarl/{name}")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", ".", "--no-deps", "--no-build-isolation", "-w", "out"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    (path,) = (folder / "out").glob("*.whl")
+    assert path.name == f"metarl_sb3-{version()}-py3-none-any.whl"
+    return zipfile.ZipFile(path)
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert {name.split("/")[0] for name in names} == {"metarl"}
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("*.py", "*.yml", "*.xml", "*.json", "*.safetensors", "py.typed")
+        for path in (ROOT / "metarl").rglob(pattern)
+    }
+    assert names == wanted
+
+
+def test_the_console_script_and_the_licence(wheel: zipfile.ZipFile) -> None:
+    (entry,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    assert "metarl = metarl.zoo.__main__:main" in wheel.read(entry).decode()
+    assert any(name.endswith("LICENSE") for name in wheel.namelist())
+
+
+def test_every_dependency_is_pinned(wheel: zipfile.ZipFile) -> None:
+    (metadata,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
+    required = re.findall(r"^Requires-Dist: ([\w.-]+)(.*)$", wheel.read(metadata).decode(), flags=re.M)
+    names = {normal(name) for name, rest in required if "extra ==" not in rest or re.search("extra == .dev.", rest)}
+    assert {"torch", "stable-baselines3", "mujoco", "ruff", "pytest"} <= names
+    pins = (ROOT / "constraints.txt").read_text()
+    pinned = {normal(name) for name in re.findall(r"^([\w.-]+)==", pins, flags=re.M)}
+    assert names - pinned == set()
+    assert "torch==2.13.0\n" in pins
+
+
+def test_the_links_at_the_top_lead_into_the_package() -> None:
+    for name in ("envs", "agents", "zoo"):
+        link = ROOT / name
+        assert link.is_symlink()
+        assert link.readlink() == Path("metarl") / name
+
+
+def test_the_changelog_knows_the_version() -> None:
+    assert f"## {version()} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    for path in SOURCES:
+        yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for path, tree in trees():
+        layer = path.parts[1] if len(path.parts) > 2 else None
+        if path.name == "__init__.py" and layer is None:
+            continue
+        above = LAYERS[LAYERS.index(layer) + 1 :] if layer in LAYERS else LAYERS
+        banned = tuple(f"metarl.{name}" for name in above)
+        wrong += [f"{path}: {name}" for name in imported(tree) if ".".join(name.split(".")[:2]) in banned]
+    assert wrong == []
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call, dict[str | None, str]]]:
+    """Every call: what is called, the node, and its keywords as text."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node, {word.arg: ast.unparse(word.value) for word in node.keywords}
+
+
+def runs_code(called: str, keywords: dict[str | None, str], safe_loaders: set[str]) -> bool:
+    return (
+        called in ("eval", "exec", "compile", "__import__", "yaml.unsafe_load", "yaml.full_load")
+        or (called == "yaml.load" and keywords.get("Loader") not in safe_loaders)
+        or (called in ("torch.load", "th.load") and keywords.get("weights_only") != "True")
+        or (called in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False")
+    )
+
+
+def test_nothing_loads_pickle_or_runs_text() -> None:
+    wrong = []
+    for path, tree in trees():
+        wrong += [f"{path}: {name}" for name in imported(tree) if name.split(".")[0] in PICKLES]
+        classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        safe = {node.name for node in classes if [ast.unparse(base) for base in node.bases] == ["yaml.SafeLoader"]}
+        safe.add("yaml.SafeLoader")
+        wrong += [f"{path}:{node.lineno}: {name}" for name, node, words in calls(tree) if runs_code(name, words, safe)]
+    assert wrong == []
+
+
+def test_no_global_generator_is_drawn_from_or_seeded() -> None:
+    wrong = []
+    for path, tree in trees():
+        # Stock SB3 code draws from torch's generator; inside fork_rng that one is put back afterwards.
+        forks = [
+            node for node in ast.walk(tree) if isinstance(node, ast.With) and "fork_rng" in ast.unparse(node.items)
+        ]
+        forked = {node for fork in forks for _, node, _ in calls(fork)}
+        for called, node, _ in calls(tree):
+            drawn = re.fullmatch(r"random\.\w+|(np|numpy)\.random\.[a-z]\w*", called)
+            if (drawn and not called.endswith(".default_rng")) or (
+                called == "torch.manual_seed" and node not in forked
+            ):
+                wrong.append(f"{path}:{node.lineno}: {called}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["eval(x)", "torch.load(f)", "np.load(f)", "yaml.load(f, Loader=yaml.FullLoader)", "np.load(f, allow_pickle=True)"],
+)
+def test_the_rule_against_running_code_bites(code: str) -> None:
+    assert [runs_code(name, words, {"yaml.SafeLoader"}) for name, _, words in calls(ast.parse(code))] == [True]
