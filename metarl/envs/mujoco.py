@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import gymnasium
 import mujoco
@@ -163,8 +163,9 @@ class MujocoFamily(Family):
     # ---------------------------------------------------------------------------------------------------------- models
     def compile(self, spec: mujoco.MjSpec) -> Model:
         """Compile a robot into its step and sense models; for families with one model for each task."""
+        spec.option.disableflags |= int(_DISABLE.mjDSBL_AUTORESET)
         # A single robot is a single island: looking for islands takes a tenth of a step and changes no bit of it.
-        spec.option.disableflags |= int(_DISABLE.mjDSBL_AUTORESET) | int(_DISABLE.mjDSBL_ISLAND)
+        spec.option.disableflags |= int(getattr(_DISABLE, "mjDSBL_ISLAND", 0))
         if not self.warm_start:
             spec.option.disableflags |= int(_DISABLE.mjDSBL_WARMSTART)
         step = spec.compile()
@@ -395,38 +396,6 @@ class Constants:
     """Actions of this size reach the motors' limits."""
     reset_noise: str
     """``"rllab"`` or ``"gymnasium"``, see :class:`MujocoFamily`."""
-
-
-C = TypeVar("C", bound=Constants)
-
-
-def choose_constants(lineages: Mapping[str, C], lineage: str, changes: Mapping[str, Any], family: str) -> C:
-    """Return a lineage's constants with some of them replaced.
-
-    :param lineages: constants by the name of the code base they come from.
-    :param lineage: which one to start from.
-    :param changes: values by field name.
-    :param family: for error messages.
-    :raises UnknownNameError: no such lineage or field.
-    :raises ConfigError: a value of another type than the lineage's.
-    """
-    if lineage not in lineages:
-        raise unknown_name("lineage", lineage, lineages)
-    constants = lineages[lineage]
-    names = [field.name for field in fields(constants)]
-    for name, value in changes.items():
-        if name not in names:
-            raise unknown_name(f"argument of {family}", name, names)
-        kind = type(getattr(constants, name))
-        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
-            raise ConfigError(f"{name}={value!r}: {family} takes a {kind.__name__}")
-    return replace(constants, **changes)
-
-
-def check_choice(name: str, value: Any, options: Sequence[Any]) -> None:
-    """Raise :class:`ConfigError` unless ``value`` is one of ``options``."""
-    if value not in options:
-        raise ConfigError(f"{name}={value!r}: one of {', '.join(repr(option) for option in options)}")
 
 
 def gymnasium_spec(name: str) -> mujoco.MjSpec:
