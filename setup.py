@@ -17,6 +17,7 @@ EXTRAS = {
     "carl": ["carl-bench>=1.1"],
     "dev": [
         "hypothesis>=6.100",
+        "imageio>=2.14.1",  # gymnasium.make("Ant-v5") imports it
         "mypy>=1.15",
         "pandas-stubs>=2.2",
         "pytest>=8.2",
