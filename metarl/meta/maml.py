@@ -48,7 +48,7 @@ class MAML(MetaAlgorithm):
     :param surrogate: ``"log_likelihood"`` or ``"likelihood_ratio"``.
     :param outer: ``"trpo"``, ``"adam"`` or ``"sgd"``.
     :param outer_kwargs: arguments of the outer optimiser, see :mod:`metarl.meta.outer`.
-    :param fisher_fraction: share of the query episodes that the trust region's curvature is estimated on.
+    :param fisher_fraction: share of each task's episodes that the trust region's curvature is estimated on.
     :param kl_direction: ``"old_new"`` (the reference) or ``"new_old"``.
     :param chunk_size: tasks differentiated together; None chooses by the working set.
 
@@ -331,6 +331,7 @@ class MAML(MetaAlgorithm):
                 "n_episodes": n_episodes or self.n_episodes,
                 "n_transitions": n_transitions or self.n_transitions,
                 "evaluation_seed": seed,
+                "env_kwargs": self.env_kwargs,
                 "ep_lengths": lengths.tolist(),
                 "versions": versions(),
             },

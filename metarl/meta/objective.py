@@ -65,8 +65,9 @@ class LocalObjective:
     :param rates: one inner learning rate for each step.
     :param first_order: treat the derivative of adaptation as the identity (FOMAML). Adaptation itself is never skipped:
         the line search re-adapts in either case.
-    :param fisher_fraction: the share of each task's query episodes (whole ones, the first of them) that the curvature
-        is estimated on; the KL divergence in the line search always uses all.
+    :param fisher_fraction: the share of each task's episodes (whole ones, the first of them) that the curvature is
+        estimated on: query episodes for the Fisher information, support episodes for the derivative of adaptation
+        inside it. Adaptation, the meta-gradient and the line search always use all.
     :param kl_direction: ``"old_new"``, KL(old ‖ new) as in the reference, or ``"new_old"``. Both have the same Hessian
         here and differ in what the line search accepts.
     :param chunk_size: tasks differentiated together; None chooses by the working set.
@@ -94,7 +95,8 @@ class LocalObjective:
         self._params = params
         self._support = list(support)
         self._query = query
-        self._fisher = query if fisher_fraction == 1.0 else query.episodes(fisher_fraction)
+        part = [batch if fisher_fraction == 1.0 else batch.episodes(fisher_fraction) for batch in (*support, query)]
+        self._support_part, self._query_part = part[:-1], part[-1]
         self._rates = list(rates)
         self._second_order = not first_order and bool(support)
         self._old_new = kl_direction == "old_new"
@@ -102,7 +104,7 @@ class LocalObjective:
         self._n_tasks = len(query)
         self._chunks = chunks(self._n_tasks, [*support, query], learner.policy.width, chunk_size)
         self._cacheable = int(cache_bytes // max(1, self._chunk_bytes()))
-        self._old: dict[int, Params] = {}
+        self._paths: dict[int, list[Params]] = {}
         self._curvature: dict[int, tuple[list[InnerStep], Linearization]] = {}
 
     @staticmethod
@@ -141,7 +143,7 @@ class LocalObjective:
     def _chunk_gradient(self, index: int) -> tuple[float, Params, Params, list[float]]:
         theta, batches = self._start(self._params, index)
         steps, phi = inner_path(self._learner, theta, batches, self._rates, self._second_order)
-        self._old[index] = phi
+        self._paths[index] = [theta, *(step.end for step in steps)]
         query = self._query.tasks(self._chunks[index])
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in phi.items()}
         log_prob = self._learner.policy.distribution(leaves, query.obs).log_prob(query.actions)
@@ -157,17 +159,23 @@ class LocalObjective:
             total = first
         return float(loss.detach()), total, first, [float(step.losses.sum()) for step in steps]
 
+    def _path(self, index: int) -> list[Params]:
+        """Return θ₀ … θ_K of a chunk, for the parameters that collected the batches."""
+        if index not in self._paths:
+            theta, batches = self._start(self._params, index)
+            steps, _ = inner_path(self._learner, theta, batches, self._rates)
+            self._paths[index] = [theta, *(step.end for step in steps)]
+        return self._paths[index]
+
     def _chunk_linearized(self, index: int) -> tuple[list[InnerStep], Linearization]:
         if index in self._curvature:
             return self._curvature[index]
-        theta, batches = self._start(self._params, index)
-        steps: list[InnerStep] = []
-        if self._second_order or index not in self._old:
-            steps, phi = inner_path(self._learner, theta, batches, self._rates, self._second_order)
-        else:
-            phi = self._old[index]
-        fisher = self._fisher.tasks(self._chunks[index])
-        entry = steps if self._second_order else [], self._learner.policy.linearize(phi, fisher.obs)
+        chunk, path = self._chunks[index], self._path(index)
+        steps = []
+        if self._second_order:
+            for start, batch, rate in zip(path, self._support_part, self._rates, strict=False):
+                steps.append(InnerStep(self._learner, start, batch.tasks(chunk), rate, second_order=True))
+        entry = steps, self._learner.policy.linearize(path[-1], self._query_part.tasks(chunk).obs)
         if index < self._cacheable:
             self._curvature[index] = entry
         return entry
@@ -178,7 +186,7 @@ class LocalObjective:
         tangent = expand(vector, chunk.stop - chunk.start)
         for step in steps:
             tangent = step.forward(tangent)
-        weights = self._fisher.tasks(chunk).weights
+        weights = self._query_part.tasks(chunk).weights
         heads = linearization.distribution.fisher(linearization.jvp(tangent), weights)
         cotangent = linearization.vjp(heads)
         for step in reversed(steps):
@@ -186,14 +194,11 @@ class LocalObjective:
         return {name: tensor.sum(0) for name, tensor in cotangent.items()}
 
     def _chunk_evaluate(self, index: int, params: Params) -> tuple[float, float]:
-        if index not in self._old:
-            theta, batches = self._start(self._params, index)
-            self._old[index] = inner_path(self._learner, theta, batches, self._rates)[1]
         theta, batches = self._start(params, index)
         phi = inner_path(self._learner, theta, batches, self._rates)[1]
         query = self._query.tasks(self._chunks[index])
         with torch.no_grad():
-            old = self._learner.policy.distribution(self._old[index], query.obs)
+            old = self._learner.policy.distribution(self._path(index)[-1], query.obs)
             new = self._learner.policy.distribution(phi, query.obs)
             ratio = torch.exp(new.log_prob(query.actions) - old.log_prob(query.actions))
             loss = -(query.weights * ratio * query.advantages).sum()
@@ -211,8 +216,8 @@ class LocalObjective:
         """Estimate what one chunk's graphs and activations take."""
         size = max(chunk.stop - chunk.start for chunk in self._chunks)
         item = self._query.obs.element_size()
-        graphs = sum(batch.obs.shape[1] for batch in self._support) * 20 if self._second_order else 0
-        return (graphs + self._fisher.obs.shape[1] * 4) * size * self._learner.policy.width * item
+        graphs = sum(batch.obs.shape[1] for batch in self._support_part) * 20 if self._second_order else 0
+        return (graphs + self._query_part.obs.shape[1] * 4) * size * self._learner.policy.width * item
 
 
 def chunks(n_tasks: int, batches: Sequence[Samples], width: int, chunk_size: int | None) -> list[slice]:

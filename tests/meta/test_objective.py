@@ -253,10 +253,27 @@ def test_fisher_fraction_takes_whole_episodes() -> None:
     np.testing.assert_array_equal(half.counts, query.episode_ends[:, 1])
     np.testing.assert_allclose(half.weights.sum(-1).numpy(), 1.0)
     vector = make_params(learner.policy, seed=7)
-    fraction = LocalObjective(learner, params, support, query, RATES[:1], fisher_fraction=0.5).curvature_product(vector)
-    exact = LocalObjective(learner, params, support, half, RATES[:1]).curvature_product(vector)
-    for name, tensor in exact.items():
-        torch.testing.assert_close(fraction[name], tensor, rtol=1e-12, atol=1e-14)
+    arguments = (learner, params, support, query, RATES[:1])
+    for first_order in (True, False):
+        product = LocalObjective(*arguments, first_order=first_order, fisher_fraction=0.5).curvature_product(vector)
+        expected: Params = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
+        for task in range(TASKS):
+            start = expand(params, 1)
+            phi = inner_path(learner, start, [support[0].tasks(slice(task, task + 1))], RATES[:1])[1]
+            part = support[0].episodes(0.5).tasks(slice(task, task + 1))
+            steps = [] if first_order else inner_path(learner, start, [part], RATES[:1], second_order=True)[0]
+            alone = half.tasks(slice(task, task + 1))
+            linear = learner.policy.linearize(phi, alone.obs)
+            tangent = expand(vector, 1)
+            for step in steps:
+                tangent = step.forward(tangent)
+            cotangent = linear.vjp(linear.distribution.fisher(linear.jvp(tangent), alone.weights))
+            for step in steps:
+                cotangent = step.backward(cotangent)
+            for name in expected:
+                expected[name] += cotangent[name][0] / TASKS
+        for name, tensor in expected.items():
+            torch.testing.assert_close(product[name], tensor, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize(("name", "value"), [("fisher_fraction", 0.0), ("fisher_fraction", 1.5), ("kl_direction", "up")])
