@@ -194,11 +194,12 @@ class LocalObjective:
         return {name: tensor.sum(0) for name, tensor in cotangent.items()}
 
     def _chunk_evaluate(self, index: int, params: Params) -> tuple[float, float]:
+        before = self._path(index)[-1]
         theta, batches = self._start(params, index)
         phi = inner_path(self._learner, theta, batches, self._rates)[1]
         query = self._query.tasks(self._chunks[index])
         with torch.no_grad():
-            old = self._learner.policy.distribution(self._path(index)[-1], query.obs)
+            old = self._learner.policy.distribution(before, query.obs)
             new = self._learner.policy.distribution(phi, query.obs)
             ratio = torch.exp(new.log_prob(query.actions) - old.log_prob(query.actions))
             loss = -(query.weights * ratio * query.advantages).sum()
