@@ -35,27 +35,28 @@ class PlanarCentreOfMass:
     """
 
     def __init__(self, model: mujoco.MjModel) -> None:
-        n = model.nbody - 1
         mass, subtree = model.body_mass[1:], model.body_subtreemass[1:]
         lever = mass[:, None] * model.body_ipos[1:]
-        turns = np.eye(n)
-        for body in range(1, n):
-            parent = model.body_parentid[body + 1] - 1
+        self._parents = [int(parent) - 1 for parent in model.body_parentid[2:]]
+        for body, parent in enumerate(self._parents, start=1):
             lever[parent] += subtree[body] * model.body_pos[body + 1]
-            turns[body] += turns[parent]
-        self._turns = turns.T
-        self._x, self._z = lever[:, 0] / subtree[0], lever[:, 2] / subtree[0]
+        self._x, self._z = lever[:, :1] / subtree[0], lever[:, 2:] / subtree[0]
         self._origin = model.body_pos[1].copy()
 
     def __call__(self, qpos: np.ndarray, qvel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return position (m) and velocity (m/s), ``[n, 3]`` each."""
-        angle, rate = qpos[:, 2:] @ self._turns, qvel[:, 2:] @ self._turns
+        # Sums over bodies, not matrix products: those round differently for different n.
+        angle, rate = qpos[:, 2:].T.copy(), qvel[:, 2:].T.copy()
+        for body, parent in enumerate(self._parents, start=1):
+            angle[body] += angle[parent]
+            rate[body] += rate[parent]
         cos, sin = np.cos(angle), np.sin(angle)
+        ahead, above = cos * self._x + sin * self._z, cos * self._z - sin * self._x
         position, velocity = np.zeros((len(qpos), 3)), np.zeros((len(qpos), 3))
-        position[:, 0] = self._origin[0] + qpos[:, 0] + cos @ self._x + sin @ self._z
-        position[:, 2] = self._origin[2] + qpos[:, 1] + cos @ self._z - sin @ self._x
-        velocity[:, 0] = qvel[:, 0] + (rate * cos) @ self._z - (rate * sin) @ self._x
-        velocity[:, 2] = qvel[:, 1] - (rate * sin) @ self._z - (rate * cos) @ self._x
+        position[:, 0] = self._origin[0] + qpos[:, 0] + ahead.sum(axis=0)
+        position[:, 2] = self._origin[2] + qpos[:, 1] + above.sum(axis=0)
+        velocity[:, 0] = qvel[:, 0] + (rate * above).sum(axis=0)
+        velocity[:, 2] = qvel[:, 1] - (rate * ahead).sum(axis=0)
         return position, velocity
 
 

@@ -319,7 +319,8 @@ class MujocoFamily(Family):
         root = data[:, -15:]
         com = root[:, 0:3]
         rotation = root[:, 6:15].reshape(n, 3, 3).transpose(0, 2, 1).reshape(n, 9)
-        contact = _contact_forces(data[:, :-15].reshape(n, -1, 3, 3), com, self._contact_limit)
+        sensors = data[:, :-15].reshape(n, (data.shape[1] - 15) // 9, 3, 3)
+        contact = _contact_forces(sensors, com, self._contact_limit)
         return Sensed(com, root[:, 3:6], rotation, contact), unsound
 
     def _run(

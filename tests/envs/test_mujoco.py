@@ -1,0 +1,237 @@
+"""The batched MuJoCo base: independence of threads and batch, divergence, one model for each task."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import pytest
+
+from metarl.envs.ant import AntVel
+from metarl.envs.family import Family, State, Tasks, make_family, take_tasks
+from metarl.envs.half_cheetah import HalfCheetahVel
+from metarl.envs.mujoco import Model, gymnasium_spec
+from metarl.errors import ConfigError, UnknownNameError
+from metarl.streams import stream, task_streams
+
+N_TASKS, N_ENVS, N_STEPS = 4, 3, 15
+IDS = ("AntVel-v0", "AntDir-v0", "HalfCheetahVel-v0", "HalfCheetahDir-v0")
+
+
+def actions_of(family: Family, n_steps: int = N_STEPS) -> np.ndarray:
+    shape = (n_steps, N_TASKS, N_ENVS, *family.action_space.shape)
+    return stream(0, "actions").uniform(-1.2, 1.2, size=shape)
+
+
+def trajectory(
+    family: Family, tasks: Tasks, actions: np.ndarray, which: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Step the tasks at ``which`` and return everything that came out, stacked over time."""
+    which = np.arange(N_TASKS) if which is None else which
+    rngs = [task_streams(0, "test", 0, N_TASKS)[index] for index in which]
+    tasks = take_tasks(tasks, which)
+    state, obs = family.reset(tasks, rngs, N_ENVS)
+    out: dict[str, list[np.ndarray]] = {"obs": [obs], "physics": [state["physics"]], "reward": [], "terminated": []}
+    for action in actions:
+        step = family.step(tasks, state, action[which], rngs)
+        state = step.state
+        out["obs"].append(step.obs)
+        out["physics"].append(state["physics"])
+        out["reward"].append(step.reward)
+        out["terminated"].append(step.terminated)
+    return {name: np.stack(values) for name, values in out.items()}
+
+
+def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.parametrize("id", IDS)
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_results_do_not_depend_on_threads(id: str, n_threads: int) -> None:
+    one, many = make_family(id, n_threads=1), make_family(id, n_threads=n_threads)
+    tasks, actions = one.sample_tasks(stream(0, "tasks"), N_TASKS), actions_of(one)
+    assert_equal(trajectory(one, tasks, actions), trajectory(many, tasks, actions))
+    many.close()
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_results_do_not_depend_on_the_batch(id: str) -> None:
+    family = make_family(id)
+    tasks, actions = family.sample_tasks(stream(0, "tasks"), N_TASKS), actions_of(family)
+    everything = trajectory(family, tasks, actions)
+    for which in (np.array([2]), np.array([3, 0])):
+        part = trajectory(family, tasks, actions, which)
+        assert_equal(part, {name: value[:, which] for name, value in everything.items()})
+
+
+@pytest.mark.parametrize("id", ["AntVel-v0", "HalfCheetahVel-v0"])
+def test_one_copy_at_a_time_gives_the_batch(id: str) -> None:
+    family = make_family(id)
+    tasks, actions = family.sample_tasks(stream(0, "tasks"), N_TASKS), actions_of(family)
+    everything = trajectory(family, tasks, actions)
+    task = take_tasks(tasks, slice(1, 2))
+    for env in range(N_ENVS):
+        state: State = {
+            "physics": everything["physics"][0, 1:2, env : env + 1],
+            "diverged": np.zeros((1, 1), dtype=bool),
+        }
+        for time, action in enumerate(actions):
+            step = family.step(task, state, action[1:2, env : env + 1], [stream(0, "unused")])
+            state = step.state
+            np.testing.assert_array_equal(step.obs[0, 0], everything["obs"][time + 1, 1, env])
+            assert step.reward[0, 0] == everything["reward"][time, 1, env]
+
+
+@pytest.mark.parametrize("id", ["AntVel-v0", "HalfCheetahVel-v0"])
+def test_inactive_copies_are_not_stepped(id: str) -> None:
+    family = make_family(id)
+    tasks = family.sample_tasks(stream(0, "tasks"), N_TASKS)
+    rngs = task_streams(0, "test", 0, N_TASKS)
+    state, _ = family.reset(tasks, rngs, N_ENVS)
+    action = actions_of(family)[0]
+    active = stream(0, "active").random((N_TASKS, N_ENVS)) < 0.5
+    kept = state["physics"].copy()
+    whole = family.step(tasks, state, action, rngs)
+    part = family.step(tasks, state, action, rngs, active)
+    np.testing.assert_array_equal(state["physics"], kept, err_msg="the state given was modified")
+    np.testing.assert_array_equal(part.state["physics"][~active], kept[~active])
+    np.testing.assert_array_equal(part.state["physics"][active], whole.state["physics"][active])
+    np.testing.assert_array_equal(part.obs[active], whole.obs[active])
+    np.testing.assert_array_equal(part.reward[active], whole.reward[active])
+    assert not part.terminated[~active].any()
+    none = family.step(tasks, state, action, rngs, np.zeros_like(active))
+    np.testing.assert_array_equal(none.state["physics"], kept)
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_info_holds_every_term_of_the_reward(id: str) -> None:
+    family = make_family(id)
+    tasks = family.sample_tasks(stream(0, "tasks"), N_TASKS)
+    rngs = task_streams(0, "test", 0, N_TASKS)
+    state, _ = family.reset(tasks, rngs, N_ENVS)
+    step = family.step(tasks, state, actions_of(family)[0], rngs)
+    assert {"reward_forward", "reward_ctrl"} <= set(step.info)
+    np.testing.assert_allclose(sum(step.info.values()), step.reward, rtol=0, atol=1e-14)
+    assert step.reward.dtype == np.float64
+    assert step.obs.dtype == np.float32
+    assert step.obs.shape == (N_TASKS, N_ENVS, *family.observation_space.shape)
+
+
+@pytest.mark.parametrize("id", ["AntVel-v0", "HalfCheetahVel-v0"])
+def test_a_diverging_copy_ends_with_finite_numbers(id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings into a file in the working directory.
+    family = make_family(id)
+    tasks = family.sample_tasks(stream(0, "tasks"), N_TASKS)
+    rngs = task_streams(0, "test", 0, N_TASKS)
+    state, _ = family.reset(tasks, rngs, N_ENVS)
+    action = actions_of(family)[0]
+    healthy = family.step(tasks, state, action, rngs)
+    assert not healthy.state["diverged"].any()
+    family.qvel(state["physics"])[1, 2, 7] = 1e9
+    broken = family.step(tasks, state, action, rngs)
+    expected = np.zeros((N_TASKS, N_ENVS), dtype=bool)
+    expected[1, 2] = True
+    np.testing.assert_array_equal(broken.state["diverged"], expected)
+    assert broken.terminated[1, 2]
+    np.testing.assert_array_equal(broken.state["physics"][1, 2], state["physics"][1, 2])
+    assert np.isfinite(broken.obs).all()
+    assert np.isfinite(broken.reward).all()
+    np.testing.assert_array_equal(broken.obs[~expected], healthy.obs[~expected])
+    np.testing.assert_array_equal(broken.reward[~expected], healthy.reward[~expected])
+
+
+def test_a_nan_action_shows_in_the_reward_of_its_copy_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    family = make_family("AntVel-v0")
+    tasks = family.sample_tasks(stream(0, "tasks"), N_TASKS)
+    rngs = task_streams(0, "test", 0, N_TASKS)
+    state, _ = family.reset(tasks, rngs, N_ENVS)
+    action = actions_of(family)[0]
+    action[0, 1, 3] = np.nan
+    step = family.step(tasks, state, action, rngs)
+    assert np.isnan(step.reward[0, 1])
+    assert np.isnan(step.reward).sum() == 1
+    assert np.isfinite(step.state["physics"]).all()
+    assert np.isfinite(step.obs).all()
+
+
+def test_close_and_use_again() -> None:
+    family = make_family("AntVel-v0", n_threads=2)
+    tasks, actions = family.sample_tasks(stream(0, "tasks"), N_TASKS), actions_of(family, 3)
+    before = trajectory(family, tasks, actions)
+    family.close()
+    assert_equal(before, trajectory(family, tasks, actions))
+    family.close()
+    family.close()
+
+
+def test_callers_on_several_threads_share_a_family() -> None:
+    family = make_family("AntVel-v0", n_threads=1)
+    tasks, actions = family.sample_tasks(stream(0, "tasks"), N_TASKS), actions_of(family)
+    alone = trajectory(family, tasks, actions)
+    with ThreadPoolExecutor(3) as workers:
+        for future in [workers.submit(trajectory, family, tasks, actions) for _ in range(3)]:
+            assert_equal(alone, future.result())
+
+
+class HeavyCheetah(HalfCheetahVel):
+    """Every task has its own torso mass: 1 + velocity times the original."""
+
+    def models(self, tasks: Tasks) -> list[Model]:
+        models = []
+        for velocity in tasks["velocity"]:
+            spec = gymnasium_spec("half_cheetah.xml")
+            model = self.compile(spec)
+            model.step.body_mass[1] *= 1 + velocity
+            models.append(model)
+        return models
+
+
+class HeavyAnt(AntVel):
+    """The same for an Ant, whose sense model must follow."""
+
+    def models(self, tasks: Tasks) -> list[Model]:
+        models = []
+        for velocity in tasks["velocity"]:
+            spec = gymnasium_spec("ant.xml")
+            next(geom for geom in spec.geoms if geom.name == "torso_geom").density *= 1 + velocity
+            models.append(self.compile(spec))
+        return models
+
+
+@pytest.mark.parametrize("make", [HeavyCheetah, HeavyAnt])
+def test_every_task_may_have_its_own_model(make: type[HeavyCheetah] | type[HeavyAnt]) -> None:
+    family = make("gymnasium")
+    actions = actions_of(family)
+    tasks = {"velocity": np.array([0.0, 1.0, 0.5, 2.0])}
+    everything = trajectory(family, tasks, actions)
+    one = trajectory(family, tasks, actions, np.array([3]))
+    assert_equal(one, {name: value[:, 3:4] for name, value in everything.items()})
+    # By hand: MuJoCo itself, with that task's model.
+    model = family.models(take_tasks(tasks, slice(3, 4)))[0].step
+    data = mujoco.MjData(model)
+    mujoco.mj_setState(model, data, everything["physics"][0, 3, 1], mujoco.mjtState.mjSTATE_FULLPHYSICS)
+    data.ctrl[:] = np.clip(actions[0, 3, 1], -1, 1)
+    mujoco.mj_step(model, data, nstep=5)
+    np.testing.assert_array_equal(data.qpos, family.qpos(everything["physics"][1, 3, 1]))
+    light = trajectory(family, {"velocity": np.zeros(4)}, actions)
+    assert not np.array_equal(light["physics"][-1, 3], everything["physics"][-1, 3])
+    np.testing.assert_array_equal(light["physics"][-1, 0], everything["physics"][-1, 0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"n_threads": 0}, ConfigError, "n_threads=0"),
+        ({"reset_noise": "gym"}, UnknownNameError, "gymnasium"),
+        ({"horizon": 0}, ConfigError, "horizon=0"),
+        ({"action_scale": -1.0}, ConfigError, "action_scale"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, object], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        make_family("AntVel-v0", **arguments)
