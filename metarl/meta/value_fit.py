@@ -18,7 +18,8 @@ from metarl.streams import seed_sequence, stream
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
 
-EPOCHS = 20
+MIN_EPOCHS = 10
+MIN_UPDATES = 1000
 BATCH_SIZE = 512
 LEARNING_RATE = 1e-3
 HELD_OUT = 0.2
@@ -90,7 +91,7 @@ def _regress(
     network = torch.nn.Sequential(policy.mlp_extractor.value_net, policy.value_net)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     best, kept = np.inf, [p.detach().clone() for p in network.parameters()]
-    for _ in range(EPOCHS):
+    for _ in range(max(MIN_EPOCHS, -(-MIN_UPDATES * BATCH_SIZE // len(x)))):
         order = torch.from_numpy(rng.permutation(len(x)))
         for start in range(0, len(x), BATCH_SIZE):
             batch = order[start : start + BATCH_SIZE]
