@@ -177,9 +177,14 @@ def _evaluate(parser: Parser) -> Parser:
 def _export(parser: Parser) -> Parser:
     _which_run(parser, several=False)
     parser.add_argument("--to", default="ppo", help="ppo, a2c or trpo")
+    parser.add_argument(
+        "--optimizer",
+        default=None,
+        help="sgd: an update is an inner step (default but for trpo); adam: fine-tuning with SB3's settings",
+    )
     parser.add_argument("-o", "--output", default=None, metavar="FILE.zip", help="default: <run>/export/<env>.zip")
     _pairs(parser, "--task", "the task that the zip's environment is set to (default: a draw)")
-    parser.add_argument("--force", action="store_true", help="overwrite FILE.zip")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE.zip and its sidecar FILE.json")
     return parser
 
 
@@ -253,9 +258,10 @@ def _count(text: str) -> int:
 
 
 def _typed(parser: Parser, argv: list[str]) -> frozenset[str]:
-    """Return the destinations of the flags that appear in ``argv``."""
-    words = {word.split("=", 1)[0] for word in argv}
-    return frozenset(action.dest for action in parser._actions if words.intersection(action.option_strings))
+    """Return the destinations of the arguments that were typed, not those left at their defaults."""
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return frozenset(vars(parser.parse_known_args(argv)[0]))
 
 
 def _refuse_unknown(word: str, command: str, parser: Parser) -> NoReturn:

@@ -18,8 +18,8 @@ PRE, POST = "meta/pre_adapt_rew", "meta/post_adapt_rew"
 
 
 def console() -> Console:
-    """Return a console on stdout; not a terminal, it is wide enough that no table is folded."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+    """Return a console on stdout; where that is no terminal it is so wide that no table is folded."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 300)
 
 
 def say(message: str, style: str = "") -> None:
@@ -28,10 +28,11 @@ def say(message: str, style: str = "") -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
-    """Print a table; the first column is left-aligned, the others right-aligned."""
+    """Print a table; columns of numbers are aligned to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", caption=note or None, caption_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if i == 0 else "right", overflow="fold")
+        numbers = all(str(row[i])[:1] in "0123456789" for row in rows)
+        table.add_column(Text(column), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     console().print(table)

@@ -156,7 +156,7 @@ def write_figure(path: Path, figure: Figure) -> None:
 
 
 def _labelled(reports: list[Report], sources: Sequence[Source], merge: bool) -> list[Report]:
-    """Name each report: its algorithm where that tells it from the others, otherwise its run as well."""
+    """Name each report: its algorithm where that is enough, else with the run's number, else its path."""
     from metarl.meta.report import Report
 
     if merge:
@@ -164,11 +164,22 @@ def _labelled(reports: list[Report], sources: Sequence[Source], merge: bool) -> 
         for report in reports:
             groups.setdefault((report.algo, report.env), []).append(report)
         return [Report.merge(group) if len(group) > 1 else group[0] for group in groups.values()]
-    names = [report.label for report in reports]
-    return [
-        report if names.count(report.label) == 1 else dataclasses.replace(report, label=source.name)
-        for report, source in zip(reports, sources, strict=True)
-    ]
+    for label in (_by_algorithm, _by_number):
+        names = [label(report, source) for report, source in zip(reports, sources, strict=True)]
+        if len(set(names)) == len(names):
+            break
+    else:
+        names = [source.name for source in sources]
+    return [dataclasses.replace(report, label=name) for report, name in zip(reports, names, strict=True)]
+
+
+def _by_algorithm(report: Report, source: Source) -> str:
+    del source
+    return report.label
+
+
+def _by_number(report: Report, source: Source) -> str:
+    return f"{report.label} {source.run.number}" if source.run is not None else source.path.stem
 
 
 def _write_record(path: Path, reports: Sequence[Report], tables: Sequence[str], args: argparse.Namespace) -> None:

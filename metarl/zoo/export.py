@@ -1,9 +1,8 @@
-"""``metarl export``: a plain Stable-Baselines3 zip that opens where metarl is not installed."""
+"""``metarl export``: a plain Stable-Baselines3 zip that opens where metarl is not installed, and a JSON sidecar."""
 
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ KINDS = {"ppo": "stable_baselines3", "a2c": "stable_baselines3", "trpo": "sb3_co
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from metarl.checkpoint import write_bytes_atomic
+    from metarl.meta.export import export_sb3, save_sb3
     from metarl.zoo.algorithms import load_model
     from metarl.zoo.console import say
     from metarl.zoo.sources import find_sources
@@ -35,10 +34,8 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(source.path, env_kwargs=args.env_kwargs)
     path = _output(args, source, model, kind)
     env = task_env(model, args.task)
-    exported = model.to_sb3(kind, env=env)
-    buffer = io.BytesIO()
-    exported.save(buffer)
-    write_bytes_atomic(path, buffer.getvalue())
+    exported = export_sb3(model, kind, optimizer=args.optimizer)
+    save_sb3(exported, path, args.force, env)
     say(f"Saved {path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps, from {source.path}")
     say(f"  from {KINDS[kind]} import {kind.upper()}")
     say(f'  model = {kind.upper()}.load("{path}", env=env)')
@@ -66,8 +63,10 @@ def _output(args: argparse.Namespace, source: Source, model: MetaAlgorithm, kind
         path = Path(f"{model.name}_{model.family.id}_{kind}.zip")
     if path.suffix != ".zip":
         path = path.with_name(path.name + ".zip")
-    if path.is_dir() or (path.exists() and not args.force):
-        raise ConfigError(f"{path} exists already: choose another name with -o, or overwrite it with --force")
+    # Looked at before the value network is fitted, which takes a while.
+    for file in (path, path.with_suffix(".json")):
+        if file.is_dir() or (file.exists() and not args.force):
+            raise ConfigError(f"{file} exists already: choose another name with -o, or overwrite it with --force")
     return path
 
 

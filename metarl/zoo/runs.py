@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +82,25 @@ def create_run(log_folder: str | Path, algo: str, env_id: str, suffix: str = "")
             continue
         (folder / env_id).mkdir()
         return Run(folder, algo, env_id, number)
+
+
+@contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Keep other processes from training the same run; the lock goes with the process, however that ends.
+
+    :raises CheckpointError: another process is training it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks here
+        yield
+        return
+    with open(run.folder / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"another process is training {run.folder}") from None
+        yield
 
 
 def run_number(name: str, env_id: str) -> int | None:

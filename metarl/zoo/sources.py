@@ -15,7 +15,6 @@ class Source(NamedTuple):
 
     :param path: the file.
     :param run: the run it belongs to, None for a lone file.
-    :param label: how tables and figures name it, if it has no fellow of the same algorithm.
     """
 
     path: Path

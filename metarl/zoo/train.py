@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError
-from metarl.zoo.runs import Run, command_line, create_run, open_run, write_records
+from metarl.zoo.runs import Run, command_line, create_run, locked, open_run, write_records
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
@@ -78,10 +78,11 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
         "tensorboard": _tensorboard_folder(args, folder),
         "started_from": None if source is None else str(source),
     }
-    write_records(folder, config, recorded, args.argv)
-    # A run that is killed in its first meta-iteration can go on as well.
-    model.save(folder.checkpoint)
-    return _train(args, folder, model, total, recorded, fresh=True)
+    with locked(folder):
+        write_records(folder, config, recorded, args.argv)
+        # A run that is killed in its first meta-iteration can go on as well.
+        model.save(folder.checkpoint)
+        return _train(args, folder, model, total, recorded, fresh=True)
 
 
 def _go_on(args: argparse.Namespace, source: Path) -> int:
@@ -89,23 +90,27 @@ def _go_on(args: argparse.Namespace, source: Path) -> int:
     from metarl.zoo.console import format_steps, say
 
     folder = open_run(source)
-    config, recorded = folder.config(), folder.args()
-    _refuse_conflicts(args, folder, config, recorded)
-    if not folder.checkpoint.is_file():
-        raise CheckpointError(f"{folder.folder} has no checkpoint.safetensors: start a new run")
-    model = algorithm(folder.algo).load(folder.checkpoint, n_threads=threads(args))
-    total = int(args.n_timesteps or config.get("n_timesteps", 0))
-    if model.num_timesteps >= total and folder.final.is_file():
-        done = f"{format_steps(model.num_timesteps)} of {format_steps(total)} env steps done"
-        say(f"{folder.folder} is finished: {done}; -n with a larger number goes on")
-        return 0
-    if "save_freq" in args.given:
-        recorded["save_freq"] = args.save_freq
-    # The checkpoint holds all that the final model of a shorter run held.
-    folder.final.unlink(missing_ok=True)
-    history = (folder.records / "command.txt").read_text(encoding="utf-8").splitlines()
-    write_records(folder, {**config, "n_timesteps": total}, recorded, args.argv, history)
-    return _train(args, folder, model, total, recorded, fresh=False)
+    with locked(folder):
+        config, recorded = folder.config(), folder.args()
+        _refuse_conflicts(args, folder, config, recorded)
+        if not folder.checkpoint.is_file():
+            raise CheckpointError(f"{folder.folder} has no checkpoint.safetensors: start a new run")
+        missing = [name for name in (*RECORDED, "eval_env_kwargs", "tensorboard") if name not in recorded]
+        if missing or "n_timesteps" not in config:
+            raise CheckpointError(f"{folder.records} is damaged: {(missing or ['n_timesteps'])[0]} is missing")
+        model = algorithm(folder.algo).load(folder.checkpoint, n_threads=threads(args))
+        total = int(args.n_timesteps or config["n_timesteps"])
+        if model.num_timesteps >= total and folder.final.is_file():
+            done = f"{format_steps(model.num_timesteps)} of {format_steps(total)} env steps done"
+            say(f"{folder.folder} is finished: {done}; -n with a larger number goes on")
+            return 0
+        if "save_freq" in args.given:
+            recorded["save_freq"] = args.save_freq
+        # The checkpoint holds all that the final model of a shorter run held.
+        folder.final.unlink(missing_ok=True)
+        history = (folder.records / "command.txt").read_text(encoding="utf-8").splitlines()
+        write_records(folder, {**config, "n_timesteps": total}, recorded, args.argv, history)
+        return _train(args, folder, model, total, recorded, fresh=False)
 
 
 def _refuse_conflicts(
