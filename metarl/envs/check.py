@@ -198,7 +198,8 @@ class _Probe:
 
     def run(self, index: Any = slice(None), rows: list[int] | None = None, active: np.ndarray | None = None) -> _Path:
         """Run some of the tasks; every task gets the same actions, and stream ``rows[i]`` (by default its own)."""
-        tasks = take_tasks(self.tasks, index)
+        # A copy: a family that changes its tasks must not change the check's.
+        tasks = {name: np.array(value[index]) for name, value in self.tasks.items()}
         n = n_tasks(tasks)
         rows = np.arange(self.n)[index].tolist() if rows is None else rows
         rngs = [stream(self.seed, "check/episodes", row) for row in rows]
