@@ -1,0 +1,314 @@
+"""Learning single tasks with plain Stable-Baselines3, from an export or from scratch: does the initialisation pay?"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from metarl.agents.parallel import single_threaded_torch
+from metarl.envs.family import Family, Tasks, n_tasks, take_tasks
+from metarl.envs.vec_env import FamilyVecEnv
+from metarl.errors import ConfigError
+from metarl.meta.export import export_sb3
+from metarl.meta.statistics import Bands, Interval, bootstrap_bands, bootstrap_interval, paired_bands, paired_interval
+from metarl.meta.tables import Table
+from metarl.streams import seed_sequence
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from metarl.meta.base import MetaAlgorithm
+
+MakeModel = Callable[[VecEnv, int], OnPolicyAlgorithm]
+"""Builds a stock model on an environment from a seed: :meth:`Exported.on` and :meth:`Exported.scratch` are such."""
+
+
+@dataclass(frozen=True, eq=False)
+class LearningCurves:
+    """How fast single tasks were learnt.
+
+    :param label: the method.
+    :param env_steps: ``[point]``: env steps that learning had taken when the episodes of a point began.
+    :param returns: ``[task, point]``: mean undiscounted return of the episodes of one rollout, drawn from the policy.
+    :param tasks: their parameters, each ``[task, …]``.
+    :param seed: of the streams; curves with equal seeds and tasks are paired.
+    """
+
+    label: str
+    env_steps: np.ndarray
+    returns: np.ndarray
+    tasks: Tasks
+    seed: int
+
+    def bands(self, level: float = 0.95) -> Bands:
+        """Return the mean curve with its intervals by task."""
+        return bootstrap_bands(self.returns[None], level)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return values for JSON."""
+        return {
+            "label": self.label,
+            "env_steps": self.env_steps.tolist(),
+            "returns": self.returns.tolist(),
+            "tasks": {name: value.tolist() for name, value in self.tasks.items()},
+            "seed": self.seed,
+        }
+
+
+def finetune_sb3(
+    make_model: MakeModel,
+    family: Family,
+    tasks: Tasks,
+    total_timesteps: int,
+    n_envs: int = 20,
+    seed: int = 0,
+    label: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> LearningCurves:
+    """Learn every task on its own with plain SB3.
+
+    A point is one rollout: the returns of the episodes that ended in it, so the first point is the policy before any
+    update. SB3's global generators are seeded for each task and put back afterwards.
+
+    :param make_model: builds the model for a task.
+    :param family: the family.
+    :param tasks: which tasks.
+    :param total_timesteps: env steps for each task, rounded up to whole rollouts.
+    :param n_envs: copies of the task that step together.
+    :param seed: task ``i`` has the same streams whatever the model.
+    :param label: names the curves.
+    :param progress: called with (tasks done, tasks in all).
+    :raises ConfigError: no episode ends in a rollout.
+    """
+    rows: list[list[float]] = []
+    env_steps: list[int] = []
+    count = n_tasks(tasks)
+    for task in range(count):
+        task_seed = int(seed_sequence(seed, "finetune", task).generate_state(1)[0])
+        env = FamilyVecEnv(family, take_tasks(tasks, slice(task, task + 1)), n_envs=n_envs, seed=task_seed)
+        callback = _EpisodeReturns()
+        with _sb3_generators(), single_threaded_torch():
+            model = make_model(env, task_seed)
+            model.set_random_seed(task_seed)
+            model.learn(total_timesteps, callback=callback)
+        rows.append(callback.returns)
+        env_steps = callback.env_steps
+        if progress is not None:
+            progress(task + 1, count)
+    return LearningCurves(label, np.array(env_steps), np.array(rows), tasks, seed)
+
+
+class _EpisodeReturns(BaseCallback):
+    """Records the mean return of the episodes that end in each rollout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.returns: list[float] = []
+        self.env_steps: list[int] = []
+        self._ended: list[float] = []
+
+    def _on_rollout_start(self) -> None:
+        self.env_steps.append(self.model.num_timesteps)
+        self._ended = []
+
+    def _on_step(self) -> bool:
+        if self.locals["dones"].any():
+            self._ended += [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if not self._ended:
+            raise ConfigError(
+                f"no episode ends in a rollout of n_steps={getattr(self.model, 'n_steps', None)}: use more"
+            )
+        self.returns.append(float(np.mean(self._ended)))
+
+
+@contextmanager
+def _sb3_generators() -> Iterator[None]:
+    """Put the global generators, which SB3 draws from, back as they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (SB3 draws minibatches from it)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+# ---------------------------------------------------------------------------------------------------------- comparisons
+@dataclass(frozen=True, eq=False)
+class StepsSaved:
+    """Env steps that one method saves over another.
+
+    :param by_task: ``[task]``: env steps that ``b`` takes to its own final return, minus those that ``a`` takes to it.
+    :param interval: their mean, with its interval by task.
+    :param not_reached: tasks where ``a`` never gets there; it is then counted with the whole budget, which flatters it.
+    :param budget: env steps that each task was learnt for.
+    """
+
+    by_task: np.ndarray
+    interval: Interval
+    not_reached: int
+    budget: int
+
+
+def steps_saved(a: LearningCurves, b: LearningCurves, level: float = 0.95, tail: float = 0.1) -> StepsSaved:
+    """Return how many env steps ``a`` needs less than ``b`` to get where ``b`` gets.
+
+    For each task the target is the mean return of ``b`` over the last ``tail`` of its points; both methods are timed
+    to the first point at which they reach it.
+
+    :raises ConfigError: curves on different tasks, seeds or env steps.
+    """
+    _require_paired(a, b)
+    points = len(a.env_steps)
+    budget = int(a.env_steps[-1])
+    target = b.returns[:, -max(1, round(tail * points)) :].mean(1, keepdims=True)
+    first = [_first(curves.returns >= target, curves.env_steps, budget) for curves in (a, b)]
+    saved = first[1] - first[0]
+    never = int((~(a.returns >= target).any(1)).sum())
+    return StepsSaved(saved, bootstrap_interval(saved, level), never, budget)
+
+
+def _first(reached: np.ndarray, env_steps: np.ndarray, budget: int) -> np.ndarray:
+    """Return the env steps at the first True of each row, the budget where there is none."""
+    steps: np.ndarray = np.where(reached.any(1), env_steps[reached.argmax(1)], budget)
+    return steps
+
+
+@dataclass(frozen=True, eq=False)
+class CurveComparison:
+    """Paired differences between two methods' curves, at equal env steps.
+
+    :param a: the first method's curves.
+    :param b: the second's.
+    :param points: difference of the returns at each point.
+    :param mean: difference of the returns averaged over all points: the area between the curves.
+    :param saved: env steps that ``a`` saves.
+    :param level: of the intervals.
+    """
+
+    a: LearningCurves
+    b: LearningCurves
+    points: Bands
+    mean: Interval
+    saved: StepsSaved
+    level: float
+
+    def table(self, n_rows: int = 10) -> Table:
+        """Return a table with some of the points, the last one included."""
+        a, b = self.a.bands(self.level), self.b.bands(self.level)
+        shown = np.unique(np.linspace(0, self.points.n_points - 1, n_rows).round().astype(int))
+        rows = [
+            [
+                f"{self.a.env_steps[i]:,}",
+                *map(str, (a.at(i), b.at(i), self.points.at(i))),
+            ]
+            for i in shown
+        ]
+        rows.append(["mean of all", f"{self.a.returns.mean():.2f}", f"{self.b.returns.mean():.2f}", str(self.mean)])
+        saved = self.saved
+        return Table(
+            ("env steps", self.a.label, self.b.label, "difference"),
+            rows,
+            f"{self.a.label} against {self.b.label}, {len(self.a.returns)} tasks",
+            (
+                f"paired {self.level:.0%} intervals by task, one seed a task",
+                f"env steps saved on the way to the final return of {self.b.label}: {saved.interval} of "
+                f"{saved.budget:,} ({saved.not_reached} tasks never got there)",
+            ),
+        )
+
+    def figure(self) -> Figure:
+        """Draw both curves against env steps, with bands."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+        axis = figure.subplots()
+        for i, curves in enumerate((self.a, self.b)):
+            bands = curves.bands(self.level)
+            axis.plot(curves.env_steps, bands.mean, color=f"C{i}", label=curves.label)
+            axis.fill_between(curves.env_steps, bands.low, bands.high, color=f"C{i}", alpha=0.2, linewidth=0)
+        axis.set_xlabel("env steps of learning, per task")
+        axis.set_ylabel(f"return ({self.level:.0%} intervals by task)")
+        axis.grid(alpha=0.3)
+        axis.legend()
+        return figure
+
+
+def compare_curves(a: LearningCurves, b: LearningCurves, level: float = 0.95) -> CurveComparison:
+    """Compare two methods task by task at equal env steps.
+
+    :raises ConfigError: curves on different tasks, seeds or env steps.
+    """
+    _require_paired(a, b)
+    return CurveComparison(
+        a,
+        b,
+        paired_bands(a.returns[None], b.returns[None], level),
+        paired_interval(a.returns.mean(1), b.returns.mean(1), level),
+        steps_saved(a, b, level),
+        level,
+    )
+
+
+def _require_paired(a: LearningCurves, b: LearningCurves) -> None:
+    same_tasks = a.tasks.keys() == b.tasks.keys() and all(np.array_equal(a.tasks[k], b.tasks[k]) for k in a.tasks)
+    if not same_tasks or a.seed != b.seed:
+        raise ConfigError(f"{a.label} and {b.label} cannot be paired: their tasks or seeds differ")
+    if not np.array_equal(a.env_steps, b.env_steps):
+        raise ConfigError(f"{a.label} and {b.label} cannot be paired: their points are at different env steps")
+
+
+def export_pays(
+    model: MetaAlgorithm,
+    total_timesteps: int,
+    *,
+    kind: str = "ppo",
+    split: str = "test",
+    n_tasks: int = 20,
+    n_envs: int = 20,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    **hyperparameters: Any,
+) -> CurveComparison:
+    """Learn held-out tasks with plain SB3, from the export and from scratch with equal hyperparameters, and compare.
+
+    A rollout is one longest episode of each copy unless ``n_steps`` says otherwise, and ``batch_size`` (PPO) a quarter
+    of a rollout; everything else is SB3's default, but for the discount factor.
+
+    :param model: a meta-algorithm.
+    :param total_timesteps: env steps for each task and method.
+    :param kind: ``"ppo"``, ``"a2c"`` or ``"trpo"``.
+    :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
+    :param n_tasks: how many of its tasks.
+    :param n_envs: copies of a task that step together.
+    :param seed: of the streams.
+    :param progress: called with (tasks done, tasks in all), twice through.
+    :param hyperparameters: of the stock class, for both.
+    """
+    n_steps = int(hyperparameters.pop("n_steps", model.family.horizon))
+    if kind == "ppo":
+        hyperparameters.setdefault("batch_size", max(1, n_steps * n_envs // 4))
+    exported = export_sb3(model, kind, optimizer="adam", n_envs=n_envs, n_steps=n_steps, **hyperparameters)
+    tasks = model.family.tasks(split, n_tasks)
+    name = kind.upper()
+    starts: tuple[tuple[MakeModel, str], ...] = (
+        (exported.on, f"{name} from {model.name}"),
+        (exported.scratch, f"{name} from scratch"),
+    )
+    a, b = (
+        finetune_sb3(make, model.family, tasks, total_timesteps, n_envs, seed, label, progress)
+        for make, label in starts
+    )
+    return compare_curves(a, b)
