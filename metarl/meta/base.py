@@ -25,6 +25,7 @@ from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.sampling import clip_actions
 from metarl.checkpoint import load_checkpoint, save_checkpoint
 from metarl.envs.family import Family, check_arguments, family_ids, make_family
+from metarl.envs.oracle import Oracle as OracleView
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError
 from metarl.meta.outer import Outer, require_range
 from metarl.streams import stream
@@ -158,9 +159,10 @@ class MetaAlgorithm(ABC):
             family = env
         else:
             family = make_family(str(env), **self.env_kwargs)
-        if n_threads is not None and hasattr(family, "n_threads"):
-            family.n_threads = n_threads
-        if type(family).spaces is not Family.spaces:
+        inner = family.family if isinstance(family, OracleView) else family
+        if n_threads is not None and hasattr(inner, "n_threads"):
+            inner.n_threads = n_threads
+        if type(inner).spaces is not Family.spaces:
             raise ConfigError(f"{family.id} has tasks of different spaces: {type(self).__name__} takes equal ones")
         return family
 
@@ -357,7 +359,7 @@ class MetaAlgorithm(ABC):
         :raises CheckpointError: a file that is missing, damaged, foreign, or of another algorithm.
         """
         path = Path(path)
-        if not path.exists():
+        if not path.is_file():
             path = with_suffix(path)
         tensors, document = load_checkpoint(path)
         known = algorithms()

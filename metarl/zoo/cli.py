@@ -258,9 +258,10 @@ def _count(text: str) -> int:
 
 
 def _typed(parser: Parser, argv: list[str]) -> frozenset[str]:
-    """Return the destinations of the arguments that were typed, not those left at their defaults."""
+    """Return the destinations of the flags that were typed, not of those left at their defaults."""
     for action in parser._actions:
-        action.default = argparse.SUPPRESS
+        if action.option_strings:  # a positional's default is checked against its choices
+            action.default = argparse.SUPPRESS
     return frozenset(vars(parser.parse_known_args(argv)[0]))
 
 

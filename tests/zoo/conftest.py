@@ -1,0 +1,47 @@
+"""A tiny PointMass run that the tests of the commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from metarl.zoo.__main__ import main
+
+TINY = [
+    *["train", "--env", "PointMass-v0", "--seed", "0", "--num-threads", "1", "--n-eval-tasks", "3", "-n", "400"],
+    *["--env-kwargs", "horizon:10", "--eval-freq", "160", "--verbose", "0"],
+    *["-params", "meta_batch_size:2", "n_episodes:2", "policy_kwargs.net_arch:[8]"],
+]
+"""80 env steps a meta-iteration (fewer where a goal is reached), 6 or so in all, evaluated every second one."""
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished FOMAML run; tests must not write into it."""
+    logs = tmp_path_factory.mktemp("logs")
+    assert main([*TINY, "--algo", "fomaml", "-f", str(logs)]) == 0
+    return logs / "fomaml" / "PointMass-v0_1"
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run a command that must be refused; return its one line."""
+
+    def run(*argv: object) -> str:
+        capsys.readouterr()
+        assert main([str(word) for word in argv]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("metarl: error: ")
+        assert error.count("\n") == 1
+        return error
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

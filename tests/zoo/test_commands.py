@@ -1,0 +1,181 @@
+"""evaluate, export, plot and list, on a tiny run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import metarl
+from metarl.zoo import runs
+from metarl.zoo.__main__ import main
+from metarl.zoo.plot import running_mean
+
+from .conftest import TINY, Refused, contents
+
+QUICK = ["--n-eval-tasks", "3", "--n-inner-steps", "2"]
+
+
+@pytest.fixture
+def logs(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the log folder that may be written into."""
+    shutil.copytree(trained.parents[1], tmp_path / "logs")
+    return tmp_path / "logs"
+
+
+def test_evaluate_equals_the_library(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = logs / "fomaml" / "PointMass-v0_1"
+    argv = ["evaluate", "-f", str(logs), *QUICK, "--split", "shifted", "--inner-lr-rule", "half_after_first"]
+    assert main(argv) == 0
+    record = json.loads((run / "evaluations" / "shifted_1.json").read_text())
+    model = metarl.load(run / "PointMass-v0")
+    report = model.evaluate("shifted", 2, n_tasks=3, inner_lr_rule="half_after_first")
+    assert np.array_equal(record["reports"][0]["returns"], report.returns)
+    assert record["command"].startswith("python -m metarl.zoo evaluate -f ")
+    assert record["training_seeds"] == [[0]]
+    assert record["versions"]["torch"]
+    assert record["reports"][0]["meta"]["training_seconds"] > 0
+    assert (run / "evaluations" / "shifted_1.png").read_bytes().startswith(b"\x89PNG")
+    assert "gain" in capsys.readouterr().out
+    # another evaluation is another record
+    assert main(argv) == 0
+    assert (run / "evaluations" / "shifted_2.json").is_file()
+
+
+def test_which_model_is_evaluated(logs: Path, tmp_path: Path) -> None:
+    run = logs / "fomaml" / "PointMass-v0_1"
+    for flag, name in (("--load-best", "best_model"), ("--load-checkpoint", "checkpoint")):
+        out = tmp_path / "out.json"
+        assert main(["evaluate", "-i", str(run), *QUICK, flag, "-o", str(out)]) == 0
+        assert json.loads(out.read_text())["reports"][0]["meta"]["model"] == str(run / f"{name}.safetensors")
+
+
+def test_several_runs_in_one_table(logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in ("0", "1"):
+        assert main([*TINY, "--algo", "random", "--seed", seed, "-f", str(logs)]) == 0
+    paths = [str(path) for path in sorted(logs.glob("*/*"))]
+    assert len(paths) == 3
+    capsys.readouterr()
+    argv = ["evaluate", "-i", *paths, *QUICK, "-o", str(tmp_path / "all.json"), "--figure", str(tmp_path / "all.svg")]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "random 1 minus fomaml 1 on PointMass-v0, test tasks" in out
+    assert "random 2 minus fomaml 1" in out
+    assert "paired 95% intervals" in out
+    assert b"<svg" in (tmp_path / "all.svg").read_bytes()
+    assert len(json.loads((tmp_path / "all.json").read_text())["reports"]) == 3
+    assert main([*argv, "--merge"]) == 0
+    record = json.loads((tmp_path / "all.json").read_text())
+    assert record["training_seeds"] == [[0], [0, 1]]
+
+
+def test_shipped_initialisation_is_used_where_there_is_no_run(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    empty = tmp_path / "none"
+    monkeypatch.setattr(runs, "TRAINED", tmp_path / "trained")
+    assert "there is no run of fomaml on PointMass-v0" in refused("evaluate", "-f", empty, *QUICK)
+    (tmp_path / "trained" / "fomaml").mkdir(parents=True)
+    shutil.copy(trained / "PointMass-v0.safetensors", tmp_path / "trained" / "fomaml")
+    assert main(["evaluate", "-f", str(empty), *QUICK]) == 0
+    assert "using the initialisation that ships with metarl" in capsys.readouterr().out
+    assert (empty / "evaluations" / "test_1.json").is_file()
+
+
+def test_the_export_opens_without_metarl(logs: Path, tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "plain.zip"
+    argv = ["export", "-f", str(logs), "--to", "ppo", "-o", str(path)]
+    assert main(argv) == 0
+    assert path.with_suffix(".json").is_file()
+    code = (
+        "import sys; sys.modules['metarl'] = None\n"
+        "from stable_baselines3 import PPO\n"
+        f"print(PPO.load({str(path)!r}).predict([0.1, 0.2], deterministic=True)[0].tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", timeout=120)
+    assert done.returncode == 0, done.stderr
+    model = metarl.load(logs / "fomaml" / "PointMass-v0_1" / "PointMass-v0")
+    expected = model.predict(np.array([0.1, 0.2], dtype=np.float32), deterministic=True)[0]
+    assert json.loads(done.stdout) == pytest.approx(expected.tolist(), abs=1e-6)
+    before = contents(tmp_path)
+    assert "exists already" in refused(*argv)
+    assert "outside the task space" in refused(*argv, "--force", "--task", "goal:[9,9]")
+    assert "did you mean 'goal'" in refused(*argv, "--force", "--task", "gol:[0,0]")
+    assert contents(tmp_path) == before
+    assert main([*argv, "--force", "--task", "goal:[0.1,0.2]"]) == 0
+
+
+def test_plots(logs: Path, tmp_path: Path, refused: Refused) -> None:
+    run = logs / "fomaml" / "PointMass-v0_1"
+    for kind in ("training", "adaptation"):
+        path = tmp_path / f"{kind}.svg"
+        assert main(["plot", "-i", str(run), str(run), "--kind", kind, "-o", str(path), "-w", "2"]) == 0
+        assert b"<svg" in path.read_bytes()
+    assert main(["plot", "-f", str(logs), "-x", "time", "-y", "eval/mean_reward"]) == 0
+    assert (run / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert "did you mean 'meta/adapt_gain'" in refused("plot", "-f", logs, "-y", "meta/adapt_gian")
+    assert "use a name in .png" in refused("plot", "-f", logs, "-o", tmp_path / "x.bmp")
+    (run / "progress.csv").write_text("")
+    assert "holds no rows" in refused("plot", "-f", logs)
+
+
+def test_running_mean() -> None:
+    values = np.array([1.0, 3.0, 5.0, 7.0])
+    assert running_mean(values, 2).tolist() == [1.0, 2.0, 4.0, 6.0]
+    assert running_mean(values, 1) is values
+    assert running_mean(values, 9).tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (logs / "fomaml" / "PointMass-v0_1" / "checkpoint.safetensors").write_bytes(b"short")
+    assert main(["list", "-f", str(logs)]) == 0
+    out = capsys.readouterr().out
+    for word in (*metarl.ALGORITHMS, *metarl.family_ids(), "goal [-0.5, 0.5]", "damaged"):
+        assert word in out
+    assert main(["list", "runs", "-f", str(logs / "none")]) == 0
+    assert "No runs under" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "--algo", "mml"], "did you mean 'maml'?"),
+        (["evaluate", "--env", "AntVal-v0"], "did you mean 'AntVel-v0'?"),
+        (["evaluate", "--exp-id", "7"], "numbers of PointMass-v0: 1"),
+        (["evaluate", "--split", "tset"], "unknown split 'tset'"),
+        (["evaluate", "--env-kwargs", "horizn:3"], "did you mean 'horizon'?"),
+        (["evaluate", "--env-kwargs", "observe_distance:true"], "observation_space"),
+        (["evaluate", "--n-inner-steps", "-1"], "n_inner_steps=-1"),
+        (["evaluate", "--figure", "x.bmp"], "use a name in .png"),
+        (["export", "--to", "sac"], "unknown export format 'sac'"),
+        (["export", "--algo", "maml"], "there is no run of maml on PointMass-v0"),
+        (["plot", "--exp-id", "3"], "numbers of PointMass-v0: 1"),
+    ],
+)
+def test_bad_input_writes_nothing(words: list[str], message: str, logs: Path, refused: Refused) -> None:
+    before = contents(logs)
+    assert message in refused(*words, "-f", logs)
+    assert contents(logs) == before
+
+
+def test_damaged_files(logs: Path, tmp_path: Path, refused: Refused) -> None:
+    run = logs / "fomaml" / "PointMass-v0_1"
+    final = run / "PointMass-v0.safetensors"
+    whole = final.read_bytes()
+    other = tmp_path / "other.zip"
+    other.write_bytes(b"PK\x03\x04")
+    assert "is a zip archive" in refused("evaluate", "-i", other)
+    assert "there is no run folder or file" in refused("evaluate", "-i", tmp_path / "x" / "y")
+    for data in (whole[: len(whole) // 2], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
+        final.write_bytes(data)
+        for command in ("evaluate", "export"):
+            assert "damaged" in refused(command, "-f", logs)
+    args = run / "PointMass-v0" / "args.yml"
+    args.write_text(args.read_text().replace("format: 1", "format: 9"))
+    for command in ("evaluate", "export", "plot"):
+        assert "has format 9" in refused(command, "-f", logs)

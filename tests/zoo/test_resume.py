@@ -1,0 +1,189 @@
+"""Stopping and going on: killed, interrupted, out of disk; the numbers are those of an uninterrupted run."""
+
+from __future__ import annotations
+
+import csv
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import metarl
+from metarl.checkpoint import load_checkpoint, read_npz
+from metarl.zoo.__main__ import main
+
+from .conftest import TINY, Refused, contents
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+LONG = [*TINY, "-n", "2400", "--eval-freq", "500", "--save-freq", "200"]
+"""About 30 meta-iterations, a checkpoint every third."""
+
+
+def start(argv: list[str], before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "metarl.zoo", *argv]
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=ENVIRONMENT, preexec_fn=before, **pipes)
+
+
+def wait_for_steps(run: Path, steps: int) -> None:
+    """Wait until the log of a run has reached a number of env steps."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            with open(run / "progress.csv", newline="") as file:
+                rows = [row["time/total_timesteps"] for row in csv.DictReader(file)]
+            if rows and int(float(rows[-1] or 0)) >= steps:
+                return
+        except (OSError, KeyError, TypeError, ValueError):
+            pass
+        time.sleep(0.005)
+    raise AssertionError(f"{run} did not reach {steps} env steps")
+
+
+def numbers(run: Path) -> list[dict[str, str]]:
+    """Return progress.csv without the columns of the clock."""
+    with open(run / "progress.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    clock = {name for name in rows[0] if name.startswith("time/")} - {"time/total_timesteps", "time/iterations"}
+    return [{name: value for name, value in sorted(row.items()) if name not in clock} for row in rows]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    for name in ("PointMass-v0", "best_model", "checkpoint"):
+        first, second = (load_checkpoint(run / f"{name}.safetensors") for run in (a, b))
+        assert first[1] == second[1]
+        assert first[0].keys() == second[0].keys()
+        assert all(torch.equal(tensor, second[0][key]) for key, tensor in first[0].items())
+    for name in ("evaluations.npz", "meta_evaluations.npz"):
+        left, right = read_npz(a / name), read_npz(b / name)
+        assert left.keys() == right.keys()
+        assert all(np.array_equal(value, right[key]) for key, value in left.items())
+    assert numbers(a) == numbers(b)
+    points = []
+    for run in (a, b):
+        events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+        events.Reload()
+        tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("time/")]
+        points.append({tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags})
+    assert points[0] == points[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    logs = tmp_path_factory.mktemp("whole")
+    assert main([*LONG, "-f", str(logs)]) == 0
+    return logs / "fomaml" / "PointMass-v0_1"
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "fomaml" / "PointMass-v0_1"
+    argv = [*LONG, "-f", str(tmp_path)]
+    for moment in np.sort(np.random.default_rng(0).integers(100, 2000, size=3)):
+        process = start(argv)
+        wait_for_steps(run, int(moment))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert metarl.load(run / "checkpoint").num_timesteps < 2400
+        argv = ["train", "-i", str(run), "--verbose", "0"]
+    # the number of threads may change on the way
+    assert main([*argv, "--num-threads", "2"]) == 0
+    assert_same_run(whole, run)
+    commands = (run / "PointMass-v0" / "command.txt").read_text().splitlines()
+    assert len(commands) == 4
+    assert commands[-1].endswith("--num-threads 2")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_and_says_how_to_go_on(number: signal.Signals, whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "fomaml" / "PointMass-v0_1"
+    process = start([*LONG, "-f", str(tmp_path)])
+    wait_for_steps(run, 300)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error == f"metarl: stopped; go on with: python -m metarl.zoo train -i {run}\n"
+    # nothing that was done is lost: the checkpoint is of the last iteration in the log
+    assert metarl.load(run / "checkpoint").num_timesteps == int(numbers(run)[-1]["time/total_timesteps"])
+    assert not (run / "PointMass-v0.safetensors").exists()
+    assert main(["train", "-i", str(run), "--verbose", "0"]) == 0
+    assert_same_run(whole, run)
+
+
+def test_a_finished_run_says_so_and_goes_on_with_more_steps(
+    trained: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    before = contents(run)
+    assert main(["train", "-i", str(run)]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert contents(run) == before
+    assert main(["train", "-i", str(run), "-n", "2400", "--verbose", "0"]) == 0
+    for name, tensor in metarl.load(whole / "PointMass-v0").params.items():
+        assert torch.equal(metarl.load(run / "PointMass-v0").params[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--algo", "maml"], "--algo contradicts the run"),
+        (["--env", "AntVel-v0"], "--env contradicts the run"),
+        (["--seed", "5"], "--seed contradicts the run"),
+        (["-params", "inner_lr:0.7"], "--hyperparams contradicts the run"),
+        (["--env-kwargs", "horizon:11"], "--env-kwargs contradicts the run"),
+        (["--eval-freq", "7"], "--eval-freq contradicts the run"),
+    ],
+)
+def test_conflicting_flags_are_refused(words: list[str], message: str, trained: Path, refused: Refused) -> None:
+    before = contents(trained)
+    assert message in refused("train", "-i", trained, "-n", "9999", *words)
+    assert contents(trained) == before
+
+
+def test_equal_flags_are_not_refused(trained: Path) -> None:
+    assert main(["train", "-i", str(trained), "--algo", "fomaml", "--seed", "0", "-params", "meta_batch_size:2"]) == 0
+
+
+def test_a_damaged_run_is_refused(trained: Path, tmp_path: Path, refused: Refused) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    checkpoint = run / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    before = contents(run)
+    assert "truncated or damaged" in refused("train", "-i", run, "-n", "9999")
+    assert contents(run) == before
+    checkpoint.unlink()
+    assert "has no checkpoint.safetensors" in refused("train", "-i", run, "-n", "9999")
+    (run / "PointMass-v0" / "config.yml").unlink()
+    assert "config.yml is missing" in refused("train", "-i", run, "-n", "9999")
+    assert "is not a run folder" in refused("train", "-i", run / "PointMass-v0")
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path: Path) -> None:
+    run = tmp_path / "fomaml" / "PointMass-v0_1"
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    process = start([*LONG, "-f", str(tmp_path), "--eval-freq", "-1"], small_files)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert error.startswith("metarl: error: cannot write ")
+    assert error.count("\n") == 1
+    model = metarl.load(run / "checkpoint")
+    assert 0 < model.num_timesteps < 2400
+    assert main(["train", "-i", str(run), "--verbose", "0"]) == 0
+    assert metarl.load(run / "PointMass-v0").num_timesteps >= 2400

@@ -1,0 +1,111 @@
+"""Run folders: numbers, records, and what is refused."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from metarl.errors import CheckpointError, ConfigError
+from metarl.zoo import runs
+
+
+def create(folder: Path, queue: multiprocessing.Queue[int]) -> None:
+    for _ in range(10):
+        queue.put(runs.create_run(folder, "maml", "PointMass-v0").number)
+
+
+def make(folder: Path, suffix: str = "") -> runs.Run:
+    run = runs.create_run(folder, "maml", "PointMass-v0", suffix)
+    runs.write_records(run, {"n_timesteps": 10, "gamma": 0.99}, {"seed": 3}, ["train", "-params", "a:[1, 2]"])
+    return run
+
+
+def test_numbers_count_up_and_ignore_other_folders(tmp_path: Path) -> None:
+    for name in ("PointMass-v0_7_0a1b-2c", "PointMass-v0_x", "PointMass-v00_9", "AntVel-v0_12", "PointMass-v0"):
+        (tmp_path / "maml" / name).mkdir(parents=True)
+    assert runs.create_run(tmp_path, "maml", "PointMass-v0").folder.name == "PointMass-v0_8"
+    assert runs.create_run(tmp_path, "maml", "PointMass-v0", "_ab-1").folder.name == "PointMass-v0_9_ab-1"
+    assert runs.create_run(tmp_path, "fomaml", "PointMass-v0").number == 1
+
+
+def test_two_processes_never_share_a_number(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    queue: multiprocessing.Queue[int] = context.Queue()
+    workers = [context.Process(target=create, args=(tmp_path, queue)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    numbers = [queue.get(timeout=30) for _ in range(30)]
+    for worker in workers:
+        worker.join()
+    assert sorted(numbers) == list(range(1, 31))
+
+
+def test_records_are_read_back(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    assert runs.open_run(run.folder) == run
+    assert run.config() == {"n_timesteps": 10, "gamma": 0.99}
+    assert run.args() == {"seed": 3, "format": 1, "algo": "maml", "env": "PointMass-v0"}
+    command = (run.records / "command.txt").read_text()
+    assert command == "python -m metarl.zoo train -params 'a:[1, 2]'\n"
+
+
+def test_find_run(tmp_path: Path) -> None:
+    assert runs.find_run(tmp_path, "maml", "PointMass-v0") is None
+    made = [make(tmp_path), make(tmp_path, "_ab-1"), make(tmp_path)]
+    assert runs.find_run(tmp_path, "maml", "PointMass-v0") == made[2]
+    assert runs.find_run(tmp_path, "maml", "PointMass-v0", 2) == made[1]
+    with pytest.raises(CheckpointError, match="numbers of PointMass-v0: 1, 2, 3"):
+        runs.find_run(tmp_path, "maml", "PointMass-v0", 4)
+    with pytest.raises(ConfigError, match="0 is the latest"):
+        runs.find_run(tmp_path, "maml", "PointMass-v0", -1)
+    assert list(runs.list_runs(tmp_path)) == made
+
+
+def test_which_model(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    with pytest.raises(CheckpointError, match=r"has no checkpoint\.safetensors"):
+        runs.saved_model(run)
+    run.checkpoint.write_bytes(b"")
+    assert runs.saved_model(run) == run.checkpoint
+    run.final.write_bytes(b"")
+    assert runs.saved_model(run) == run.final
+    assert runs.saved_model(run, checkpoint=True) == run.checkpoint
+    with pytest.raises(CheckpointError, match="best_model"):
+        runs.saved_model(run, best=True)
+
+
+def test_what_is_no_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no run folder"):
+        runs.open_run(tmp_path / "missing")
+    with pytest.raises(CheckpointError, match="is not a run folder"):
+        runs.open_run(tmp_path)
+    run = make(tmp_path)
+    args = run.records / "args.yml"
+    text = args.read_text()
+    for damaged, message in [
+        (text.replace("format: 1", "format: 2"), "has format 2: this version reads 1"),
+        (text.replace("env: PointMass-v0", "env: AntVel-v0"), "is damaged"),
+        ("[1, 2]", "holds no mapping"),
+        ("a: [1", "is damaged"),
+        ("x: !!python/object/apply:os.getcwd []", "is damaged"),
+    ]:
+        args.write_text(damaged)
+        with pytest.raises(CheckpointError, match=message):
+            runs.open_run(run.folder)
+    args.unlink()
+    with pytest.raises(CheckpointError, match="is not a run folder"):
+        runs.open_run(run.folder)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    with (
+        runs.locked(run),
+        pytest.raises(CheckpointError, match="another process is training"),
+        runs.locked(run),
+    ):
+        pass
+    with runs.locked(run):
+        pass

@@ -1,0 +1,182 @@
+"""``metarl train``: the run folder, every algorithm, starting from a file, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import metarl
+from metarl.checkpoint import read_npz
+from metarl.envs import family
+from metarl.envs.point_mass import PointMass
+from metarl.zoo.__main__ import main
+
+from .conftest import TINY, Refused, contents
+
+
+def test_run_folder(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir() if not path.name.startswith(("events.", "."))}
+    assert names == {
+        *("PointMass-v0", "PointMass-v0.safetensors", "best_model.safetensors", "checkpoint.safetensors"),
+        *("evaluations.npz", "meta_evaluations.npz", "progress.csv"),
+    }
+    assert {path.name for path in (trained / "PointMass-v0").iterdir()} == {"config.yml", "args.yml", "command.txt"}
+    config = yaml.safe_load((trained / "PointMass-v0" / "config.yml").read_text())
+    assert config["n_timesteps"] == 400
+    assert config["meta_batch_size"] == 2
+    assert config["policy_kwargs"] == {"net_arch": [8], "activation_fn": "relu"}
+    assert config["env_kwargs"] == {"horizon": 10}
+    assert config["inner_lr"] == 0.1  # from the YAML
+
+
+def test_evaluations(trained: Path) -> None:
+    arrays = read_npz(trained / "evaluations.npz")
+    meta = read_npz(trained / "meta_evaluations.npz")
+    n = len(arrays["timesteps"])
+    assert n == 3
+    assert arrays["results"].shape == arrays["ep_lengths"].shape == (n, 3)
+    assert np.all((arrays["ep_lengths"] > 0) & (arrays["ep_lengths"] <= 10))
+    assert meta["pre"].shape == (n, 3)
+    assert meta["post"].shape == (n, 1, 3)
+    assert meta["task_goal"].shape == (3, 2)
+    assert np.array_equal(meta["post"][:, -1], arrays["results"])
+    best = metarl.load(trained / "best_model.safetensors")
+    assert best.num_timesteps == arrays["timesteps"][np.argmax(arrays["results"].mean(1))]
+
+
+def test_the_logs_agree(trained: Path) -> None:
+    with open(trained / "progress.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    training = [row for row in rows if row["meta/post_adapt_rew"]]
+    steps = [int(row["time/total_timesteps"]) for row in training]
+    assert steps == sorted(set(steps))
+    assert int(training[-1]["time/iterations"]) == len(training)
+    events = EventAccumulator(str(trained))
+    events.Reload()
+    scalars = events.Scalars("meta/post_adapt_rew")
+    assert [event.step for event in scalars] == steps
+    for event, row in zip(scalars, training, strict=True):
+        assert event.value == pytest.approx(float(row["meta/post_adapt_rew"]), rel=1e-6)
+    evaluated = list(read_npz(trained / "evaluations.npz")["timesteps"])
+    assert [event.step for event in events.Scalars("eval/mean_reward")] == evaluated
+    assert [event.step for event in events.Images("eval/adaptation")] == evaluated
+
+
+@pytest.mark.parametrize("algo", sorted(metarl.ALGORITHMS))
+def test_every_algorithm_has_a_file_and_trains(algo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*TINY, "--algo", algo, "-f", str(tmp_path), "-tb", str(tmp_path / "tb"), "--verbose", "1", "-n", "100"]
+    assert main(argv) == 0
+    run = tmp_path / algo / "PointMass-v0_1"
+    model = metarl.load(run / "PointMass-v0.safetensors")
+    assert model.name == algo
+    assert list((tmp_path / "tb" / "PointMass-v0" / f"{algo.upper()}_1").glob("events.*"))
+    assert not list(run.glob("events.*"))
+    out = capsys.readouterr().out
+    assert "inner steps" in out
+    assert "95% intervals" in out
+    for command in ("evaluate", "export", "train"):
+        assert f"python -m metarl.zoo {command} -i {run}" in out
+
+
+def test_a_file_starts_a_new_run(trained: Path, tmp_path: Path) -> None:
+    before = contents(trained)
+    argv = [*TINY, "-i", str(trained / "PointMass-v0.safetensors"), "-f", str(tmp_path), "-n", "1"]
+    argv += ["-params", "outer:sgd", "outer_kwargs.learning_rate:1e-12"]
+    assert main(argv) == 0
+    old, new = metarl.load(trained / "PointMass-v0"), metarl.load(tmp_path / "fomaml/PointMass-v0_1/PointMass-v0")
+    assert new.n_iterations == 1
+    for name, tensor in old.params.items():
+        assert torch.allclose(tensor, new.params[name], atol=1e-9)
+    assert contents(trained) == before
+
+
+def test_eval_env_kwargs(tmp_path: Path) -> None:
+    argv = [*TINY, "-f", str(tmp_path), "-n", "80", "--eval-env-kwargs", "horizon:4"]
+    assert main(argv) == 0
+    assert read_npz(tmp_path / "fomaml/PointMass-v0_1/evaluations.npz")["ep_lengths"].max() <= 4
+
+
+def test_seed_is_drawn_and_recorded(tmp_path: Path) -> None:
+    seeds = []
+    for k in (1, 2):
+        assert main([*TINY, "--algo", "random", "--seed", "-1", "-f", str(tmp_path)]) == 0
+        run = tmp_path / "random" / f"PointMass-v0_{k}"
+        seeds.append(yaml.safe_load((run / "PointMass-v0" / "args.yml").read_text())["seed"])
+        assert metarl.load(run / "PointMass-v0").seed == seeds[-1] >= 0
+    assert seeds[0] != seeds[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--algo", "fomal"], "unknown algorithm 'fomal': did you mean 'fomaml'?"),
+        (["--env", "PointMas-v0"], "unknown environment 'PointMas-v0': did you mean 'PointMass-v0'?"),
+        (["-params", "iner_lr:0.1"], "unknown hyperparameter 'iner_lr': did you mean 'inner_lr'?"),
+        (["-params", "inner_lr:fast"], "inner_lr='fast' is of the wrong type"),
+        (["-params", "inner_lr:-1"], "inner_lr=-1.0 is not a number in"),
+        (["-params", "inner_lr:.nan"], "inner_lr=nan is not a number in"),
+        (["-params", "gamma:1.5"], "gamma"),
+        (["-params", "n_inner_steps:2", "inner_lr:[0.1]"], "inner_lr has 1 rates for 2 inner steps"),
+        (["-params", "meta_batch_size:0"], "meta_batch_size=0"),
+        (["-params", "outer_kwargs.max_k:1"], "did you mean 'max_kl'?"),
+        (["-params", "outer:newton"], "newton"),
+        (["-params", "seed:3"], "seed is no hyperparameter: use --seed"),
+        (["-params", "policy:CnnPolicy"], "CnnPolicy"),
+        (["--env-kwargs", "horizn:3"], "did you mean 'horizon'?"),
+        (["--env-kwargs", "horizon:-3"], "horizon"),
+        (["--eval-env-kwargs", "horizn:3"], "did you mean 'horizon'?"),
+        (["--eval-env-kwargs", "observe_distance:true"], "observation_space"),
+        (["--device", "cuda"], "--device cuda is not available"),
+        (["-i", "nowhere"], "there is no run folder or file nowhere"),
+        (["-conf", "nowhere.yml"], "cannot read the hyperparameters nowhere.yml"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(words: list[str], message: str, tmp_path: Path, refused: Refused) -> None:
+    assert message in refused(*TINY, "-f", tmp_path, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_zip_or_a_policy_that_does_not_fit(trained: Path, tmp_path: Path, refused: Refused) -> None:
+    bad = tmp_path / "bad.zip"
+    bad.write_bytes(b"PK\x03\x04 nothing of ours")
+    assert "not a metarl checkpoint" in refused(*TINY, "-i", bad, "-f", tmp_path / "logs")
+    final = trained / "PointMass-v0.safetensors"
+    line = refused(*TINY, "-i", final, "-f", tmp_path / "logs", "-params", "policy_kwargs.net_arch:[9]")
+    assert "does not fit" in line
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_log_folder_that_cannot_be_made(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in refused(*TINY, "-f", tmp_path / "file")
+
+
+class Broken(PointMass):
+    """Rewards become NaN in the third meta-iteration."""
+
+    calls = 0
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        step = super().step(*args, **kwargs)
+        type(self).calls += 1
+        return step if self.calls <= 45 else step._replace(reward=np.full_like(step.reward, np.nan))
+
+
+def test_nan_reward_keeps_the_last_checkpoint(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(family._REGISTRY, "Broken-v0", family.FamilySpec("Broken-v0", Broken, {}))
+    monkeypatch.setattr(Broken, "calls", 0)
+    line = refused(*TINY, "--env", "Broken-v0", "--eval-freq", "-1", "-f", tmp_path)
+    assert "meta-iteration" in line
+    assert "task" in line
+    checkpoint = tmp_path / "fomaml" / "Broken-v0_1" / "checkpoint.safetensors"
+    assert str(checkpoint) in line
+    assert metarl.load(checkpoint).n_iterations == 2
