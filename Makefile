@@ -27,10 +27,12 @@ help:
 
 setup: $(STAMP)
 
-# torch comes first and pinned: left to the other packages' ranges, pip would pick the newest, with gigabytes of CUDA.
+# torch comes first and pinned, so that a CPU wheel of that version is taken where pip can find one (PIP_FLAGS) and nothing
+# later replaces it: the index's own Linux build brings gigabytes of CUDA. Older pips search the pins for minutes.
 $(STAMP): setup.py pyproject.toml constraints.txt metarl/version.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "no virtual environment: $(PYTHON) needs its venv module (Debian: python3-venv)" >&2; exit 1; }
+	$(BIN)/python -m pip install $(PIP_FLAGS) -q 'pip>=24'
 	$(BIN)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt torch
 	$(BIN)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt -e '.[dev]'
 	@touch $@
