@@ -10,7 +10,6 @@ that was reset with a seed uses :func:`episode_stream` of it, for all episodes u
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -168,13 +167,19 @@ def _split(family: str | Family, kwargs: dict[str, Any]) -> tuple[Family, dict[s
             if name not in family.task_space.spaces:
                 raise unknown_name(f"task parameter of {family.id}", name, family.task_space.spaces)
         return family, kwargs
-    default = make_family(family)
-    arguments = {name: value for name, value in kwargs.items() if name not in default.task_space.spaces}
-    task = {name: value for name, value in kwargs.items() if name in default.task_space.spaces}
-    try:
-        return (make_family(family, **arguments) if arguments else default), task
-    except UnknownNameError as error:
-        if error.name not in arguments:
-            raise
-        known = itertools.chain(error.known, default.task_space.spaces)
-        raise unknown_name(f"argument or task parameter of {family}", error.name, set(known)) from None
+    # Which task parameters there are may depend on the arguments: what the family does not take is left for the task.
+    arguments, task = dict(kwargs), dict[str, Any]()
+    known: set[str] = set()
+    while True:
+        try:
+            built = make_family(family, **arguments)
+            break
+        except UnknownNameError as error:
+            if error.name not in arguments:
+                raise
+            task[error.name] = arguments.pop(error.name)
+            known.update(error.known)
+    for name in task:
+        if name not in built.task_space.spaces:
+            raise unknown_name(f"argument or task parameter of {family}", name, known | set(built.task_space.spaces))
+    return built, task

@@ -130,6 +130,13 @@ def test_bad_keywords(kwargs, error, message):
         gymnasium.make("PointMass-v0", **kwargs)
 
 
+def test_task_parameters_may_depend_on_arguments():
+    env = gymnasium.make("AntDir-v0", directions="any", angle=0.5).unwrapped
+    assert env.task == {"angle": 0.5}
+    with pytest.raises(UnknownNameError, match="task parameter of AntDir-v0 'direction': did you mean 'directions'"):
+        SingleEnv("AntDir-v0", directions="any", direction=1.0)
+
+
 def test_bad_keyword_of_a_built_family():
     with pytest.raises(UnknownNameError, match="unknown task parameter of Walk-v0 'drft': did you mean 'drift'"):
         SingleEnv(Walk(), drft=0.5)
