@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from stable_baselines3.common.logger import KVWriter
@@ -65,16 +65,6 @@ def format_duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-class _Rate(ProgressColumn):
-    """Env steps a second since this process started, those of an earlier process not counted."""
-
-    def render(self, task: Task) -> Text:
-        start = float(task.fields["first_step"])
-        elapsed = task.elapsed or 0.0
-        rate = (task.completed - start) / elapsed if elapsed > 0 else 0.0
-        return Text(f"{rate:,.0f} env steps/s" if rate else "– env steps/s")
-
-
 class Reporter:
     """Shows how far a run is: a bar on a terminal, a line for each meta-iteration elsewhere, or nothing.
 
@@ -96,7 +86,7 @@ class Reporter:
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-                _Rate(),
+                TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
                 TextColumn("{task.fields[returns]}"),
                 speed_estimate_period=600,
@@ -106,9 +96,7 @@ class Reporter:
     def __enter__(self) -> Reporter:
         if self._progress is not None:
             self._progress.start()
-            self._task = self._progress.add_task(
-                "", total=self.total, completed=self.start, returns="", first_step=self.start
-            )
+            self._task = self._progress.add_task("", total=self.total, completed=self.start, rate="", returns="")
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -118,13 +106,17 @@ class Reporter:
     def update(self, num_timesteps: int, iteration: int) -> None:
         """Show the state after a meta-iteration."""
         returns = self.writer.text()
+        # Env steps a second of this process, those of an earlier one not counted.
+        rate = (num_timesteps - self.start) / max(time.monotonic() - self._began, 1e-9)
         if self._progress is not None:
             self._progress.update(
-                self._task, completed=num_timesteps, description=f"meta-iteration {iteration}", returns=returns
+                self._task,
+                completed=num_timesteps,
+                description=f"meta-iteration {iteration}",
+                rate=f"{format_steps(rate)} env steps/s",
+                returns=returns,
             )
         elif self.lines:
-            elapsed = time.monotonic() - self._began
-            rate = (num_timesteps - self.start) / max(elapsed, 1e-9)
             left = format_duration(max(self.total - num_timesteps, 0) / max(rate, 1e-9))
             done = f"{format_steps(num_timesteps)}/{format_steps(self.total)} env steps"
             say(f"meta-iteration {iteration:>4}  {done}  {format_steps(rate)}/s  {left} left  {returns}".rstrip())
