@@ -13,7 +13,7 @@ TRAIN_FLAGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.metarl-installed
-SOURCES := metarl tests benchmarks setup.py
+SOURCES := metarl tests $(wildcard benchmarks) setup.py
 
 .PHONY: help setup train check test lint types suite test-slow format clean distclean
 
@@ -63,7 +63,7 @@ format: $(STAMP)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
-	find metarl tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find metarl tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf $(VENV)
