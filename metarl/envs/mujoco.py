@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -107,7 +108,9 @@ class MujocoFamily(Family):
     :param root: name of the robot's root body.
     :param warm_start: let the contact solver start at the last physics step's solution within an env step. Off by
         default: with one call per env step it gains nothing, and without it a step can be compared bit by bit.
-    :param n_threads: physics threads; None for every core this process may use. Results do not depend on it.
+    :param n_threads: physics threads of a call; None for every core this process may use. Results do not depend on it,
+        and the attribute may be changed at any time. Several Python threads may step one family at once, each with its
+        own blocks of tasks; with ``n_threads=1`` physics then runs on the threads that call.
     """
 
     def __init__(
@@ -330,10 +333,14 @@ class MujocoFamily(Family):
         if not models:
             return
         # Callers on several threads get a pool each; list operations are atomic.
-        try:
-            pool = self._pools.pop()
-        except IndexError:
-            pool = _Pool(self.n_threads)
+        pool = None
+        while self._pools and pool is None:
+            with suppress(IndexError):
+                pool = self._pools.pop()
+            if pool is not None and pool.n_threads != self.n_threads:
+                pool.close()
+                pool = None
+        pool = pool or _Pool(self.n_threads)
         pool.run(models, n_steps, physics, controls, out)
         self._pools.append(pool)
 
@@ -361,7 +368,8 @@ def _contact_forces(sensors: np.ndarray, com: np.ndarray, limit: float) -> np.nd
     n, n_bodies = sensors.shape[:2]
     result = np.zeros((n * n_bodies, 6))
     # Few bodies touch anything at a time. A body's contact has a force, a sensor without contact reads 0.
-    touching = np.flatnonzero((sensors[:, :, 0] != 0).any(axis=2))
+    fx, fy, fz = np.moveaxis(sensors[:, :, 0], -1, 0)
+    touching = np.flatnonzero((fx != 0) | (fy != 0) | (fz != 0))
     some = sensors.reshape(n * n_bodies, 3, 3)[touching]
     force = some[:, 0]
     arm = some[:, 2] - com[touching // max(n_bodies, 1)]

@@ -176,6 +176,8 @@ def test_callers_on_several_threads_share_a_family() -> None:
     with ThreadPoolExecutor(3) as workers:
         for future in [workers.submit(trajectory, family, tasks, actions) for _ in range(3)]:
             assert_equal(alone, future.result())
+    family.n_threads = 2
+    assert_equal(alone, trajectory(family, tasks, actions))
 
 
 class HeavyCheetah(HalfCheetahVel):
