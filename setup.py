@@ -32,7 +32,7 @@ EXTRAS = {
 setup(
     name="metarl-sb3",
     version=VERSION,
-    description="Meta-reinforcement learning for Stable-Baselines3: starting points that learn new tasks in a few steps",
+    description="Meta-reinforcement learning for Stable-Baselines3: starts that learn new tasks in a few steps",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="metarl contributors",
