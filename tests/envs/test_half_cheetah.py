@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -44,7 +45,8 @@ def forward(family: HalfCheetah, physics: np.ndarray) -> mujoco.MjData:
     return data
 
 
-def test_trajectory_is_that_of_half_cheetah_v5() -> None:
+def test_trajectory_is_that_of_half_cheetah_v5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs a deprecated attribute of Gymnasium's file in the working directory.
     env = gymnasium.make("HalfCheetah-v5", disable_env_checker=True).unwrapped
     env.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_WARMSTART)
     env.reset(seed=1)
