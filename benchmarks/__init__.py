@@ -1,0 +1,1 @@
+"""What metarl costs, measured: ``python -m benchmarks.speed``."""
