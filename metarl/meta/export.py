@@ -9,7 +9,8 @@ plain gradient descent at the inner rate, one pass over one batch of the inner s
 no gradient clipping. Given equal advantages the two agree to float tolerance. What still differs in practice:
 
 - advantages: SB3 subtracts the value network (generalised advantages), we a linear baseline fitted for each batch;
-- time limits: SB3 adds γ·V(last observation) where an episode is cut at the horizon, we add nothing, as the reference;
+- time limits: SB3 adds γ·V(last observation) where an episode is cut at the horizon (the value network is fitted to
+  that), we add nothing, as the reference;
 - normalisation: SB3's standard deviation divides by n − 1, ours by n: a factor √((n − 1)/n) on the step;
 - episodes: SB3 collects a number of steps, which may cut the last episode; we collect whole episodes;
 - the rate is constant: that of the first inner step. Others are in the sidecar only;

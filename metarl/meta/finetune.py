@@ -275,6 +275,7 @@ def export_pays(
     total_timesteps: int,
     *,
     kind: str = "ppo",
+    optimizer: str = "adam",
     split: str = "test",
     n_tasks: int = 20,
     n_envs: int = 20,
@@ -284,12 +285,14 @@ def export_pays(
 ) -> CurveComparison:
     """Learn held-out tasks with plain SB3, from the export and from scratch with equal hyperparameters, and compare.
 
-    A rollout is one longest episode of each copy unless ``n_steps`` says otherwise, and ``batch_size`` (PPO) a quarter
-    of a rollout; everything else is SB3's default, but for the discount factor.
+    With Adam a rollout is one longest episode of each copy unless ``n_steps`` says otherwise, and ``batch_size`` (PPO)
+    a quarter of a rollout; everything else is SB3's default, but for the discount factor. With SGD the hyperparameters
+    are those that make an update an inner step, see :mod:`metarl.meta.export`.
 
     :param model: a meta-algorithm.
     :param total_timesteps: env steps for each task and method.
     :param kind: ``"ppo"``, ``"a2c"`` or ``"trpo"``.
+    :param optimizer: ``"adam"`` or ``"sgd"``.
     :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
     :param n_tasks: how many of its tasks.
     :param n_envs: copies of a task that step together.
@@ -297,10 +300,11 @@ def export_pays(
     :param progress: called with (tasks done, tasks in all), twice through.
     :param hyperparameters: of the stock class, for both.
     """
-    n_steps = int(hyperparameters.pop("n_steps", model.family.horizon))
-    if kind == "ppo":
-        hyperparameters.setdefault("batch_size", max(1, n_steps * n_envs // 4))
-    exported = export_sb3(model, kind, optimizer="adam", n_envs=n_envs, n_steps=n_steps, **hyperparameters)
+    if optimizer == "adam":
+        n_steps = int(hyperparameters.setdefault("n_steps", model.family.horizon))
+        if kind == "ppo":
+            hyperparameters.setdefault("batch_size", max(1, n_steps * n_envs // 4))
+    exported = export_sb3(model, kind, optimizer=optimizer, n_envs=n_envs, **hyperparameters)
     tasks = model.family.tasks(split, n_tasks)
     name = kind.upper()
     starts: tuple[tuple[MakeModel, str], ...] = (

@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from metarl.agents.baseline import discounted_returns
 from metarl.agents.policy import Params
-from metarl.agents.sampling import collect
+from metarl.agents.sampling import Episodes, collect
 from metarl.errors import ConfigError
 from metarl.meta.inner import expand
 from metarl.streams import seed_sequence, stream
@@ -18,8 +18,10 @@ from metarl.streams import seed_sequence, stream
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
 
-MIN_EPOCHS = 10
-MIN_UPDATES = 1000
+ROUNDS = 60
+"""Times the targets are bootstrapped anew; an error in the values shrinks by γ to the horizon each time."""
+UPDATES = 25
+"""Gradient steps for each of them."""
 BATCH_SIZE = 512
 LEARNING_RATE = 1e-3
 HELD_OUT = 0.2
@@ -42,10 +44,12 @@ class ValueFit(NamedTuple):
 def fit_value(
     model: MetaAlgorithm, policy: ActorCriticPolicy, n_tasks: int, n_episodes: int
 ) -> tuple[ValueFit, Params]:
-    """Fit the value network of ``policy`` to discounted returns at the meta-learnt initialisation.
+    """Fit the value network of ``policy`` to discounted returns of training tasks at the meta-learnt initialisation.
 
-    Targets are Monte-Carlo returns to go that end at the horizon. They are standardised for the regression (Adam, the
-    epoch that does best on held-out tasks), and the scale is folded into the last layer.
+    Targets are what SB3 means by returns: the rewards of the episode and, where it was cut at the horizon, the value of
+    the last observation. Returns that end at the horizon would be smaller the later the env step, which the network
+    cannot see and SB3's advantages would be full of. So this is fitted value iteration over whole episodes (Adam, with
+    a rate that falls to 0, on standardised targets; the scale is folded into the last layer).
 
     :param model: gives the initialisation, the family and the discount factor.
     :param policy: a stock policy; its value network is the starting point and is changed.
@@ -59,51 +63,68 @@ def fit_value(
     seeds = [seed_sequence(model.seed, "export/value", task) for task in range(n_tasks)]
     theta = {name: tensor.contiguous() for name, tensor in expand(model.policy_params, n_tasks).items()}
     episodes = collect(model.family, model.policy, theta, tasks, seeds, n_episodes=n_episodes)
-    returns = discounted_returns(episodes.rewards, episodes.mask, getattr(model, "gamma", 0.99))
+    gamma = float(getattr(model, "gamma", 0.99))
+    rng = stream(model.seed, "export/batches")
+    network = torch.nn.Sequential(policy.mlp_extractor.value_net, policy.value_net)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     held_out = max(1, round(HELD_OUT * n_tasks))
-    x, y = _pick(episodes.obs[:-held_out], returns[:-held_out], episodes.mask[:-held_out])
-    x_test, y_test = _pick(episodes.obs[-held_out:], returns[-held_out:], episodes.mask[-held_out:])
-    mean, std = float(y.mean()), max(float(y.std()), 1e-6)
-    error = _regress(policy, x, (y - mean) / std, x_test, (y_test - mean) / std, stream(model.seed, "export/batches"))
+    train, test = (_Steps(episodes, part) for part in (slice(None, -held_out), slice(-held_out, None)))
+    targets = discounted_returns(episodes.rewards, episodes.mask, gamma)
+    for k in range(ROUNDS):
+        y = train.pick(targets)
+        mean, std = float(y.mean()), max(float(y.std()), 1e-6)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1.0 - k / ROUNDS)
+        _regress(network, optimizer, train.obs, (y - mean) / std, rng)
+        targets = _bootstrapped(episodes, gamma, network, mean, std)
     with torch.no_grad():
         policy.value_net.weight.mul_(std)
         policy.value_net.bias.mul_(std).add_(mean)
-    explained = 1.0 - error * std**2 / max(float(y_test.var()), 1e-12)
+        y = test.pick(targets)
+        explained = 1.0 - float((network(test.obs).squeeze(-1) - y).var()) / max(float(y.var()), 1e-12)
     tensors = {name: t.detach().clone() for name, t in policy.named_parameters() if "value_net" in name}
     return ValueFit(explained, n_tasks, episodes.n_steps), tensors
 
 
-def _pick(obs: np.ndarray, returns: np.ndarray, mask: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the valid steps as ``[n, observation]`` and ``[n]``."""
-    x = obs.reshape(*mask.shape, -1)[mask].astype(np.float32)
-    return torch.from_numpy(x), torch.from_numpy(returns[mask].astype(np.float32))
+def _bootstrapped(episodes: Episodes, gamma: float, network: torch.nn.Module, mean: float, std: float) -> np.ndarray:
+    """Return the returns to go ``[task, env, time]`` where the value of a cut episode's last observation ends it.
+
+    The observation after the last env step is not recorded, so the one before it stands in, without its reward.
+    """
+    last = np.maximum(episodes.lengths - 1, 0)
+    task, env = np.indices(last.shape)
+    obs = episodes.obs[task, env, last].reshape(*last.shape, -1)
+    with torch.no_grad():
+        values = network(torch.from_numpy(obs).float()).squeeze(-1).double().numpy() * std + mean
+    rewards = episodes.rewards.astype(np.float64)
+    cut = ~episodes.terminated & (episodes.lengths > 0)
+    rewards[task[cut], env[cut], last[cut]] = values[cut]
+    return discounted_returns(rewards, episodes.mask, gamma)
+
+
+class _Steps:
+    """The valid steps of some tasks."""
+
+    def __init__(self, episodes: Episodes, tasks: slice) -> None:
+        self._tasks, self._mask = tasks, episodes.mask[tasks]
+        obs = episodes.obs[tasks].reshape(*self._mask.shape, -1)[self._mask]
+        self.obs = torch.from_numpy(obs.astype(np.float32))
+
+    def pick(self, values: np.ndarray) -> torch.Tensor:
+        """Return those of ``[task, env, time]`` values, ``[n]``."""
+        return torch.from_numpy(values[self._tasks][self._mask].astype(np.float32))
 
 
 def _regress(
-    policy: ActorCriticPolicy,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
     x: torch.Tensor,
     y: torch.Tensor,
-    x_test: torch.Tensor,
-    y_test: torch.Tensor,
     rng: np.random.Generator,
-) -> float:
-    """Fit to standardised targets; return the variance of the held-out error in the best epoch, which is kept."""
-    network = torch.nn.Sequential(policy.mlp_extractor.value_net, policy.value_net)
-    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    best, kept = np.inf, [p.detach().clone() for p in network.parameters()]
-    for _ in range(max(MIN_EPOCHS, -(-MIN_UPDATES * BATCH_SIZE // len(x)))):
-        order = torch.from_numpy(rng.permutation(len(x)))
-        for start in range(0, len(x), BATCH_SIZE):
-            batch = order[start : start + BATCH_SIZE]
-            loss = torch.nn.functional.mse_loss(network(x[batch]).squeeze(-1), y[batch])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        with torch.no_grad():
-            error = float((network(x_test).squeeze(-1) - y_test).var(correction=0))
-        if error < best:
-            best, kept = error, [p.detach().clone() for p in network.parameters()]
-    with torch.no_grad():
-        for parameter, value in zip(network.parameters(), kept, strict=True):
-            parameter.copy_(value)
-    return best
+) -> None:
+    """Take some gradient steps on the mean squared error, each on a random batch."""
+    for _ in range(UPDATES):
+        batch = torch.from_numpy(rng.integers(len(x), size=BATCH_SIZE))
+        loss = torch.nn.functional.mse_loss(network(x[batch]).squeeze(-1), y[batch])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()

@@ -18,6 +18,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import explained_variance
 
 from metarl import FOMAML
 from metarl.agents.sampling import Samples, collect
@@ -86,27 +87,24 @@ def test_exporting_leaves_the_global_generators_alone_and_is_deterministic() -> 
         assert torch.equal(tensor, second.tensors[name])
 
 
-def test_value_network_predicts_returns_of_unseen_tasks() -> None:
+def test_value_network_predicts_sb3s_own_returns_on_unseen_tasks() -> None:
+    """In a rollout that SB3 collects on test tasks, its own targets, time limits included, are what was fitted."""
     model = make_model()
-    exported = export_sb3(model, value_episodes=10)
+    venv = FamilyVecEnv(model.family, model.family.tasks("test", 20), n_envs=1, seed=3)
+    exported = export_sb3(model, value_episodes=10, n_envs=20, n_steps=160, batch_size=3200)
     assert exported.value_fit is not None
     assert exported.value_fit.n_tasks == 40
     assert exported.value_fit.env_steps > 1000
-    assert 0.45 < exported.value_fit.explained_variance <= 1.0
-    # On other tasks and streams, through SB3's own interface:
-    sb3 = exported.on()
-    tasks = model.family.tasks("test", 10)
-    theta = expand(model.policy_params, 10)
-    seeds = [seed_sequence(77, "check", task) for task in range(10)]
-    episodes = collect(model.family, model.policy, theta, tasks, seeds, n_episodes=20)
-    from metarl.agents.baseline import discounted_returns
-
-    returns = discounted_returns(episodes.rewards, episodes.mask, model.gamma)[episodes.mask]
-    with torch.no_grad():
-        values = sb3.policy.predict_values(torch.from_numpy(episodes.obs[episodes.mask])).squeeze(-1).numpy()
-    explained = 1 - (returns - values).var() / returns.var()
-    assert explained == pytest.approx(exported.value_fit.explained_variance, abs=0.2)
-    assert abs((returns - values).mean()) < 0.3 * returns.std()
+    assert 0.3 < exported.value_fit.explained_variance <= 1.0
+    fitted = exported.on(venv, seed=0).learn(3200).rollout_buffer
+    explained = explained_variance(fitted.values.flatten(), fitted.returns.flatten())
+    assert explained == pytest.approx(exported.value_fit.explained_variance, abs=0.15)
+    error = fitted.returns - fitted.values
+    assert abs(error.mean()) < 0.2 * error.std()
+    # No drift along the episode, which would fill the advantages: the horizon is bootstrapped, not an end.
+    time = fitted.observations[..., 1].round(3)
+    drift = [error[time == t].mean() for t in np.unique(time)]
+    assert max(map(abs, drift)) < 0.35 * error.std()
     unfitted = export_sb3(model, value_tasks=0)
     assert unfitted.value_fit is None
 
