@@ -1,7 +1,7 @@
 """Stock SB3 policies as pure functions of named tensors.
 
-The tensors keep the names they have in SB3's ``ActorCriticPolicy`` (``action_net.weight``, ``log_std``, …), so an export
-is a copy. Functions take one task's tensors or a stack with a leading task axis alike.
+The tensors keep the names they have in SB3's ``ActorCriticPolicy`` (``action_net.weight``, ``log_std``, …), so an
+export is a copy. Functions take one task's tensors or a stack with a leading task axis alike.
 """
 
 from __future__ import annotations
@@ -216,5 +216,3 @@ def _activation(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.
         value: torch.Tensor = layer(leaf)
         (slope,) = torch.autograd.grad(value.sum(), leaf)
     return value.detach(), slope
-
-

@@ -115,6 +115,7 @@ def _collect_wave(
     """Run one episode in each of ``n_envs`` copies of every task."""
     env_rngs, action_rngs = [env for env, _ in streams], [action for _, action in streams]
     n, horizon = len(streams), family.horizon
+    action_shape = policy.action_space.shape or ()
     state, obs = family.reset(tasks, env_rngs, n_envs)
     first = draw_noise(policy.action_space, action_rngs[0], (horizon, n_envs))
     noise = np.empty((horizon, n, *first.shape[1:]), dtype=np.float32)
@@ -126,7 +127,7 @@ def _collect_wave(
     # Time comes first in memory, so that a step writes one contiguous piece; the public view has it last.
     obs_buffer = np.empty((horizon, *obs.shape), dtype=np.float32)
     discrete = isinstance(policy.action_space, spaces.Discrete)
-    action_buffer = np.empty((horizon, n, n_envs, *policy.action_space.shape), dtype=np.int64 if discrete else np.float32)
+    action_buffer = np.empty((horizon, n, n_envs, *action_shape), dtype=np.int64 if discrete else np.float32)
     reward_buffer = np.zeros((horizon, n, n_envs), dtype=np.float32)
     mask_buffer = np.zeros((horizon, n, n_envs), dtype=bool)
     active = np.ones((n, n_envs), dtype=bool)
@@ -252,11 +253,12 @@ def collect_env(
     :return: episodes with a task axis of length 1.
     """
     rng, action_rng = split_streams(seed)
-    rows: list[tuple[list[np.ndarray], list[np.ndarray], list[float], bool]] = []
+    rows: list[tuple[list[np.ndarray], list[np.ndarray], list[float]]] = []
+    ends: list[bool] = []
     with torch.inference_mode():
         for _ in range(n_episodes):
             obs, _ = env.reset(seed=int(rng.integers(2**31)))
-            row: tuple[list[np.ndarray], list[np.ndarray], list[float], bool] = ([], [], [], False)
+            row: tuple[list[np.ndarray], list[np.ndarray], list[float]] = ([], [], [])
             terminated = truncated = False
             while not (terminated or truncated):
                 if len(row[0]) >= max_steps:
@@ -268,7 +270,8 @@ def collect_env(
                 row[1].append(action[0].numpy())
                 obs, reward, terminated, truncated, _ = env.step(clip_actions(policy, policy.actions_to_env(action))[0])
                 row[2].append(float(reward))
-            rows.append((*row[:3], terminated))
+            rows.append(row)
+            ends.append(terminated)
     longest = max(len(row[2]) for row in rows)
 
     def table(column: int) -> np.ndarray:
@@ -284,7 +287,7 @@ def collect_env(
         actions=table(1),
         rewards=table(2).astype(np.float32),
         mask=(np.arange(longest) < lengths[:, None])[None],
-        terminated=np.array([[row[3] for row in rows]]),
+        terminated=np.array([ends]),
     )
     if not np.isfinite(episodes.rewards).all():
         raise NonFiniteError(f"non-finite reward in {env}")
@@ -294,11 +297,11 @@ def collect_env(
 def clip_actions(policy: FunctionalPolicy, actions: np.ndarray) -> np.ndarray:
     """Return actions clipped to the action space, as SB3's collectors do outside the policy."""
     if isinstance(policy.action_space, spaces.Box):
-        return np.clip(actions, policy.action_space.low, policy.action_space.high)
+        actions = np.clip(actions, policy.action_space.low, policy.action_space.high)
     return actions
 
 
-# ---------------------------------------------------------------------------------------------------------------- packing
+# ------------------------------------------------------------------------------------------------------------ packing
 @dataclass(frozen=True)
 class Samples:
     """What a learner's loss takes: packed transitions of a stack of tasks, valid ones first.

@@ -49,7 +49,9 @@ class AdaptedPolicy:
     :param returns: mean undiscounted return of the episodes collected before each inner step.
     """
 
-    def __init__(self, policy: FunctionalPolicy, params: Params, env_steps: int = 0, returns: Sequence[float] = ()) -> None:
+    def __init__(
+        self, policy: FunctionalPolicy, params: Params, env_steps: int = 0, returns: Sequence[float] = ()
+    ) -> None:
         self.policy = policy
         self.params = params
         self.env_steps = env_steps
@@ -436,7 +438,7 @@ class Timer:
 def algorithms() -> dict[str, type[MetaAlgorithm]]:
     """Return every meta-algorithm by its name on the command line."""
     found: dict[str, type[MetaAlgorithm]] = {}
-    stack: list[type[MetaAlgorithm]] = [MetaAlgorithm]
+    stack: list[type[MetaAlgorithm]] = MetaAlgorithm.__subclasses__()
     while stack:
         cls = stack.pop()
         stack += cls.__subclasses__()

@@ -83,7 +83,11 @@ class InnerStep:
         """Return ``H v`` of each task's loss at the start of the step."""
         assert self._gradient is not None, "needs second_order=True"
         product = torch.autograd.grad(
-            self._gradient, list(self._leaves.values()), list(vector.values()), retain_graph=True, materialize_grads=True
+            self._gradient,
+            list(self._leaves.values()),
+            list(vector.values()),
+            retain_graph=True,
+            materialize_grads=True,
         )
         return dict(zip(self._leaves, product, strict=True))
 

@@ -139,7 +139,9 @@ class MAML(MetaAlgorithm):
         LocalObjective.check_arguments(fisher_fraction, kl_direction)
 
     def _check_rates(self, inner_lr: float | Sequence[float]) -> list[float]:
-        rates = list(inner_lr) if isinstance(inner_lr, (list, tuple)) else [inner_lr] * max(1, self.n_inner_steps)
+        rates: list[Any] = (
+            list(inner_lr) if isinstance(inner_lr, (list, tuple)) else [inner_lr] * max(1, self.n_inner_steps)
+        )
         for rate in rates:
             require_range("inner_lr", rate, 0.0)
         if len(rates) != max(1, self.n_inner_steps):
@@ -283,8 +285,8 @@ class MAML(MetaAlgorithm):
         """Adapt to held-out tasks and report the return after 0 … K inner steps.
 
         The return after k steps is the mean undiscounted return of the batch collected at θ_k, which then serves the
-        next step, as in the reference. Runs evaluated with equal arguments share tasks and random streams, so they can be
-        compared in pairs.
+        next step, as in the reference. Runs evaluated with equal arguments share tasks and random streams, so they can
+        be compared in pairs.
 
         :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
         :param n_inner_steps: K; 3 if None.
@@ -320,7 +322,7 @@ class MAML(MetaAlgorithm):
             returns=returns[None],
             env_steps=steps,
             tasks={name: value.tolist() for name, value in tasks.items()},
-            strata=None if strata is None else strata,
+            strata=None if strata is None else np.array(strata),
             seeds=[self.seed],
             label=label or self.name,
             meta={

@@ -218,7 +218,7 @@ class LocalObjective:
         size = max(chunk.stop - chunk.start for chunk in self._chunks)
         item = self._query.obs.element_size()
         graphs = sum(batch.obs.shape[1] for batch in self._support_part) * 20 if self._second_order else 0
-        return (graphs + self._query_part.obs.shape[1] * 4) * size * self._learner.policy.width * item
+        return int((graphs + self._query_part.obs.shape[1] * 4) * size * self._learner.policy.width * item)
 
 
 def chunks(n_tasks: int, batches: Sequence[Samples], width: int, chunk_size: int | None) -> list[slice]:

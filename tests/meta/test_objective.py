@@ -204,7 +204,9 @@ def test_stacked_losses_and_gradients_equal_vmapped_ones(kind: str) -> None:
     samples = make_samples(learner.policy, 3)
     stack = {n: torch.stack([make_params(learner.policy, s)[n] for s in range(TASKS)]) for n in learner.policy.names}
 
-    def one(params: Params, obs: torch.Tensor, actions: torch.Tensor, adv: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    def one(
+        params: Params, obs: torch.Tensor, actions: torch.Tensor, adv: torch.Tensor, w: torch.Tensor
+    ) -> torch.Tensor:
         alone = Samples(obs, actions, adv, w, samples.counts, samples.episode_ends)
         return learner.loss(params, alone)
 
@@ -276,7 +278,9 @@ def test_fisher_fraction_takes_whole_episodes() -> None:
             torch.testing.assert_close(product[name], tensor, rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize(("name", "value"), [("fisher_fraction", 0.0), ("fisher_fraction", 1.5), ("kl_direction", "up")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("fisher_fraction", 0.0), ("fisher_fraction", 1.5), ("kl_direction", "up")]
+)
 def test_bad_arguments_are_named(name: str, value: object) -> None:
     learner, params, support, query = problem("gaussian", 1)
     with pytest.raises(ConfigError, match=f"{name}={value!r}"):
