@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metarl import FOMAML, RandomInit
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
 from metarl.meta.comparison import compare, comparison_figure, comparison_table
 from metarl.meta.published import PUBLISHED, published_for
 from metarl.meta.report import Report
 from metarl.meta.statistics import bootstrap_interval, paired_interval
 from metarl.meta.tables import Table
+from tests.meta.walk import Walk
 
 N_TASKS = 30
 
@@ -250,3 +252,20 @@ def test_figures(tmp_path: Path) -> None:
         report.figure(task_parameter="velocty")
     with pytest.raises(ConfigError, match="no reports"):
         comparison_figure([])
+
+
+def test_evaluations_of_two_algorithms_are_paired(tmp_path: Path) -> None:
+    """The reports that algorithms write: equal tasks and streams can be compared, other streams cannot."""
+    kwargs = {"policy_kwargs": {"net_arch": [8]}, "n_episodes": 5, "n_threads": 1}
+    first, second = (
+        algo("MlpPolicy", Walk(), seed=seed, **kwargs)  # type: ignore[arg-type]
+        for seed, algo in enumerate((FOMAML, RandomInit))
+    )
+    a, b = first.evaluate("test", 1, n_tasks=12), second.evaluate("test", 1, n_tasks=12)
+    a.save(tmp_path / "a.json")
+    comparison = compare(Report.load(tmp_path / "a.json"), b)
+    assert comparison.returns.mean[1] == pytest.approx((a.returns - b.returns)[..., 1].mean())
+    assert a.env_steps[0] == 0
+    assert 5 <= a.env_steps[1] <= 40
+    with pytest.raises(ConfigError, match="evaluation_seed is 0 and 1"):
+        compare(a, second.evaluate("test", 1, n_tasks=12, seed=1))
