@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 SOURCE = "Finn, Abbeel and Levine (2017), results shipped with cbfinn/maml_rl"
 CAVEAT = (
-    "published: one training seed, 40 other goals, old physics engine, 4,000 env steps for each inner step (AntDir 8,000), "
-    "full inner rate on the first step and half of it after (AntDir a hundredth)"
+    "published: one training seed, 40 other goals, old physics engine, 4,000 env steps for each inner step "
+    "(AntDir 8,000), full inner rate on the first step and half of it after (AntDir a hundredth)"
 )
 
 
