@@ -313,10 +313,9 @@ class MetaAlgorithm(ABC):
 
     def check_env(self, env: gym.Env[Any, Any]) -> None:
         """Raise :class:`ConfigError` unless ``env`` has the family's spaces, bounds included."""
-        for what in ("observation_space", "action_space"):
-            ours, theirs = getattr(self.family, what), getattr(env, what)
-            if ours != theirs:
-                raise ConfigError(f"{what} {theirs} differs from {ours}, which {self.family.id} was learnt on")
+        from metarl.meta.export import SPACES, require_equal_spaces, space_to_json
+
+        require_equal_spaces(env, {what: space_to_json(getattr(self.family, what)) for what in SPACES})
 
     # ------------------------------------------------------------------------------------------------ saving, loading
     @property
