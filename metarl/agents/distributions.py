@@ -101,7 +101,8 @@ class Gaussian:
     def fisher(self, tangents: tuple[torch.Tensor, ...], weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
         d_mean, d_log_std = tangents
         precision = torch.exp(-2.0 * self._log_std)
-        return d_mean * precision * weights.unsqueeze(-1), 2.0 * d_log_std * weights.sum(-1, keepdim=True)
+        moves = 2.0 * (self.log_std >= MIN_LOG_STD)
+        return d_mean * precision * weights.unsqueeze(-1), moves * d_log_std * weights.sum(-1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ class Categorical:
 
     def sample(self, noise: torch.Tensor) -> torch.Tensor:
         cumulative = self._log_probs.exp().cumsum(-1)
-        chosen = (noise.unsqueeze(-1) > cumulative).sum(-1)
+        # Noise is in [0, 1): with ">" a zero would choose the first action even where its probability vanishes.
+        chosen = (noise.unsqueeze(-1) >= cumulative).sum(-1)
         return chosen.clamp(max=self.logits.shape[-1] - 1)
 
     def fisher(self, tangents: tuple[torch.Tensor, ...], weights: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -6,6 +6,7 @@ export is a copy. Functions take one task's tensors or a stack with a leading ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
@@ -43,16 +45,30 @@ def sb3_policy_kwargs(policy_kwargs: Mapping[str, Any] | None) -> dict[str, Any]
     check_arguments(ActorCriticPolicy.__init__, kwargs, "policy keyword")
     if kwargs.get("use_sde"):
         raise ConfigError("use_sde=True is not supported: gSDE samples from the module, not from adapted parameters")
+    if kwargs.get("squash_output"):
+        raise ConfigError("squash_output=True is not supported: SB3 squashes with gSDE only")
     activation = kwargs.get("activation_fn")
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:
             raise unknown_name("activation function", activation, ACTIVATIONS)
         kwargs["activation_fn"] = ACTIVATIONS[activation]
+    elif activation is not None and activation not in ACTIVATIONS.values():
+        # Others may have parameters of their own or mix units, which nothing here would notice.
+        raise ConfigError(f"activation_fn={activation!r} is not supported: use {', '.join(ACTIVATIONS)}")
     net_arch = kwargs.get("net_arch")
-    widths = [*net_arch.get("pi", []), *net_arch.get("vf", [])] if isinstance(net_arch, dict) else (net_arch or [])
-    if not isinstance(widths, list) or not all(isinstance(width, int) and width > 0 for width in widths):
+    parts = net_arch if isinstance(net_arch, dict) else {"pi": [] if net_arch is None else net_arch}
+    if not set(parts) <= {"pi", "vf"} or not all(map(_is_widths, parts.values())):
         raise ConfigError(f"net_arch={net_arch!r} is not a list of positive integers, such as [100, 100]")
+    if kwargs.get("features_extractor_class", FlattenExtractor) is not FlattenExtractor:
+        raise ConfigError("only policies without a features extractor (MlpPolicy) are supported")
+    log_std = kwargs.get("log_std_init", 0.0)
+    if not isinstance(log_std, (int, float)) or not math.isfinite(log_std):
+        raise ConfigError(f"log_std_init={log_std!r} is not a finite number")
     return kwargs
+
+
+def _is_widths(value: Any) -> bool:
+    return isinstance(value, list) and all(type(width) is int and width > 0 for width in value)
 
 
 class FunctionalPolicy:
@@ -74,17 +90,20 @@ class FunctionalPolicy:
     ) -> None:
         if policy not in POLICIES:
             raise unknown_name("policy", policy, POLICIES)
-        if not isinstance(observation_space, spaces.Box):
-            raise ConfigError(f"observation space {observation_space} is not supported: MlpPolicy takes a Box")
-        if not isinstance(action_space, (spaces.Box, spaces.Discrete)):
-            raise ConfigError(f"action space {action_space} is not supported: use a Box or a Discrete space")
+        if not isinstance(observation_space, spaces.Box) or is_image_space(observation_space):
+            raise ConfigError(
+                f"observation space {observation_space} is not supported: MlpPolicy takes a Box, no image"
+            )
+        vector = isinstance(action_space, spaces.Box) and len(action_space.shape) == 1
+        if not (vector or isinstance(action_space, spaces.Discrete)):
+            raise ConfigError(
+                f"action space {action_space} is not supported: use a Box of one axis or a Discrete space"
+            )
         self.name = policy
         self.observation_space = observation_space
         self.action_space = action_space
         self.policy_kwargs = sb3_policy_kwargs(policy_kwargs)
         module = self.build(seed=0)
-        if not isinstance(module.features_extractor, FlattenExtractor):
-            raise ConfigError("only policies without a features extractor (MlpPolicy) are supported")
         layers = [*module.mlp_extractor.policy_net.named_children(), ("action_net", module.action_net)]
         self._layers: list[str | nn.Module] = []
         for name, layer in layers:
