@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -58,7 +59,7 @@ class Episodes:
     @property
     def returns(self) -> np.ndarray:
         """Undiscounted return of each episode, ``[task, env]``, float64; NaN where a row is no episode."""
-        total = (self.rewards * self.mask).sum(-1, dtype=np.float64)
+        total = np.where(self.mask, self.rewards, 0.0).sum(-1, dtype=np.float64)
         return np.where(self.mask[..., 0], total, np.nan)
 
     @property
@@ -102,6 +103,17 @@ def split_streams(seed: np.random.SeedSequence) -> tuple[np.random.Generator, np
     parts = [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, part)) for part in (0, 1)]
     env, action = (np.random.Generator(np.random.PCG64(part)) for part in parts)
     return env, action
+
+
+def _wave_streams(seed: np.random.SeedSequence, wave: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """Return the generators of a wave of episodes; the first wave has those of :func:`split_streams`.
+
+    A family may draw at every step, and a batch is stepped until its last task ends: streams that went on from wave to
+    wave would make a task's numbers depend on the others.
+    """
+    if wave == 0:
+        return split_streams(seed)
+    return split_streams(np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, 2, wave)))
 
 
 def _collect_wave(
@@ -160,14 +172,20 @@ def _collect_wave(
 
 
 def _require_finite(family: Family, tasks: Tasks, episodes: Episodes) -> None:
-    for name, array in (("reward", episodes.rewards), ("observation", episodes.obs), ("action", episodes.actions)):
-        bad = ~np.isfinite(array)
+    """Raise for the first number in time that is not finite: it is what the others come from."""
+    found: list[tuple[int, int, str, int, int]] = []
+    for rank, name in enumerate(("obs", "actions", "rewards")):
+        bad = ~np.isfinite(getattr(episodes, name))
         if bad.any():
             bad = bad.reshape(*episodes.mask.shape, -1).any(-1) & episodes.mask
         if bad.any():
-            task, env, time = (int(i) for i in np.argwhere(bad)[0])
-            values = {key: np.asarray(value).tolist() for key, value in one_task(tasks, task).items()}
-            raise NonFiniteError(f"non-finite {name} in {family.id} task {task} {values}, copy {env}, time step {time}")
+            where = np.argwhere(bad)
+            task, env, time = (int(i) for i in where[np.argmin(where[:, 2])])
+            found.append((time, rank, ("observation", "action", "reward")[rank], task, env))
+    if found:
+        time, _, what, task, env = min(found)
+        values = {key: np.asarray(value).tolist() for key, value in one_task(tasks, task).items()}
+        raise NonFiniteError(f"non-finite {what} in {family.id} task {task} {values}, copy {env}, time step {time}")
 
 
 def _collect_transitions(
@@ -180,12 +198,12 @@ def _collect_transitions(
 ) -> Episodes:
     """Run waves of episodes until every task has enough, then keep the shortest sufficient prefix of each task."""
     n_envs = -(-n_transitions // family.horizon)
-    streams = [split_streams(seed) for seed in seeds]
     waves: list[Episodes] = []
     steps = np.zeros(n_tasks(tasks), dtype=np.int64)
     while (short := np.flatnonzero(steps < n_transitions)).size:
         own = {name: tensor[torch.from_numpy(short)] for name, tensor in params.items()}
-        wave = _collect_wave(family, policy, own, take_tasks(tasks, short), [streams[i] for i in short], n_envs)
+        streams = [_wave_streams(seeds[int(i)], len(waves)) for i in short]
+        wave = _collect_wave(family, policy, own, take_tasks(tasks, short), streams, n_envs)
         waves.append(_scatter(wave, short, len(seeds)))
         steps += waves[-1].task_steps
     episodes = _join(waves)
@@ -263,13 +281,13 @@ def collect_env(
             while not (terminated or truncated):
                 if len(row[0]) >= max_steps:
                     raise ConfigError(f"an episode of {env} did not end within {max_steps} env steps")
-                seen = np.asarray(obs, dtype=np.float32)
+                seen = _finite("observation", np.asarray(obs, dtype=np.float32), env, len(row[0]))
                 noise = torch.from_numpy(draw_noise(policy.action_space, action_rng, (1,)))
                 action = policy.distribution(params, torch.from_numpy(seen[None])).sample(noise)
                 row[0].append(seen)
-                row[1].append(action[0].numpy())
+                row[1].append(_finite("action", action[0].numpy(), env, len(row[0]) - 1))
                 obs, reward, terminated, truncated, _ = env.step(clip_actions(policy, policy.actions_to_env(action))[0])
-                row[2].append(float(reward))
+                row[2].append(float(_finite("reward", np.float64(reward), env, len(row[2]))))
             rows.append(row)
             ends.append(terminated)
     longest = max(len(row[2]) for row in rows)
@@ -282,16 +300,20 @@ def collect_env(
         return out
 
     lengths = np.array([len(row[2]) for row in rows])
-    episodes = Episodes(
+    return Episodes(
         obs=table(0),
         actions=table(1),
         rewards=table(2).astype(np.float32),
         mask=(np.arange(longest) < lengths[:, None])[None],
         terminated=np.array([ends]),
     )
-    if not np.isfinite(episodes.rewards).all():
-        raise NonFiniteError(f"non-finite reward in {env}")
-    return episodes
+
+
+def _finite(what: str, value: np.ndarray | np.float64, env: gym.Env[Any, Any], time: int) -> np.ndarray:
+    array = np.asarray(value)
+    if not np.isfinite(array).all():
+        raise NonFiniteError(f"non-finite {what} in {env} at time step {time}")
+    return array
 
 
 def clip_actions(policy: FunctionalPolicy, actions: np.ndarray) -> np.ndarray:
@@ -343,8 +365,9 @@ class Samples:
 
     def episodes(self, fraction: float) -> Samples:
         """Return the first ``fraction`` (rounded up) of each task's whole episodes, reweighted to a mean."""
-        n_envs = self.episode_ends.shape[1]
-        counts = self.episode_ends[:, max(1, int(np.ceil(fraction * n_envs))) - 1]
+        n_episodes = (self.episode_ends < self.counts[:, None]).sum(1) + 1
+        last = np.ceil(np.round(fraction * n_episodes, 9)).astype(np.int64).clip(min=1) - 1
+        counts = np.take_along_axis(self.episode_ends, last[:, None], axis=1)[:, 0]
         n = int(counts.max())
         return Samples(
             obs=self.obs[:, :n],

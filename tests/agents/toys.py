@@ -19,8 +19,8 @@ HORIZON = 7
 class Staircase(Family):
     """Step ``t`` (from 1) pays ``gain · t``, so an episode of ``L`` steps returns ``gain · L (L + 1) / 2``.
 
-    Copy ``j`` of a task lasts ``1 + (3 j + offset) % 7`` steps; 7 is the horizon, where it is cut. Results of copies that
-    are not active are NaN: nothing may look at them.
+    Copy ``j`` of a task lasts ``1 + (3 j + offset) % 7`` steps; 7 is the horizon, where it is cut. Results of copies
+    that are not active are NaN: nothing may look at them.
 
     :param random: lengths are drawn instead, and so is a part of the observation at every step.
     :param discrete: three actions, from ``start`` on.
