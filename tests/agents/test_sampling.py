@@ -171,7 +171,7 @@ def test_a_nan_in_the_policy_names_the_task() -> None:
         collect(family, policy, params, TASKS, make_seeds(3), n_episodes=2)
 
 
-# ---------------------------------------------------------------------------------------------------- single environments
+# --------------------------------------------------------------------------------------------- single environments
 def wrapped(family: Staircase, gain: float = 2.0, offset: int = 5) -> gym.Env[Any, Any]:
     return SingleEnv(family, gain=gain, offset=offset)
 

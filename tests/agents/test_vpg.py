@@ -1,0 +1,100 @@
+"""The policy-gradient learner against a plain loop, task by task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.agents.baseline import discounted_returns
+from metarl.agents.sampling import collect
+from metarl.agents.vpg import VPG
+from metarl.errors import ConfigError
+from metarl.meta.inner import InnerStep
+from tests.agents.test_baseline import plain_baseline
+from tests.agents.toys import Staircase, make_policy, make_seeds, make_stack, make_tasks
+
+TASKS = make_tasks([1.0, -0.5, 2.0], [0, 2, 5])
+
+
+def batch(discrete: bool = False, **kwargs: Any) -> Any:
+    family = Staircase(random=True, discrete=discrete)
+    policy = make_policy(family, activation_fn="tanh")
+    params = make_stack(policy, 3)
+    episodes = collect(family, policy, params, TASKS, make_seeds(3), n_episodes=6)
+    learner = VPG(policy, **kwargs)
+    return learner, params, episodes, learner.process(episodes, params)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_loss_is_the_mean_over_steps_of_score_times_advantage(discrete: bool, normalize: bool) -> None:
+    learner, params, episodes, samples = batch(discrete, gamma=0.9, normalize_advantage=normalize)
+    losses = learner.loss(params, samples)
+    module = learner.policy.build(0)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name in params:
+                parameter.copy_(params[name][0])
+    returns = discounted_returns(episodes.rewards, episodes.mask, 0.9)
+    for task in range(3):
+        lengths = episodes.lengths[task]
+        paths = [episodes.obs[task, env, :n] for env, n in enumerate(lengths)]
+        targets = [returns[task, env, :n] for env, n in enumerate(lengths)]
+        values = np.concatenate(plain_baseline(paths, targets))
+        advantages = np.concatenate(targets) - values
+        if normalize:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        obs = torch.from_numpy(np.concatenate(paths))
+        actions = torch.from_numpy(np.concatenate([episodes.actions[task, env, :n] for env, n in enumerate(lengths)]))
+        with torch.no_grad():
+            log_prob = module.get_distribution(obs).log_prob(actions).double().numpy()
+        # One mean over all steps: long episodes count for more than short ones.
+        assert float(losses[task]) == pytest.approx(-(log_prob * advantages).sum() / lengths.sum(), rel=1e-4, abs=1e-4)
+
+
+def test_both_surrogates_have_the_same_gradient_where_they_were_collected() -> None:
+    learner, params, _, samples = batch()
+    ratio, _, _, with_log_prob = batch(surrogate="likelihood_ratio")
+    assert samples.log_prob is None
+    assert with_log_prob.log_prob.shape == samples.advantages.shape
+    a = InnerStep(learner, params, samples, 0.1).gradient
+    b = InnerStep(ratio, params, with_log_prob, 0.1).gradient
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_of_a_task_is_its_own() -> None:
+    learner, params, _, samples = batch()
+    together = InnerStep(learner, params, samples, 0.1)
+    for task in range(3):
+        part = slice(task, task + 1)
+        alone = InnerStep(learner, {n: t[part] for n, t in params.items()}, samples.tasks(part), 0.1)
+        for name, tensor in alone.end.items():
+            torch.testing.assert_close(tensor[0], together.end[name][task], rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_follows_the_policy_gradient() -> None:
+    """Descending the loss makes well-paid actions likelier: an exact one-step bandit."""
+    learner, params, _, samples = batch(discrete=True)
+    step = InnerStep(learner, params, samples, 0.5)
+    after = learner.loss(step.end, samples)
+    assert (after < step.losses).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gamma", 1.5),
+        ("gamma", -0.1),
+        ("gamma", "0.9"),
+        ("gae_lambda", 2.0),
+        ("gae_lambda", None),
+        ("surrogate", "ppo"),
+    ],
+)
+def test_bad_arguments_are_named(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{name}={value!r}"):
+        VPG(make_policy(Staircase()), **{name: value})
