@@ -11,7 +11,7 @@ import torch
 
 from metarl.agents.policy import Params
 from metarl.envs.family import check_arguments
-from metarl.errors import ConfigError, NonFiniteError, unknown_name
+from metarl.errors import CheckpointError, ConfigError, NonFiniteError, unknown_name
 from metarl.meta.objective import MetaObjective, dot, norm
 
 
@@ -144,9 +144,11 @@ class Adam(SGD):
         return {"count": torch.tensor(self._count), **self._moments}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        moments = dict(state)
-        self._count = int(moments.pop("count"))
-        self._moments = moments
+        # Another optimiser's checkpoint has no state for this one, which then starts afresh.
+        self._moments = {name: tensor for name, tensor in state.items() if name != "count"}
+        if self._moments and "count" not in state:
+            raise CheckpointError("the state of Adam lacks its count of steps")
+        self._count = int(state["count"]) if "count" in state else 0
 
 
 class TrustRegion:
