@@ -19,6 +19,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from metarl.agents.distributions import Categorical, Distribution, Gaussian
+from metarl.agents.parallel import single_threaded_torch
 from metarl.envs.family import check_arguments
 from metarl.errors import ConfigError, unknown_name
 
@@ -119,7 +120,8 @@ class FunctionalPolicy:
 
     def build(self, seed: int) -> ActorCriticPolicy:
         """Return a fresh stock policy, initialised as SB3 does it from ``seed``; global generators are left alone."""
-        with torch.random.fork_rng(devices=[]):
+        # The last bits of the orthogonal initialisation would depend on the number of threads.
+        with single_threaded_torch(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return POLICIES[self.name](self.observation_space, self.action_space, lambda _: 0.0, **self.policy_kwargs)
 

@@ -261,20 +261,26 @@ def collect_env(
     policy: FunctionalPolicy,
     params: Params,
     seed: np.random.SeedSequence,
-    n_episodes: int,
+    n_episodes: int | None = None,
+    n_transitions: int | None = None,
     max_steps: int = 100_000,
 ) -> Episodes:
     """Run episodes one after another in any Gymnasium environment, whose task need not be known.
 
     :param params: one task's tensors, without a task axis.
+    :param n_episodes: that many, or
+    :param n_transitions: as many as hold at least that many env steps.
     :param max_steps: longest episode; an environment that never ends is an error.
     :return: episodes with a task axis of length 1.
     """
+    if (n_episodes is None) == (n_transitions is None):
+        raise ConfigError("give either n_episodes or n_transitions")
     rng, action_rng = split_streams(seed)
     rows: list[tuple[list[np.ndarray], list[np.ndarray], list[float]]] = []
     ends: list[bool] = []
     with torch.inference_mode():
-        for _ in range(n_episodes):
+        steps = 0
+        while (len(rows) < n_episodes) if n_episodes is not None else (steps < (n_transitions or 0)):
             obs, _ = env.reset(seed=int(rng.integers(2**31)))
             row: tuple[list[np.ndarray], list[np.ndarray], list[float]] = ([], [], [])
             terminated = truncated = False
@@ -289,12 +295,13 @@ def collect_env(
                 obs, reward, terminated, truncated, _ = env.step(clip_actions(policy, policy.actions_to_env(action))[0])
                 row[2].append(float(_finite("reward", np.float64(reward), env, len(row[2]))))
             rows.append(row)
+            steps += len(row[2])
             ends.append(terminated)
     longest = max(len(row[2]) for row in rows)
 
     def table(column: int) -> np.ndarray:
         first = np.asarray(rows[0][column][0])
-        out = np.zeros((1, n_episodes, longest, *first.shape), dtype=first.dtype)
+        out = np.zeros((1, len(rows), longest, *first.shape), dtype=first.dtype)
         for i, row in enumerate(rows):
             out[0, i, : len(row[2])] = np.asarray(row[column])
         return out

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
+from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.policy import Params
 from metarl.agents.sampling import Episodes, Samples, collect, collect_env
 from metarl.agents.vpg import VPG
@@ -152,6 +153,12 @@ class MAML(MetaAlgorithm):
     def _outer(self) -> Outer:
         return self.outer_optimizer
 
+    @property
+    def steps_per_iteration(self) -> int:
+        """Env steps of one meta-iteration where no episode ends early."""
+        batches = (self.n_inner_steps if self.adapts else 0) + 1
+        return self.meta_batch_size * (self.n_transitions or self.n_episodes * self.family.horizon) * batches
+
     # -------------------------------------------------------------------------------------------------------- training
     def train(self) -> dict[str, float]:
         timer = Timer()
@@ -159,7 +166,10 @@ class MAML(MetaAlgorithm):
         tasks = self.family.sample_tasks(stream(self.seed, "tasks", iteration), self.meta_batch_size)
         theta = self.policy_params
         rates = self.rates[: self.n_inner_steps] if self.adapts else []
-        episodes, support, adapted = self._adapt_tasks(tasks, theta, rates, self.seed, "train", iteration, timer)
+        amount = self._amount(None, None)
+        episodes, support, adapted = self._adapt_tasks(
+            tasks, theta, rates, self.seed, "train", iteration, timer, amount
+        )
         with timer("outer"):
             query = self.vpg.process(episodes[-1], adapted)
             objective = LocalObjective(
@@ -201,6 +211,18 @@ class MAML(MetaAlgorithm):
             stats["train/std"] = float(log_std.exp().mean())
         return stats
 
+    def _amount(self, n_episodes: int | None, n_transitions: int | None) -> dict[str, int | None]:
+        """Return how much to collect for a gradient step, as in training where nothing is said."""
+        if n_episodes is None and n_transitions is None:
+            n_transitions = self.n_transitions
+            n_episodes = self.n_episodes if n_transitions is None else None
+        amount = {"n_episodes": n_episodes, "n_transitions": n_transitions}
+        for name, value in amount.items():
+            if value is not None:
+                require_range(name, value, 1, integer=True)
+        return amount
+
+    @single_threaded_torch()
     def _adapt_tasks(
         self,
         tasks: Tasks,
@@ -210,8 +232,7 @@ class MAML(MetaAlgorithm):
         purpose: str,
         iteration: int,
         timer: Timer,
-        n_episodes: int | None = None,
-        n_transitions: int | None = None,
+        amount: Mapping[str, int | None],
     ) -> tuple[list[Episodes], list[Samples], Params]:
         """Collect at θ₀ … θ_K, stepping in between.
 
@@ -219,24 +240,12 @@ class MAML(MetaAlgorithm):
         """
         count = count_tasks(tasks)
         params = {name: tensor.contiguous() for name, tensor in expand(theta, count).items()}
-        if n_episodes is None and n_transitions is None:
-            n_episodes, n_transitions = self.n_episodes, self.n_transitions
-        if n_transitions is not None:
-            n_episodes = None
         batches: list[Episodes] = []
         support: list[Samples] = []
         for k in range(len(rates) + 1):
             seeds = [seed_sequence(seed, purpose, iteration, task, k) for task in range(count)]
             with timer("sampling"):
-                episodes = collect(
-                    self.family,
-                    self.policy,
-                    params,
-                    tasks,
-                    seeds,
-                    n_episodes=n_episodes,
-                    n_transitions=n_transitions,
-                )
+                episodes = collect(self.family, self.policy, params, tasks, seeds, **amount)
             batches.append(episodes)
             if k < len(rates):
                 with timer("inner"):
@@ -303,13 +312,13 @@ class MAML(MetaAlgorithm):
         if kwargs:
             raise unknown_name("argument of evaluate:", next(iter(kwargs)), ["n_tasks", "n_episodes", "inner_lr_rule"])
         require_range("n_tasks", n_tasks, 1, integer=True)
+        require_range("seed", seed, 0, integer=True)
+        amount = self._amount(n_episodes, n_transitions)
         rates = self.test_rates(3 if n_inner_steps is None else n_inner_steps, inner_lr_rule)
         tasks, strata = evaluation_tasks(self.family, split, n_tasks)
         purpose = f"evaluate/{split}"
         timer = Timer()
-        episodes, _, _ = self._adapt_tasks(
-            tasks, self.policy_params, rates, seed, purpose, 0, timer, n_episodes, n_transitions
-        )
+        episodes, _, _ = self._adapt_tasks(tasks, self.policy_params, rates, seed, purpose, 0, timer, amount)
         if progress is not None:
             progress(len(episodes), len(episodes))
         returns = np.stack([batch.mean_returns for batch in episodes], axis=-1)
@@ -330,8 +339,7 @@ class MAML(MetaAlgorithm):
                 "n_iterations": self.n_iterations,
                 "inner_lr": rates,
                 "inner_lr_rule": inner_lr_rule,
-                "n_episodes": n_episodes or self.n_episodes,
-                "n_transitions": n_transitions or self.n_transitions,
+                **amount,
                 "evaluation_seed": seed,
                 "env_kwargs": self.env_kwargs,
                 "ep_lengths": lengths.tolist(),
@@ -339,12 +347,14 @@ class MAML(MetaAlgorithm):
             },
         )
 
+    @single_threaded_torch()
     def adapt(
         self,
         env: gym.Env[Any, Any],
         n_inner_steps: int | None = None,
         *,
         n_episodes: int | None = None,
+        n_transitions: int | None = None,
         inner_lr_rule: str = "constant",
         seed: int = 0,
         **kwargs: Any,
@@ -354,12 +364,15 @@ class MAML(MetaAlgorithm):
         :param env: any Gymnasium environment.
         :param n_inner_steps: inner steps; as in training if None.
         :param n_episodes: episodes for each of them; as in training if None.
+        :param n_transitions: instead of episodes, env steps for each of them, in whole episodes.
         :param inner_lr_rule: see :meth:`test_rates`.
         :param seed: seed of the streams that episodes and actions are drawn from.
         :raises ConfigError: spaces that differ from the family's.
         """
         if kwargs:
             raise unknown_name("argument of adapt:", next(iter(kwargs)), ["n_inner_steps", "n_episodes", "seed"])
+        require_range("seed", seed, 0, integer=True)
+        amount = self._amount(n_episodes, n_transitions)
         self.check_env(env)
         params = {name: tensor[None] for name, tensor in self.policy_params.items()}
         returns: list[float] = []
@@ -368,7 +381,7 @@ class MAML(MetaAlgorithm):
         for k, rate in enumerate(rates):
             own = {name: tensor[0] for name, tensor in params.items()}
             seeds = seed_sequence(seed, "adapt", k)
-            episodes = collect_env(env, self.policy, own, seeds, n_episodes or self.n_episodes)
+            episodes = collect_env(env, self.policy, own, seeds, amount["n_episodes"], amount["n_transitions"])
             params = self._inner_step(params, self.vpg.process(episodes, params), rate)
             returns.append(float(episodes.mean_returns[0]))
             steps += episodes.n_steps

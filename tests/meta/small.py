@@ -1,0 +1,45 @@
+"""Small meta-algorithms on PointMass, quick enough to train in a test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from metarl.agents.policy import Params
+from metarl.meta.base import MetaAlgorithm
+from metarl.meta.maml import FOMAML
+
+SIZES: dict[str, Any] = {
+    "meta_batch_size": 4,
+    "n_episodes": 5,
+    "env_kwargs": {"horizon": 20},
+    "policy_kwargs": {"net_arch": [16]},
+    "n_threads": 1,
+}
+
+
+def small(algorithm: type[MetaAlgorithm] = FOMAML, **kwargs: Any) -> Any:
+    """Return a small algorithm on PointMass-v0."""
+    return algorithm("MlpPolicy", "PointMass-v0", **{**SIZES, **kwargs})
+
+
+def copy(params: Params) -> Params:
+    """Return a copy of tensors."""
+    return {name: tensor.clone() for name, tensor in params.items()}
+
+
+def equal(a: Params, b: Params) -> bool:
+    """Tell whether two sets of tensors have the same bits."""
+    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def run_iterations(model: Any, n: int, **kwargs: Any) -> Any:
+    """Learn for ``n`` meta-iterations more."""
+    counts: list[int] = []
+
+    def stop(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        counts.append(1)
+        return len(counts) < n
+
+    return model.learn(10**9, callback=stop, **kwargs)
