@@ -357,4 +357,4 @@ def check_arguments(function: Callable[..., Any], kwargs: Mapping[str, Any], kin
         return
     for name in kwargs:
         if name not in parameters:
-            raise unknown_name(kind, name, parameters)
+            raise unknown_name(kind, name, [known for known in parameters if known != "self"])

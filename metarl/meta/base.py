@@ -204,6 +204,11 @@ class MetaAlgorithm(ABC):
         return FamilyVecEnv(self.family, tasks, n_envs=1, seed=self.seed)
 
     # -------------------------------------------------------------------------------------------------------- learning
+    @property
+    @abstractmethod
+    def steps_per_iteration(self) -> int:
+        """Env steps of one meta-iteration, at most or about."""
+
     @abstractmethod
     def train(self) -> dict[str, float]:
         """Do one meta-iteration: sample, adapt, update ``params``. Return scalars for the log."""

@@ -283,7 +283,9 @@ def require_equal_spaces(env: AnyEnv, document: Mapping[str, Any]) -> None:
     for what in SPACES:
         ours, theirs = document[what], space_to_json(getattr(env, what))
         if ours != theirs:
-            raise ConfigError(f"{what} {_brief(theirs)} of the environment differs from {_brief(ours)}, which was learnt on")
+            raise ConfigError(
+                f"{what} {_brief(theirs)} of the environment differs from {_brief(ours)}, which was learnt on"
+            )
 
 
 def _brief(space: Mapping[str, Any]) -> str:

@@ -138,7 +138,8 @@ def _train(parser: Parser) -> Parser:
         type=int,
         default=None,
         metavar="N",
-        help="env steps between evaluations on validation tasks (default: a twentieth of -n; -1: never)",
+        help="env steps between evaluations on validation tasks (default: a twentieth of -n, and at least 10 "
+        "meta-iterations; -1: never)",
     )
     saves.add_argument("--eval-episodes", type=_count, default=None, help="episodes a task (default: as in training)")
     saves.add_argument("--n-eval-tasks", type=_count, default=40, help="tasks in an evaluation")

@@ -79,8 +79,13 @@ def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``overrides`` on top; dotted keys reach into mappings, other values replace."""
+    """Return ``base`` with ``overrides`` on top; dotted keys reach into mappings, other values replace.
+
+    Another outer optimiser does not inherit the arguments of the one in ``base``.
+    """
     result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in base.items()}
+    if overrides.get("outer", base.get("outer")) != base.get("outer"):
+        result.pop("outer_kwargs", None)
     for key, value in overrides.items():
         place, *path = key.split(".")
         if not path:

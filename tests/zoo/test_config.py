@@ -152,3 +152,10 @@ def test_conf_file(tmp_path: Any) -> None:
 def test_dump_and_load_are_inverse() -> None:
     value = {"a": 1e-05, "b": [0.1, 3], "c": {"d": None, "e": "1e-3", "f": "x"}, "g": 1e20}
     assert config.load_yaml(config.dump_yaml(value), "test") == value
+
+
+def test_another_outer_optimiser_does_not_inherit_arguments() -> None:
+    base = {"outer": "trpo", "outer_kwargs": {"max_kl": 0.02}, "seed": 1}
+    assert merge(base, {"outer": "adam"}) == {"outer": "adam", "seed": 1}
+    assert merge(base, {"outer": "adam", "outer_kwargs.learning_rate": 0.01})["outer_kwargs"] == {"learning_rate": 0.01}
+    assert merge(base, {"outer": "trpo"}) == base
