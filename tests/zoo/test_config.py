@@ -156,6 +156,8 @@ def test_dump_and_load_are_inverse() -> None:
 
 def test_another_outer_optimiser_does_not_inherit_arguments() -> None:
     base = {"outer": "trpo", "outer_kwargs": {"max_kl": 0.02}, "seed": 1}
-    assert merge(base, {"outer": "adam"}) == {"outer": "adam", "seed": 1}
-    assert merge(base, {"outer": "adam", "outer_kwargs.learning_rate": 0.01})["outer_kwargs"] == {"learning_rate": 0.01}
-    assert merge(base, {"outer": "trpo"}) == base
+    assert config.merge(base, {"outer": "adam"}) == {"outer": "adam", "seed": 1}
+    assert config.merge(base, {"outer": "adam", "outer_kwargs.learning_rate": 0.01})["outer_kwargs"] == {
+        "learning_rate": 0.01
+    }
+    assert config.merge(base, {"outer": "trpo"}) == base
