@@ -17,10 +17,10 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.policy import Params
 from metarl.agents.sampling import Episodes, Samples
 from metarl.agents.vpg import VPG
-from metarl.meta.base import Timer
 from metarl.meta.maml import FOMAML, MAML
 from metarl.meta.objective import MetaGradient, MetaObjective
 from metarl.meta.outer import Outer, OuterStep, TrustRegion
+from metarl.meta.progress import Timer
 
 
 def update(quick: bool) -> list[Row]:

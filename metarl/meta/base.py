@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import platform
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -21,13 +21,14 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import configure_logger
 
 from metarl.agents.parallel import Parallel, single_threaded_torch
-from metarl.agents.policy import FunctionalPolicy, Params
+from metarl.agents.policy import ACTIVATIONS, FunctionalPolicy, Params
 from metarl.agents.sampling import clip_actions
 from metarl.checkpoint import load_checkpoint, save_checkpoint
 from metarl.envs.family import Family, check_arguments, family_ids, make_family
 from metarl.envs.oracle import Oracle as OracleView
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError
 from metarl.meta.outer import Outer, require_range
+from metarl.meta.progress import ProgressBar
 from metarl.streams import stream
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class MetaAlgorithm(ABC):
         self.env_kwargs = dict(env_kwargs or {})
         self.family = self._make_family(env, n_threads)
         self.policy_name = policy
-        self.policy_kwargs = dict(policy_kwargs or {})
+        self.policy_kwargs = named_activation(policy_kwargs or {})
         self.policy = FunctionalPolicy(
             policy, self.family.observation_space, self.family.action_space, self.policy_kwargs
         )
@@ -156,10 +157,12 @@ class MetaAlgorithm(ABC):
 
     def _make_family(self, env: str | Family, n_threads: int | None) -> Family:
         if isinstance(env, Family):
+            self._env_by_name = False
             if self.env_kwargs:
                 raise ConfigError("env_kwargs go with an environment's name: this one is built already")
             family = env
         else:
+            self._env_by_name = True
             family = make_family(str(env), **self.env_kwargs)
         inner = family.family if isinstance(family, OracleView) else family
         if n_threads is not None and hasattr(inner, "n_threads"):
@@ -203,6 +206,10 @@ class MetaAlgorithm(ABC):
         tasks = self.family.sample_tasks(stream(self.seed, "get_env"), self.meta_batch_size)
         return FamilyVecEnv(self.family, tasks, n_envs=1, seed=self.seed)
 
+    def get_vec_normalize_env(self) -> None:
+        """Return None: nothing is normalised. SB3's callbacks ask."""
+        return None
+
     # -------------------------------------------------------------------------------------------------------- learning
     @property
     @abstractmethod
@@ -235,6 +242,7 @@ class MetaAlgorithm(ABC):
         """
         require_range("total_timesteps", total_timesteps, 1, integer=True)
         require_range("log_interval", log_interval, 1, integer=True)
+        self._require_plain_arguments()
         if reset_num_timesteps:
             self.num_timesteps = 0
         else:
@@ -334,6 +342,14 @@ class MetaAlgorithm(ABC):
         names = [name for name in inspect.signature(type(self).__init__).parameters if name not in skip]
         return {name: getattr(self, name) for name in names}
 
+    def _require_plain_arguments(self) -> None:
+        # Before the first meta-iteration, not when hours of work are to be saved.
+        for name, value in self.arguments().items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{name}={value!r} cannot be saved: {error}") from None
+
     def save(self, path: str | Path) -> Path:
         """Write parameters, outer optimiser and counters to one file, atomically and without pickle.
 
@@ -347,6 +363,7 @@ class MetaAlgorithm(ABC):
             "algorithm": self.name,
             "policy": self.policy_name,
             "env": self.family.id,
+            "env_by_name": self._env_by_name,
             "arguments": self.arguments(),
             "num_timesteps": self.num_timesteps,
             "n_iterations": self.n_iterations,
@@ -375,12 +392,13 @@ class MetaAlgorithm(ABC):
             counters = int(document["num_timesteps"]), int(document["n_iterations"])
         except (KeyError, TypeError, ValueError):
             raise CheckpointError(f"{path} holds no meta-learnt initialisation") from None
-        if name not in known or not issubclass(known[name], cls):
+        if not isinstance(name, str) or name not in known or not issubclass(known[name], cls):
             raise CheckpointError(f"{path} was saved by {name!r}, not by {cls.name!r}: load it with metarl.load")
         if env is not None:
             arguments["env_kwargs"] = None
-        elif target not in family_ids():
-            raise CheckpointError(f"{path} was learnt on {target!r}, which is not registered: pass env=")
+        elif target not in family_ids() or not document.get("env_by_name", True):
+            why = "is not registered" if target not in family_ids() else "was given as an object"
+            raise CheckpointError(f"{path} was learnt on {target!r}, which {why}: pass env=")
         try:
             check_arguments(known[name].__init__, arguments, f"argument of {name!r}:")
             model = known[name](policy, target, **arguments)
@@ -392,51 +410,20 @@ class MetaAlgorithm(ABC):
 
     def _restore(self, path: Path, tensors: Mapping[str, torch.Tensor], counters: tuple[int, int]) -> None:
         params = {name: tensor for name, tensor in tensors.items() if not name.startswith("outer/")}
-        shapes = {name: tuple(tensor.shape) for name, tensor in params.items()}
-        expected = {name: tuple(tensor.shape) for name, tensor in self.params.items()}
+        shapes = {name: (str(tensor.dtype), *tensor.shape) for name, tensor in params.items()}
+        expected = {name: (str(tensor.dtype), *tensor.shape) for name, tensor in self.params.items()}
         if shapes != expected:
-            wrong = sorted(set(shapes.items()) ^ set(expected.items()))[0]
-            raise CheckpointError(f"{path} does not fit the policy: tensor {wrong[0]!r} with shape {wrong[1]}")
+            wrong = sorted(name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name))[0]
+            size = "is missing" if wrong not in shapes else f"has shape {list(shapes[wrong][1:])}, {shapes[wrong][0]}"
+            raise CheckpointError(f"{path} does not fit the policy: tensor {wrong!r} {size}")
         self.params = {name: params[name] for name in self.params}
         self.num_timesteps, self.n_iterations = counters
         if self._outer is not None:
-            self._outer.load_state({k.removeprefix("outer/"): t for k, t in tensors.items() if k.startswith("outer/")})
-
-
-class ProgressBar(BaseCallback):
-    """A bar over env steps with rate and time left."""
-
-    def _on_training_start(self) -> None:
-        from tqdm.auto import tqdm
-
-        total = self.locals["total_timesteps"]
-        self._bar = tqdm(total=total, initial=self.model.num_timesteps, unit=" env steps", unit_scale=True)
-
-    def _on_step(self) -> bool:
-        stats = self.locals.get("stats", {})
-        if "meta/post_adapt_rew" in stats:
-            self._bar.set_postfix_str(f"{stats['meta/pre_adapt_rew']:.1f} → {stats['meta/post_adapt_rew']:.1f}")
-        self._bar.update(self.model.num_timesteps - self._bar.n)
-        return True
-
-    def _on_training_end(self) -> None:
-        self._bar.close()
-
-
-class Timer:
-    """Seconds spent in named phases."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Add the time of the ``with`` block to ``phase``."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
+            state = {k.removeprefix("outer/"): t for k, t in tensors.items() if k.startswith("outer/")}
+            try:
+                self._outer.load_state(state, self.policy_params)
+            except CheckpointError as error:
+                raise CheckpointError(f"{path}: {error}") from None
 
 
 def algorithms() -> dict[str, type[MetaAlgorithm]]:
@@ -454,6 +441,15 @@ def algorithms() -> dict[str, type[MetaAlgorithm]]:
 def load(path: str | Path, env: Family | None = None, **overrides: Any) -> MetaAlgorithm:
     """Rebuild a saved meta-algorithm of any kind; see :meth:`MetaAlgorithm.load`."""
     return MetaAlgorithm.load(path, env, **overrides)
+
+
+def named_activation(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``policy_kwargs`` with the activation function by name, as a checkpoint holds it."""
+    names = {function: name for name, function in ACTIVATIONS.items()}
+    return {
+        key: names[value] if key == "activation_fn" and isinstance(value, type) and value in names else value
+        for key, value in policy_kwargs.items()
+    }
 
 
 def with_suffix(path: str | Path) -> Path:

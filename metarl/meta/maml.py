@@ -15,11 +15,12 @@ from metarl.agents.vpg import VPG
 from metarl.envs.family import Family, Tasks
 from metarl.envs.family import n_tasks as count_tasks
 from metarl.errors import ConfigError, unknown_name
-from metarl.meta.base import AdaptedPolicy, MaybeCallback, MetaAlgorithm, Timer, versions
+from metarl.meta.base import AdaptedPolicy, MaybeCallback, MetaAlgorithm, versions
 from metarl.meta.evaluation import evaluation_tasks
 from metarl.meta.inner import expand, inner_path, join
 from metarl.meta.objective import LocalObjective, chunks
 from metarl.meta.outer import Outer, make_outer, require_range
+from metarl.meta.progress import Timer
 from metarl.streams import seed_sequence, stream
 
 if TYPE_CHECKING:

@@ -38,8 +38,12 @@ class Outer(Protocol):
         """Return the optimiser's tensors, by name."""
         ...
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Restore what :meth:`state` returned."""
+    def load_state(self, state: Mapping[str, torch.Tensor], params: Params) -> None:
+        """Restore what :meth:`state` returned.
+
+        :param params: the meta-parameters that the state belongs to.
+        :raises CheckpointError: it does not fit them.
+        """
         ...
 
 
@@ -94,8 +98,8 @@ class SGD:
     def state(self) -> dict[str, torch.Tensor]:
         return {}
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        del state
+    def load_state(self, state: Mapping[str, torch.Tensor], params: Params) -> None:
+        del state, params
 
 
 class Adam(SGD):
@@ -143,12 +147,18 @@ class Adam(SGD):
     def state(self) -> dict[str, torch.Tensor]:
         return {"count": torch.tensor(self._count), **self._moments}
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        # Another optimiser's checkpoint has no state for this one, which then starts afresh.
-        self._moments = {name: tensor for name, tensor in state.items() if name != "count"}
-        if self._moments and "count" not in state:
-            raise CheckpointError("the state of Adam lacks its count of steps")
-        self._count = int(state["count"]) if "count" in state else 0
+    def load_state(self, state: Mapping[str, torch.Tensor], params: Params) -> None:
+        if not state:
+            # The checkpoint is another optimiser's: this one starts afresh.
+            self._count, self._moments = 0, {}
+            return
+        count = int(state["count"]) if "count" in state and state["count"].numel() == 1 else -1
+        expected = {f"{kind}/{name}": tensor for name, tensor in params.items() for kind in ("first", "second")}
+        moments = {name: tensor for name, tensor in state.items() if name != "count"}
+        names = set(expected) if count > 0 else set()
+        if count < 0 or set(moments) != names or any(t.shape != expected[n].shape for n, t in moments.items()):
+            raise CheckpointError("the state of Adam does not fit the parameters")
+        self._count, self._moments = count, moments
 
 
 class TrustRegion:
@@ -228,8 +238,8 @@ class TrustRegion:
     def state(self) -> dict[str, torch.Tensor]:
         return {}
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        del state
+    def load_state(self, state: Mapping[str, torch.Tensor], params: Params) -> None:
+        del state, params
 
 
 def conjugate_gradient(

@@ -239,7 +239,7 @@ def test_state_round_trip(name: str) -> None:
         theta = first.step(problem, theta).params
     state = {key: tensor.clone() for key, tensor in first.state().items()}
     second = make_outer(name)
-    second.load_state(state)
+    second.load_state(state, theta)
     frozen = Quadratic(theta)
     a, b = first.step(frozen, theta), second.step(Quadratic(theta), theta)
     assert a.stats == b.stats
@@ -253,7 +253,7 @@ def test_adam_starts_afresh_from_a_state_of_another_optimiser() -> None:
     theta = start()
     optimizer = Adam()
     optimizer.step(Quadratic(theta), theta)
-    optimizer.load_state({})
+    optimizer.load_state({}, theta)
     step, fresh = optimizer.step(Quadratic(theta), theta), Adam().step(Quadratic(theta), theta)
     for name in theta:
         assert torch.equal(step.params[name], fresh.params[name])
