@@ -16,7 +16,7 @@ def evaluation_tasks(family: Family, split: str, n: int) -> tuple[Tasks, list[in
     :return: the tasks, and for each the index of the distinct task it is (None: every task is its own).
     """
     tasks = family.tasks(split, n)
-    if not family.splits_coincide:
+    if not family.splits_coincide or split == "shifted":
         return tasks, None
     distinct = n_tasks(tasks)
     index = np.arange(n) % distinct

@@ -1,0 +1,184 @@
+"""Evaluation: fixed tasks, streams that pair algorithms, families that are small, the reference's test rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from metarl.agents.sampling import collect
+from metarl.agents.vpg import VPG
+from metarl.envs.family import Family, Tasks, make_family
+from metarl.errors import TaskError
+from metarl.meta.comparison import compare
+from metarl.meta.evaluation import evaluation_tasks
+from metarl.meta.inner import expand, inner_path
+from metarl.meta.maml import FOMAML, MAML, Pretrain, RandomInit
+from metarl.streams import seed_sequence
+from tests.agents.toys import Staircase
+from tests.meta.small import equal, run_iterations, small
+
+
+def test_the_tasks_of_a_split_are_fixed() -> None:
+    family = make_family("PointMass-v0")
+    tasks, strata = evaluation_tasks(family, "test", 7)
+    assert strata is None
+    np.testing.assert_array_equal(tasks["goal"], make_family("PointMass-v0").tasks("test", 40)["goal"][:7])
+    other, _ = evaluation_tasks(family, "validation", 7)
+    shifted, _ = evaluation_tasks(family, "shifted", 7)
+    assert not np.array_equal(tasks["goal"], other["goal"])
+    assert (np.abs(shifted["goal"]).max(1) > 0.5).all()
+
+
+class Few(Staircase):
+    """Three tasks, with a shifted split that is continuous."""
+
+    def finite_tasks(self) -> Tasks:
+        return {"gain": np.array([-1.0, 0.5, 1.0]), "offset": np.array([0, 2, 4])}
+
+    def __init__(self) -> None:
+        super().__init__(random=True)
+        self.shifted_space = spaces.Dict({"gain": spaces.Box(3.0, 4.0, (), np.float64), "offset": spaces.Discrete(7)})
+
+
+def test_a_small_family_is_adapted_to_several_times_with_strata() -> None:
+    tasks, strata = evaluation_tasks(Few(), "test", 7)
+    assert strata == [0, 1, 2, 0, 1, 2, 0]
+    np.testing.assert_array_equal(tasks["gain"], [-1.0, 0.5, 1.0, -1.0, 0.5, 1.0, -1.0])
+    model = FOMAML("MlpPolicy", Few(), n_episodes=4, policy_kwargs={"net_arch": [4]}, n_threads=1)
+    report = model.evaluate(n_tasks=6, n_inner_steps=1)
+    assert report.strata is not None
+    assert report.strata.tolist() == [0, 1, 2, 0, 1, 2]
+    # Every adaptation has streams of its own.
+    assert (report.returns[0, :3, 0] != report.returns[0, 3:, 0]).all()
+
+
+def test_shifted_tasks_of_a_small_family_are_their_own_units() -> None:
+    tasks, strata = evaluation_tasks(Few(), "shifted", 5)
+    assert strata is None
+    assert len(np.unique(tasks["gain"])) == 5
+
+
+def test_families_of_ten_tasks_have_splits_without_strata() -> None:
+    class Ten(Few):
+        def finite_tasks(self) -> Tasks:
+            return {"gain": np.linspace(-2.0, 2.0, 20), "offset": np.arange(20) % 7}
+
+    tasks, strata = evaluation_tasks(Ten(), "test", 3)
+    assert strata is None
+    assert len(tasks["gain"]) == 3
+
+
+@pytest.mark.parametrize("rule", ["constant", "half_after_first"])
+def test_an_evaluation_by_hand(rule: str) -> None:
+    model = run_iterations(small(MAML, inner_lr=0.3), 1)
+    report = model.evaluate("validation", 2, n_tasks=3, n_episodes=6, inner_lr_rule=rule, seed=5)
+    family, learner = make_family("PointMass-v0", horizon=20), VPG(model.policy)
+    tasks = family.tasks("validation", 3)
+    params = {name: tensor.contiguous() for name, tensor in expand(model.policy_params, 3).items()}
+    steps = [0.0]
+    for k in range(3):
+        seeds = [seed_sequence(5, "evaluate/validation", 0, task, k) for task in range(3)]
+        episodes = collect(family, model.policy, params, tasks, seeds, n_episodes=6)
+        for task in range(3):
+            expected = np.mean([episodes.rewards[task, e][episodes.mask[task, e]].sum() for e in range(6)])
+            assert report.returns[0, task, k] == pytest.approx(expected, rel=1e-5)
+        steps.append(steps[-1] + episodes.n_steps / 3)
+        rate = 0.3 if k == 0 or rule == "constant" else 0.15
+        _, params = inner_path(learner, params, [learner.process(episodes, params)], [rate])
+    np.testing.assert_allclose(report.env_steps, steps[:3])
+    assert report.meta["inner_lr"] == [0.3, 0.3 if rule == "constant" else 0.15]
+    assert report.meta["evaluation_seed"] == 5
+    assert report.seeds == (0,)
+    np.testing.assert_array_equal(report.tasks["goal"], tasks["goal"])
+
+
+def test_evaluation_changes_nothing_and_repeats() -> None:
+    model = run_iterations(small(outer="adam"), 1)
+    twin = run_iterations(small(outer="adam"), 1)
+    first, again = (model.evaluate(n_tasks=3, n_inner_steps=1) for _ in range(2))
+    np.testing.assert_array_equal(first.returns, again.returns)
+    assert not np.array_equal(first.returns, model.evaluate(n_tasks=3, n_inner_steps=1, seed=1).returns)
+    assert equal(model.params, twin.params)
+    assert model.num_timesteps == twin.num_timesteps
+    assert equal(run_iterations(model, 1).params, run_iterations(twin, 1).params)
+
+
+def test_a_task_does_not_depend_on_how_many_there_are() -> None:
+    model = small()
+    few, many = (model.evaluate(n_tasks=n, n_inner_steps=1).returns for n in (2, 5))
+    np.testing.assert_allclose(few[0], many[0, :2], rtol=1e-4)
+
+
+def test_two_algorithms_share_tasks_and_streams() -> None:
+    # The same initialisation, whatever the algorithm's name: the same numbers.
+    reports = [small(a, seed=9).evaluate(n_tasks=3, n_inner_steps=2) for a in (RandomInit, FOMAML, MAML, Pretrain)]
+    for report in reports[1:]:
+        np.testing.assert_array_equal(report.returns, reports[0].returns)
+
+
+def test_training_sizes_do_not_keep_runs_from_being_paired() -> None:
+    small_batch, large_batch = small(n_episodes=2), small(n_episodes=6)
+    by_transitions = small(n_transitions=90)
+    reports = [
+        m.evaluate(n_tasks=3, n_inner_steps=1, n_transitions=50) for m in (small_batch, large_batch, by_transitions)
+    ]
+    reports += []
+    for report in reports[1:]:
+        assert compare(report, reports[0]).returns.mean.tolist() == [0.0, 0.0]
+        assert report.meta["n_episodes"] is None
+        np.testing.assert_array_equal(report.returns, reports[0].returns)
+    named = by_transitions.evaluate(n_tasks=3, n_inner_steps=1, n_episodes=6)
+    np.testing.assert_array_equal(named.returns, large_batch.evaluate(n_tasks=3, n_inner_steps=1).returns)
+    assert named.meta["n_transitions"] is None
+
+
+def test_no_inner_steps_and_unknown_splits() -> None:
+    report = small().evaluate(n_tasks=2, n_inner_steps=0)
+    assert report.returns.shape == (1, 2, 1)
+    assert report.env_steps.tolist() == [0.0]
+    with pytest.raises(TaskError, match="unknown split 'train'"):
+        small().evaluate("train")
+
+
+def test_progress_is_told() -> None:
+    calls: list[tuple[int, int]] = []
+    small().evaluate(n_tasks=2, n_inner_steps=2, progress=lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (3, 3)
+
+
+def test_streams_of_training_and_evaluation_do_not_collide() -> None:
+    """Every stream that learning, evaluating and adapting draw from at one seed is another one."""
+    addresses: list[Any] = [("tasks", 0), ("policy",), ("get_env",)]
+    for purpose in ("train", "evaluate/test", "evaluate/validation", "evaluate/shifted"):
+        addresses += [(purpose, i, task, k) for i in range(3) for task in range(3) for k in range(3)]
+    addresses += [("adapt", k) for k in range(3)] + [("tasks", i) for i in range(1, 5)]
+    states = set()
+    for purpose, *address in addresses:
+        sequence = seed_sequence(0, purpose, *address)
+        children = [np.random.SeedSequence(0, spawn_key=(*sequence.spawn_key, *c)) for c in ((), (0,), (1,), (2, 1))]
+        states |= {tuple(child.generate_state(4).tolist()) for child in children}
+    assert len(states) == 4 * len(addresses)
+
+
+def test_adaptation_in_an_environment_improves_a_trained_model() -> None:
+    """On an environment whose task is not named: see test_learns for the size of it."""
+    model = small(FOMAML, inner_lr=0.5, meta_batch_size=10, n_episodes=10, outer_kwargs={"max_kl": 0.05})
+    run_iterations(model, 12)
+    goal = [0.4, -0.4]
+    gains = []
+    for seed in range(4):
+        adapted = model.adapt(gym.make("PointMass-v0", goal=goal, horizon=20), 1, n_episodes=20, seed=seed)
+        gains.append(mean_return(model.family, model, adapted.params, goal) - adapted.returns[0])
+    assert min(gains) > 0.0
+
+
+def mean_return(family: Family, model: Any, params: dict[str, torch.Tensor], goal: list[float]) -> float:
+    stacked = {name: tensor[None] for name, tensor in params.items()}
+    tasks = family.validate_tasks({"goal": [goal]})
+    episodes = collect(family, model.policy, stacked, tasks, [seed_sequence(0, "held out")], n_episodes=200)
+    return float(episodes.mean_returns[0])
