@@ -1,0 +1,94 @@
+"""Meta-learning on PointMass: returns on held-out tasks after adaptation, with margins that were measured."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from metarl.meta.comparison import compare
+from metarl.meta.maml import FOMAML, MAML, Pretrain, RandomInit
+from metarl.meta.report import Report
+from tests.meta.small import run_iterations
+
+SIZES: dict[str, Any] = {
+    "meta_batch_size": 20,
+    "n_episodes": 10,
+    "policy_kwargs": {"net_arch": [64], "activation_fn": "relu"},
+    "n_threads": 1,
+}
+ITERATIONS = 10
+
+
+@cache
+def trained(algorithm: Any) -> Any:
+    """Return a trained algorithm; joint training has twice the meta-iterations, so as many env steps."""
+    model = algorithm("MlpPolicy", "PointMass-v0", **SIZES)
+    if algorithm is RandomInit:
+        return model
+    return run_iterations(model, ITERATIONS * (2 if algorithm is Pretrain else 1))
+
+
+@cache
+def tested(algorithm: Any) -> Report:
+    report: Report = trained(algorithm).evaluate(n_inner_steps=1, n_tasks=30, n_episodes=20)
+    return report
+
+
+@pytest.mark.parametrize("algorithm", [FOMAML, MAML])
+def test_meta_learning_beats_its_start_and_joint_training(algorithm: Any) -> None:
+    # Measured over seeds 0 to 4, before and after one inner step: FOMAML -41 and -18 (-19.5 at worst), MAML -40 and -15;
+    # random initialisation -71 and -71; joint training -39 and -36. Lower ends over random initialisation 47 (gain 15),
+    # over joint training 11 (gain 13).
+    report = tested(algorithm)
+    before, after = report.returns.mean((0, 1))
+    assert after > -24.0
+    assert after - before > 15.0
+    for other, margin in ((RandomInit, 35.0), (Pretrain, 6.0)):
+        difference = compare(report, tested(other))
+        assert difference.returns.at(1).low > margin
+        assert difference.gains.at(1).low > 6.0
+
+
+def test_joint_training_learns_to_stay_in_the_middle() -> None:
+    before, _ = tested(Pretrain).returns.mean((0, 1))
+    assert before > -50.0
+    assert compare(tested(Pretrain), tested(RandomInit)).returns.at(0).low > 10.0
+
+
+def test_adaptation_to_an_environment_whose_task_is_hidden() -> None:
+    model = trained(FOMAML)
+    env = gym.make("PointMass-v0", goal=[0.45, -0.45])
+    adapted = model.adapt(env, 1, n_episodes=20)
+    assert roll(env, adapted) - adapted.returns[0] > 15.0
+
+
+def roll(env: Any, policy: Any, n_episodes: int = 20) -> float:
+    """Play episodes by ``predict`` as a user would."""
+    rng, returns = np.random.default_rng(0), []
+    for episode in range(n_episodes):
+        obs, _ = env.reset(seed=episode)
+        total, done = 0.0, False
+        while not done:
+            action, _ = policy.predict(obs, rng=rng)
+            obs, reward, terminated, truncated, _ = env.step(action)
+            total, done = total + float(reward), terminated or truncated
+        returns.append(total)
+    return float(np.mean(returns))
+
+
+@pytest.mark.slow
+def test_fomaml_reaches_minus_fifteen_within_fifty_iterations() -> None:
+    policy_kwargs = {"net_arch": [100, 100], "activation_fn": "relu"}
+    model = FOMAML("MlpPolicy", "PointMass-v0", meta_batch_size=40, n_episodes=20, policy_kwargs=policy_kwargs)
+    best: list[float] = []
+
+    def enough(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        best.append(local["stats"]["meta/post_adapt_rew"])
+        return len(best) < 50 and best[-1] < -13.0
+
+    model.learn(10**9, callback=enough)
+    assert model.evaluate(n_inner_steps=1, n_tasks=40).returns[..., 1].mean() > -15.0
