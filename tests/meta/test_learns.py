@@ -33,30 +33,30 @@ def trained(algorithm: Any) -> Any:
 
 
 @cache
-def tested(algorithm: Any) -> Report:
+def report_of(algorithm: Any) -> Report:
     report: Report = trained(algorithm).evaluate(n_inner_steps=1, n_tasks=30, n_episodes=20)
     return report
 
 
 @pytest.mark.parametrize("algorithm", [FOMAML, MAML])
 def test_meta_learning_beats_its_start_and_joint_training(algorithm: Any) -> None:
-    # Measured over seeds 0 to 4, before and after one inner step: FOMAML -41 and -18 (-19.5 at worst), MAML -40 and -15;
-    # random initialisation -71 and -71; joint training -39 and -36. Lower ends over random initialisation 47 (gain 15),
-    # over joint training 11 (gain 13).
-    report = tested(algorithm)
+    # Measured over seeds 0 to 4, before and after one inner step: FOMAML -41 and -18 (-19.5 at worst), MAML -40 and
+    # -15; random initialisation -71 and -71; joint training -39 and -36. Lower ends over random initialisation 47 (gain
+    # 15), over joint training 11 (gain 13).
+    report = report_of(algorithm)
     before, after = report.returns.mean((0, 1))
     assert after > -24.0
     assert after - before > 15.0
     for other, margin in ((RandomInit, 35.0), (Pretrain, 6.0)):
-        difference = compare(report, tested(other))
+        difference = compare(report, report_of(other))
         assert difference.returns.at(1).low > margin
         assert difference.gains.at(1).low > 6.0
 
 
 def test_joint_training_learns_to_stay_in_the_middle() -> None:
-    before, _ = tested(Pretrain).returns.mean((0, 1))
+    before, _ = report_of(Pretrain).returns.mean((0, 1))
     assert before > -50.0
-    assert compare(tested(Pretrain), tested(RandomInit)).returns.at(0).low > 10.0
+    assert compare(report_of(Pretrain), report_of(RandomInit)).returns.at(0).low > 10.0
 
 
 def test_adaptation_to_an_environment_whose_task_is_hidden() -> None:
