@@ -358,6 +358,8 @@ _ROOT_SENSORS = {
     mujoco.mjtSensor.mjSENS_FRAMEZAXIS: mujoco.mjtObj.mjOBJ_XBODY,
 }
 
+_NEXT, _AFTER = [1, 2, 0], [2, 0, 1]
+
 
 def _contact_forces(sensors: np.ndarray, com: np.ndarray, limit: float) -> np.ndarray:
     """Turn net-force sensors ``[n, body, (force, torque, position), 3]`` into ``[n, body * 6]`` as ``cfrc_ext``.
@@ -367,14 +369,23 @@ def _contact_forces(sensors: np.ndarray, com: np.ndarray, limit: float) -> np.nd
     """
     n, n_bodies = sensors.shape[:2]
     result = np.zeros((n * n_bodies, 6))
+    if not n_bodies:
+        return result.reshape(n, 0)
+    flat = sensors.reshape(n * n_bodies, 9)
     # Few bodies touch anything at a time. A body's contact has a force, a sensor without contact reads 0.
-    fx, fy, fz = np.moveaxis(sensors[:, :, 0], -1, 0)
-    touching = np.flatnonzero((fx != 0) | (fy != 0) | (fz != 0))
-    some = sensors.reshape(n * n_bodies, 3, 3)[touching]
-    force = some[:, 0]
-    arm = some[:, 2] - com[touching // max(n_bodies, 1)]
-    wrench = np.concatenate([-np.cross(arm, force) - some[:, 1], -force], axis=1)
-    result[touching] = np.clip(wrench, -limit, limit)
+    touching = np.flatnonzero((flat[:, 0] != 0) | (flat[:, 1] != 0) | (flat[:, 2] != 0))
+    some = flat[touching]
+    force = some[:, :3]
+    arm = some[:, 6:] - com[touching // n_bodies]
+    wrench = np.empty((len(some), 6))
+    torque = wrench[:, :3]
+    # The cross product force x arm; np.cross takes several times as long for a few rows.
+    np.multiply(force[:, _NEXT], arm[:, _AFTER], out=torque)
+    torque -= force[:, _AFTER] * arm[:, _NEXT]
+    torque -= some[:, 3:6]
+    np.negative(force, out=wrench[:, 3:])
+    np.maximum(wrench, -limit, out=wrench)
+    result[touching] = np.minimum(wrench, limit, out=wrench)
     return result.reshape(n, n_bodies * 6)
 
 
