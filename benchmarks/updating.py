@@ -166,9 +166,10 @@ def iteration(quick: bool) -> list[Row]:
             rounds = 2 if quick or env != "PointMass-v0" else 4
             found = [run() for _ in range(rounds)][1:]
             middle = {name: statistics.median(one[name] for one in found) for name in found[0]}
+            size = f"{model.meta_batch_size} x {model.n_episodes} x {model.family.horizon}"
             rows.append(
                 {
-                    "case": f"{algorithm.name}, {env}, {model.meta_batch_size} x {model.n_episodes} x {model.family.horizon}",
+                    "case": f"{algorithm.name}, {env}, {size}",
                     "seconds": middle["total"],
                     **{f"{name}_share": middle[name] / middle["total"] for name in PHASES},
                     "env_steps": model.num_timesteps // rounds,
