@@ -85,7 +85,9 @@ def collect(
     :param tasks: tasks of equal spaces.
     :param seeds: one stream for each task; task ``i`` draws from ``seeds[i]`` only, see :func:`split_streams`.
     :param n_episodes: episodes a task, or
-    :param n_transitions: at least that many env steps a task, in whole episodes (the fewest that suffice).
+    :param n_transitions: at least that many env steps a task, in whole episodes (the fewest that suffice). The last of
+        them is a long one more often than not, so where lengths vary a task's mean return leans towards long episodes:
+        by 1% at 50 episodes, 3% at 15, in a test with lengths of 1 to 7. The reference stops in the same way.
     :raises NonFiniteError: a NaN or infinite reward, observation or action; names the task.
     """
     if (n_episodes is None) == (n_transitions is None):
