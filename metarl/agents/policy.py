@@ -112,6 +112,10 @@ class FunctionalPolicy:
                 self._layers.append(name if name == "action_net" else f"mlp_extractor.policy_net.{name}")
             else:
                 self._layers.append(layer)
+        self.linear_names = [layer for layer in self._layers if isinstance(layer, str)]
+        """The linear layers, from the observation to the head."""
+        self.activations = [layer for layer in self._layers if not isinstance(layer, str)]
+        """What stands between them: one fewer."""
         actor = {f"{name}.{kind}" for name in self._layers if isinstance(name, str) for kind in ("weight", "bias")}
         self.names = [name for name, _ in module.named_parameters() if name in actor or name == "log_std"]
         """The actor's tensors, in SB3's order."""
@@ -136,12 +140,18 @@ class FunctionalPolicy:
         :param params: the actor's tensors, each ``[…]`` or stacked ``[task, …]``.
         :param obs: ``[n, *observation]`` or ``[task, n, *observation]``, of the tensors' dtype.
         """
-        x = self._flatten(obs)
+        x = self.flatten(obs)
         for layer in self._layers:
             x = linear(x, params[f"{layer}.weight"], params[f"{layer}.bias"]) if isinstance(layer, str) else layer(x)
-        if isinstance(self.action_space, spaces.Discrete):
-            return Categorical(x)
-        return Gaussian(x, params["log_std"])
+        return self.from_heads(self.heads(x, params))
+
+    def heads(self, x: torch.Tensor, params: Params) -> tuple[torch.Tensor, ...]:
+        """Return what the distribution is made of, given the last layer's output ``x``."""
+        return (x, params["log_std"]) if "log_std" in params else (x,)
+
+    def from_heads(self, heads: tuple[torch.Tensor, ...]) -> Distribution:
+        """Return the distribution that is made of ``heads``."""
+        return Gaussian(*heads) if len(heads) > 1 else Categorical(*heads)
 
     def linearize(self, params: Params, obs: torch.Tensor) -> Linearization:
         """Return the derivative of the distribution's heads with respect to the tensors, at ``params``.
@@ -150,7 +160,8 @@ class FunctionalPolicy:
         """
         return Linearization(self, params, obs)
 
-    def _flatten(self, obs: torch.Tensor) -> torch.Tensor:
+    def flatten(self, obs: torch.Tensor) -> torch.Tensor:
+        """Return observations as vectors."""
         rank = len(self.observation_space.shape)
         return obs if rank == 1 else obs.flatten(start_dim=obs.ndim - rank)
 
@@ -169,6 +180,14 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.T
     return nn.functional.linear(x, weight, bias)
 
 
+def outer(error: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return ``Σ_n error xᵀ``, ``[…, out, in]``: the gradient of a linear layer's weight.
+
+    BLAS is several times faster when the smaller of the two sides comes first.
+    """
+    return (x.mT @ error).mT if x.shape[-1] < error.shape[-1] else error.mT @ x
+
+
 class Linearization:
     """Jacobian products of a policy's heads; memory is the activations of one batch."""
 
@@ -177,7 +196,7 @@ class Linearization:
         self._layers = policy._layers
         self._inputs: list[torch.Tensor] = []
         self._slopes: list[torch.Tensor] = []
-        x = policy._flatten(obs)
+        x = policy.flatten(obs)
         for layer in self._layers:
             if isinstance(layer, str):
                 self._inputs.append(x)
@@ -215,7 +234,7 @@ class Linearization:
         for layer in reversed(self._layers):
             if isinstance(layer, str):
                 x = inputs.pop()
-                result[f"{layer}.weight"] = dx.mT @ x
+                result[f"{layer}.weight"] = outer(dx, x)
                 result[f"{layer}.bias"] = dx.sum(-2)
                 if inputs:
                     dx = dx @ self._params[f"{layer}.weight"]

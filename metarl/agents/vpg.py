@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from metarl.agents.baseline import LinearFeatureBaseline, discounted_returns, generalized_advantages, standardize
+from metarl.agents.distributions import Distribution
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.sampling import Episodes, Samples, pack
@@ -71,7 +72,11 @@ class VPG:
 
         It is the mean over all steps of all episodes, not a mean of episode means.
         """
-        log_prob = self.policy.distribution(params, samples.obs).log_prob(samples.actions)
+        return self.head_loss(self.policy.distribution(params, samples.obs), samples)
+
+    def head_loss(self, distribution: Distribution, samples: Samples) -> torch.Tensor:
+        """Return the loss of each task, ``[task]``, given the distribution at the samples' observations."""
+        log_prob = distribution.log_prob(samples.actions)
         if self.surrogate == "log_likelihood":
             score = log_prob
         else:

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import torch
 
+from metarl.agents.distributions import Distribution
+from metarl.agents.hessian import LossDerivatives
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.sampling import Episodes, Samples
 
@@ -28,8 +30,8 @@ class Learner(Protocol):
         """Turn episodes into samples."""
         ...
 
-    def loss(self, params: Params, samples: Samples) -> torch.Tensor:
-        """Return the loss of each task, ``[task]``, twice differentiable in the stacked ``params``."""
+    def head_loss(self, distribution: Distribution, samples: Samples) -> torch.Tensor:
+        """Return the loss of each task, ``[task]``, twice differentiable in the distribution's heads."""
         ...
 
 
@@ -69,27 +71,20 @@ class InnerStep:
         self, learner: Learner, params: Params, samples: Samples, rate: Rate, second_order: bool = False
     ) -> None:
         self._rate = rate
-        self._leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
-        losses = learner.loss(self._leaves, samples)
-        gradient = torch.autograd.grad(losses.sum(), list(self._leaves.values()), create_graph=second_order)
-        self._gradient = gradient if second_order else None
-        self.losses = losses.detach()
-        self.gradient: Params = {name: g.detach() for name, g in zip(self._leaves, gradient, strict=True)}
-        start = {name: tensor.detach() for name, tensor in self._leaves.items()}
+
+        def loss(distribution: Distribution) -> torch.Tensor:
+            return learner.head_loss(distribution, samples)
+
+        self._derivatives = LossDerivatives(learner.policy, params, samples.obs, loss, second_order)
+        self.losses = self._derivatives.losses
+        self.gradient: Params = self._derivatives.gradient
+        start = {name: tensor.detach() for name, tensor in params.items()}
         self.end: Params = subtract(start, scale(rate, self.gradient))
         """The parameters reached."""
 
     def hessian_product(self, vector: Params) -> Params:
         """Return ``H v`` of each task's loss at the start of the step."""
-        assert self._gradient is not None, "needs second_order=True"
-        product = torch.autograd.grad(
-            self._gradient,
-            list(self._leaves.values()),
-            list(vector.values()),
-            retain_graph=True,
-            materialize_grads=True,
-        )
-        return dict(zip(self._leaves, product, strict=True))
+        return self._derivatives.product(vector)
 
     def forward(self, tangent: Params) -> Params:
         """Return ``(I − diag(α) H) t``: how the end moves when the start moves along ``t``."""

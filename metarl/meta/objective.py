@@ -87,7 +87,7 @@ class LocalObjective:
         fisher_fraction: float = 1.0,
         kl_direction: str = "old_new",
         chunk_size: int | None = None,
-        cache_bytes: int = 500_000_000,
+        cache_bytes: int = 400_000_000,
         parallel: Parallel | None = None,
     ) -> None:
         self.check_arguments(fisher_fraction, kl_direction)
@@ -214,11 +214,14 @@ class LocalObjective:
         return {name: tensor / self._n_tasks for name, tensor in total.items()}
 
     def _chunk_bytes(self) -> int:
-        """Estimate what one chunk's graphs and activations take."""
+        """Estimate what is kept of one chunk between products."""
         size = max(chunk.stop - chunk.start for chunk in self._chunks)
-        item = self._query.obs.element_size()
-        graphs = sum(batch.obs.shape[1] for batch in self._support_part) * 20 if self._second_order else 0
-        return int((graphs + self._query_part.obs.shape[1] * 4) * size * self._learner.policy.width * item)
+        # For each layer of activations: values and slopes of the query batch, of a support batch errors and curls too.
+        rows = 2 * self._query_part.obs.shape[1]
+        if self._second_order:
+            rows += 4 * sum(batch.obs.shape[1] for batch in self._support_part)
+        policy = self._learner.policy
+        return int(rows * size * len(policy.activations) * policy.width * self._query.obs.element_size())
 
 
 def chunks(n_tasks: int, batches: Sequence[Samples], width: int, chunk_size: int | None) -> list[slice]:
