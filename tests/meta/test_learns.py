@@ -68,7 +68,7 @@ def test_fomaml_learns_with_episodes_that_end_early(discrete: bool) -> None:
     start = model.evaluate(n_tasks=20, n_inner_steps=1).returns.mean((0, 1))
     run_iterations(model, 10)
     end = model.evaluate(n_tasks=20, n_inner_steps=1).returns.mean((0, 1))
-    # Measured over 3 seeds after one inner step: -5.9 and -4.8 (discrete, continuous) before training, -0.9 and -1.1 after.
+    # Measured over 3 seeds after one inner step: -5.9 and -4.8 (discrete, continuous) at first, -0.9 and -1.1 then.
     assert end[1] - start[1] > 2.5
 
 
