@@ -87,7 +87,8 @@ def text(column: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return " to ".join(text(column, item) for item in value)
+        joint = " to " if column.endswith("_range") else ", "
+        return joint.join(text(column, item) for item in value)
     if column.endswith("_share"):
         return f"{100.0 * value:.1f} %"
     if isinstance(value, float):

@@ -27,7 +27,6 @@ def update(quick: bool) -> list[Row]:
     """One trust region step of FOMAML and of MAML on the same batches."""
     sizes = {
         "PointMass-sized: 40 x 20 x 100, observation 2": (40, 20, 100, 2, 2),
-        "HalfCheetah-sized: 40 x 20 x 200, observation 20": (40, 20, 200, 20, 6),
         "Ant-sized: 40 x 20 x 200, observation 125": (40, 20, 200, 125, 8),
     }
     if quick:
@@ -42,7 +41,7 @@ def update(quick: bool) -> list[Row]:
             steps[name] = TrustRegion().step(problem.objective(first_order=name == "FOMAML"), problem.theta)
 
         sides = {name: lambda name=name: run(name) for name in ("FOMAML", "MAML")}  # type: ignore[misc]
-        timings = interleave(sides, rounds=1 if quick else 3, warm_up=0 if quick else 1)
+        timings = interleave(sides, rounds=1 if quick else 3, warm_up=0 if quick or size[2] == 200 else 1)
         ratio, low, high = paired_ratio(timings["MAML"], timings["FOMAML"])
         rows.append(
             {
@@ -52,7 +51,7 @@ def update(quick: bool) -> list[Row]:
                 **judged(ratio, 1.5, at_least=True),
                 "ratio_range": [low, high],
                 "ratio_of_cpu_time": timings["MAML"].cpu_seconds / timings["FOMAML"].cpu_seconds,
-                "line_searches": [int(steps[name].stats["train/line_search_steps"]) for name in ("FOMAML", "MAML")],
+                "line_search_tries": [int(steps[name].stats["train/line_search_steps"]) for name in ("FOMAML", "MAML")],
                 "second_order_share": steps["MAML"].stats["meta/second_order_share"],
             }
         )
@@ -135,16 +134,16 @@ def phases(model: MAML) -> Callable[[], dict[str, float]]:
 
     def run() -> dict[str, float]:
         timer.seconds.clear()
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         stats = model.train()
         model.n_iterations += 1
-        total = time.perf_counter() - started
+        total, cpu = time.perf_counter() - started, time.process_time() - cpu
         seconds = {"sampling": stats["time/sampling"], **timer.seconds}
         outer = sum(seconds.get(name, 0.0) for name in ("gradient", "curvature", "line search"))
         # The algorithm's own clock has the support batch's advantages under "inner", the query's under "outer".
         seconds["inner step"] = stats["time/inner"] + stats["time/outer"] - outer - seconds["advantages"]
         seconds["rest"] = total - stats["time/sampling"] - stats["time/inner"] - stats["time/outer"]
-        return {name: seconds.get(name, 0.0) for name in PHASES} | {"total": total}
+        return {name: seconds.get(name, 0.0) for name in PHASES} | {"total": total, "cpu": cpu}
 
     return run
 
@@ -171,6 +170,7 @@ def iteration(quick: bool) -> list[Row]:
                 {
                     "case": f"{algorithm.name}, {env}, {size}",
                     "seconds": middle["total"],
+                    "cpu_seconds": middle["cpu"],
                     **{f"{name}_share": middle[name] / middle["total"] for name in PHASES},
                     "env_steps": model.num_timesteps // rounds,
                 }
@@ -221,6 +221,7 @@ def peers(quick: bool) -> list[Row]:
                 "metarl_s": middle["total"],
                 "peer_s": peer,
                 **judged(middle["total"] / peer, target, at_least=False),
+                "metarl_cpu_s": middle["cpu"],
                 "sampling_s": middle["sampling"],
                 "update_s": middle["total"] - middle["sampling"],
                 "env_steps": model.num_timesteps // rounds,
