@@ -23,6 +23,10 @@ from metarl.errors import ConfigError, TaskError, UnknownNameError, unknown_name
 from metarl.streams import stream
 
 
+class RenderModeError(ConfigError, TypeError):
+    """Somebody asks for pictures. A TypeError too: after one, SB3's ``make_vec_env`` asks again without a mode."""
+
+
 def episode_stream(seed: int) -> np.random.Generator:
     """Return the generator of a single view that was reset with ``seed``."""
     return stream(seed, "episodes")
@@ -70,13 +74,14 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
     :param kwargs: the task's parameters, and for a registered name arguments of :func:`make_family`.
     :raises UnknownNameError: a keyword that is neither.
     :raises TaskError: a value outside the task space.
+    :raises RenderModeError: any ``render_mode``.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (as gymnasium.Env declares it)
 
     def __init__(self, family: str | Family, *, render_mode: str | None = None, **kwargs: Any) -> None:
         if render_mode is not None:
-            raise ConfigError(f"render_mode={render_mode!r}: families are not drawn")
+            raise RenderModeError(f"render_mode={render_mode!r}: families are not drawn")
         self.render_mode = None
         self.family, task = _split(family, kwargs)
         self.horizon = self.family.horizon

@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
@@ -128,6 +129,14 @@ def test_bad_keywords(kwargs, error, message):
     assert message in str(caught.value)
     with pytest.raises(error):
         gymnasium.make("PointMass-v0", **kwargs)
+
+
+@pytest.mark.filterwarnings("ignore:.*render_mode:UserWarning")
+def test_sb3_makes_environments_by_name():
+    """SB3 asks for ``render_mode="rgb_array"`` first, and without one after a TypeError."""
+    vec = make_vec_env("PointMass-v0", n_envs=2, env_kwargs={"goal": [0.1, 0.2]})
+    assert vec.reset().shape == (2, 2)
+    PPO("MlpPolicy", "PointMass-v0", n_steps=8, batch_size=8, n_epochs=1).learn(8)
 
 
 def test_task_parameters_may_depend_on_arguments():
