@@ -153,7 +153,7 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "--n-inner-steps", "-1"], "n_inner_steps=-1"),
         (["evaluate", "--figure", "x.bmp"], "use a name in .png"),
         (["export", "--to", "sac"], "unknown export format 'sac'"),
-        (["export", "--algo", "maml"], "there is no run of maml on PointMass-v0"),
+        (["export", "--algo", "oracle"], "there is no run of oracle on PointMass-v0"),
         (["plot", "--exp-id", "3"], "numbers of PointMass-v0: 1"),
     ],
 )
