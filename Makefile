@@ -9,7 +9,7 @@ JOBS ?= 2
 ALGO ?= fomaml
 ENV ?= AntVel-v0
 TRAIN_STEPS ?= 6000000
-TRAIN_FLAGS ?=
+TRAIN_FLAGS ?= --seed 0
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.metarl-installed
@@ -18,7 +18,7 @@ SOURCES := metarl tests $(wildcard benchmarks) setup.py
 .PHONY: help setup train check test lint types suite test-slow format clean distclean
 
 help:
-	@echo "make train      set up, then train $(ALGO) on $(ENV) (TRAIN_STEPS=$(TRAIN_STEPS) TRAIN_FLAGS='-P')"
+	@echo "make train      set up, then train $(ALGO) on $(ENV) (TRAIN_STEPS=$(TRAIN_STEPS) TRAIN_FLAGS='$(TRAIN_FLAGS)')"
 	@echo "make test       set up, then lint, types and the test suite"
 	@echo "make check      what CI runs (the same as make test)"
 	@echo "make test-slow  the tests that learn for minutes"
