@@ -84,8 +84,8 @@ def comparison_table(
 ) -> Table:
     """Return several reports, and published numbers, in one table: one row each, one column for each inner step.
 
-    The last columns hold the gain of the last inner step and the paired difference to the first report there, where
-    tasks and streams are the same.
+    The last columns hold the gain of the last inner step and, of several reports, the paired difference to the first
+    one there, where tasks and streams are the same.
     """
     if not reports:
         raise ConfigError("no reports to compare")
@@ -94,22 +94,26 @@ def comparison_table(
     for report in reports:
         bands = report.bands(level)
         cells = [str(bands.at(step)) if step <= report.n_inner_steps else "" for step in range(points)]
-        rows.append(
-            [report.label, *cells, str(report.gain(report.n_inner_steps, level)), _against(reports[0], report, level)]
-        )
-    notes = [f"{level:.0%} intervals {reports[0].unit}; * paired interval excludes zero"]
+        rows.append([report.label, *cells, str(report.gain(report.n_inner_steps, level))])
+    notes = [f"{level:.0%} intervals {reports[0].unit}"]
     for entry in published or ():
         halves = [*entry.half_widths, *[None] * points]
         cells = [
             f"{value:.1f}" + (f" ±{half:.1f}" if half is not None else "")
             for value, half in zip(entry.returns[:points], halves, strict=False)
         ]
-        rise = f"{entry.returns[-1] - entry.returns[0]:.1f}" if len(entry.returns) > 1 else ""
-        rows.append([f"{entry.method}, published", *cells, *[""] * (points - len(cells)), rise, ""])
+        rise = f"{entry.returns[len(cells) - 1] - entry.returns[0]:.1f}" if len(cells) > 1 else ""
+        rows.append([f"{entry.method}, published", *cells, *[""] * (points - len(cells)), rise])
     notes += dict.fromkeys(f"{entry.source}: {entry.caveat}" for entry in published or ())
     names = sorted({f"{report.env}, {report.split} tasks" for report in reports})
     header = ["", *(f"{step} steps" if step != 1 else "1 step" for step in range(points))]
-    return Table([*header, "gain", f"minus {reports[0].label}"], rows, "; ".join(names), notes)
+    header.append("gain")
+    if len(reports) > 1:
+        header.append(f"minus {reports[0].label}")
+        notes[0] += "; * paired interval excludes zero"
+        last = [_against(reports[0], report, level) for report in reports]
+        rows = [[*row, cell] for row, cell in zip(rows, last + [""] * (len(rows) - len(last)), strict=True)]
+    return Table(header, rows, "; ".join(names), notes)
 
 
 def _against(first: Report, report: Report, level: float) -> str:

@@ -120,6 +120,10 @@ class Report:
         return step
 
     # --------------------------------------------------------------------------------------------------------- output
+    def __str__(self) -> str:
+        """Return the table as text."""
+        return str(self.table())
+
     def table(self, level: float = 0.95) -> Table:
         """Return the table of returns and gains."""
         bands, gains = self.bands(level), self.gains(level)
@@ -131,7 +135,11 @@ class Report:
             ("inner steps", "env steps", "return", "gain"),
             rows,
             f"{self.label} on {self.env}, {self.split} tasks",
-            (f"{level:.0%} intervals {self.unit}",),
+            (
+                "one task, one run: no intervals"
+                if self.returns[..., 0].size == 1
+                else f"{level:.0%} intervals {self.unit}",
+            ),
         )
 
     @property
@@ -140,7 +148,7 @@ class Report:
         if self.strata is not None:
             tasks = f"over {self.n_tasks} adaptations to {len(np.unique(self.strata))} tasks"
         else:
-            tasks = f"over {self.n_tasks} tasks"
+            tasks = f"over {self.n_tasks} {'tasks' if self.n_tasks > 1 else 'task'}"
         return f"{tasks} and {self.n_runs} runs" if self.n_runs > 1 else f"{tasks}, one run"
 
     def figure(self, task_parameter: str | None = None, level: float = 0.95) -> Figure:
@@ -155,6 +163,7 @@ class Report:
     # ----------------------------------------------------------------------------------------------------------- JSON
     def to_json(self) -> str:
         """Return strict JSON: no NaN, numbers that :meth:`from_json` reads back exactly."""
+        bands, gains = self.bands(), self.gains()
         document = {
             "format": FORMAT,
             "version": VERSION,
@@ -168,8 +177,8 @@ class Report:
             "tasks": {name: value.tolist() for name, value in self.tasks.items()},
             "strata": None if self.strata is None else self.strata.tolist(),
             "summary": {
-                "return": [list(self.bands().at(step)) for step in range(self.n_inner_steps + 1)],
-                "gain": [list(self.gains().at(step)) for step in range(self.n_inner_steps + 1)],
+                "return": [list(bands.at(step)) for step in range(self.n_inner_steps + 1)],
+                "gain": [list(gains.at(step)) for step in range(self.n_inner_steps + 1)],
                 "level": 0.95,
             },
             "meta": self.meta,
@@ -234,7 +243,7 @@ class Report:
         first = reports[0]
         seeds = [seed for report in reports for seed in report.seeds]
         if len(set(seeds)) < len(seeds):
-            raise ConfigError(f"a seed is given twice: {seeds}")
+            raise ConfigError(f"a training seed is given twice: {seeds}: only runs of different seeds can be merged")
         for other in reports[1:]:
             if other.algo != first.algo or other.n_inner_steps != first.n_inner_steps:
                 raise ConfigError(

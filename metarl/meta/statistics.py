@@ -29,14 +29,16 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        """Return ``mean [low, high]``."""
+        """Return ``mean [low, high]``; of an interval without width, as a single task gives, the mean alone."""
         digits = 2 if max(abs(self.mean), abs(self.low), abs(self.high)) < 100 else 1
+        if self.low == self.high:
+            return f"{self.mean:.{digits}f}"
         return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether zero lies outside."""
-        return self.low > 0.0 or self.high < 0.0
+        """Whether zero lies outside. An interval without width says nothing."""
+        return self.low < self.high and (self.low > 0.0 or self.high < 0.0)
 
 
 class Bands(NamedTuple):

@@ -84,7 +84,10 @@ def training_figure(runs: Sequence[Run], keys: Sequence[str], axis: str, window:
 
 
 def read_curve(run: Run, x: str, y: str) -> Curve:
-    """Return two columns of a run's progress.csv, rows without either left out.
+    """Return two columns of a run's progress.csv.
+
+    Rows without ``y`` are left out. A row without ``x`` has that of the row before: an evaluation is written after its
+    meta-iteration.
 
     :raises CheckpointError: there is no such file, or nothing in it.
     :raises UnknownNameError: there is no such column.
@@ -102,8 +105,13 @@ def read_curve(run: Run, x: str, y: str) -> Curve:
     for name in (x, y):
         if name not in rows[0]:
             raise unknown_name(f"column of {path}", name, rows[0])
+    pairs: list[tuple[float, float]] = []
+    place = ""
     try:
-        pairs = [(float(row[x]), float(row[y])) for row in rows if row[x] and row[y]]
+        for row in rows:
+            place = row[x] or place
+            if place and row[y]:
+                pairs.append((float(place), float(row[y])))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     points = np.array(pairs, dtype=np.float64).reshape(-1, 2)

@@ -72,6 +72,7 @@ def test_table_has_every_step() -> None:
     assert table.rows[2][2] == str(report.interval(2))
     assert table.rows[2][3] == str(report.gain(2))
     assert "one run" in table.notes[0]
+    assert str(report) == str(table)
 
 
 def test_tables_print_as_text_markdown_and_rich() -> None:
@@ -158,7 +159,7 @@ def test_merge_joins_seeds() -> None:
     np.testing.assert_array_equal(merged.returns, np.concatenate([report.returns for report in reports]))
     np.testing.assert_array_equal(merged.env_steps, reports[0].env_steps)
     assert len(merged.meta["merged"]) == 2
-    with pytest.raises(ConfigError, match="a seed is given twice"):
+    with pytest.raises(ConfigError, match="a training seed is given twice"):
         Report.merge([reports[0], reports[0]])
     with pytest.raises(ConfigError, match="cannot merge fomaml"):
         Report.merge([reports[0], make_report("maml", seeds=(1,))])
@@ -223,6 +224,26 @@ def test_comparison_table_and_published_rows() -> None:
         "MAML, published", "30.6 ±30.0", "96.7 ±21.0", "100.1 ±21.0", "101.4 ±21.0", "70.8", ""
     ]  # fmt: skip
     assert any("one training seed" in note for note in table.notes)
+
+
+def test_comparison_table_of_one_report() -> None:
+    """Nothing to be paired with: no column and no star for it. Published gains end where the table ends."""
+    table = comparison_table([make_report("fomaml", n_steps=1)], published_for("AntVel-v0", ("MAML",)))
+    assert list(table.columns) == ["", "0 steps", "1 step", "gain"]
+    assert list(table.rows[1]) == ["MAML, published", "30.6 ±30.0", "96.7 ±21.0", "66.2"]
+    assert "*" not in table.notes[0]
+
+
+def test_one_task_has_no_interval() -> None:
+    """One task says nothing about others: no interval of width zero, and no star in a comparison."""
+    one, other = (
+        dataclasses.replace(report, returns=report.returns[:, :1], tasks={"velocity": np.zeros(1)})
+        for report in (make_report(), make_report("maml", shift=5.0))
+    )
+    assert "[" not in str(one.table())
+    assert "one task, one run: no intervals" in str(one.table())
+    assert "*" not in str(compare(other, one).table().rows)
+    assert str(compare(other, one).returns.at(1)) == f"{compare(other, one).returns.mean[1]:.2f}"
 
 
 def test_published_numbers() -> None:

@@ -14,7 +14,7 @@ import pytest
 import metarl
 from metarl.zoo import runs
 from metarl.zoo.__main__ import main
-from metarl.zoo.plot import running_mean
+from metarl.zoo.plot import read_curve, running_mean
 
 from .conftest import TINY, Refused, contents
 
@@ -118,6 +118,10 @@ def test_plots(logs: Path, tmp_path: Path, refused: Refused) -> None:
         assert b"<svg" in path.read_bytes()
     assert main(["plot", "-f", str(logs), "-x", "time", "-y", "eval/mean_reward"]) == 0
     assert (run / "training.png").read_bytes().startswith(b"\x89PNG")
+    for axis in ("time/time_elapsed", "time/iterations", "time/total_timesteps"):
+        curve = read_curve(runs.open_run(run), axis, "eval/mean_reward")
+        assert len(curve.x) == len(np.load(run / "evaluations.npz")["timesteps"])
+        assert (np.diff(curve.x) > 0).all()
     assert "did you mean 'meta/adapt_gain'" in refused("plot", "-f", logs, "-y", "meta/adapt_gian")
     assert "use a name in .png" in refused("plot", "-f", logs, "-o", tmp_path / "x.bmp")
     (run / "progress.csv").write_text("")
