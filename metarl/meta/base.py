@@ -233,7 +233,8 @@ class MetaAlgorithm(ABC):
 
         :param total_timesteps: a lower bound, as in SB3; with ``reset_num_timesteps=False`` that many more.
         :param callback: SB3 callbacks. ``on_step`` comes once a meta-iteration, after its log was written, so
-            ``n_calls`` counts meta-iterations; returning False stops.
+            ``n_calls`` counts meta-iterations; returning False stops. ``on_rollout_start`` and ``on_rollout_end``
+            enclose the meta-iteration; what the latter records is in its row of the log.
         :param log_interval: meta-iterations between two lines of the log.
         :param tb_log_name: name of the TensorBoard run; the class's name if None.
         :param reset_num_timesteps: count env steps from 0; random streams go on in either case.
@@ -257,13 +258,15 @@ class MetaAlgorithm(ABC):
         try:
             with single_threaded_torch():
                 while self.num_timesteps < total_timesteps:
+                    callbacks.on_rollout_start()
                     stats = self._iteration()
+                    callbacks.update_locals({"total_timesteps": total_timesteps, "stats": stats})
+                    callbacks.on_rollout_end()
                     if self.n_iterations % log_interval == 0:
                         elapsed = time.perf_counter() - started
                         stats["time/fps"] = (self.num_timesteps - first_step) / max(elapsed, 1e-9)
                         stats["time/time_elapsed"] = elapsed
                         self._log(stats)
-                    callbacks.update_locals({"total_timesteps": total_timesteps, "stats": stats})
                     if not callbacks.on_step():
                         break
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from metarl.zoo.cli import COMMANDS, parse
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells count it."""
 
+OUT_OF_MEMORY = "out of memory: use a smaller meta_batch_size, n_episodes or --n-eval-tasks"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
@@ -23,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :param argv: the arguments after the program's name; ``sys.argv`` by default.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a table's lines and arrows must not fail where ASCII is all there is
+            stream.reconfigure(errors="replace")
     try:
         args = parse(list(sys.argv[1:] if argv is None else argv))
         if args is None:
@@ -36,6 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _fail(describe_os_error(error))
+    except MemoryError as error:
+        return _fail(f"{OUT_OF_MEMORY} ({error})")
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # how torch says it
+            raise
+        return _fail(OUT_OF_MEMORY)
     except KeyboardInterrupt:
         print("metarl: stopped", file=sys.stderr)
         return INTERRUPTED

@@ -128,6 +128,7 @@ class Evaluation:
         logger = model.logger
         means = report.returns.mean(axis=(0, 1))
         logger.record("eval/mean_reward", float(means[-1]))
+        logger.record("eval/mean_ep_length", float(np.mean(report.meta["ep_lengths"])))
         logger.record("eval/adapt_gain", float(means[-1] - means[0]))
         for step, value in enumerate(means):
             logger.record(f"eval/return_after_{step}", float(value))

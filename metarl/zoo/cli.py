@@ -266,9 +266,22 @@ def _typed(parser: Parser, argv: list[str]) -> frozenset[str]:
     return frozenset(vars(parser.parse_known_args(argv)[0]))
 
 
+def _hyperparameters() -> set[str]:
+    """Return the names that ``-params`` takes; this imports the algorithms."""
+    from metarl.zoo.algorithms import algorithm
+    from metarl.zoo.config import RESERVED, constructor_hyperparameters
+
+    return constructor_hyperparameters(algorithm("fomaml")).keys() - RESERVED.keys()
+
+
 def _refuse_unknown(word: str, command: str, parser: Parser) -> NoReturn:
     if word.startswith("-"):
         flag = word.split("=", 1)[0]
+        name = flag.lstrip("-").replace("-", "_")
+        if command == "train" and name in _hyperparameters():
+            raise UnknownNameError(
+                f"unknown flag of train {flag!r}: it is a hyperparameter: -params {name}:VALUE", flag
+            )
         error = unknown_name(f"flag of {command}", flag, parser.flags())
         if "did you mean" not in str(error):
             error = UnknownNameError(f"unknown flag of {command} {flag!r}: see `metarl {command} --help`")

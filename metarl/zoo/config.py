@@ -108,7 +108,9 @@ def load_hyperparameters(algo: str, env_id: str, conf_file: str | None = None) -
         raise ConfigError(f"--conf-file takes a .yml file, not {path}")
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"cannot read the hyperparameters {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read the hyperparameters {path}: {error}") from None
     table = load_yaml(text, str(path))
     if not isinstance(table, dict):

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from stable_baselines3.common.logger import KVWriter
 
@@ -82,12 +82,13 @@ class Reporter:
         self._progress: Progress | None = None
         self._task = TaskID(0)
         if bar:
+            # Words so few that millions of env steps fit into 80 columns; where they do not, the returns give way.
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
                 TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(elapsed_when_finished=True),
+                TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(min_width=7, no_wrap=True)),
                 TextColumn("{task.fields[returns]}"),
                 speed_estimate_period=600,
                 console=Console(highlight=False),
@@ -112,9 +113,9 @@ class Reporter:
             self._progress.update(
                 self._task,
                 completed=num_timesteps,
-                description=f"meta-iteration {iteration}",
-                rate=f"{format_steps(rate)} env steps/s",
-                returns=returns,
+                description=f"iteration {iteration}",
+                rate=f"{format_steps(rate)}/s",
+                returns=returns.removeprefix("return "),
             )
         elif self.lines:
             left = format_duration(max(self.total - num_timesteps, 0) / max(rate, 1e-9))

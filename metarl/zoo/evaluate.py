@@ -39,8 +39,7 @@ def run(args: argparse.Namespace) -> int:
     models = [load_model(source.path, threads(args), args.env_kwargs) for source in sources]
     reports: list[Report] = []
     for source, model in zip(sources, models, strict=True):
-        if len(sources) > 1 or source.run is None:
-            say(f"{source.path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps")
+        say(f"{source.path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps")
         report = model.evaluate(
             args.split,
             args.n_inner_steps,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     kind = args.to.lower()
     if kind not in KINDS:
-        raise unknown_name("export format", args.to, KINDS)
+        raise UnknownNameError(f"unknown export format {args.to!r}: known: {', '.join(KINDS)}", args.to, KINDS)
     (source,) = find_sources(args)
     model = load_model(source.path, env_kwargs=args.env_kwargs)
     path = _output(args, source, model, kind)

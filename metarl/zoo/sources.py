@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from pathlib import Path
 from typing import NamedTuple
 
-from metarl.errors import CheckpointError, unknown_name
+from metarl.errors import CheckpointError
 from metarl.zoo.runs import Run, find_run, open_run, saved_model, shipped_model
 
 
@@ -77,10 +78,10 @@ def _named(path: Path, args: argparse.Namespace) -> Source:
         run = open_run(path)
         return Source(_model(run, args), run)
     if not path.is_file():
-        near = [str(folder) for folder in path.parent.glob("*")] if path.parent.is_dir() else []
-        if near:
-            raise unknown_name("run or file", str(path), near)
-        raise CheckpointError(f"there is no run folder or file {path}")
+        others = (other for other in path.parent.glob("*") if other.is_dir() or other.suffix == ".safetensors")
+        near = difflib.get_close_matches(path.name, [other.name for other in others], n=1)
+        hint = f": did you mean {path.with_name(near[0])}?" if near else ""
+        raise CheckpointError(f"there is no run folder or file {path}{hint}")
     return Source(path, None)
 
 

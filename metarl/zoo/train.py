@@ -124,10 +124,11 @@ def _refuse_conflicts(
     known: dict[str, Any] = {**recorded, "algo": folder.algo, "env": folder.env_id}
     for name in sorted(args.given - MAY_CHANGE):
         value, flag = getattr(args, name), "--" + name.replace("_", "-")
-        if name == "hyperparams":
-            same = merge(config, value) == dict(config)
-        elif name == "env_kwargs":
-            same = merge(config.get("env_kwargs") or {}, value) == (config.get("env_kwargs") or {})
+        if name in ("hyperparams", "env_kwargs"):
+            has = config if name == "hyperparams" else config.get("env_kwargs") or {}
+            other = [key for key in value if merge(has, {key: value[key]}) != dict(has)]
+            same = not other
+            flag = " ".join([flag, *other])
         elif name in known:
             same = known[name] == value
         else:

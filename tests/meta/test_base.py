@@ -134,6 +134,30 @@ def test_the_log_has_a_row_an_interval(tmp_path: Path) -> None:
     assert {"rollout/ep_rew_mean", "meta/adapt_gain", "time/fps", "train/kl_divergence_loss"} <= set(rows[0])
 
 
+def test_what_on_rollout_end_records_is_in_the_row_of_its_iteration(tmp_path: Path) -> None:
+    class Records(BaseCallback):
+        starts = 0
+
+        def _on_rollout_start(self) -> None:
+            self.starts += 1
+
+        def _on_rollout_end(self) -> None:
+            self.logger.record("mine/iteration", self.model.n_iterations)
+            self.logger.record("mine/post", self.locals["stats"]["meta/post_adapt_rew"])
+
+        def _on_step(self) -> bool:
+            return True
+
+    model, callback = fixed(), Records()
+    model.set_logger(configure(str(tmp_path), ["json"]))
+    model.learn(3 * PER_ITERATION, callback=callback)
+    model.logger.close()
+    rows = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
+    assert [row["mine/iteration"] for row in rows] == [1, 2, 3]
+    assert all(row["mine/post"] == row["meta/post_adapt_rew"] for row in rows)
+    assert callback.starts == 3
+
+
 def test_there_is_no_logger_before_learning() -> None:
     with pytest.raises(ConfigError, match="no logger yet"):
         _ = small().logger

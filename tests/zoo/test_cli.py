@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from metarl.zoo import cli
 from metarl.zoo.__main__ import main
+from metarl.zoo.console import Reporter
 
 
 @pytest.mark.parametrize(
@@ -18,6 +23,7 @@ from metarl.zoo.__main__ import main
         (["--algo", "maml"], "no command given: known: train, evaluate, export, plot, list"),
         (["train", "--ago", "maml"], "unknown flag of train '--ago': did you mean '--algo'?"),
         (["train", "--n-timestep=3"], "unknown flag of train '--n-timestep': did you mean '--n-timesteps'?"),
+        (["train", "--inner-lr", "1"], "'--inner-lr': it is a hyperparameter: -params inner_lr:VALUE"),
         (["evaluate", "--xyzzy"], "unknown flag of evaluate '--xyzzy': see `metarl evaluate --help`"),
         (["export", "zip"], "export does not know what to do with 'zip': see `metarl export --help`"),
         (["train", "-n", "many"], "argument -n/--n-timesteps: 'many' is not a number"),
@@ -36,6 +42,54 @@ def test_bad_input_is_one_line(argv: list[str], message: str, capsys: pytest.Cap
     assert captured.err.startswith("metarl: error: ")
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+def test_a_terminal_of_ascii_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert main(["list", "runs", "-f", str(tmp_path / "Läufe")]) == 0
+    sys.stdout.flush()
+    assert raw.getvalue().startswith(b"No runs under ")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError("8 GiB"), True),
+        (RuntimeError("can't allocate memory: 8 GiB"), True),
+        (RuntimeError("a bug"), False),
+    ],
+)
+def test_out_of_memory_is_one_line(
+    error: Exception, expected: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(args: object) -> int:
+        raise error
+
+    monkeypatch.setattr("metarl.zoo.listing.run", fails)
+    if not expected:
+        with pytest.raises(RuntimeError, match="a bug"):
+            main(["list"])
+        return
+    assert main(["list"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("metarl: error: out of memory: use a smaller meta_batch_size")
+    assert line.count("\n") == 1
+
+
+def test_the_progress_bar_shows_the_time_left_in_80_columns() -> None:
+    reporter = Reporter(20_000_000, 0, bar=True, lines=False)
+    assert reporter._progress is not None
+    reporter.writer.write({"meta/pre_adapt_rew": -1234.5, "meta/post_adapt_rew": -1034.5}, {})
+    clock = iter(range(100, 10_000, 100))
+    reporter._progress.get_time = lambda: float(next(clock))
+    reporter._task = reporter._progress.add_task("", total=20_000_000, rate="", returns="")
+    for i in (1, 2, 3):
+        reporter.update(i * 1_000_000, 40 * i)
+    screen = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    screen.print(reporter._progress.get_renderable())
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"iteration 120 .* 3,000,000/20,000,000 [\d,]+/s \d+:\d\d:\d\d ", shown), shown
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["--version"], *([name, "--help"] for name in cli.COMMANDS)])

@@ -156,7 +156,7 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "--env-kwargs", "observe_distance:true"], "observation_space"),
         (["evaluate", "--n-inner-steps", "-1"], "n_inner_steps=-1"),
         (["evaluate", "--figure", "x.bmp"], "use a name in .png"),
-        (["export", "--to", "sac"], "unknown export format 'sac'"),
+        (["export", "--to", "sac"], "unknown export format 'sac': known: ppo, a2c, trpo"),
         (["export", "--algo", "oracle"], "there is no run of oracle on PointMass-v0"),
         (["plot", "--exp-id", "3"], "numbers of PointMass-v0: 1"),
     ],
@@ -175,6 +175,8 @@ def test_damaged_files(logs: Path, tmp_path: Path, refused: Refused) -> None:
     other.write_bytes(b"PK\x03\x04")
     assert "is a zip archive" in refused("evaluate", "-i", other)
     assert "there is no run folder or file" in refused("evaluate", "-i", tmp_path / "x" / "y")
+    assert "there is no run folder or file" in refused("evaluate", "-i", run / "y")
+    assert "did you mean" in refused("evaluate", "-i", run.with_name("PointMas-v0_1"))
     for data in (whole[: len(whole) // 2], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
         final.write_bytes(data)
         for command in ("evaluate", "export"):

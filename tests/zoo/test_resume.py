@@ -142,8 +142,8 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(
         (["--algo", "maml"], "--algo contradicts the run"),
         (["--env", "AntVel-v0"], "--env contradicts the run"),
         (["--seed", "5"], "--seed contradicts the run"),
-        (["-params", "inner_lr:0.7"], "--hyperparams contradicts the run"),
-        (["--env-kwargs", "horizon:11"], "--env-kwargs contradicts the run"),
+        (["-params", "inner_lr:0.7", "n_episodes:2"], "--hyperparams inner_lr contradicts the run"),
+        (["--env-kwargs", "horizon:11"], "--env-kwargs horizon contradicts the run"),
         (["--eval-freq", "7"], "--eval-freq contradicts the run"),
     ],
 )

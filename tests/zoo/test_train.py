@@ -135,7 +135,7 @@ def test_seed_is_drawn_and_recorded(tmp_path: Path) -> None:
         (["--eval-env-kwargs", "observe_distance:true"], "observation_space"),
         (["--device", "cuda"], "--device cuda is not available"),
         (["-i", "nowhere"], "there is no run folder or file nowhere"),
-        (["-conf", "nowhere.yml"], "cannot read the hyperparameters nowhere.yml"),
+        (["-conf", "nowhere.yml"], "cannot read the hyperparameters nowhere.yml: No such file or directory\n"),
     ],
 )
 def test_bad_input_leaves_nothing_behind(words: list[str], message: str, tmp_path: Path, refused: Refused) -> None:
