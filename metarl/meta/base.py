@@ -400,8 +400,10 @@ class MetaAlgorithm(ABC):
         if env is not None:
             arguments["env_kwargs"] = None
         elif target not in family_ids() or not document.get("env_by_name", True):
-            why = "is not registered" if target not in family_ids() else "was given as an object"
-            raise CheckpointError(f"{path} was learnt on {target!r}, which {why}: pass env=")
+            if target in family_ids():
+                raise CheckpointError(f"{path} was learnt on {target!r}, which was given as an object: pass env=")
+            how = "import the module that registers it (metarl --gym-packages MODULE), or pass env="
+            raise CheckpointError(f"{path} was learnt on {target!r}, which is not registered: {how}")
         try:
             check_arguments(known[name].__init__, arguments, f"argument of {name!r}:")
             model = known[name](policy, target, **arguments)

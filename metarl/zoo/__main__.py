@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from metarl.errors import MetaRLError
+from metarl.errors import ConfigError, MetaRLError
 from metarl.zoo.cli import COMMANDS, parse
 
 INTERRUPTED = 130
@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse(list(sys.argv[1:] if argv is None else argv))
         if args is None:
             return 0
+        for name in args.gym_packages:
+            import_package(name)
         module = importlib.import_module(f"metarl.zoo.{COMMANDS[args.command]}")
         return int(module.run(args))
     except MetaRLError as error:
@@ -51,6 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("metarl: stopped", file=sys.stderr)
         return INTERRUPTED
+
+
+def import_package(name: str) -> None:
+    """Import a module that registers families; what it raises, but for a failed import, keeps its traceback.
+
+    :raises ConfigError: it is no module, or imports something that is none.
+    """
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"--gym-packages {name}: not the name of a module, such as my_families")
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        hint = "(looked for in PYTHONPATH, by `python -m metarl.zoo` in the working directory too)"
+        raise ConfigError(f"--gym-packages {name}: {error} {hint}") from None
 
 
 def describe_os_error(error: OSError) -> str:

@@ -207,6 +207,7 @@ def _plot(parser: Parser) -> Parser:
 
 def _list(parser: Parser) -> Parser:
     parser.add_argument("what", nargs="?", default="all", choices=("all", "algos", "envs", "runs"))
+    _packages(parser)
     parser.add_argument("-f", "--log-folder", default="logs", help="where the runs are")
     return parser
 
@@ -214,6 +215,18 @@ def _list(parser: Parser) -> Parser:
 def _algo_and_env(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--algo", default=None, help="maml, fomaml, pretrain, random or oracle (default: fomaml)")
     parser.add_argument("--env", default=None, help="a family's id, see `metarl list envs` (default: PointMass-v0)")
+    _packages(parser)
+
+
+def _packages(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--gym-packages",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="MODULE",
+        help="modules to import first: those that register families of your own",
+    )
 
 
 def _which_run(parser: argparse._ActionsContainer, several: bool, saved: bool = True) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
 
 MAY_CHANGE = frozenset(
-    {"trained_agent", "n_timesteps", "num_threads", "verbose", "progress", "save_freq", "log_folder"}
+    {"trained_agent", "n_timesteps", "num_threads", "verbose", "progress", "save_freq", "log_folder", "gym_packages"}
 )
 """Flags that may be typed when a run goes on: none of them changes a number that the run computes."""
 
@@ -180,23 +180,28 @@ def _train(
                     reset_num_timesteps=False,
                 )
     except KeyboardInterrupt:
-        return _stopped(folder)
+        return _stopped(args, folder)
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}; the last good checkpoint is whole: {folder.checkpoint}") from error
     finally:
         logger.close()
     if interrupts.requested and model.num_timesteps < total:
-        return _stopped(folder)
+        return _stopped(args, folder)
     model.save(folder.final)
     if args.verbose > 0:
         _summary(args, folder, model, recorded)
     return 0
 
 
-def _stopped(folder: Run) -> int:
+def _this_run(args: argparse.Namespace, folder: Run) -> list[str]:
+    """Return the words that name a run in a command."""
+    return ["-i", str(folder.folder), *(["--gym-packages", *args.gym_packages] if args.gym_packages else [])]
+
+
+def _stopped(args: argparse.Namespace, folder: Run) -> int:
     from metarl.zoo.__main__ import INTERRUPTED
 
-    print(f"metarl: stopped; go on with: {command_line(['train', '-i', str(folder.folder)])}", file=sys.stderr)
+    print(f"metarl: stopped; go on with: {command_line(['train', *_this_run(args, folder)])}", file=sys.stderr)
     return INTERRUPTED
 
 
@@ -209,7 +214,7 @@ def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, record
     report.meta["env_kwargs"] = model.env_kwargs
     show_reports([report, *full_run(report)])
     say(f"Saved {folder.final}")
-    where = ["-i", str(folder.folder)]
+    where = _this_run(args, folder)
     show_commands(
         {
             command_line(["evaluate", *where]): "evaluate",

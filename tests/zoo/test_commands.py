@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -156,6 +157,8 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "--env-kwargs", "observe_distance:true"], "observation_space"),
         (["evaluate", "--n-inner-steps", "-1"], "n_inner_steps=-1"),
         (["evaluate", "--figure", "x.bmp"], "use a name in .png"),
+        (["evaluate", "--gym-packages", "no_such"], "--gym-packages no_such: No module named 'no_such' (looked for in"),
+        (["evaluate", "--gym-packages", "a-b"], "--gym-packages a-b: not the name of a module"),
         (["export", "--to", "sac"], "unknown export format 'sac': known: ppo, a2c, trpo"),
         (["export", "--algo", "oracle"], "there is no run of oracle on PointMass-v0"),
         (["plot", "--exp-id", "3"], "numbers of PointMass-v0: 1"),
@@ -185,3 +188,52 @@ def test_damaged_files(logs: Path, tmp_path: Path, refused: Refused) -> None:
     args.write_text(args.read_text().replace("format: 1", "format: 9"))
     for command in ("evaluate", "export", "plot"):
         assert "has format 9" in refused(command, "-f", logs)
+
+
+LINE = """
+import numpy as np
+from gymnasium import spaces
+from metarl.envs import Family, Step, register_family
+
+
+class Line(Family):
+    def __init__(self):
+        self.task_space = spaces.Dict(target=spaces.Box(-1, 1, (), np.float32))
+        self.observation_space = spaces.Box(-10, 10, (1,), np.float32)
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+        self.horizon = 10
+
+    def reset(self, tasks, rngs, n_envs):
+        x = np.zeros((len(tasks["target"]), n_envs, 1), np.float32)
+        return {"x": x}, x
+
+    def step(self, tasks, state, actions, rngs, active=None):
+        x = (state["x"] + 0.1 * np.clip(actions, -1, 1)).astype(np.float32)
+        reward = -np.abs(x[..., 0] - tasks["target"][:, None]).astype(np.float64)
+        return Step({"x": x}, x, reward, np.zeros(reward.shape, bool), {"distance": reward})
+
+
+register_family("Line-v0", Line)
+"""
+
+
+def test_a_family_of_ones_own(tmp_path: Path) -> None:
+    """In processes of their own, which know the family by ``--gym-packages`` only."""
+    (tmp_path / "my_line.py").write_text(LINE)
+
+    def metarl_zoo(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "metarl.zoo", *words]
+        paths = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **paths}, timeout=120)
+
+    package, run = ["--gym-packages", "my_line"], str(tmp_path / "fomaml" / "Line-v0_1")
+    small = ["-n", "300", "--num-threads", "1", "--n-eval-tasks", "2", "-params", "meta_batch_size:2", "n_episodes:2"]
+    done = metarl_zoo("train", "--env", "Line-v0", "-f", str(tmp_path), *small, *package)
+    assert done.returncode == 0, done.stderr
+    assert f"evaluate -i {run} --gym-packages my_line" in done.stdout
+    done = metarl_zoo("train", "-i", run, *package, "-n", "400")
+    assert done.returncode == 0, done.stderr
+    assert "400 env steps" in done.stdout
+    refused = metarl_zoo("evaluate", "-i", run)
+    assert refused.returncode == 2
+    assert "not registered: import the module that registers it (metarl --gym-packages MODULE)" in refused.stderr
