@@ -1,9 +1,10 @@
-"""Peak memory of one update: ``python -m benchmarks.memory ALGO N_TASKS``, in a process of its own."""
+"""Peak memory of one update: ``python -m benchmarks.memory ALGO N_TASKS``, in a process of its own (Linux)."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
-import resource
 import sys
 from pathlib import Path
 
@@ -12,15 +13,17 @@ from metarl.agents.parallel import Parallel, single_threaded_torch
 from metarl.meta.outer import TrustRegion
 
 
-def resident() -> int:
-    """Return the memory that this process holds now, bytes."""
-    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
-    return int(fields[1]) * resource.getpagesize()
+def status(field: str) -> int:
+    """Return a line of this process's status, bytes: ``VmRSS``, what it holds, or ``VmHWM``, the most it has held."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field))) * 1024
 
 
-def peak() -> int:
-    """Return the most memory that this process has ever held, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def forget_peak() -> None:
+    """Give free memory back to the system and let ``VmHWM`` start again, so that it speaks of what follows."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def measure(first_order: bool, n_tasks: int, quick: bool) -> dict[str, int]:
@@ -31,12 +34,13 @@ def measure(first_order: bool, n_tasks: int, quick: bool) -> dict[str, int]:
         # A small update first: libraries and threads that start on first use belong to neither side.
         small = Update(2, 2, 10, 2, 2, parallel)
         TrustRegion().step(small.objective(first_order=first_order), small.theta)
-        empty = resident()
+        forget_peak()
+        empty = status("VmRSS")
         problem = Update(n_tasks, n_episodes, horizon, 2, 2, parallel)
-        before = resident()
-        # Making the data may have held more than an update does: then the update is at most that.
+        forget_peak()
+        before = status("VmRSS")
         TrustRegion().step(problem.objective(first_order=first_order), problem.theta)
-    return {"peak": max(peak() - before, 0), "data": max(before - empty, 0)}
+    return {"peak": status("VmHWM") - before, "data": max(before - empty, 0)}
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from metarl.agents.distributions import Distribution
-from metarl.agents.policy import FunctionalPolicy, Params, linear, outer
+from metarl.agents.policy import FunctionalPolicy, Params, linear, outer, tanh_slope
 
 
 class LossDerivatives:
@@ -143,7 +143,7 @@ def activation_derivatives(
     """
     if isinstance(layer, nn.Tanh):
         y = torch.tanh(x)
-        slope = 1.0 - y.square()
+        slope = tanh_slope(y)
         return y, slope, (slope * y).mul_(-2.0) if second_order else None
     if isinstance(layer, nn.ReLU):
         y = torch.relu(x)

@@ -188,6 +188,11 @@ def outer(error: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return (x.mT @ error).mT if x.shape[-1] < error.shape[-1] else error.mT @ x
 
 
+def tanh_slope(y: torch.Tensor) -> torch.Tensor:
+    """Return ``1 − y²`` in one pass."""
+    return torch.addcmul(y.new_ones(()), y, y, value=-1.0)
+
+
 class Linearization:
     """Jacobian products of a policy's heads; memory is the activations of one batch."""
 
@@ -247,7 +252,7 @@ def _activation(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.
     """Return the activation and its slope at ``x``."""
     if isinstance(layer, nn.Tanh):
         y = torch.tanh(x)
-        return y, 1.0 - y.square()
+        return y, tanh_slope(y)
     if isinstance(layer, nn.ReLU):
         y = torch.relu(x)
         return y, (y > 0).to(x.dtype)

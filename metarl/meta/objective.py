@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from metarl.agents.distributions import Distribution
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import Linearization, Params
 from metarl.agents.sampling import Samples
@@ -87,7 +88,7 @@ class LocalObjective:
         fisher_fraction: float = 1.0,
         kl_direction: str = "old_new",
         chunk_size: int | None = None,
-        cache_bytes: int = 400_000_000,
+        cache_bytes: int = 200_000_000,
         parallel: Parallel | None = None,
     ) -> None:
         self.check_arguments(fisher_fraction, kl_direction)
@@ -104,7 +105,15 @@ class LocalObjective:
         self._n_tasks = len(query)
         self._chunks = chunks(self._n_tasks, [*support, query], learner.policy.width, chunk_size)
         self._cacheable = int(cache_bytes // max(1, self._chunk_bytes()))
-        self._paths: dict[int, list[Params]] = {}
+        # Made as a whole: pieces that are kept among a chunk's large arrays would leave holes in the heap.
+        self._ends = [
+            {name: tensor.new_empty((self._n_tasks, *tensor.shape)) for name, tensor in params.items()} for _ in support
+        ]
+        self._known: set[int] = set()
+        head = params[f"{learner.policy.linear_names[-1]}.bias"]
+        self._old_head = head.new_empty((*query.obs.shape[:2], len(head)))
+        self._old_log_prob = head.new_empty(query.obs.shape[:2])
+        self._old_known: set[int] = set()
         self._curvature: dict[int, tuple[list[InnerStep], Linearization]] = {}
 
     @staticmethod
@@ -117,19 +126,22 @@ class LocalObjective:
 
     # ------------------------------------------------------------------------------------------------- MetaObjective
     def gradient(self) -> MetaGradient:
-        parts = self._parallel.map(self._chunk_gradient, range(len(self._chunks)))
+        first, total = self._sums(), self._sums()
+        parts = self._parallel.map(lambda i: self._chunk_gradient(i, first, total), range(len(self._chunks)))
         loss = sum(part[0] for part in parts) / self._n_tasks
-        gradient = self._mean([part[1] for part in parts])
+        gradient = self._mean(total if self._second_order else first)
         share = None
         if self._second_order:
-            first = self._mean([part[2] for part in parts])
-            difference = norm({name: gradient[name] - first[name] for name in gradient})
+            first_order = self._mean(first)
+            difference = norm({name: gradient[name] - first_order[name] for name in gradient})
             share = difference / max(norm(gradient), 1e-30)
-        support_losses = [sum(part[3][k] for part in parts) / self._n_tasks for k in range(len(self._support))]
+        support_losses = [sum(part[1][k] for part in parts) / self._n_tasks for k in range(len(self._support))]
         return MetaGradient(loss, gradient, share, support_losses)
 
     def curvature_product(self, vector: Params) -> Params:
-        return self._mean(self._parallel.map(lambda i: self._chunk_curvature(i, vector), range(len(self._chunks))))
+        total = self._sums()
+        self._parallel.map(lambda i: self._chunk_curvature(i, vector, total), range(len(self._chunks)))
+        return self._mean(total)
 
     def evaluate(self, params: Params) -> tuple[float, float]:
         parts = self._parallel.map(lambda i: self._chunk_evaluate(i, params), range(len(self._chunks)))
@@ -140,32 +152,42 @@ class LocalObjective:
         chunk = self._chunks[index]
         return expand(params, chunk.stop - chunk.start), [batch.tasks(chunk) for batch in self._support]
 
-    def _chunk_gradient(self, index: int) -> tuple[float, Params, Params, list[float]]:
+    def _sums(self) -> Params:
+        """Return room for one sum over tasks for each chunk, ``[chunk, …]``."""
+        return {name: tensor.new_empty((len(self._chunks), *tensor.shape)) for name, tensor in self._params.items()}
+
+    def _chunk_gradient(self, index: int, first: Params, total: Params) -> tuple[float, list[float]]:
         theta, batches = self._start(self._params, index)
         steps, phi = inner_path(self._learner, theta, batches, self._rates, self._second_order)
-        self._paths[index] = [theta, *(step.end for step in steps)]
+        self._remember(index, steps)
         query = self._query.tasks(self._chunks[index])
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in phi.items()}
         log_prob = self._learner.policy.distribution(leaves, query.obs).log_prob(query.actions)
         # At the parameters that collected the batch the ratio is 1 and its gradient that of the log-probability.
         loss = -(query.weights * torch.exp(log_prob - log_prob.detach()) * query.advantages).sum()
         gradient = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
-        first = {name: tensor.sum(0) for name, tensor in gradient.items()}
+        _sum_tasks(gradient, first, index)
         if self._second_order:
             for step in reversed(steps):
                 gradient = step.backward(gradient)
-            total = {name: tensor.sum(0) for name, tensor in gradient.items()}
-        else:
-            total = first
-        return float(loss.detach()), total, first, [float(step.losses.sum()) for step in steps]
+            _sum_tasks(gradient, total, index)
+        return float(loss.detach()), [float(step.losses.sum()) for step in steps]
+
+    def _remember(self, index: int, steps: Sequence[InnerStep]) -> None:
+        """Keep where the inner steps of a chunk lead."""
+        chunk = self._chunks[index]
+        for ends, step in zip(self._ends, steps, strict=True):
+            for name, tensor in step.end.items():
+                ends[name][chunk] = tensor
+        self._known.add(index)
 
     def _path(self, index: int) -> list[Params]:
         """Return θ₀ … θ_K of a chunk, for the parameters that collected the batches."""
-        if index not in self._paths:
-            theta, batches = self._start(self._params, index)
-            steps, _ = inner_path(self._learner, theta, batches, self._rates)
-            self._paths[index] = [theta, *(step.end for step in steps)]
-        return self._paths[index]
+        theta, batches = self._start(self._params, index)
+        if index not in self._known:
+            self._remember(index, inner_path(self._learner, theta, batches, self._rates)[0])
+        chunk = self._chunks[index]
+        return [theta, *({name: tensor[chunk] for name, tensor in ends.items()} for ends in self._ends)]
 
     def _chunk_linearized(self, index: int) -> tuple[list[InnerStep], Linearization]:
         if index in self._curvature:
@@ -180,7 +202,7 @@ class LocalObjective:
             self._curvature[index] = entry
         return entry
 
-    def _chunk_curvature(self, index: int, vector: Params) -> Params:
+    def _chunk_curvature(self, index: int, vector: Params, total: Params) -> None:
         steps, linearization = self._chunk_linearized(index)
         chunk = self._chunks[index]
         tangent = expand(vector, chunk.stop - chunk.start)
@@ -191,27 +213,39 @@ class LocalObjective:
         cotangent = linearization.vjp(heads)
         for step in reversed(steps):
             cotangent = step.backward(cotangent)
-        return {name: tensor.sum(0) for name, tensor in cotangent.items()}
+        _sum_tasks(cotangent, total, index)
 
     def _chunk_evaluate(self, index: int, params: Params) -> tuple[float, float]:
-        before = self._path(index)[-1]
         theta, batches = self._start(params, index)
         phi = inner_path(self._learner, theta, batches, self._rates)[1]
         query = self._query.tasks(self._chunks[index])
         with torch.no_grad():
-            old = self._learner.policy.distribution(before, query.obs)
+            old, old_log_prob = self._old(index, query)
             new = self._learner.policy.distribution(phi, query.obs)
-            ratio = torch.exp(new.log_prob(query.actions) - old.log_prob(query.actions))
-            loss = -(query.weights * ratio * query.advantages).sum()
+            loss = -(query.weights * torch.exp(new.log_prob(query.actions) - old_log_prob) * query.advantages).sum()
             kl = old.kl(new) if self._old_new else new.kl(old)
             return float(loss), float((query.weights * kl).sum())
 
-    def _mean(self, parts: Sequence[Params]) -> Params:
-        total = {name: tensor.clone() for name, tensor in parts[0].items()}
-        for part in parts[1:]:
-            for name, tensor in part.items():
-                total[name] += tensor
-        return {name: tensor / self._n_tasks for name, tensor in total.items()}
+    def _old(self, index: int, query: Samples) -> tuple[Distribution, torch.Tensor]:
+        """Return the distribution that collected a chunk's query batch, and its log-probability of the actions."""
+        policy, phi = self._learner.policy, self._path(index)[-1]
+        rows = self._chunks[index], slice(query.obs.shape[1])
+        if index not in self._old_known:
+            collected = policy.distribution(phi, query.obs)
+            self._old_head[rows] = collected.heads[0]
+            self._old_log_prob[rows] = collected.log_prob(query.actions)
+            self._old_known.add(index)
+        return policy.from_heads(policy.heads(self._old_head[rows], phi)), self._old_log_prob[rows]
+
+    def _mean(self, sums: Params) -> Params:
+        """Add the chunks' sums up in the order of tasks."""
+        result: Params = {}
+        for name, parts in sums.items():
+            total = parts[0].clone()
+            for part in parts[1:]:
+                total += part
+            result[name] = total / self._n_tasks
+        return result
 
     def _chunk_bytes(self) -> int:
         """Estimate what is kept of one chunk between products."""
@@ -231,6 +265,11 @@ def chunks(n_tasks: int, batches: Sequence[Samples], width: int, chunk_size: int
         chunk_size = max(1, CHUNK_BYTES // (longest * width * batches[0].obs.element_size()))
     chunk_size = max(1, min(chunk_size, n_tasks))
     return [slice(start, min(start + chunk_size, n_tasks)) for start in range(0, n_tasks, chunk_size)]
+
+
+def _sum_tasks(params: Params, sums: Params, index: int) -> None:
+    for name, tensor in params.items():
+        torch.sum(tensor, 0, out=sums[name][index])
 
 
 def norm(params: Params) -> float:

@@ -1,0 +1,58 @@
+"""The benchmark runs and its record has the shape that it promises; no test looks at a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import measure, speed
+
+
+def test_a_quick_run_prints_tables_and_writes_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results" / "speed.json"
+    speed.main(["--quick", "--only", "ant_collect", "update", "-o", str(path)])
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["command"] == "python -m benchmarks.speed --only ant_collect update --quick"
+    assert {"commit", "machine", "versions", "threads", "seed"} <= set(record)
+    assert set(record["machine"]) == {"cores", "cpu"}
+    assert {"python", "torch", "mujoco", "numpy"} <= set(record["versions"])
+    assert list(record["entries"]) == ["ant_collect", "update"]
+    for entry in record["entries"].values():
+        assert entry["what"]
+        assert entry["rows"]
+        for row in entry["rows"]:
+            assert row["case"]
+            assert row["ratio"] > 0
+            assert row["met"] == ((row["ratio"] >= float(row["target"][2:])) == row["target"].startswith("≥"))
+    for row in record["entries"]["ant_collect"]["rows"]:
+        assert row["replayed_bit_for_bit"]
+    text = capsys.readouterr().out
+    assert "ant_collect" in text
+    assert "ratio" in text
+
+
+def test_the_record_knows_no_host_and_no_path() -> None:
+    text = json.dumps(measure.circumstances())
+    assert str(Path.home()) not in text
+    assert str(Path(__file__).parents[1]) not in text
+
+
+def test_sides_take_turns() -> None:
+    order: list[str] = []
+    timings = measure.interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
+    assert order == ["a", "b"] * 4
+    assert [len(timing.wall) for timing in timings.values()] == [3, 3]
+
+
+def test_ratios_are_paired() -> None:
+    ours, theirs = measure.Timing(wall=[1.0, 2.0, 9.0]), measure.Timing(wall=[2.0, 8.0, 9.0])
+    assert measure.paired_ratio(ours, theirs) == (0.5, 0.25, 1.0)
+    assert measure.judged(0.5, 0.4, at_least=True) == {"ratio": 0.5, "target": "≥ 0.4", "met": True}
+    assert measure.judged(0.5, 0.4, at_least=False)["met"] is False
+
+
+@pytest.mark.parametrize("name", sorted(speed.ENTRIES))
+def test_every_entry_says_what_it_measures(name: str) -> None:
+    assert (speed.ENTRIES[name].__doc__ or "").strip()
