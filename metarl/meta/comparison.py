@@ -95,7 +95,7 @@ def comparison_table(
         bands = report.bands(level)
         cells = [str(bands.at(step)) if step <= report.n_inner_steps else "" for step in range(points)]
         rows.append([report.label, *cells, str(report.gain(report.n_inner_steps, level))])
-    notes = [f"{level:.0%} intervals {reports[0].unit}"]
+    notes = [reports[0].describe_intervals(level)]
     for entry in published or ():
         halves = [*entry.half_widths, *[None] * points]
         cells = [

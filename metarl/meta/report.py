@@ -135,12 +135,13 @@ class Report:
             ("inner steps", "env steps", "return", "gain"),
             rows,
             f"{self.label} on {self.env}, {self.split} tasks",
-            (
-                "one task, one run: no intervals"
-                if self.returns[..., 0].size == 1
-                else f"{level:.0%} intervals {self.unit}",
-            ),
+            (self.describe_intervals(level),),
         )
+
+    def describe_intervals(self, level: float = 0.95) -> str:
+        """Return what the intervals are, for the note of a table."""
+        alone = self.n_tasks == self.n_runs == 1
+        return "one task, one run: no intervals" if alone else f"{level:.0%} intervals {self.unit}"
 
     @property
     def unit(self) -> str:

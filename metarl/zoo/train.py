@@ -215,14 +215,14 @@ def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, record
     show_reports([report, *full_run(report)])
     say(f"Saved {folder.final}")
     where = _this_run(args, folder)
-    show_commands(
-        {
-            command_line(["evaluate", *where]): "evaluate",
-            command_line(["export", *where, "--to", "ppo"]): "export",
-            shlex.join(["tensorboard", "--logdir", recorded["tensorboard"] or str(folder.folder)]): "TensorBoard",
-            command_line(["train", *where, "-n", str(2 * model.num_timesteps)]): "go on",
-        }
-    )
+    commands = {
+        command_line(["evaluate", *where]): "evaluate",
+        command_line(["export", *where, "--to", "ppo"]): "export",
+        shlex.join(["tensorboard", "--logdir", recorded["tensorboard"] or str(folder.folder)]): "TensorBoard",
+    }
+    if model.num_timesteps > 0:  # the random initialisation is never trained
+        commands[command_line(["train", *where, "-n", str(2 * model.num_timesteps)])] = "go on"
+    show_commands(commands)
 
 
 def _tensorboard_folder(args: argparse.Namespace, folder: Run) -> str | None:

@@ -242,6 +242,7 @@ def test_one_task_has_no_interval() -> None:
     )
     assert "[" not in str(one.table())
     assert "one task, one run: no intervals" in str(one.table())
+    assert "one task, one run: no intervals" in str(comparison_table([one]))
     assert "*" not in str(compare(other, one).table().rows)
     assert str(compare(other, one).returns.at(1)) == f"{compare(other, one).returns.mean[1]:.2f}"
 

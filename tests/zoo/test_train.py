@@ -81,8 +81,9 @@ def test_every_algorithm_has_a_file_and_trains(algo: str, tmp_path: Path, capsys
     out = capsys.readouterr().out
     assert "inner steps" in out
     assert "95% intervals" in out
-    for command in ("evaluate", "export", "train"):
+    for command in ("evaluate", "export"):
         assert f"python -m metarl.zoo {command} -i {run}" in out
+    assert (f"python -m metarl.zoo train -i {run} -n " in out) is (model.num_timesteps > 0)
 
 
 def test_a_file_starts_a_new_run(trained: Path, tmp_path: Path) -> None:
