@@ -37,6 +37,10 @@ def run(args: argparse.Namespace) -> int:
     record = Path(args.output) if args.output else next_record(args, sources)
     # Everything is loaded before anything is computed: a damaged file among several is said at once.
     models = [load_model(source.path, threads(args), args.env_kwargs) for source in sources]
+    sizes = list(dict.fromkeys(getattr(model, "n_episodes", None) for model in models))
+    if args.episodes is None and len(sizes) > 1:
+        words = " and ".join(map(str, sizes))
+        raise ConfigError(f"the runs adapt with n_episodes {words}: compare them at the same --episodes N")
     reports: list[Report] = []
     for source, model in zip(sources, models, strict=True):
         say(f"{source.path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps")

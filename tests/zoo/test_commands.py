@@ -75,6 +75,14 @@ def test_several_runs_in_one_table(logs: Path, tmp_path: Path, capsys: pytest.Ca
     assert record["training_seeds"] == [[0], [0, 1]]
 
 
+def test_runs_of_other_episodes_are_compared_at_the_same(logs: Path, tmp_path: Path, refused: Refused) -> None:
+    assert main([*TINY, "-params", "n_episodes:3", "--algo", "random", "-f", str(logs)]) == 0
+    paths = [str(path) for path in sorted(logs.glob("*/*"))]
+    argv = ["evaluate", "-i", *paths, *QUICK, "-o", str(tmp_path / "all.json")]
+    assert "the runs adapt with n_episodes 2 and 3: compare them at the same --episodes N" in refused(*argv)
+    assert main([*argv, "--episodes", "2"]) == 0
+
+
 def test_shipped_initialisation_is_used_where_there_is_no_run(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused: Refused
 ) -> None:
