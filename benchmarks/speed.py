@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def table(name: str, what: str, rows: Sequence[Row]) -> Table:
     """Return rows as a table: a column for each case, or a line for each where that is too many."""
     columns = list(dict.fromkeys(key for row in rows for key in row if key != "case"))
-    labels = [column.replace("_per_s", "/s").replace("_", " ") for column in columns]
+    labels = [column.removesuffix("_share").replace("_per_s", "/s").replace("_", " ") for column in columns]
     cells = [[text(column, row.get(column)) for column in columns] for row in rows]
     result = Table("", title=f"{name}: {what}", title_justify="left")
     if len(rows) <= 4:
