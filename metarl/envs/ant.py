@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,9 +156,9 @@ class Ant(MujocoFamily):
         z = after[:, 3]
         return terms, (z < constants.min_z) | (z > constants.max_z)
 
+    @abstractmethod
     def forward_reward(self, tasks: Tasks, velocity: np.ndarray) -> np.ndarray:
         """Return the task's part of the reward, ``[n]``, for velocities ``[n, 2]``."""
-        raise NotImplementedError
 
 
 _REFERENCE: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,9 +136,9 @@ class HalfCheetah(MujocoFamily):
         }
         return terms, np.zeros(len(after), dtype=bool)
 
+    @abstractmethod
     def forward_reward(self, tasks: Tasks, velocity: np.ndarray) -> np.ndarray:
         """Return the task's part of the reward, ``[n]``, for velocities along x ``[n]``."""
-        raise NotImplementedError
 
 
 _REFERENCE: dict[str, Any] = {
