@@ -1,0 +1,91 @@
+"""What meta-wrappers ask of a learner, and how they watch it learn.
+
+Inner learning is a path θ₀ → θ₁ → … → θ_K on one task. A wrapper that only looks at the path (Reptile, Leap, first-order
+MAML) hands the learner a :class:`Watcher` for each stack of tasks; the learner reports every segment, that is every step
+of an optimiser, and nothing it computes depends on whether somebody watches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from metarl.agents.distributions import Distribution
+from metarl.agents.policy import FunctionalPolicy, Params
+from metarl.agents.sampling import Episodes, Samples
+
+Rate = float | Params
+"""A learning rate: one number, or one tensor for each parameter (elementwise)."""
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """A learner in the middle of a stack of tasks.
+
+    :param params: ``[task, …]``.
+    :param optimizer: the optimiser's tensors by name, each with a task axis; empty for plain gradient steps.
+    """
+
+    params: Params
+    optimizer: Params
+
+
+class Watcher(Protocol):
+    """Looks at the paths of a stack of tasks, one segment at a time, in constant memory."""
+
+    def segment(
+        self,
+        start: Params,
+        end: Params,
+        gradient: Params | None,
+        losses: torch.Tensor | None,
+        active: torch.Tensor | None = None,
+    ) -> None:
+        """Look at one segment; the tensors may be reused afterwards, and must not be changed.
+
+        :param start: parameters before the optimiser's step, ``[task, …]``.
+        :param end: parameters after it.
+        :param gradient: the loss's gradient at ``start``, as the optimiser got it (clipped where it clips); None where
+            the learner does not show it.
+        :param losses: the loss at ``start``, ``[task]``; None where it is not visible.
+        :param active: ``[task]``, False for tasks that had stopped already; None: all moved.
+        """
+        ...
+
+
+class Learner(Protocol):
+    """A learner batched over tasks, as pure functions of named tensors: VPG, A2C, PPO."""
+
+    policy: FunctionalPolicy
+
+    def process(self, episodes: Episodes, params: Params) -> Samples:
+        """Turn episodes that the stacked ``params`` collected into samples."""
+        ...
+
+    def head_loss(self, distribution: Distribution, samples: Samples) -> torch.Tensor:
+        """Return the loss of each task, ``[task]``, twice differentiable in the distribution's heads."""
+        ...
+
+    def start(self, params: Params) -> LearnerState:
+        """Return the state with which learning starts at the stacked ``params``: a fresh optimiser."""
+        ...
+
+    def update(
+        self,
+        state: LearnerState,
+        samples: Samples,
+        rate: Rate,
+        seeds: Sequence[np.random.SeedSequence],
+        watcher: Watcher | None = None,
+    ) -> LearnerState:
+        """Return the state after learning from one batch: one gradient step (VPG, A2C) or epochs of them (PPO).
+
+        :param rate: the optimiser's learning rate.
+        :param seeds: one stream for each task, for the order of minibatches.
+        :param watcher: is told every segment.
+        """
+        ...
