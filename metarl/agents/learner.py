@@ -1,8 +1,8 @@
 """What meta-wrappers ask of a learner, and how they watch it learn.
 
-Inner learning is a path θ₀ → θ₁ → … → θ_K on one task. A wrapper that only looks at the path (Reptile, Leap, first-order
-MAML) hands the learner a :class:`Watcher` for each stack of tasks; the learner reports every segment, that is every step
-of an optimiser, and nothing it computes depends on whether somebody watches.
+Inner learning is a path θ₀ → θ₁ → … → θ_K on one task. A wrapper that only looks at the path (Reptile, Leap,
+first-order MAML) hands the learner a :class:`Watcher` for each stack of tasks; the learner reports every segment, that
+is every step of an optimiser, and nothing it computes depends on whether somebody watches.
 """
 
 from __future__ import annotations
@@ -66,8 +66,13 @@ class Learner(Protocol):
         """Turn episodes that the stacked ``params`` collected into samples."""
         ...
 
-    def head_loss(self, distribution: Distribution, samples: Samples) -> torch.Tensor:
-        """Return the loss of each task, ``[task]``, twice differentiable in the distribution's heads."""
+    def head_loss(
+        self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the loss of each task, ``[task]``, twice differentiable in the distribution's heads and the values.
+
+        :param values: the critic's at the samples' observations, ``[task, n]``; None where the policy has none.
+        """
         ...
 
     def start(self, params: Params) -> LearnerState:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,13 +73,45 @@ def _is_widths(value: Any) -> bool:
     return isinstance(value, list) and all(type(width) is int and width > 0 for width in value)
 
 
+@dataclass(frozen=True)
+class Tower:
+    """A multi-layer perceptron by the names of its tensors: linear layers with an activation between each two.
+
+    :param linear_names: from the observation to the head.
+    :param activations: one fewer.
+    """
+
+    linear_names: tuple[str, ...]
+    activations: tuple[nn.Module, ...]
+
+    @classmethod
+    def of(cls, hidden: nn.Sequential, prefix: str, head: str) -> Tower:
+        """Return the tower of SB3's ``hidden`` layers, called ``prefix.0``, …, and the linear layer ``head``."""
+        names = [f"{prefix}.{name}" for name, layer in hidden.named_children() if isinstance(layer, nn.Linear)]
+        return cls((*names, head), tuple(layer for layer in hidden if not isinstance(layer, nn.Linear)))
+
+    def __call__(self, params: Params, x: torch.Tensor) -> torch.Tensor:
+        """Return the head's output for flat observations."""
+        for index, name in enumerate(self.linear_names):
+            x = linear(x, params[f"{name}.weight"], params[f"{name}.bias"])
+            if index < len(self.activations):
+                x = self.activations[index](x)
+        return x
+
+    @property
+    def names(self) -> list[str]:
+        """The tensors."""
+        return [f"{name}.{kind}" for name in self.linear_names for kind in ("weight", "bias")]
+
+
 class FunctionalPolicy:
-    """The actor of a stock ``ActorCriticPolicy`` as functions of its named tensors.
+    """A stock ``ActorCriticPolicy`` as functions of its named tensors.
 
     :param policy: ``"MlpPolicy"``.
     :param observation_space: a Box; observations are flattened.
     :param action_space: a Box (Gaussian) or Discrete (categorical).
     :param policy_kwargs: as in SB3; ``activation_fn`` may be a name such as ``"relu"``.
+    :param critic: whether the critic's tensors belong to it too; without them there is the actor alone.
     :raises ConfigError: spaces or keywords that cannot be evaluated functionally.
     """
 
@@ -88,6 +121,7 @@ class FunctionalPolicy:
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         policy_kwargs: Mapping[str, Any] | None = None,
+        critic: bool = False,
     ) -> None:
         if policy not in POLICIES:
             raise unknown_name("policy", policy, POLICIES)
@@ -105,21 +139,20 @@ class FunctionalPolicy:
         self.action_space = action_space
         self.policy_kwargs = sb3_policy_kwargs(policy_kwargs)
         module = self.build(seed=0)
-        layers = [*module.mlp_extractor.policy_net.named_children(), ("action_net", module.action_net)]
-        self._layers: list[str | nn.Module] = []
-        for name, layer in layers:
-            if isinstance(layer, nn.Linear):
-                self._layers.append(name if name == "action_net" else f"mlp_extractor.policy_net.{name}")
-            else:
-                self._layers.append(layer)
-        self.linear_names = [layer for layer in self._layers if isinstance(layer, str)]
-        """The linear layers, from the observation to the head."""
-        self.activations = [layer for layer in self._layers if not isinstance(layer, str)]
+        extractor = module.mlp_extractor
+        self.actor = Tower.of(extractor.policy_net, "mlp_extractor.policy_net", "action_net")
+        """From observations to actions."""
+        self.critic = Tower.of(extractor.value_net, "mlp_extractor.value_net", "value_net") if critic else None
+        """From observations to values."""
+        self.linear_names = self.actor.linear_names
+        """The actor's linear layers, from the observation to the head."""
+        self.activations = self.actor.activations
         """What stands between them: one fewer."""
-        actor = {f"{name}.{kind}" for name in self._layers if isinstance(name, str) for kind in ("weight", "bias")}
-        self.names = [name for name, _ in module.named_parameters() if name in actor or name == "log_std"]
-        """The actor's tensors, in SB3's order."""
-        self.width = max(layer.out_features for _, layer in layers if isinstance(layer, nn.Linear))
+        own = {"log_std", *self.actor.names, *(self.critic.names if self.critic else ())}
+        shapes = {name: tensor.shape for name, tensor in module.named_parameters() if name in own}
+        self.names = list(shapes)
+        """The tensors, in SB3's order."""
+        self.width = max(shape[0] for name, shape in shapes.items() if name.endswith(".weight"))
         """Units of the widest layer; it sets how many tasks fit a chunk."""
 
     def build(self, seed: int) -> ActorCriticPolicy:
@@ -130,20 +163,26 @@ class FunctionalPolicy:
             return POLICIES[self.name](self.observation_space, self.action_space, lambda _: 0.0, **self.policy_kwargs)
 
     def init(self, seed: int) -> Params:
-        """Return fresh tensors of the actor, float32."""
+        """Return fresh tensors, float32."""
         tensors = dict(self.build(seed).named_parameters())
         return {name: tensors[name].detach().clone() for name in self.names}
 
     def distribution(self, params: Params, obs: torch.Tensor) -> Distribution:
         """Return the action distribution at ``obs``.
 
-        :param params: the actor's tensors, each ``[…]`` or stacked ``[task, …]``.
+        :param params: the tensors, each ``[…]`` or stacked ``[task, …]``.
         :param obs: ``[n, *observation]`` or ``[task, n, *observation]``, of the tensors' dtype.
         """
-        x = self.flatten(obs)
-        for layer in self._layers:
-            x = linear(x, params[f"{layer}.weight"], params[f"{layer}.bias"]) if isinstance(layer, str) else layer(x)
-        return self.from_heads(self.heads(x, params))
+        return self.from_heads(self.heads(self.actor(params, self.flatten(obs)), params))
+
+    def values(self, params: Params, obs: torch.Tensor) -> torch.Tensor:
+        """Return the critic's values at ``obs``, ``[n]`` or ``[task, n]``; the parameters are as above.
+
+        :raises ConfigError: the policy was made without a critic.
+        """
+        if self.critic is None:
+            raise ConfigError("this policy has no critic: make it with critic=True")
+        return self.critic(params, self.flatten(obs)).squeeze(-1)
 
     def heads(self, x: torch.Tensor, params: Params) -> tuple[torch.Tensor, ...]:
         """Return what the distribution is made of, given the last layer's output ``x``."""
@@ -194,58 +233,54 @@ def tanh_slope(y: torch.Tensor) -> torch.Tensor:
 
 
 class Linearization:
-    """Jacobian products of a policy's heads; memory is the activations of one batch."""
+    """Jacobian products of a policy's action heads; memory is the activations of one batch."""
 
     def __init__(self, policy: FunctionalPolicy, params: Params, obs: torch.Tensor) -> None:
         self._params = {name: tensor.detach() for name, tensor in params.items()}
-        self._layers = policy._layers
-        self._inputs: list[torch.Tensor] = []
+        self._names = policy.actor.linear_names
+        self._inputs = [policy.flatten(obs)]
         self._slopes: list[torch.Tensor] = []
-        x = policy.flatten(obs)
-        for layer in self._layers:
-            if isinstance(layer, str):
-                self._inputs.append(x)
-                with torch.no_grad():
-                    x = linear(x, self._params[f"{layer}.weight"], self._params[f"{layer}.bias"])
-            else:
+        with torch.no_grad():
+            x = self._linear(0, self._inputs[0])
+            for index, layer in enumerate(policy.actor.activations, start=1):
                 x, slope = _activation(layer, x)
+                self._inputs.append(x)
                 self._slopes.append(slope)
-        self.distribution: Distribution = (
-            Gaussian(x, self._params["log_std"]) if "log_std" in self._params else Categorical(x)
-        )
+                x = self._linear(index, x)
+        self.distribution: Distribution = policy.from_heads(policy.heads(x, self._params))
+
+    def _linear(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        name = self._names[index]
+        return linear(x, self._params[f"{name}.weight"], self._params[f"{name}.bias"])
 
     @torch.no_grad()
     def jvp(self, tangents: Params) -> tuple[torch.Tensor, ...]:
         """Return the change of the heads along ``tangents``."""
         dx: torch.Tensor | None = None
-        inputs, slopes = iter(self._inputs), iter(self._slopes)
-        for layer in self._layers:
-            if isinstance(layer, str):
-                change = linear(next(inputs), tangents[f"{layer}.weight"], tangents[f"{layer}.bias"])
-                dx = change if dx is None else change.add_(dx @ self._params[f"{layer}.weight"].mT)
-            elif dx is not None:
-                dx = dx.mul_(next(slopes))
+        for index, name in enumerate(self._names):
+            change = linear(self._inputs[index], tangents[f"{name}.weight"], tangents[f"{name}.bias"])
+            if dx is not None:
+                change = change.add_(dx.mul_(self._slopes[index - 1]) @ self._params[f"{name}.weight"].mT)
+            dx = change
         assert dx is not None
         return (dx, tangents["log_std"]) if "log_std" in self._params else (dx,)
 
     @torch.no_grad()
     def vjp(self, cotangents: tuple[torch.Tensor, ...]) -> Params:
-        """Return the gradient of ``Σ cotangent · head`` with respect to the tensors."""
+        """Return the gradient of ``Σ cotangent · head`` with respect to the tensors; a critic's is 0."""
         result: Params = {}
         if "log_std" in self._params:
             result["log_std"] = cotangents[1]
         dx = cotangents[0]
-        inputs, slopes = list(self._inputs), list(self._slopes)
-        for layer in reversed(self._layers):
-            if isinstance(layer, str):
-                x = inputs.pop()
-                result[f"{layer}.weight"] = outer(dx, x)
-                result[f"{layer}.bias"] = dx.sum(-2)
-                if inputs:
-                    dx = dx @ self._params[f"{layer}.weight"]
-            elif slopes:
-                dx = dx * slopes.pop()
-        return {name: result[name] for name in self._params}
+        for index in range(len(self._names) - 1, -1, -1):
+            name = self._names[index]
+            result[f"{name}.weight"] = outer(dx, self._inputs[index])
+            result[f"{name}.bias"] = dx.sum(-2)
+            if index:
+                dx = (dx @ self._params[f"{name}.weight"]) * self._slopes[index - 1]
+        return {
+            name: result[name] if name in result else torch.zeros_like(tensor) for name, tensor in self._params.items()
+        }
 
 
 def _activation(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

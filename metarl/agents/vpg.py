@@ -74,7 +74,9 @@ class VPG:
         """
         return self.head_loss(self.policy.distribution(params, samples.obs), samples)
 
-    def head_loss(self, distribution: Distribution, samples: Samples) -> torch.Tensor:
+    def head_loss(
+        self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the loss of each task, ``[task]``, given the distribution at the samples' observations."""
         log_prob = distribution.log_prob(samples.actions)
         if self.surrogate == "log_likelihood":

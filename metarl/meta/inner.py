@@ -30,8 +30,10 @@ class Learner(Protocol):
         """Turn episodes into samples."""
         ...
 
-    def head_loss(self, distribution: Distribution, samples: Samples) -> torch.Tensor:
-        """Return the loss of each task, ``[task]``, twice differentiable in the distribution's heads."""
+    def head_loss(
+        self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the loss of each task, ``[task]``, twice differentiable in the distribution's heads and the values."""
         ...
 
 
@@ -72,8 +74,8 @@ class InnerStep:
     ) -> None:
         self._rate = rate
 
-        def loss(distribution: Distribution) -> torch.Tensor:
-            return learner.head_loss(distribution, samples)
+        def loss(distribution: Distribution, values: torch.Tensor | None) -> torch.Tensor:
+            return learner.head_loss(distribution, samples, values)
 
         self._derivatives = LossDerivatives(learner.policy, params, samples.obs, loss, second_order)
         self.losses = self._derivatives.losses

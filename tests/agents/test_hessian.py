@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from gymnasium import spaces
 
+from metarl.agents.distributions import Distribution
 from metarl.agents.hessian import LossDerivatives, activation_derivatives
 from metarl.agents.policy import ACTIVATIONS, FunctionalPolicy, Params
 from metarl.agents.sampling import Samples
@@ -28,18 +31,29 @@ def random_like(params: Params, seed: int) -> Params:
 
 def derivatives(learner: VPG, params: Params, samples: Samples, second_order: bool = True) -> LossDerivatives:
     return LossDerivatives(
-        learner.policy, params, samples.obs, lambda heads: learner.head_loss(heads, samples), second_order
+        learner.policy,
+        params,
+        samples.obs,
+        lambda distribution, values: learner.head_loss(distribution, samples, values),
+        second_order,
     )
+
+
+def loss(learner: VPG, params: Params, samples: Samples) -> torch.Tensor:
+    policy = learner.policy
+    values = policy.values(params, samples.obs) if policy.critic is not None else None
+    return learner.head_loss(policy.distribution(params, samples.obs), samples, values)
 
 
 def check(learner: VPG, params: Params, samples: Samples) -> None:
     found = derivatives(learner, params, samples)
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
-    losses = learner.loss(leaves, samples)
-    gradient = torch.autograd.grad(losses.sum(), list(leaves.values()), create_graph=True)
+    losses = loss(learner, leaves, samples)
+    gradient = torch.autograd.grad(losses.sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
     torch.testing.assert_close(found.losses, losses.detach(), rtol=1e-12, atol=1e-12)
     vector = random_like(params, 3)
-    product = torch.autograd.grad(gradient, list(leaves.values()), list(vector.values()), materialize_grads=True)
+    along = sum((g * v).sum() for g, v in zip(gradient, vector.values(), strict=True))
+    product = torch.autograd.grad(along, list(leaves.values()), materialize_grads=True)
     ours = found.product(vector)
     assert list(found.gradient) == list(ours) == list(params)
     for name, g, p in zip(params, gradient, product, strict=True):
@@ -70,6 +84,27 @@ def test_gradient_and_products_equal_torchs(kind: str, activation: str) -> None:
 def test_any_depth_and_surrogate(net_arch: list[int], surrogate: str) -> None:
     learner, params, samples = problem("gaussian", net_arch, "tanh", surrogate)
     check(learner, expand(params, TASKS), samples)
+
+
+class WithCritic(VPG):
+    """The policy's loss plus one of the critic that bends everywhere."""
+
+    def head_loss(
+        self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        assert values is not None
+        value_loss = (samples.weights * torch.cosh(samples.advantages - values)).sum(-1)
+        return super().head_loss(distribution, samples) + 0.5 * value_loss
+
+
+@pytest.mark.parametrize("learner_class", [VPG, WithCritic])
+@pytest.mark.parametrize("net_arch", [[], [5, 4], {"pi": [4], "vf": [6, 5, 3]}])
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+def test_a_critic_has_its_share(kind: str, net_arch: Any, learner_class: type[VPG]) -> None:
+    action = spaces.Box(-1.0, 1.0, (2,)) if kind == "gaussian" else spaces.Discrete(3)
+    kwargs = {"net_arch": net_arch, "activation_fn": "tanh"}
+    policy = FunctionalPolicy("MlpPolicy", spaces.Box(-1.0, 1.0, (3,)), action, kwargs, critic=True)
+    check(learner_class(policy), expand(make_params(policy), TASKS), make_samples(policy, 1))
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))

@@ -75,6 +75,38 @@ def test_every_shape_of_network_equals_the_stock_policy(action: str, net_arch: A
 
 
 @pytest.mark.parametrize("action", ACTION_SPACES)
+@pytest.mark.parametrize("net_arch", [[], [8], {"pi": [4, 3], "vf": [9]}, None])
+def test_with_a_critic_it_is_the_whole_stock_policy(action: str, net_arch: Any) -> None:
+    policy = FunctionalPolicy("MlpPolicy", OBS, ACTION_SPACES[action], {"net_arch": net_arch}, critic=True)
+    params = policy.init(2)
+    assert list(params) == policy.names == [name for name, _ in policy.build(0).named_parameters()]
+    assert policy.width == {"[]": 4 if action == "discrete" else 2, "[8]": 8, "None": 64}.get(str(net_arch), 9)
+    obs = normal(4, 3).float()
+    stock = load(policy, params)
+    with torch.no_grad():
+        torch.testing.assert_close(policy.values(params, obs), stock.predict_values(obs)[:, 0], rtol=1e-6, atol=1e-6)
+        mode = stock.get_distribution(obs).mode()
+    torch.testing.assert_close(policy.distribution(params, obs).mode(), mode, rtol=1e-6, atol=1e-6)
+    # The actor is what it is without a critic.
+    alone = FunctionalPolicy("MlpPolicy", OBS, ACTION_SPACES[action], {"net_arch": net_arch})
+    for name, tensor in alone.init(2).items():
+        assert torch.equal(tensor, params[name])
+    stack = {name: torch.stack([tensor, 2.0 * tensor]) for name, tensor in params.items()}
+    values = policy.values(stack, obs.expand(2, 4, 3))
+    assert values.shape == (2, 4)
+    torch.testing.assert_close(values[0], policy.values(params, obs), rtol=1e-6, atol=1e-6)
+    gradient = policy.linearize(params, obs).vjp(policy.distribution(params, obs).heads)
+    assert list(gradient) == policy.names
+    assert all(not gradient[name].any() for name in policy.names if "value_net" in name)
+
+
+def test_values_need_a_critic() -> None:
+    policy = make()
+    with pytest.raises(ConfigError, match="critic=True"):
+        policy.values(policy.init(0), normal(4, 3).float())
+
+
+@pytest.mark.parametrize("action", ACTION_SPACES)
 def test_a_stack_equals_vmap_over_the_stock_sub_networks(action: str) -> None:
     policy = make(action, activation_fn="tanh")
     params, obs = random_params(policy, 0, n_tasks=3), normal(3, 5, 3)
