@@ -24,9 +24,9 @@ from metarl.agents.parallel import Parallel, single_threaded_torch
 from metarl.agents.policy import ACTIVATIONS, FunctionalPolicy, Params
 from metarl.agents.sampling import clip_actions
 from metarl.checkpoint import load_checkpoint, save_checkpoint
-from metarl.envs.family import Family, check_arguments, family_ids, make_family
+from metarl.envs.family import Family, family_ids, make_family
 from metarl.envs.oracle import Oracle as OracleView
-from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError
+from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError, unknown_name
 from metarl.meta.outer import Outer, require_range
 from metarl.meta.progress import ProgressBar
 from metarl.streams import stream
@@ -341,9 +341,21 @@ class MetaAlgorithm(ABC):
 
     def arguments(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON values, from which :meth:`load` builds the same algorithm."""
-        skip = {"self", "policy", "env", "tensorboard_log", "verbose", "device", "n_threads"}
-        names = [name for name in inspect.signature(type(self).__init__).parameters if name not in skip]
-        return {name: getattr(self, name) for name in names}
+        skip = {"policy", "env", "tensorboard_log", "verbose", "device", "n_threads"}
+        return {name: getattr(self, name) for name in self.argument_names() if name not in skip}
+
+    @classmethod
+    def argument_names(cls) -> list[str]:
+        """Return what the constructor takes, with what it passes on to the classes it inherits from."""
+        names: dict[str, None] = {}
+        for part in cls.__mro__:
+            if "__init__" not in part.__dict__:
+                continue
+            parameters = inspect.signature(part.__dict__["__init__"]).parameters.values()
+            names |= {p.name: None for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD}
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                break
+        return list(names)
 
     def _require_plain_arguments(self) -> None:
         # Before the first meta-iteration, not when hours of work are to be saved.
@@ -404,8 +416,11 @@ class MetaAlgorithm(ABC):
                 raise CheckpointError(f"{path} was learnt on {target!r}, which was given as an object: pass env=")
             how = "import the module that registers it (metarl --gym-packages MODULE), or pass env="
             raise CheckpointError(f"{path} was learnt on {target!r}, which is not registered: {how}")
+        taken = known[name].argument_names()
         try:
-            check_arguments(known[name].__init__, arguments, f"argument of {name!r}:")
+            for argument in arguments:
+                if argument not in taken:
+                    raise unknown_name(f"argument of {name!r}:", argument, taken)
             model = known[name](policy, target, **arguments)
         except MetaRLError as error:
             raise type(error)(f"{path}: {error}") from None

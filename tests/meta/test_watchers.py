@@ -21,7 +21,7 @@ ALL = [LeapMetric(metric, *flags) for metric in ("length", "energy") for flags i
 
 def split(flat: torch.Tensor) -> Params:
     """Return ``[task, n]`` as named tensors."""
-    parts = flat.split([int(torch.tensor(shape).prod()) for shape in SHAPES.values()], dim=1)
+    parts = torch.split(flat, [int(torch.tensor(shape).prod()) for shape in SHAPES.values()], dim=1)
     return {name: part.reshape(len(flat), *shape) for (name, shape), part in zip(SHAPES.items(), parts, strict=True)}
 
 
