@@ -106,8 +106,8 @@ class _TimedOuter:
     def __init__(self, outer: Outer, timer: Timer) -> None:
         self._outer, self._timer = outer, timer
 
-    def step(self, objective: MetaObjective, params: Params) -> OuterStep:
-        return self._outer.step(_TimedObjective(objective, self._timer), params)
+    def step(self, objective: MetaObjective, params: Params, remaining: float = 1.0) -> OuterStep:
+        return self._outer.step(_TimedObjective(objective, self._timer), params, remaining)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._outer, name)

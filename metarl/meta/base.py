@@ -154,6 +154,7 @@ class MetaAlgorithm(ABC):
         """The meta-parameters; names carry their group, ``policy/…``."""
         self._logger: Logger | None = None
         self._custom_logger = False
+        self._current_progress_remaining = 1.0
 
     def _make_family(self, env: str | Family, n_threads: int | None) -> Family:
         if isinstance(env, Family):
@@ -231,7 +232,8 @@ class MetaAlgorithm(ABC):
     ) -> Self:
         """Run meta-iterations until ``total_timesteps`` env steps are collected, support and query together.
 
-        :param total_timesteps: a lower bound, as in SB3; with ``reset_num_timesteps=False`` that many more.
+        :param total_timesteps: a lower bound, as in SB3; with ``reset_num_timesteps=False`` that many more. Step sizes
+            that are annealed reach their final value there.
         :param callback: SB3 callbacks. ``on_step`` comes once a meta-iteration, after its log was written, so
             ``n_calls`` counts meta-iterations; returning False stops. ``on_rollout_start`` and ``on_rollout_end``
             enclose the meta-iteration; what the latter records is in its row of the log.
@@ -259,6 +261,7 @@ class MetaAlgorithm(ABC):
             with single_threaded_torch():
                 while self.num_timesteps < total_timesteps:
                     callbacks.on_rollout_start()
+                    self._current_progress_remaining = 1.0 - self.num_timesteps / total_timesteps
                     stats = self._iteration()
                     callbacks.update_locals({"total_timesteps": total_timesteps, "stats": stats})
                     callbacks.on_rollout_end()

@@ -80,7 +80,7 @@ class MAML(AdaptiveAlgorithm):
                 chunk_size=self.chunk_size,
                 parallel=self.parallel,
             )
-            result = self.outer_optimizer.step(objective, theta)
+            result = self.outer_optimizer.step(objective, theta, self._current_progress_remaining)
         steps = sum(batch.n_steps for batch in episodes)
         self.params = {**self.params, **{f"policy/{name}": tensor for name, tensor in result.params.items()}}
         self.num_timesteps += steps

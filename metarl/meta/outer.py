@@ -30,8 +30,11 @@ class OuterStep:
 class Outer(Protocol):
     """An outer optimiser; its state is a flat dict of tensors so that checkpoints can hold it."""
 
-    def step(self, objective: MetaObjective, params: Params) -> OuterStep:
-        """Return the next meta-parameters."""
+    def step(self, objective: MetaObjective, params: Params, remaining: float = 1.0) -> OuterStep:
+        """Return the next meta-parameters.
+
+        :param remaining: the share of training that is left, which annealed step sizes go with.
+        """
         ...
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -69,15 +72,30 @@ class SGD:
     """Plain gradient descent on the meta-parameters.
 
     :param learning_rate: step size.
+    :param final_learning_rate: where the step size falls to, linearly over training; None leaves it as it is.
     :param max_grad_norm: scale longer gradients down to this norm; None leaves them.
     """
 
-    def __init__(self, *, learning_rate: float = 0.01, max_grad_norm: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        learning_rate: float = 0.01,
+        final_learning_rate: float | None = None,
+        max_grad_norm: float | None = None,
+    ) -> None:
         require_range("learning_rate", learning_rate, 0.0)
+        if final_learning_rate not in (None, 0, 0.0):
+            require_range("final_learning_rate", final_learning_rate, 0.0)
         if max_grad_norm is not None:
             require_range("max_grad_norm", max_grad_norm, 0.0)
         self.learning_rate = learning_rate
+        self.final_learning_rate = final_learning_rate
         self.max_grad_norm = max_grad_norm
+
+    def _rate(self, remaining: float) -> float:
+        """Return the step size where ``remaining`` of training is left."""
+        final = self.learning_rate if self.final_learning_rate is None else self.final_learning_rate
+        return final + (self.learning_rate - final) * remaining
 
     def _gradient(self, objective: MetaObjective) -> tuple[Params, dict[str, float]]:
         result = objective.gradient()
@@ -91,9 +109,10 @@ class SGD:
             gradient = {name: tensor * (self.max_grad_norm / length) for name, tensor in gradient.items()}
         return gradient, stats
 
-    def step(self, objective: MetaObjective, params: Params) -> OuterStep:
+    def step(self, objective: MetaObjective, params: Params, remaining: float = 1.0) -> OuterStep:
         gradient, stats = self._gradient(objective)
-        return OuterStep({name: tensor - self.learning_rate * gradient[name] for name, tensor in params.items()}, stats)
+        rate = stats["train/learning_rate"] = self._rate(remaining)
+        return OuterStep({name: tensor - rate * gradient[name] for name, tensor in params.items()}, stats)
 
     def state(self) -> dict[str, torch.Tensor]:
         return {}
@@ -109,6 +128,7 @@ class Adam(SGD):
     :param beta1: decay of the first moment.
     :param beta2: decay of the second moment.
     :param eps: added to the denominator.
+    :param final_learning_rate: as in :class:`SGD`.
     :param max_grad_norm: as in :class:`SGD`.
     """
 
@@ -119,9 +139,12 @@ class Adam(SGD):
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-8,
+        final_learning_rate: float | None = None,
         max_grad_norm: float | None = None,
     ) -> None:
-        super().__init__(learning_rate=learning_rate, max_grad_norm=max_grad_norm)
+        super().__init__(
+            learning_rate=learning_rate, final_learning_rate=final_learning_rate, max_grad_norm=max_grad_norm
+        )
         for name, value in (("beta1", beta1), ("beta2", beta2)):
             if not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
                 raise ConfigError(f"{name}={value!r} is outside [0, 1)")
@@ -130,8 +153,9 @@ class Adam(SGD):
         self._count = 0
         self._moments: dict[str, torch.Tensor] = {}
 
-    def step(self, objective: MetaObjective, params: Params) -> OuterStep:
+    def step(self, objective: MetaObjective, params: Params, remaining: float = 1.0) -> OuterStep:
         gradient, stats = self._gradient(objective)
+        rate = stats["train/learning_rate"] = self._rate(remaining)
         self._count += 1
         new: Params = {}
         for name, tensor in params.items():
@@ -141,7 +165,7 @@ class Adam(SGD):
             self._moments[f"first/{name}"], self._moments[f"second/{name}"] = first, second
             unbiased = first / (1.0 - self.beta1**self._count)
             spread = (second / (1.0 - self.beta2**self._count)).sqrt()
-            new[name] = tensor - self.learning_rate * unbiased / (spread + self.eps)
+            new[name] = tensor - rate * unbiased / (spread + self.eps)
         return OuterStep(new, stats)
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -197,7 +221,8 @@ class TrustRegion:
         self.line_search_steps = line_search_steps
         self.line_search_shrink = line_search_shrink
 
-    def step(self, objective: MetaObjective, params: Params) -> OuterStep:
+    def step(self, objective: MetaObjective, params: Params, remaining: float = 1.0) -> OuterStep:
+        del remaining
         result = objective.gradient()
         _check_finite(result.gradient)
         stats = {"meta/meta_loss": result.loss, "meta/meta_grad_norm": norm(result.gradient)}

@@ -230,6 +230,24 @@ def test_gradients_within_the_norm_are_left_alone() -> None:
     torch.testing.assert_close(flat(theta) - flat(step.params), problem.g)
 
 
+@pytest.mark.parametrize("outer", [SGD, Adam])
+@pytest.mark.parametrize("final", [0, 0.05])
+def test_step_sizes_fall_linearly_over_training(outer: type[SGD], final: float) -> None:
+    theta = start()
+    for remaining in (1.0, 0.6, 0.25):
+        rate = final + (0.2 - final) * remaining
+        annealed = outer(learning_rate=0.2, final_learning_rate=final).step(Quadratic(theta), theta, remaining)
+        constant = outer(learning_rate=rate).step(Quadratic(theta), theta, 0.5)
+        assert annealed.stats["train/learning_rate"] == pytest.approx(rate)
+        torch.testing.assert_close(flat(annealed.params), flat(constant.params), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("final", [-0.1, "0", math.inf])
+def test_bad_final_step_sizes(final: Any) -> None:
+    with pytest.raises(ConfigError, match="final_learning_rate="):
+        SGD(final_learning_rate=final)
+
+
 @pytest.mark.parametrize("name", ["trpo", "adam", "sgd"])
 def test_state_round_trip(name: str) -> None:
     theta = start()
