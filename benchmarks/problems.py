@@ -39,7 +39,7 @@ def collector(family: Family, n_tasks: int, n_episodes: int, parallel: Parallel)
     params = stacked(policy, n_tasks)
     tasks = family.sample_tasks(stream(SEED, "tasks"), n_tasks)
     seeds = [seed_sequence(SEED, "benchmark", task) for task in range(n_tasks)]
-    return lambda: collect(family, policy, params, tasks, seeds, n_episodes=n_episodes)
+    return lambda: collect(family, policy, params, tasks, seeds, n_episodes=n_episodes, parallel=parallel)
 
 
 def random_episodes(
@@ -56,6 +56,7 @@ def random_episodes(
         rewards=-np.square(actions - goals).mean(-1),
         mask=np.ones(shape, dtype=bool),
         terminated=np.zeros(shape[:2], dtype=bool),
+        final_obs=obs[:, :, -1],
     )
 
 

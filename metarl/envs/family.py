@@ -12,6 +12,7 @@ import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
@@ -64,6 +65,8 @@ class Family(ABC):
 
     shifted_space: spaces.Dict | None = None
     """Where the ``shifted`` split draws from, outside the training range; None where that makes no sense."""
+    concurrent: bool = False
+    """Whether several threads may step the family at once, and it gains from that: its steps are native code."""
     observes_task: bool = False
     """Whether the observation tells the task on purpose, as the oracle view's does."""
     version_history: ClassVar[str] = "v0: first version."
@@ -225,6 +228,11 @@ class Family(ABC):
         :param rngs: one generator for each task, for families with random transitions.
         :param active: ``[task, env]``; copies with False need not be stepped, their results are not looked at.
         """
+
+    def shared_by(self, n_callers: int) -> AbstractContextManager[None]:
+        """Return a context in which ``n_callers`` threads step the family, and so share its own threads."""
+        del n_callers
+        return nullcontext()
 
     def close(self) -> None:  # noqa: B027  (most families have nothing to free)
         """Free native resources, if any. The family can be used again afterwards."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -110,8 +110,10 @@ class MujocoFamily(Family):
         default: with one call per env step it gains nothing, and without it a step can be compared bit by bit.
     :param n_threads: physics threads of a call; None for every core this process may use. Results do not depend on it,
         and the attribute may be changed at any time. Several Python threads may step one family at once, each with its
-        own blocks of tasks; with ``n_threads=1`` physics then runs on the threads that call.
+        own blocks of tasks; within :meth:`shared_by` they share the physics threads.
     """
+
+    concurrent = True
 
     def __init__(
         self,
@@ -148,6 +150,7 @@ class MujocoFamily(Family):
         self._contact_forces = contact_forces
         self._contact_limit = contact_limit
         self._reset_noise = reset_noise
+        self._n_callers = 1
         self._pools: list[_Pool] = []
         self.model = self.compile(spec)
         model = self.model.step
@@ -284,6 +287,14 @@ class MujocoFamily(Family):
         """Return the velocities ``[..., nv]`` in a physics state, a view."""
         return physics[..., self._qvel]
 
+    @contextmanager
+    def shared_by(self, n_callers: int) -> Iterator[None]:
+        before, self._n_callers = self._n_callers, n_callers
+        try:
+            yield
+        finally:
+            self._n_callers = before
+
     def close(self) -> None:
         while self._pools:
             self._pools.pop().close()
@@ -293,13 +304,14 @@ class MujocoFamily(Family):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the states after ``frame_skip`` physics steps, and which copies diverged: they stay as they were."""
         n = len(before)
-        held = np.ascontiguousarray(np.broadcast_to(controls[:, None], (n, self.frame_skip, controls.shape[1])))
+        held = np.repeat(controls[:, None], self.frame_skip, axis=1)
         states = np.empty((n, self.frame_skip, self._n_physics))
         self._run(_each_row([model.step for model in models], row_tasks), self.frame_skip, before, held, state=states)
         after = states[:, 0] if self.frame_skip == 1 else states[:, -1].copy()
+        diverged = np.zeros(n, dtype=bool)
         # Written so that NaN counts as too large.
-        diverged = ~(np.abs(after).max(axis=1) <= _MAX_VALUE)
-        if diverged.any():
+        if not (after.max(initial=0.0) <= _MAX_VALUE and after.min(initial=0.0) >= -_MAX_VALUE):
+            diverged = ~(np.abs(after).max(axis=1) <= _MAX_VALUE)
             after[diverged] = before[diverged]
         return after, diverged
 
@@ -333,14 +345,15 @@ class MujocoFamily(Family):
         if not models:
             return
         # Callers on several threads get a pool each; list operations are atomic.
+        n_threads = -(-self.n_threads // self._n_callers)
         pool = None
         while self._pools and pool is None:
             with suppress(IndexError):
                 pool = self._pools.pop()
-            if pool is not None and pool.n_threads != self.n_threads:
+            if pool is not None and pool.n_threads != n_threads:
                 pool.close()
                 pool = None
-        pool = pool or _Pool(self.n_threads)
+        pool = pool or _Pool(n_threads)
         pool.run(models, n_steps, physics, controls, out)
         self._pools.append(pool)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Oracle(Family):
         self.task_space = family.task_space
         self.shifted_space = family.shifted_space
         self.horizon = family.horizon
+        self.concurrent = family.concurrent
         self.observation_space = self._extend(family.observation_space)
         self.action_space = family.action_space
 
@@ -104,6 +106,9 @@ class Oracle(Family):
 
     def validate_tasks(self, tasks: Mapping[str, Any]) -> Tasks:
         return self.family.validate_tasks(tasks)
+
+    def shared_by(self, n_callers: int) -> AbstractContextManager[None]:
+        return self.family.shared_by(n_callers)
 
     def close(self) -> None:
         self.family.close()

@@ -62,7 +62,7 @@ def fit_value(
     tasks = model.family.sample_tasks(stream(model.seed, "export/tasks"), n_tasks)
     seeds = [seed_sequence(model.seed, "export/value", task) for task in range(n_tasks)]
     theta = {name: tensor.contiguous() for name, tensor in expand(model.policy_params, n_tasks).items()}
-    episodes = collect(model.family, model.policy, theta, tasks, seeds, n_episodes=n_episodes)
+    episodes = collect(model.family, model.policy, theta, tasks, seeds, n_episodes=n_episodes, parallel=model.parallel)
     gamma = float(getattr(model, "gamma", 0.99))
     rng = stream(model.seed, "export/batches")
     network = torch.nn.Sequential(policy.mlp_extractor.value_net, policy.value_net)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,7 @@ def make_episodes(seed: int = 0, obs_scale: float = 4.0) -> Episodes:
         rewards=rng.standard_normal((TASKS, ENVS, TIME)).astype(np.float32),
         mask=np.arange(TIME) < lengths[..., None],
         terminated=lengths < TIME,
+        final_obs=rng.standard_normal((TASKS, ENVS, OBS)).astype(np.float32),
     )
 
 
@@ -137,7 +140,7 @@ def test_features_that_are_always_zero_change_nothing() -> None:
     returns = discounted_returns(episodes.rewards, episodes.mask, 0.99)
     plain = LinearFeatureBaseline().fit_predict(episodes, returns)
     obs = np.concatenate([episodes.obs, np.zeros((*episodes.mask.shape, 3), np.float32)], axis=-1)
-    wider = Episodes(obs, episodes.actions, episodes.rewards, episodes.mask, episodes.terminated)
+    wider = replace(episodes, obs=obs)
     np.testing.assert_allclose(LinearFeatureBaseline().fit_predict(wider, returns), plain, rtol=1e-9, atol=1e-9)
 
 
@@ -146,7 +149,7 @@ def test_observations_of_several_dimensions_and_extreme_ones() -> None:
     returns = discounted_returns(episodes.rewards, episodes.mask, 0.99)
     flat = LinearFeatureBaseline().fit_predict(episodes, returns)
     square = episodes.obs.reshape(TASKS, ENVS, TIME, 2, 2)
-    shaped = Episodes(square, episodes.actions, episodes.rewards, episodes.mask, episodes.terminated)
+    shaped = replace(episodes, obs=square)
     np.testing.assert_array_equal(LinearFeatureBaseline().fit_predict(shaped, returns), flat)
     features = LinearFeatureBaseline.features(episodes.obs[0], episodes.mask[0])
     assert float(features[:, :OBS].abs().max()) == 10.0
@@ -158,7 +161,7 @@ def test_equal_features_are_no_obstacle() -> None:
     episodes = make_episodes()
     returns = discounted_returns(episodes.rewards, episodes.mask, 0.99)
     doubled = np.concatenate([episodes.obs, episodes.obs], axis=-1)
-    wider = Episodes(doubled, episodes.actions, episodes.rewards, episodes.mask, episodes.terminated)
+    wider = replace(episodes, obs=doubled)
     plain = LinearFeatureBaseline().fit_predict(episodes, returns)
     np.testing.assert_allclose(LinearFeatureBaseline().fit_predict(wider, returns), plain, rtol=1e-3, atol=1e-3)
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from metarl.agents.policy import Params
+from metarl.agents.parallel import Parallel
+from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.sampling import (
     Episodes,
     Samples,
@@ -23,7 +24,7 @@ from metarl.agents.sampling import (
     split_streams,
 )
 from metarl.envs.batch import SingleEnv
-from metarl.envs.family import Tasks, take_tasks
+from metarl.envs.family import Tasks, make_family, take_tasks
 from metarl.errors import ConfigError, NonFiniteError
 from metarl.streams import seed_sequence
 from tests.agents.toys import HORIZON, Staircase, make_policy, make_seeds, make_stack, make_tasks
@@ -99,6 +100,40 @@ def test_a_task_does_not_depend_on_the_others(amount: dict[str, int], discrete: 
         cut = Episodes(*(getattr(together_part, field.name)[:, :kept] for field in fields(Episodes)))
         assert cut.n_steps == together_part.n_steps
         assert_same(cut, part)
+
+
+def test_the_final_observation_follows_the_last_step() -> None:
+    episodes = run(Staircase(), n_episodes=9)
+    # The first entry of the observation counts steps.
+    np.testing.assert_allclose(episodes.final_obs[..., 0], episodes.lengths / HORIZON)
+
+
+def test_copies_that_ended_are_left_out_without_changing_the_others() -> None:
+    # One task whose copies end one after another, beside one whose copies all go on: there nobody is left out.
+    short, long = make_tasks([1.0], [2]), make_tasks([1.0, 1.0], [2, 6])
+    policy = make_policy(Staircase())
+    alone = collect(Staircase(), policy, make_stack(policy, 1), short, make_seeds(2)[:1], n_episodes=40)
+    beside = collect(Staircase(), policy, make_stack(policy, 2), long, make_seeds(2), n_episodes=40)
+    assert (alone.mask.sum(1) < 30).any()
+    assert_same(beside, alone, slice(0, 1))
+
+
+def test_blocks_on_threads_change_nothing() -> None:
+    family = make_family("AntVel-v0", horizon=12)
+    policy = FunctionalPolicy("MlpPolicy", family.observation_space, family.action_space)
+    tasks = family.sample_tasks(np.random.default_rng(0), 5)
+    batches = []
+    for n_threads, physics in ((1, 1), (2, 2), (2, 3), (3, 1)):
+        family.n_threads = physics  # type: ignore[attr-defined]
+        parallel = Parallel(n_threads)
+        batches.append(
+            collect(family, policy, make_stack(policy, 5), tasks, make_seeds(5), n_episodes=3, parallel=parallel)
+        )
+        parallel.close()
+    for batch in batches[1:]:
+        for field in fields(Episodes):
+            np.testing.assert_array_equal(getattr(batch, field.name), getattr(batches[0], field.name))
+    family.close()
 
 
 def test_streams_differ_by_task_and_repeat() -> None:
