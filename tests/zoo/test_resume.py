@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import resource
 import shutil
@@ -60,7 +61,7 @@ def numbers(run: Path) -> list[dict[str, str]]:
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    for name in ("PointMass-v0", "best_model", "checkpoint"):
+    for name in (a.name.removesuffix("_1"), "best_model", "checkpoint"):
         first, second = (load_checkpoint(run / f"{name}.safetensors") for run in (a, b))
         assert first[1] == second[1]
         assert first[0].keys() == second[0].keys()
@@ -87,23 +88,46 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return logs / "fomaml" / "PointMass-v0_1"
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bits(whole: Path, tmp_path: Path) -> None:
-    run = tmp_path / "fomaml" / "PointMass-v0_1"
-    argv = [*LONG, "-f", str(tmp_path)]
-    for moment in np.sort(np.random.default_rng(0).integers(100, 2000, size=3)):
-        process = start(argv)
-        wait_for_steps(run, int(moment))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        assert metarl.load(run / "checkpoint").num_timesteps < 2400
-        argv = ["train", "-i", str(run), "--verbose", "0"]
-    # the number of threads may change on the way
-    assert main([*argv, "--num-threads", "2"]) == 0
-    assert_same_run(whole, run)
-    commands = (run / "PointMass-v0" / "command.txt").read_text().splitlines()
-    assert len(commands) == 4
-    assert commands[-1].endswith("--num-threads 2")
+ENVS = ("PointMass-v0", "AntVel-v0")
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of each environment: killed five times, and whole with one, two and three threads; see killing.py."""
+    folder = tmp_path_factory.mktemp("killed")
+    # Chunks of one task, so that gradients too are spread over the threads; a checkpoint every second meta-iteration.
+    train = ["train", "--seed", "0", "-n", "1000", "--eval-freq", "600", "--save-freq", "150", "--n-eval-tasks", "3"]
+    train += ["--verbose", "0", "--env-kwargs", "horizon:10"]
+    train += ["-params", "meta_batch_size:3", "n_episodes:2", "chunk_size:1", "policy_kwargs.net_arch:[8]"]
+    program = [sys.executable, str(Path(__file__).with_name("killing.py")), str(folder), "2", *ENVS, "--", *train]
+    done = subprocess.run(program, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("env", ENVS)
+def test_killed_at_random_moments_it_ends_with_the_same_bits(env: str, killed: Path) -> None:
+    found = json.loads((killed / env / "found.json").read_text())
+    kills = found["kills"]
+    assert [kill["ended"] for kill in kills] == 5 * [signal.SIGKILL]
+    assert {kill["phase"] for kill in kills} == {"start-up", "iteration", "saving"}
+    assert not any(kill["final"] for kill in kills), "killed after its end"
+    assert len({kill["num_timesteps"] for kill in kills}) > 2, "killed at the same place again and again"
+    assert found["killed"] == found["threads_2"] == 0
+    name = Path("fomaml") / f"{env}_1"
+    assert_same_run(killed / env / "threads_2" / name, killed / env / "killed" / name)
+    commands = (killed / env / "killed" / name / env / "command.txt").read_text().splitlines()
+    assert "train --seed 0" in commands[0]
+    assert "train -i " in commands[-1]
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("env", ENVS)
+def test_the_number_of_threads_changes_no_bit(env: str, n_threads: int, killed: Path) -> None:
+    found = json.loads((killed / env / "found.json").read_text())
+    assert found[f"threads_{n_threads}"] == 0
+    name = Path("fomaml") / f"{env}_1"
+    assert_same_run(killed / env / "threads_2" / name, killed / env / f"threads_{n_threads}" / name)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
