@@ -47,12 +47,15 @@ class LossDerivatives:
         ]
         # The towers' heads first, then the tensor that is a head itself.
         outputs = [tower.output for tower in self._towers]
-        shared = [self._params["log_std"]] if "log_std" in self._params else []
+        # A copy, because callers step parameters in place while other blocks of the same matrix are differentiated.
+        shared = [self._params["log_std"].clone()] if "log_std" in self._params else []
         self._heads = tuple(head.detach().requires_grad_() for head in (*outputs, *shared))
         tops, rest = self._split(self._heads)
         with torch.enable_grad():
             values = tops[1].squeeze(-1) if policy.critic is not None else None
-            losses = loss(policy.from_heads((tops[0], *rest)), values)
+            self.distribution = policy.from_heads((tops[0], *rest))
+            """At ``params`` and ``obs``."""
+            losses = loss(self.distribution, values)
             head_gradient = torch.autograd.grad(
                 losses.sum(), self._heads, create_graph=second_order, materialize_grads=True
             )

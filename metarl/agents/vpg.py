@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from metarl.agents.baseline import LinearFeatureBaseline, discounted_returns, generalized_advantages, standardize
+from metarl.agents.descent import descend, task_blocks
 from metarl.agents.distributions import Distribution
+from metarl.agents.learner import LearnerState, Rate, Watcher
+from metarl.agents.optimizers import SGD
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.sampling import Episodes, Samples, pack
@@ -25,7 +30,7 @@ class VPG:
     :param normalize_advantage: standardise the advantages of each task's batch.
     :param surrogate: ``"log_likelihood"`` (−mean log π·A, the reference, which loses the credit of the pre-update
         samples when it is differentiated twice) or ``"likelihood_ratio"`` (−mean π/π_old·A, as in ProMP's LVC).
-    :param parallel: the threads to fit baselines on.
+    :param parallel: the threads to fit baselines and to update blocks of tasks on.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class VPG:
         self.normalize_advantage = normalize_advantage
         self.surrogate = surrogate
         self.baseline = LinearFeatureBaseline(parallel=parallel)
+        self._parallel = parallel
 
     def process(self, episodes: Episodes, params: Params) -> Samples:
         """Turn episodes into samples with advantages; the baseline is fitted for each task on this batch.
@@ -85,3 +91,32 @@ class VPG:
             assert samples.log_prob is not None
             score = torch.exp(log_prob - samples.log_prob)
         return -(samples.weights * score * samples.advantages).sum(-1)
+
+    def start(self, params: Params) -> LearnerState:
+        """Return the state with which learning starts at the stacked ``params``: plain gradient steps have none."""
+        return LearnerState(params, {})
+
+    def update(
+        self,
+        state: LearnerState,
+        samples: Samples,
+        rate: Rate,
+        seeds: Sequence[np.random.SeedSequence],
+        watcher: Watcher | None = None,
+    ) -> LearnerState:
+        """Return the state after one gradient step: the inner step of MAML.
+
+        :param rate: the inner learning rate.
+        :param seeds: not drawn from.
+        :param watcher: is told the step, by the calling thread, with the whole stack.
+        """
+        return descend(
+            self,
+            SGD(),
+            state,
+            rate,
+            task_blocks(len(samples), samples.obs.shape[1], self.policy.width),
+            lambda block: iter([(samples.tasks(block), None)]),
+            parallel=self._parallel,
+            watcher=watcher,
+        )

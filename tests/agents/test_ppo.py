@@ -1,0 +1,33 @@
+"""PPO against SB3's own ``train()``, on the same episodes in the same order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import stable_baselines3 as sb3
+
+from metarl.agents.ppo import PPO
+from tests.agents.sb3_twin import Twin, learn_beside, make_policy
+
+# 21 and 13 samples: minibatches of 8 leave a smaller last one, and one task has fewer of them.
+LENGTHS = [(3, 7, 5, 6), (7, 4, 2)]
+CASES: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "tight": {"clip_range": 0.02, "clip_range_vf": 0.03, "max_grad_norm": 0.05},
+    "raw": {"normalize_advantage": False, "ent_coef": 0.05, "vf_coef": 0.8, "gamma": 0.9, "gae_lambda": 0.7},
+    "stops": {"target_kl": 0.02, "clip_range": 0.5},
+    "whole": {"batch_size": 64},
+}
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+@pytest.mark.parametrize("case", CASES)
+def test_two_updates_equal_sb3s(kind: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"n_epochs": 4, "batch_size": 8, **CASES[case]}
+    rate = 3e-2 if case == "stops" else 5e-3
+    twins = [Twin(sb3.PPO, kind, n, seed, learning_rate=rate, **options) for seed, n in enumerate(LENGTHS)]
+    state = learn_beside(PPO(make_policy(kind), **options), twins, rate, monkeypatch, "exp_avg_sq")
+    steps = state.optimizer["step"].tolist()
+    assert steps == {"whole": [8, 8]}.get(case, [24, 16]) or case == "stops"
+    assert case != "stops" or (2 < steps[0] < 24 and 2 < steps[1] < 16)
