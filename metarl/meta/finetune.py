@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from metarl.agents.parallel import single_threaded_torch
 from metarl.envs.family import Family, Tasks, n_tasks, take_tasks
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError
+from metarl.meta.evaluation import evaluation_tasks
 from metarl.meta.export import export_sb3
 from metarl.meta.statistics import Bands, Interval, bootstrap_bands, bootstrap_interval, paired_bands, paired_interval
 from metarl.meta.tables import Table
@@ -41,6 +43,8 @@ class LearningCurves:
     :param returns: ``[task, point]``: mean undiscounted return of the episodes of one rollout, drawn from the policy.
     :param tasks: their parameters, each ``[task, …]``.
     :param seed: of the streams; curves with equal seeds and tasks are paired.
+    :param strata: ``[task]``, only for families of fewer than 10 distinct tasks: which task each entry is. Entries are
+        then independent runs, and the unit of an interval.
     """
 
     label: str
@@ -48,10 +52,11 @@ class LearningCurves:
     returns: np.ndarray
     tasks: Tasks
     seed: int
+    strata: np.ndarray | None = None
 
     def bands(self, level: float = 0.95) -> Bands:
         """Return the mean curve with its intervals by task."""
-        return bootstrap_bands(self.returns[None], level)
+        return bootstrap_bands(self.returns[None], level, strata=self.strata)
 
     def to_dict(self) -> dict[str, Any]:
         """Return values for JSON."""
@@ -60,6 +65,7 @@ class LearningCurves:
             "env_steps": self.env_steps.tolist(),
             "returns": self.returns.tolist(),
             "tasks": {name: value.tolist() for name, value in self.tasks.items()},
+            "strata": None if self.strata is None else self.strata.tolist(),
             "seed": self.seed,
         }
 
@@ -177,7 +183,7 @@ def steps_saved(a: LearningCurves, b: LearningCurves, level: float = 0.95, tail:
     first = [_first(curves.returns >= target, curves.env_steps, budget) for curves in (a, b)]
     saved = first[1] - first[0]
     never = int((~(a.returns >= target).any(1)).sum())
-    return StepsSaved(saved, bootstrap_interval(saved, level), never, budget)
+    return StepsSaved(saved, bootstrap_interval(saved, level, strata=a.strata), never, budget)
 
 
 def _first(reached: np.ndarray, env_steps: np.ndarray, budget: int) -> np.ndarray:
@@ -207,20 +213,12 @@ class CurveComparison:
 
     def table(self, n_rows: int = 10) -> Table:
         """Return a table with some of the points, the last one included."""
-        a, b = self.a.bands(self.level), self.b.bands(self.level)
-        shown = np.unique(np.linspace(0, self.points.n_points - 1, n_rows).round().astype(int))
-        rows = [
-            [
-                f"{self.a.env_steps[i]:,}",
-                *map(str, (a.at(i), b.at(i), self.points.at(i))),
-            ]
-            for i in shown
-        ]
-        rows.append(["mean of all", f"{self.a.returns.mean():.2f}", f"{self.b.returns.mean():.2f}", str(self.mean)])
+        table = learning_table([self.a, self.b], self.level, n_rows)
+        differences = [*map(str, map(self.points.at, _marks(self.points.n_points, n_rows))), str(self.mean)]
         saved = self.saved
         return Table(
-            ("env steps", self.a.label, self.b.label, "difference"),
-            rows,
+            (*table.columns, "difference"),
+            [[*row, difference] for row, difference in zip(table.rows, differences, strict=True)],
             f"{self.a.label} against {self.b.label}, {len(self.a.returns)} tasks",
             (
                 f"paired {self.level:.0%} intervals by task, one seed a task",
@@ -229,21 +227,22 @@ class CurveComparison:
             ),
         )
 
-    def figure(self) -> Figure:
-        """Draw both curves against env steps, with bands."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6.0, 4.0), layout="constrained")
-        axis = figure.subplots()
-        for i, curves in enumerate((self.a, self.b)):
-            bands = curves.bands(self.level)
-            axis.plot(curves.env_steps, bands.mean, color=f"C{i}", label=curves.label)
-            axis.fill_between(curves.env_steps, bands.low, bands.high, color=f"C{i}", alpha=0.2, linewidth=0)
-        axis.set_xlabel("env steps of learning, per task")
-        axis.set_ylabel(f"return ({self.level:.0%} intervals by task)")
-        axis.grid(alpha=0.3)
-        axis.legend()
-        return figure
+    def to_dict(self) -> dict[str, Any]:
+        """Return values for JSON: what :meth:`table` says without rounding; the points are in the curves."""
+        saved = self.saved
+        return {
+            "a": self.a.label,
+            "b": self.b.label,
+            "level": self.level,
+            "points": [list(self.points.at(i)) for i in range(self.points.n_points)],
+            "mean": list(self.mean),
+            "steps_saved": {
+                "interval": list(saved.interval),
+                "by_task": saved.by_task.tolist(),
+                "not_reached": saved.not_reached,
+                "budget": saved.budget,
+            },
+        }
 
 
 def compare_curves(a: LearningCurves, b: LearningCurves, level: float = 0.95) -> CurveComparison:
@@ -255,8 +254,8 @@ def compare_curves(a: LearningCurves, b: LearningCurves, level: float = 0.95) ->
     return CurveComparison(
         a,
         b,
-        paired_bands(a.returns[None], b.returns[None], level),
-        paired_interval(a.returns.mean(1), b.returns.mean(1), level),
+        paired_bands(a.returns[None], b.returns[None], level, strata=a.strata),
+        paired_interval(a.returns.mean(1), b.returns.mean(1), level, strata=a.strata),
         steps_saved(a, b, level),
         level,
     )
@@ -270,49 +269,138 @@ def _require_paired(a: LearningCurves, b: LearningCurves) -> None:
         raise ConfigError(f"{a.label} and {b.label} cannot be paired: their points are at different env steps")
 
 
-def export_pays(
+def learning_table(curves: Sequence[LearningCurves], level: float = 0.95, n_rows: int = 10) -> Table:
+    """Return a table with a column for each method and a row for some of the points, the last one included.
+
+    :param curves: on the same tasks, with points at the same env steps.
+    """
+    bands = [curve.bands(level) for curve in curves]
+    rows = [
+        [f"{curves[0].env_steps[i]:,}", *(str(band.at(i)) for band in bands)] for i in _marks(bands[0].n_points, n_rows)
+    ]
+    rows.append(["mean of all", *(f"{curve.returns.mean():.2f}" for curve in curves)])
+    return Table(
+        ("env steps", *(curve.label for curve in curves)),
+        rows,
+        f"Return while a task is learnt, {len(curves[0].returns)} tasks",
+        (f"{level:.0%} intervals by task, one seed a task",),
+    )
+
+
+def _marks(n_points: int, n_rows: int) -> list[int]:
+    """Return at most ``n_rows`` of the points, evenly spaced, the first and the last one included."""
+    return [int(i) for i in np.unique(np.linspace(0, n_points - 1, n_rows).round())]
+
+
+def learning_figure(curves: Sequence[LearningCurves], level: float = 0.95) -> Figure:
+    """Draw curves against env steps, with bands."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    axis = figure.subplots()
+    for i, curve in enumerate(curves):
+        bands = curve.bands(level)
+        axis.plot(curve.env_steps, bands.mean, color=f"C{i}", label=curve.label)
+        axis.fill_between(curve.env_steps, bands.low, bands.high, color=f"C{i}", alpha=0.2, linewidth=0)
+    axis.set_xlabel("env steps of learning, per task")
+    axis.set_ylabel(f"return ({level:.0%} intervals by task)")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------ the whole experiment
+@dataclass(frozen=True, eq=False)
+class Finetuning:
+    """Held-out tasks learnt with plain SB3.
+
+    :param exports: the curves from the export, one for each optimiser; none where only scratch was asked for.
+    :param scratch: the curves from scratch, likewise.
+    """
+
+    exports: Sequence[LearningCurves]
+    scratch: Sequence[LearningCurves]
+
+    @property
+    def curves(self) -> list[LearningCurves]:
+        """Every curve, the exports' first."""
+        return [*self.exports, *self.scratch]
+
+    @property
+    def baseline(self) -> LearningCurves:
+        """The curves from scratch that end best. They are chosen on the tasks that are compared, which favours them."""
+        return max(self.scratch, key=lambda curves: float(curves.returns[:, -1].mean()))
+
+    def comparisons(self, level: float = 0.95) -> list[CurveComparison]:
+        """Return each export against the best from scratch."""
+        return [compare_curves(export, self.baseline, level) for export in self.exports]
+
+    def tables(self, level: float = 0.95) -> list[Table]:
+        """Return the table of all curves where there is more than a pair, and that of each comparison."""
+        whole = [] if len(self.exports) == len(self.scratch) == 1 else [learning_table(self.curves, level)]
+        return whole + [comparison.table() for comparison in self.comparisons(level)]
+
+
+def finetune(
     model: MetaAlgorithm,
     total_timesteps: int,
     *,
     kind: str = "ppo",
-    optimizer: str = "adam",
+    optimizers: Sequence[str] = ("sgd", "adam"),
+    from_export: bool = True,
     split: str = "test",
     n_tasks: int = 20,
-    n_envs: int = 20,
+    n_envs: int | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
     **hyperparameters: Any,
-) -> CurveComparison:
-    """Learn held-out tasks with plain SB3, from the export and from scratch with equal hyperparameters, and compare.
+) -> Finetuning:
+    """Learn held-out tasks with plain SB3, from the export and from scratch with equal hyperparameters.
 
-    With Adam a rollout is one longest episode of each copy unless ``n_steps`` says otherwise, and ``batch_size`` (PPO)
-    a quarter of a rollout; everything else is SB3's default, but for the discount factor. With SGD the hyperparameters
-    are those that make an update an inner step, see :mod:`metarl.meta.export`.
+    A rollout is as many env steps as an inner step of ``model`` collects. With SGD the other hyperparameters are those
+    that make an update an inner step, see :mod:`metarl.meta.export`; with Adam they are SB3's defaults, but for the
+    discount factor and, for PPO, minibatches of a quarter of a rollout.
 
-    :param model: a meta-algorithm.
-    :param total_timesteps: env steps for each task and method.
+    :param model: a meta-algorithm: its initialisation, its family, and its network also from scratch.
+    :param total_timesteps: env steps for each task, start and optimiser; rounded up to whole rollouts, at least two.
     :param kind: ``"ppo"``, ``"a2c"`` or ``"trpo"``.
-    :param optimizer: ``"adam"`` or ``"sgd"``.
+    :param optimizers: ``"sgd"``, ``"adam"`` or both; TRPO takes ``"adam"`` only.
+    :param from_export: False learns from scratch only.
     :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
-    :param n_tasks: how many of its tasks.
-    :param n_envs: copies of a task that step together.
+    :param n_tasks: tasks; where the family has fewer, each is learnt several times with its own streams.
+    :param n_envs: copies of a task that step together; None: as many as an inner step has episodes.
     :param seed: of the streams.
-    :param progress: called with (tasks done, tasks in all), twice through.
-    :param hyperparameters: of the stock class, for both.
+    :param progress: called with (label of the curves, tasks done, tasks in all).
+    :param hyperparameters: of the stock class, for all.
+    :raises ConfigError: fewer env steps than two rollouts, and whatever :func:`~metarl.meta.export.export_sb3` raises.
     """
-    if optimizer == "adam":
-        n_steps = int(hyperparameters.setdefault("n_steps", model.family.horizon))
+    tasks, strata = evaluation_tasks(model.family, split, n_tasks)
+    episodes = getattr(model, "n_episodes", 20)
+    n_envs = episodes if n_envs is None else n_envs
+    batch = getattr(model, "n_transitions", None) or episodes * model.family.horizon
+    n_steps = int(hyperparameters.pop("n_steps", -(-batch // n_envs)))
+    rollout = n_steps * n_envs
+    if total_timesteps <= rollout:
+        raise ConfigError(
+            f"{total_timesteps:,} env steps are no more than a rollout ({rollout:,}): nothing would be learnt"
+        )
+    exports = {}
+    for name in dict.fromkeys(optimizers):
+        arguments = {"n_steps": n_steps, **hyperparameters}
         if kind == "ppo":
-            hyperparameters.setdefault("batch_size", max(1, n_steps * n_envs // 4))
-    exported = export_sb3(model, kind, optimizer=optimizer, n_envs=n_envs, **hyperparameters)
-    tasks = model.family.tasks(split, n_tasks)
-    name = kind.upper()
-    starts: tuple[tuple[MakeModel, str], ...] = (
-        (exported.on, f"{name} from {model.name}"),
-        (exported.scratch, f"{name} from scratch"),
-    )
-    a, b = (
-        finetune_sb3(make, model.family, tasks, total_timesteps, n_envs, seed, label, progress)
-        for make, label in starts
-    )
-    return compare_curves(a, b)
+            quarters = name == "adam" and rollout % 4 == 0 and rollout > 4
+            arguments.setdefault("batch_size", rollout // 4 if quarters else rollout)
+        exports[name] = export_sb3(model, kind, optimizer=name, n_envs=n_envs, value_tasks=0, **arguments)
+    starts: list[tuple[str, MakeModel]] = []
+    if from_export:
+        # The actor and the value network do not depend on the optimiser.
+        tensors = export_sb3(model, kind, optimizer=next(iter(exports)), n_envs=n_envs).tensors
+        exports = {name: replace(exported, tensors=tensors) for name, exported in exports.items()}
+        starts += [(f"{kind.upper()} from {model.name}, {name}", export.on) for name, export in exports.items()]
+    starts += [(f"{kind.upper()} from scratch, {name}", export.scratch) for name, export in exports.items()]
+    curves = []
+    for label, make in starts:
+        report = None if progress is None else partial(progress, label)
+        curve = finetune_sb3(make, model.family, tasks, total_timesteps, n_envs, seed, label, report)
+        curves.append(replace(curve, strata=None if strata is None else np.array(strata)))
+    return Finetuning(curves[: -len(exports)], curves[-len(exports) :])

@@ -8,7 +8,10 @@ from typing import Any, NoReturn
 from metarl.errors import ConfigError, UnknownNameError, unknown_name
 from metarl.version import __version__
 
-COMMANDS = {"train": "train", "evaluate": "evaluate", "export": "export", "plot": "plot", "list": "listing"}
+COMMANDS = {
+    **{name: name for name in ("train", "evaluate", "export", "finetune", "plot")},
+    "list": "listing",
+}
 """The commands, and the module of :mod:`metarl.zoo` whose ``run(args)`` does each."""
 
 _EXAMPLES = """\
@@ -17,6 +20,7 @@ examples:
   metarl train -i logs/fomaml/PointMass-v0_1                     go on exactly where a run stopped
   metarl evaluate --algo fomaml --env PointMass-v0               40 held-out tasks, 0 to 3 inner steps
   metarl export --algo fomaml --env PointMass-v0 --to ppo -o plain_sb3.zip
+  metarl finetune --algo fomaml --env PointMass-v0               plain PPO from the export and from scratch
 """
 
 
@@ -78,6 +82,9 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         "train": _train(sub.add_parser("train", help="meta-train, or go on with a run", description="Meta-train.")),
         "evaluate": _evaluate(sub.add_parser("evaluate", help="adapt to held-out tasks and show the returns")),
         "export": _export(sub.add_parser("export", help="write a plain Stable-Baselines3 zip")),
+        "finetune": _finetune(
+            sub.add_parser("finetune", help="learn held-out tasks with plain SB3, from the export and from scratch")
+        ),
         "plot": _plot(sub.add_parser("plot", help="draw training and adaptation curves of runs")),
         "list": _list(sub.add_parser("list", help="show algorithms, environments and runs")),
     }
@@ -189,6 +196,33 @@ def _export(parser: Parser) -> Parser:
     return parser
 
 
+def _finetune(parser: Parser) -> Parser:
+    _which_run(parser, several=False)
+    parser.add_argument(
+        "--from-scratch",
+        action="store_true",
+        help="from scratch only; without -i no run is needed: the network is that of the algorithm's YAML",
+    )
+    parser.add_argument("--to", default="ppo", help="ppo, a2c or trpo")
+    parser.add_argument(
+        "--optimizer",
+        nargs="+",
+        default=None,
+        metavar="NAME",
+        help="sgd: an update is an inner step; adam: SB3's settings (default: both; adam from scratch only, and for "
+        "trpo). Exports are compared with the optimiser that is better from scratch",
+    )
+    parser.add_argument(
+        "-n", "--n-timesteps", type=_count, default=20_000, metavar="N", help="env steps for each task and method"
+    )
+    parser.add_argument("--split", default="test", help="validation, test or shifted tasks")
+    parser.add_argument("--n-eval-tasks", type=_count, default=20, help="tasks")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the tasks' streams")
+    parser.add_argument("--num-threads", type=int, default=-1, help="threads for physics (default: all)")
+    _record_and_figure(parser)
+    return parser
+
+
 def _plot(parser: Parser) -> Parser:
     _which_run(parser, several=True, saved=False)
     parser.add_argument("--kind", default="training", choices=("training", "adaptation"), help="which curves")
@@ -246,6 +280,16 @@ def _which_run(parser: argparse._ActionsContainer, several: bool, saved: bool = 
         group.add_argument("--load-best", action="store_true", help="the best of the run's evaluations")
         group.add_argument("--load-checkpoint", action="store_true", help="the run's last checkpoint")
         _pairs(parser, "--env-kwargs", "arguments of the family that overrule the run's")
+
+
+def _record_and_figure(parser: Parser) -> None:
+    parser.add_argument("-o", "--output", default=None, metavar="FILE.json", help="the record (default: in the run)")
+    parser.add_argument("--figure", default=None, metavar="FILE", help="the figure, png or svg (default: beside it)")
+    _overwrite(parser)
+
+
+def _overwrite(parser: Parser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="overwrite files that exist")
 
 
 def _pairs(parser: argparse._ActionsContainer, flag: str, text: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 from stable_baselines3.common.logger import KVWriter
@@ -63,6 +63,40 @@ def format_duration(seconds: float) -> str:
     """Return ``h:mm:ss``."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+class CountBars:
+    """Shows how far several jobs are: a bar for each on a terminal, a line for each that is done elsewhere.
+
+    :param unit: what is counted, in the plural.
+    """
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._ids: dict[str, TaskID] = {}
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        self._progress = Progress(*columns, console=Console(highlight=False), disable=not is_terminal())
+
+    def __enter__(self) -> CountBars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def update(self, label: str, done: int, of: int) -> None:
+        """Show that a job has done so many of its tasks; jobs come one after another."""
+        if label not in self._ids:
+            self._ids[label] = self._progress.add_task(label, total=of)
+        self._progress.update(self._ids[label], completed=done)
+        if done == of and not is_terminal():
+            say(f"{label}: {of} {self._unit} done")
 
 
 class Reporter:

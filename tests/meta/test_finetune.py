@@ -9,11 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import Pretrain
+from metarl import Pretrain, RandomInit
 from metarl.errors import ConfigError
 from metarl.meta.export import export_sb3
-from metarl.meta.finetune import LearningCurves, compare_curves, export_pays, finetune_sb3, steps_saved
-from metarl.meta.statistics import paired_interval
+from metarl.meta.finetune import (
+    Finetuning,
+    LearningCurves,
+    compare_curves,
+    finetune,
+    finetune_sb3,
+    learning_figure,
+    learning_table,
+    steps_saved,
+)
+from metarl.meta.statistics import bootstrap_bands, paired_interval
 from tests.meta.walk import Walk
 
 
@@ -27,10 +36,20 @@ def model() -> Pretrain:
 
 
 def test_the_export_pays(model: Pretrain) -> None:
-    comparison = export_pays(model, 640, n_tasks=6, n_envs=10, learning_rate=3e-3, n_epochs=5, batch_size=40)
+    seen: list[tuple[str, int, int]] = []
+    found = finetune(
+        *(model, 1280),
+        optimizers=["adam"],
+        n_tasks=6,
+        progress=lambda *words: seen.append(words),
+        **{"learning_rate": 3e-3, "n_epochs": 5},
+    )
+    (comparison,) = found.comparisons()
     a, b = comparison.a, comparison.b
+    assert [curves.label for curves in found.curves] == ["PPO from pretrain, adam", "PPO from scratch, adam"]
+    assert seen == [(curves.label, i, 6) for curves in (a, b) for i in range(1, 7)]
     assert a.returns.shape == b.returns.shape == (6, 8)
-    np.testing.assert_array_equal(a.env_steps, np.arange(8) * 80)
+    np.testing.assert_array_equal(a.env_steps, np.arange(8) * 160)
     # The first point is the policy before any update: what the meta-learner itself gets on these tasks.
     own = model.evaluate("test", 0, n_tasks=6, n_episodes=50).returns[0, :, 0]
     assert a.returns[:, 0].mean() == pytest.approx(own.mean(), abs=1.0)
@@ -38,11 +57,64 @@ def test_the_export_pays(model: Pretrain) -> None:
     assert comparison.points.at(0).excludes_zero
     assert comparison.saved.interval.mean > 0
     assert b.returns[:, -1].mean() > b.returns[:, 0].mean() + 0.5, "PPO from scratch learns too"
-    text = str(comparison.table(n_rows=4))
-    assert "PPO from pretrain" in text
-    assert "env steps saved" in text
-    assert len(comparison.figure().axes[0].lines) == 2
+    (table,) = found.tables()
+    assert "env steps saved" in str(table)
+    assert comparison.to_dict()["mean"] == list(comparison.mean)
     assert a.to_dict()["returns"][3][2] == a.returns[3, 2]
+
+
+@pytest.fixture(scope="module")
+def found(model: Pretrain) -> Finetuning:
+    """Two tasks, from both starts with both optimisers."""
+    return finetune(model, 320, n_tasks=2)
+
+
+def test_exports_are_held_to_the_better_start_from_scratch(found: Finetuning) -> None:
+    assert [curves.label for curves in found.curves] == [
+        *("PPO from pretrain, sgd", "PPO from pretrain, adam"),
+        *("PPO from scratch, sgd", "PPO from scratch, adam"),
+    ]
+    ends = [curves.returns[:, -1].mean() for curves in found.scratch]
+    assert found.baseline is found.scratch[int(np.argmax(ends))]
+    assert [comparison.b for comparison in found.comparisons()] == [found.baseline] * 2
+    # the same seeds whatever the optimiser, so equal before the first update
+    for pair in (found.exports, found.scratch):
+        np.testing.assert_array_equal(pair[0].returns[:, 0], pair[1].returns[:, 0])
+    whole, *paired = found.tables()
+    assert whole.columns == ("env steps", *(curves.label for curves in found.curves))
+    assert len(paired) == 2
+
+
+def test_from_scratch_only(model: Pretrain, found: Finetuning) -> None:
+    alone = finetune(model, 320, n_tasks=2, optimizers=["adam"], from_export=False)
+    assert list(alone.exports) == alone.comparisons() == []
+    np.testing.assert_array_equal(alone.baseline.returns, found.scratch[1].returns)
+    assert [table.title for table in alone.tables()] == ["Return while a task is learnt, 2 tasks"]
+
+
+def test_few_tasks_are_learnt_several_times() -> None:
+    model = RandomInit(env="HalfCheetahDir-v0", n_episodes=2, env_kwargs={"horizon": 10}, n_threads=1)
+    found = finetune(model, 40, n_tasks=5, optimizers=["adam"], from_export=False)
+    (curves,) = found.scratch
+    assert curves.strata is not None
+    assert curves.strata.tolist() == [0, 1, 0, 1, 0]
+    assert curves.tasks["direction"].tolist() == curves.tasks["direction"][curves.strata].tolist()
+    assert len(np.unique(curves.returns[:, 0])) == 5
+    np.testing.assert_array_equal(curves.bands(), bootstrap_bands(curves.returns[None], strata=curves.strata))
+
+
+def test_too_few_env_steps_are_refused(model: Pretrain) -> None:
+    with pytest.raises(ConfigError, match=r"160 env steps are no more than a rollout \(160\)"):
+        finetune(model, 160)
+
+
+def test_a_table_and_a_figure_of_several_curves() -> None:
+    curves = [make_curves("a", [[0, 1, 2], [4, 5, 6]]), make_curves("b", [[1, 1, 1], [2, 2, 2]])]
+    table = learning_table(curves, n_rows=2)
+    assert [row[0] for row in table.rows] == ["0", "200", "mean of all"]
+    assert table.rows[1][1].startswith("4.00 [")
+    assert table.rows[-1][1:] == ["3.00", "1.50"]
+    assert [line.get_label() for line in learning_figure(curves).axes[0].lines] == ["a", "b"]
 
 
 def numpy_state() -> str:

@@ -13,14 +13,14 @@ from rich.console import Console
 
 from metarl.zoo import cli
 from metarl.zoo.__main__ import main
-from metarl.zoo.console import Reporter
+from metarl.zoo.console import CountBars, Reporter
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["trian"], "unknown command 'trian': did you mean 'train'?"),
-        (["--algo", "maml"], "no command given: known: train, evaluate, export, plot, list"),
+        (["--algo", "maml"], "no command given: known: train, evaluate, export, finetune, plot, list"),
         (["train", "--ago", "maml"], "unknown flag of train '--ago': did you mean '--algo'?"),
         (["train", "--n-timestep=3"], "unknown flag of train '--n-timestep': did you mean '--n-timesteps'?"),
         (["train", "--inner-lr", "1"], "'--inner-lr': it is a hyperparameter: -params inner_lr:VALUE"),
@@ -90,6 +90,17 @@ def test_the_progress_bar_shows_the_time_left_in_80_columns() -> None:
     screen.print(reporter._progress.get_renderable())
     shown = screen.file.getvalue()  # type: ignore[attr-defined]
     assert re.search(r"iteration 120 .* 3,000,000/20,000,000 [\d,]+/s \d+:\d\d:\d\d ", shown), shown
+
+
+def test_bars_of_several_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metarl.zoo.console.is_terminal", lambda: True)
+    bars = CountBars("tasks")
+    for label, done in (("first", 2), ("second", 1)):
+        bars.update(label, done, 2)
+    screen = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    screen.print(bars._progress.get_renderable())
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"first .* 2/2 tasks \d:.*\nsecond .* 1/2 tasks", shown), shown
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["--version"], *([name, "--help"] for name in cli.COMMANDS)])

@@ -1,0 +1,149 @@
+"""``metarl finetune``: learn held-out tasks with plain Stable-Baselines3, from an export and from scratch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metarl.errors import UnknownNameError
+from metarl.zoo.export import KINDS
+from metarl.zoo.runs import command_line
+
+if TYPE_CHECKING:
+    from metarl.meta.base import MetaAlgorithm
+    from metarl.meta.finetune import Finetuning
+    from metarl.zoo.sources import Source
+
+FORMAT, VERSION = "metarl-finetuning", 1
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from metarl.meta.finetune import finetune, learning_figure
+    from metarl.zoo.console import CountBars, console, say
+    from metarl.zoo.outputs import record_and_figure, write_figure, write_record
+
+    kind = args.to.lower()
+    if kind not in KINDS:
+        raise UnknownNameError(f"unknown SB3 algorithm {args.to!r}: known: {', '.join(KINDS)}", args.to, KINDS)
+    model, source = _model(args)
+    folder = Path(args.log_folder) if source is None or source.run is None else source.run.folder
+    record, figure = record_and_figure(args, folder / "finetune")
+    start = " from scratch" if args.from_scratch else ""
+    whose = "" if source is None else f": {model.name}, {model.num_timesteps:,} env steps, {source.path}"
+    say(f"{kind.upper()} on {model.family.id}{start}{whose}")
+    optimizers = list(dict.fromkeys(args.optimizer or _optimizers(kind, args.from_scratch)))
+    with CountBars("tasks") as bars:
+        found = finetune(
+            model,
+            args.n_timesteps,
+            kind=kind,
+            optimizers=optimizers,
+            from_export=not args.from_scratch,
+            split=args.split,
+            n_tasks=args.n_eval_tasks,
+            seed=args.seed,
+            progress=bars.update,
+        )
+    for table in found.tables():
+        console().print(table)
+    write_record(record, _document(args, model, source, found))
+    write_figure(figure, learning_figure(found.curves))
+    say(f"Saved {record} and {figure}")
+    averages = [float(curves.returns.mean()) for curves in found.exports]
+    best = optimizers[averages.index(max(averages))] if averages else None
+    _next(args, kind, source, best)
+    return 0
+
+
+def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
+    """Return the meta-learnt initialisation; from scratch and without ``-i``, a model of what the YAML says."""
+    from metarl.zoo.algorithms import algorithm, check_env, load_model
+    from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge
+    from metarl.zoo.sources import find_sources, wanted
+    from metarl.zoo.train import threads
+
+    if args.trained_agent or not args.from_scratch:
+        (source,) = find_sources(args)
+        return load_model(source.path, threads(args), args.env_kwargs), source
+    algo, env_id = args.algo or "random", wanted(args)[1]
+    cls = algorithm(algo)
+    check_env(env_id)
+    config = load_hyperparameters(algo, env_id)
+    config["env_kwargs"] = merge(config.get("env_kwargs") or {}, args.env_kwargs)
+    config = check_hyperparameters(config, cls)
+    del config["n_timesteps"]
+    return cls(env=env_id, n_threads=threads(args), **config), None
+
+
+def _optimizers(kind: str, from_scratch: bool) -> list[str]:
+    """Return the optimisers that an export is tried with; from scratch alone SB3's own is enough."""
+    return ["adam"] if from_scratch or kind == "trpo" else ["sgd", "adam"]
+
+
+def _document(
+    args: argparse.Namespace, model: MetaAlgorithm, source: Source | None, found: Finetuning
+) -> dict[str, Any]:
+    from metarl.meta.base import versions
+
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "command": command_line(args.argv),
+        "versions": versions(),
+        "algo": args.to.lower(),
+        "env": model.family.id,
+        "env_kwargs": model.env_kwargs,
+        "split": args.split,
+        "seed": args.seed,
+        "n_timesteps": args.n_timesteps,
+        "source": None
+        if source is None
+        else {
+            "algo": model.name,
+            "model": str(source.path),
+            "seed": model.seed,
+            "num_timesteps": model.num_timesteps,
+        },
+        "tables": [str(table) for table in found.tables()],
+        "comparisons": [comparison.to_dict() for comparison in found.comparisons()],
+        "curves": [curves.to_dict() for curves in found.curves],
+    }
+
+
+def _next(args: argparse.Namespace, kind: str, source: Source | None, best: str | None) -> None:
+    """Show what to type next: the export that learnt best, or the meta-training that an export would come from.
+
+    :param best: its optimiser; None where nothing was learnt from an export.
+    """
+    from metarl.zoo.console import show_commands
+    from metarl.zoo.sources import wanted
+
+    packages = ["--gym-packages", *args.gym_packages] if args.gym_packages else []
+    if source is None:
+        words = ["train", "--algo", "fomaml", "--env", wanted(args)[1], *packages]
+        show_commands({command_line(words): "meta-train"})
+        return
+    name = str(source.path if source.run is None else source.run.folder)
+    commands = {}
+    if best is not None:
+        words = ["export", "-i", name, *packages, "--to", kind, "--optimizer", best]
+        commands[command_line(words)] = "export what learnt best"
+    else:
+        commands[command_line(["finetune", "-i", name, *packages])] = "from the export"
+    commands[command_line(["evaluate", "-i", name, *packages])] = "evaluate"
+    show_commands(commands)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m metarl.zoo.finetune``."""
+    from metarl.zoo.__main__ import main as run_command
+
+    return run_command(["finetune", *(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,75 @@
+"""Where commands write: names are looked at before anything is computed, and no file is overwritten unasked."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metarl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIGURES = ("png", "svg", "pdf")
+
+
+def require_new(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raise :class:`ConfigError` if one of the files exists and is not to be overwritten."""
+    for path in paths:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder: choose another name")
+        if path.exists() and not overwrite:
+            raise ConfigError(f"{path} exists already: choose another name, or overwrite it with --overwrite")
+
+
+def record_and_figure(args: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
+    """Return where a command's JSON record and figure go.
+
+    :param args: with ``output``, ``figure``, ``overwrite`` and ``split``.
+    :param folder: where they go unless said otherwise, under ``<split>_<number>``, the first that is free.
+    :raises ConfigError: a name that cannot be written, or a file that exists.
+    """
+    if args.output is not None:
+        record = Path(args.output)
+        if record.suffix != ".json":
+            raise ConfigError(f"cannot write the record as {args.output!r}: it is JSON, use a name in .json")
+    else:
+        number = 1
+        while any((folder / f"{args.split}_{number}{suffix}").exists() for suffix in (".json", ".png")):
+            number += 1
+        record = folder / f"{args.split}_{number}.json"
+    figure = record.with_suffix(".png") if args.figure is None else Path(args.figure)
+    figure_format(figure)
+    require_new([record, figure], args.overwrite)
+    return record, figure
+
+
+def figure_format(path: Path) -> str:
+    """Return a figure's format from its name.
+
+    :raises ConfigError: it is none that can be written.
+    """
+    suffix = path.suffix.removeprefix(".").lower()
+    if suffix not in FIGURES:
+        raise ConfigError(f"cannot write a figure as {str(path)!r}: use a name in .{', .'.join(FIGURES)}")
+    return suffix
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure in one step."""
+    from metarl.checkpoint import write_bytes_atomic
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=figure_format(path), dpi=150)
+    write_bytes_atomic(path, buffer.getvalue())
+
+
+def write_record(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON record in one step."""
+    from metarl.checkpoint import write_text_atomic
+
+    write_text_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
