@@ -3,55 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 
 from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.policy import Params
-from metarl.agents.sampling import Episodes, Samples, collect, collect_env
-from metarl.agents.vpg import VPG
 from metarl.envs.family import Family, Tasks
-from metarl.envs.family import n_tasks as count_tasks
 from metarl.errors import ConfigError, unknown_name
 from metarl.meta.base import AdaptedPolicy, MetaAlgorithm, versions
 from metarl.meta.evaluation import evaluation_tasks
-from metarl.meta.inner import expand, inner_path, join
-from metarl.meta.objective import chunks
+from metarl.meta.learners import default_rate, make_loop, require_learner
+from metarl.meta.loops import Amount, FunctionalLoop, Learnt, Streams
 from metarl.meta.outer import Outer, make_outer, require_range
 from metarl.meta.progress import Timer
-from metarl.streams import seed_sequence
+from metarl.streams import stream
 
 if TYPE_CHECKING:
     from metarl.meta.report import Report
 
-LEARNERS = ("vpg",)
 RATE_RULES = ("constant", "half_after_first")
 
 
 class AdaptiveAlgorithm(MetaAlgorithm):
     """Base of the meta-wrappers around a learner.
 
-    Each inner step collects its own batch at the parameters reached and learns from it.
+    An inner step collects a batch at the parameters reached and learns from it: one gradient step (``"vpg"``,
+    ``"a2c"``) or epochs of them (``"ppo"``). Optimisers start afresh at every task. Around a stock SB3 algorithm the
+    inner steps of a task are one call of its ``learn()``, with as many env steps as their batches have; what happens in
+    between is up to its own hyperparameters.
 
-    :param policy: ``"MlpPolicy"``.
+    :param policy: ``"MlpPolicy"``; around a stock SB3 algorithm any of its policies.
     :param env: a registered family's name or a family.
-    :param learner: ``"vpg"``.
-    :param inner_lr: the inner learning rate, or one for each inner step.
+    :param learner: ``"vpg"``, ``"a2c"``, ``"ppo"``, or a stock algorithm of SB3 or sb3-contrib, such as ``"sb3_ppo"``,
+        ``"sb3_trpo"``, ``"sb3_sac"`` or ``"sb3_dqn"``.
+    :param learner_kwargs: further arguments of the learner: see :class:`~metarl.agents.vpg.VPG`,
+        :class:`~metarl.agents.a2c.A2C`, :class:`~metarl.agents.ppo.PPO` and :class:`~metarl.agents.sb3.SB3Learner`.
+    :param inner_lr: the learner's learning rate, or one for each inner step; None takes the learner's own.
     :param n_inner_steps: inner steps in training.
     :param n_episodes: episodes a task for every batch.
     :param n_transitions: instead of ``n_episodes``, at least that many env steps in whole episodes.
-    :param gamma: discount factor.
+    :param gamma: discount factor; this and what follows is the learner's own where it is None.
     :param gae_lambda: 1 takes the whole return.
     :param normalize_advantage: standardise the advantages of each task's batch.
-    :param surrogate: ``"log_likelihood"`` or ``"likelihood_ratio"``.
-    :param outer: ``"trpo"``, ``"adam"`` or ``"sgd"``.
+    :param surrogate: of ``"vpg"``: ``"log_likelihood"`` or ``"likelihood_ratio"``.
+    :param outer: ``"sgd"``, ``"adam"``, or around ``"vpg"``, for MAML and its kin, ``"trpo"``; None takes the wrapper's
+        own, with its arguments.
     :param outer_kwargs: arguments of the outer optimiser, see :mod:`metarl.meta.outer`.
-    :param chunk_size: tasks that learn together on one thread; None chooses by the working set.
+    :param chunk_size: tasks that are differentiated together; None chooses by the working set.
 
     The other parameters are those of :class:`~metarl.meta.base.MetaAlgorithm`.
     """
+
+    default_outer: ClassVar[tuple[str, Mapping[str, Any]]] = ("adam", {})
+    """The outer optimiser where none is named, with its arguments."""
 
     def __init__(
         self,
@@ -59,30 +65,30 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         env: str | Family = "PointMass-v0",
         *,
         learner: str = "vpg",
-        inner_lr: float | Sequence[float] = 0.1,
+        learner_kwargs: Mapping[str, Any] | None = None,
+        inner_lr: float | Sequence[float] | None = None,
         n_inner_steps: int = 1,
         n_episodes: int = 20,
         n_transitions: int | None = None,
-        gamma: float = 0.99,
-        gae_lambda: float = 1.0,
-        normalize_advantage: bool = True,
-        surrogate: str = "log_likelihood",
-        outer: str = "trpo",
+        gamma: float | None = None,
+        gae_lambda: float | None = None,
+        normalize_advantage: bool | None = None,
+        surrogate: str | None = None,
+        outer: str | None = None,
         outer_kwargs: Mapping[str, Any] | None = None,
         chunk_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if learner not in LEARNERS:
-            raise unknown_name("learner", learner, LEARNERS)
+        require_learner(learner)
         require_range("n_inner_steps", n_inner_steps, 0, integer=True)
         require_range("n_episodes", n_episodes, 1, integer=True)
         if n_transitions is not None:
             require_range("n_transitions", n_transitions, 1, integer=True)
         if chunk_size is not None:
             require_range("chunk_size", chunk_size, 1, integer=True)
-        super().__init__(policy, env, **kwargs)
         self.learner = learner
-        self.inner_lr = inner_lr
+        self.learner_kwargs = dict(learner_kwargs or {})
+        self.inner_lr = default_rate(learner) if inner_lr is None else inner_lr
         self.n_inner_steps = n_inner_steps
         self.n_episodes = n_episodes
         self.n_transitions = n_transitions
@@ -90,22 +96,26 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         self.gae_lambda = gae_lambda
         self.normalize_advantage = normalize_advantage
         self.surrogate = surrogate
-        self.outer = outer
-        self.outer_kwargs = dict(outer_kwargs or {})
+        own = self._default_outer()
+        self.outer = outer or own[0]
+        self.outer_kwargs = dict(own[1] if outer is None and outer_kwargs is None else outer_kwargs or {})
         self.chunk_size = chunk_size
-        self.rates = self._check_rates(inner_lr)
-        """The inner learning rate of each inner step in training."""
-        if not isinstance(normalize_advantage, bool):
-            raise ConfigError(f"normalize_advantage={normalize_advantage!r} is not true or false")
-        self.vpg = VPG(
-            self.policy,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            normalize_advantage=normalize_advantage,
-            surrogate=surrogate,
-            parallel=self.parallel,
-        )
-        self.outer_optimizer = make_outer(outer, self.outer_kwargs)
+        self.rates = self._check_rates(self.inner_lr)
+        """The learning rate of each inner step in training."""
+        self._check_learner()
+        super().__init__(policy, env, **kwargs)
+        self.outer_optimizer = make_outer(self.outer, self.outer_kwargs)
+
+    def _default_outer(self) -> tuple[str, Mapping[str, Any]]:
+        return self.default_outer
+
+    def _check_learner(self) -> None:
+        """Raise :class:`ConfigError` for a learner or an outer optimiser that this wrapper does not go with."""
+        if self.outer == "trpo":
+            raise ConfigError(
+                f"{self.name} with outer='trpo': a trust region needs a gradient through one policy, which a path has "
+                "not: use 'adam' or 'sgd'"
+            )
 
     def _check_rates(self, inner_lr: float | Sequence[float]) -> list[float]:
         rates: list[Any] = (
@@ -117,85 +127,92 @@ class AdaptiveAlgorithm(MetaAlgorithm):
             raise ConfigError(f"inner_lr has {len(rates)} rates for {self.n_inner_steps} inner steps")
         return [float(rate) for rate in rates]
 
+    def _setup_model(self, seed: int) -> Params:
+        names = ("gamma", "gae_lambda", "normalize_advantage", "surrogate")
+        for name in names:
+            if name in self.learner_kwargs:
+                # One of the two spellings is remembered.
+                value = self.learner_kwargs.pop(name)
+                if getattr(self, name) not in (None, value):
+                    raise ConfigError(f"{name}={getattr(self, name)!r} and learner_kwargs has {name}={value!r}")
+                setattr(self, name, value)
+        options = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        self.loop = self._make_loop({**options, **self.learner_kwargs})
+        """The inner loop around the learner."""
+        for name in names:
+            setattr(self, name, self.loop.option(name))
+        self.policy = self.loop.learner.policy
+        return self.loop.init(seed)
+
+    def _make_loop(self, options: Mapping[str, Any]) -> FunctionalLoop:
+        return make_loop(self.learner, self.family, self.policy_name, self.policy_kwargs, options, self.parallel)
+
     @property
     def _outer(self) -> Outer:
         return self.outer_optimizer
 
-    # ------------------------------------------------------------------------------------------------------ inner loop
-    def _statistics(self, episodes: Sequence[Episodes], steps: int, timer: Timer) -> dict[str, float]:
-        after = [float(np.mean(batch.mean_returns)) for batch in episodes]
-        lengths = episodes[-1].lengths
-        stats = {
-            "rollout/ep_rew_mean": after[-1],
-            "rollout/ep_len_mean": float(lengths[lengths > 0].mean()),
-            "meta/pre_adapt_rew": after[0],
-            "meta/post_adapt_rew": after[-1],
-            "meta/adapt_gain": after[-1] - after[0],
-            "meta/n_meta_iterations": float(self.n_iterations + 1),
-        }
+    @property
+    def theta(self) -> Params:
+        """The initialisation θ, with the statistics that a stock algorithm carries with it; named as in SB3."""
+        names = {name: name.removeprefix("policy/") for name in self.params}
+        return {own: self.params[name] for name, own in names.items() if self._group(own) == name}
+
+    @property
+    def batch_steps(self) -> int:
+        """Env steps that a task's batch has in training where no episode ends early."""
+        return self.n_transitions or self.n_episodes * self.family.horizon
+
+    # -------------------------------------------------------------------------------------------------------- training
+    def _sample_tasks(self) -> Tasks:
+        """Return the training tasks of this meta-iteration."""
+        return self.family.sample_tasks(stream(self.seed, "tasks", self.n_iterations), self.meta_batch_size)
+
+    def _move(self, theta: Params) -> None:
+        """Replace tensors of the initialisation."""
+        self.params = {**self.params, **{self._group(name): tensor for name, tensor in theta.items()}}
+
+    def _statistics(self, parts: Sequence[Learnt], timer: Timer) -> dict[str, float]:
+        """Return what a meta-iteration saw.
+
+        :param parts: what came of its tasks, in one part or several.
+        """
+        returns = np.concatenate([part.returns for part in parts])
+        after = [float(np.mean(column[~np.isnan(column)])) for column in returns.T if not np.isnan(column).all()]
+        steps = sum(part.n_steps for part in parts)
+        last_steps = sum(int(part.env_steps[:, -1].sum()) for part in parts)
+        n_episodes = sum(int(part.n_episodes.sum()) for part in parts)
+        stats = {"meta/n_meta_iterations": float(self.n_iterations + 1)}
+        if after:
+            stats["rollout/ep_rew_mean"] = stats["meta/post_adapt_rew"] = after[-1]
+            stats["meta/pre_adapt_rew"] = after[0]
+            stats["meta/adapt_gain"] = after[-1] - after[0]
+        if n_episodes:
+            stats["rollout/ep_len_mean"] = last_steps / n_episodes
         for k, value in enumerate(after):
             stats[f"inner/return_after_{k}"] = value
         for phase, seconds in timer.seconds.items():
             stats[f"time/{phase}"] = seconds
-        stats["time/sampling_fps"] = steps / max(timer.seconds["sampling"], 1e-9)
+        if "sampling" in timer.seconds:
+            stats["time/sampling_fps"] = steps / max(timer.seconds["sampling"], 1e-9)
         log_std = self.params.get("policy/log_std")
         if log_std is not None:
             stats["train/std"] = float(log_std.exp().mean())
         return stats
 
-    def _amount(self, n_episodes: int | None, n_transitions: int | None) -> dict[str, int | None]:
-        """Return how much to collect for a gradient step, as in training where nothing is said."""
+    def _amount(self, n_episodes: int | None, n_transitions: int | None) -> Amount:
+        """Return how much to collect for a batch, as in training where nothing is said."""
         if n_episodes is None and n_transitions is None:
             n_transitions = self.n_transitions
             n_episodes = self.n_episodes if n_transitions is None else None
-        amount = {"n_episodes": n_episodes, "n_transitions": n_transitions}
-        for name, value in amount.items():
+        for name, value in (("n_episodes", n_episodes), ("n_transitions", n_transitions)):
             if value is not None:
                 require_range(name, value, 1, integer=True)
-        return amount
-
-    @single_threaded_torch()
-    def _adapt_tasks(
-        self,
-        tasks: Tasks,
-        theta: Params,
-        rates: Sequence[float],
-        seed: int,
-        purpose: str,
-        iteration: int,
-        timer: Timer,
-        amount: Mapping[str, int | None],
-    ) -> tuple[list[Episodes], list[Samples], Params]:
-        """Collect at θ₀ … θ_K, stepping in between.
-
-        :return: the K+1 batches of episodes, the K support batches, and the stacked θ_K.
-        """
-        count = count_tasks(tasks)
-        params = {name: tensor.contiguous() for name, tensor in expand(theta, count).items()}
-        batches: list[Episodes] = []
-        support: list[Samples] = []
-        for k in range(len(rates) + 1):
-            seeds = [seed_sequence(seed, purpose, iteration, task, k) for task in range(count)]
-            with timer("sampling"):
-                episodes = collect(self.family, self.policy, params, tasks, seeds, parallel=self.parallel, **amount)
-            batches.append(episodes)
-            if k < len(rates):
-                with timer("inner"):
-                    support.append(self.vpg.process(episodes, params))
-                    params = self._inner_step(params, support[-1], rates[k])
-        return batches, support, params
-
-    def _inner_step(self, stacked: Params, samples: Samples, rate: float) -> Params:
-        """Return every task's parameters after one step, chunk by chunk."""
-        parts = chunks(len(samples), [samples], self.policy.width, self.chunk_size)
-
-        def step(chunk: slice) -> Params:
-            start = {name: tensor[chunk] for name, tensor in stacked.items()}
-            return inner_path(self.vpg, start, [samples.tasks(chunk)], [rate])[1]
-
-        return join(self.parallel.map(step, parts))
+        return {"n_episodes": n_episodes, "n_transitions": n_transitions}
 
     # ------------------------------------------------------------------------------------------------------ using it
+    def _unadapted(self) -> AdaptedPolicy:
+        return self.loop.policy_at(self.theta)
+
     def test_rates(self, n_inner_steps: int, rule: str = "constant") -> list[float]:
         """Return the inner rates for adaptation at test time.
 
@@ -248,20 +265,17 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         amount = self._amount(n_episodes, n_transitions)
         rates = self.test_rates(3 if n_inner_steps is None else n_inner_steps, inner_lr_rule)
         tasks, strata = evaluation_tasks(self.family, split, n_tasks)
-        purpose = f"evaluate/{split}"
-        timer = Timer()
-        episodes, _, _ = self._adapt_tasks(tasks, self.policy_params, rates, seed, purpose, 0, timer, amount)
+        streams = Streams(seed, f"evaluate/{split}")
+        with single_threaded_torch():
+            learnt = self.loop.evaluate(self.theta, tasks, rates, streams, amount)
         if progress is not None:
-            progress(len(episodes), len(episodes))
-        returns = np.stack([batch.mean_returns for batch in episodes], axis=-1)
-        steps = np.array([0.0, *np.cumsum([batch.task_steps.mean() for batch in episodes[:-1]])])
-        lengths = episodes[-1].task_steps / (episodes[-1].lengths > 0).sum(1)
+            progress(len(rates) + 1, len(rates) + 1)
         return Report(
             algo=self.name,
             env=self.family.id,
             split=split,
-            returns=returns[None],
-            env_steps=steps,
+            returns=learnt.returns[None],
+            env_steps=np.array([0.0, *np.cumsum(learnt.env_steps[:, :-1].mean(0))]),
             tasks={name: value.tolist() for name, value in tasks.items()},
             strata=None if strata is None else np.array(strata),
             seeds=[self.seed],
@@ -274,7 +288,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
                 **amount,
                 "evaluation_seed": seed,
                 "env_kwargs": self.env_kwargs,
-                "ep_lengths": lengths.tolist(),
+                "ep_lengths": (learnt.env_steps[:, -1] / learnt.n_episodes).tolist(),
                 "versions": versions(),
             },
         )
@@ -306,16 +320,5 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         require_range("seed", seed, 0, integer=True)
         amount = self._amount(n_episodes, n_transitions)
         self.check_env(env)
-        params = {name: tensor[None] for name, tensor in self.policy_params.items()}
-        returns: list[float] = []
-        steps = 0
         rates = self.test_rates(self.n_inner_steps if n_inner_steps is None else n_inner_steps, inner_lr_rule)
-        for k, rate in enumerate(rates):
-            own = {name: tensor[0] for name, tensor in params.items()}
-            seeds = seed_sequence(seed, "adapt", k)
-            episodes = collect_env(env, self.policy, own, seeds, amount["n_episodes"], amount["n_transitions"])
-            params = self._inner_step(params, self.vpg.process(episodes, params), rate)
-            returns.append(float(episodes.mean_returns[0]))
-            steps += episodes.n_steps
-        own = {name: tensor[0] for name, tensor in params.items()}
-        return AdaptedPolicy(self.policy, own, steps, returns)
+        return self.loop.adapt(env, self.theta, rates, seed, amount)

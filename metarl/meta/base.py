@@ -109,6 +109,8 @@ class MetaAlgorithm(ABC):
 
     name: ClassVar[str] = ""
     """The name on the command line."""
+    policy: FunctionalPolicy
+    """The policy as functions of its tensors; stock SB3 algorithms have policies of their own."""
 
     def __init__(
         self,
@@ -135,9 +137,6 @@ class MetaAlgorithm(ABC):
         self.family = self._make_family(env, n_threads)
         self.policy_name = policy
         self.policy_kwargs = named_activation(policy_kwargs or {})
-        self.policy = FunctionalPolicy(
-            policy, self.family.observation_space, self.family.action_space, self.policy_kwargs
-        )
         self.meta_batch_size = meta_batch_size
         self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self.n_threads = n_threads
@@ -149,12 +148,22 @@ class MetaAlgorithm(ABC):
         """Env steps collected so far, support and query together."""
         self.n_iterations = 0
         """Meta-iterations done so far; with the seed it addresses every random stream."""
-        init_seed = int(stream(self.seed, "policy").integers(2**31))
-        self.params: Params = {f"policy/{name}": tensor for name, tensor in self.policy.init(init_seed).items()}
-        """The meta-parameters; names carry their group, ``policy/…``."""
+        self.params: Params = {}
+        """The meta-parameters; names carry their group: ``policy/…``, and ``statistics/…`` of stock algorithms."""
         self._logger: Logger | None = None
         self._custom_logger = False
         self._current_progress_remaining = 1.0
+        theta = self._setup_model(int(stream(self.seed, "policy").integers(2**31)))
+        self.params = {self._group(name): tensor for name, tensor in theta.items()}
+
+    @abstractmethod
+    def _setup_model(self, seed: int) -> Params:
+        """Build what learns, and return a fresh initialisation, named as in SB3."""
+
+    @staticmethod
+    def _group(name: str) -> str:
+        """Return the name of one of the initialisation's tensors among the meta-parameters."""
+        return name if name.startswith("statistics/") else f"policy/{name}"
 
     def _make_family(self, env: str | Family, n_threads: int | None) -> Family:
         if isinstance(env, Family):
@@ -314,7 +323,11 @@ class MetaAlgorithm(ABC):
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Return the actions of the policy before adaptation, as SB3's ``predict`` does."""
-        return AdaptedPolicy(self.policy, self.policy_params).predict(observation, state, episode_start, deterministic)
+        return self._unadapted().predict(observation, state, episode_start, deterministic)
+
+    @abstractmethod
+    def _unadapted(self) -> AdaptedPolicy:
+        """Return the policy before adaptation."""
 
     @abstractmethod
     def adapt(self, env: gym.Env[Any, Any], n_inner_steps: int | None = None, **kwargs: Any) -> AdaptedPolicy:

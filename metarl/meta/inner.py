@@ -8,33 +8,18 @@ and nothing is ever differentiated through the whole loop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
+import numpy as np
 import torch
 
+from metarl.agents.descent import descend, task_blocks
 from metarl.agents.distributions import Distribution
 from metarl.agents.hessian import LossDerivatives
-from metarl.agents.policy import FunctionalPolicy, Params
-from metarl.agents.sampling import Episodes, Samples
-
-Rate = float | Params
-"""An inner learning rate: one number, or one tensor for each parameter (elementwise)."""
-
-
-class Learner(Protocol):
-    """What the inner loop asks of a learner; see :class:`metarl.agents.vpg.VPG`."""
-
-    policy: FunctionalPolicy
-
-    def process(self, episodes: Episodes, params: Params) -> Samples:
-        """Turn episodes into samples."""
-        ...
-
-    def head_loss(
-        self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return the loss of each task, ``[task]``, twice differentiable in the distribution's heads and the values."""
-        ...
+from metarl.agents.learner import Learner, LearnerState, Rate, Watcher
+from metarl.agents.optimizers import SGD
+from metarl.agents.parallel import Parallel
+from metarl.agents.policy import Params
+from metarl.agents.sampling import Samples
 
 
 def expand(params: Params, n_tasks: int) -> Params:
@@ -111,3 +96,42 @@ def inner_path(
         steps.append(InnerStep(learner, params, batch, rate, second_order))
         params = steps[-1].end
     return steps, params
+
+
+class GradientSteps:
+    """A learner with another one's loss and batches that takes one plain gradient step on each batch: what MAML
+    differentiates.
+
+    :param learner: gives both.
+    :param parallel: the threads that blocks of tasks run on.
+    """
+
+    def __init__(self, learner: Learner, parallel: Parallel) -> None:
+        self.policy = learner.policy
+        self.process = learner.process
+        self.head_loss = learner.head_loss
+        self._parallel = parallel
+
+    def start(self, params: Params) -> LearnerState:
+        """Return the state with which learning starts: there is no optimiser."""
+        return LearnerState(params, {})
+
+    def update(
+        self,
+        state: LearnerState,
+        samples: Samples,
+        rate: Rate,
+        seeds: Sequence[np.random.SeedSequence],
+        watcher: Watcher | None = None,
+    ) -> LearnerState:
+        """Return the state after one gradient step; see :class:`metarl.agents.learner.Learner`."""
+        return descend(
+            self,
+            SGD(),
+            state,
+            rate,
+            task_blocks(len(samples), samples.obs.shape[1], self.policy.width),
+            lambda block: iter([(samples.tasks(block), None)]),
+            parallel=self._parallel,
+            watcher=watcher,
+        )

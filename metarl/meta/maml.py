@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from metarl.envs.family import Family
 from metarl.errors import ConfigError
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.base import MaybeCallback
-from metarl.meta.objective import LocalObjective
+from metarl.meta.gradients import KnownGradient, query_gradient
+from metarl.meta.inner import GradientSteps
+from metarl.meta.loops import FunctionalLoop, Learnt, Streams
+from metarl.meta.objective import LocalObjective, MetaObjective
 from metarl.meta.progress import Timer
-from metarl.streams import stream
 
 
 class MAML(AdaptiveAlgorithm):
     """Model-agnostic meta-learning of a policy's initialisation, second order.
 
     Each inner step collects its own batch at the parameters reached and takes one plain gradient step on it; the query
-    batch is collected at the end. The default inner surrogate is the log-likelihood, as in the reference
-    implementation: differentiated twice it drops the credit of the pre-update samples (Rothfuss et al., 2019).
+    batch is collected at the end. Around ``"vpg"`` the default inner surrogate is the log-likelihood, as in the
+    reference implementation: differentiated twice it drops the credit of the pre-update samples (Rothfuss et al.,
+    2019). Around ``"a2c"`` and ``"ppo"`` the steps go down their whole loss, values and entropy included, without their
+    optimiser, epochs and clipping of gradients, and the meta-objective is that loss on the query batch.
 
     :param policy: ``"MlpPolicy"``.
     :param env: a registered family's name or a family.
@@ -26,7 +31,7 @@ class MAML(AdaptiveAlgorithm):
     :param kl_direction: ``"old_new"`` (the reference) or ``"new_old"``.
 
     The other parameters are those of :class:`~metarl.meta.adaptive.AdaptiveAlgorithm` and
-    :class:`~metarl.meta.base.MetaAlgorithm`.
+    :class:`~metarl.meta.base.MetaAlgorithm`; ``outer`` is ``"trpo"`` around ``"vpg"`` and ``"adam"`` around others.
     """
 
     name: ClassVar[str] = "maml"
@@ -44,54 +49,89 @@ class MAML(AdaptiveAlgorithm):
         kl_direction: str = "old_new",
         **kwargs: Any,
     ) -> None:
-        super().__init__(policy, env, **kwargs)
+        LocalObjective.check_arguments(fisher_fraction, kl_direction)
         self.fisher_fraction = fisher_fraction
         self.kl_direction = kl_direction
-        LocalObjective.check_arguments(fisher_fraction, kl_direction)
+        super().__init__(policy, env, **kwargs)
+
+    def _default_outer(self) -> tuple[str, Mapping[str, Any]]:
+        return ("trpo", {}) if self.learner == "vpg" else ("adam", {})
+
+    def _check_learner(self) -> None:
+        if self.outer == "trpo" and self.learner != "vpg":
+            raise ConfigError(
+                f"outer='trpo' with learner={self.learner!r}: the trust region is written for the likelihood ratio of "
+                "'vpg': use outer='adam' or 'sgd'"
+            )
+        if self._plain:
+            for name in ("optimizer", "n_epochs", "batch_size", "target_kl", "max_grad_norm"):
+                if name in self.learner_kwargs:
+                    raise ConfigError(f"learner_kwargs has {name}: {self.name} differentiates plain gradient steps")
+
+    @property
+    def _plain(self) -> bool:
+        """Whether inner steps are plain gradient steps on a loss whose learner does more."""
+        return not self.first_order and self.learner != "vpg"
+
+    def _make_loop(self, options: Mapping[str, Any]) -> FunctionalLoop:
+        loop = super()._make_loop(options)
+        if self._plain:
+            loop.learner = GradientSteps(loop.learner, self.parallel)
+        return loop
 
     @property
     def steps_per_iteration(self) -> int:
         """Env steps of one meta-iteration where no episode ends early."""
         batches = (self.n_inner_steps if self.adapts else 0) + 1
-        return self.meta_batch_size * (self.n_transitions or self.n_episodes * self.family.horizon) * batches
+        return self.meta_batch_size * self.batch_steps * batches
 
     # -------------------------------------------------------------------------------------------------------- training
     def train(self) -> dict[str, float]:
         timer = Timer()
-        iteration = self.n_iterations
-        tasks = self.family.sample_tasks(stream(self.seed, "tasks", iteration), self.meta_batch_size)
-        theta = self.policy_params
         rates = self.rates[: self.n_inner_steps] if self.adapts else []
+        streams = Streams(self.seed, "train", self.n_iterations)
+        keep = self.learner == "vpg" or not self.first_order
         amount = self._amount(None, None)
-        episodes, support, adapted = self._adapt_tasks(
-            tasks, theta, rates, self.seed, "train", iteration, timer, amount
-        )
+        learnt = self.loop.learn(self.theta, self._sample_tasks(), rates, streams, amount, timer, query=True, keep=keep)
         with timer("outer"):
-            query = self.vpg.process(episodes[-1], adapted)
-            objective = LocalObjective(
-                self.vpg,
-                theta,
-                support,
-                query,
-                rates,
-                first_order=self.first_order,
-                fisher_fraction=self.fisher_fraction,
-                kl_direction=self.kl_direction,
+            objective = self._objective(learnt, rates)
+            result = self.outer_optimizer.step(objective, self.policy_params, self._current_progress_remaining)
+        self._move(result.params)
+        self.num_timesteps += learnt.n_steps
+        return {**self._statistics([learnt], timer), **result.stats}
+
+    def _objective(self, learnt: Learnt, rates: Sequence[float]) -> MetaObjective:
+        assert learnt.query is not None
+        if self.learner != "vpg":
+            result = query_gradient(
+                self.loop.learner,
+                self.policy_params,
+                learnt,
+                [] if self.first_order else rates,
                 chunk_size=self.chunk_size,
                 parallel=self.parallel,
             )
-            result = self.outer_optimizer.step(objective, theta, self._current_progress_remaining)
-        steps = sum(batch.n_steps for batch in episodes)
-        self.params = {**self.params, **{f"policy/{name}": tensor for name, tensor in result.params.items()}}
-        self.num_timesteps += steps
-        return {**self._statistics(episodes, steps, timer), **result.stats}
+            return KnownGradient(result)
+        return LocalObjective(
+            self.loop.learner,
+            self.policy_params,
+            learnt.support,
+            learnt.query,
+            rates,
+            first_order=self.first_order,
+            fisher_fraction=self.fisher_fraction,
+            kl_direction=self.kl_direction,
+            chunk_size=self.chunk_size,
+            parallel=self.parallel,
+        )
 
 
 class FOMAML(MAML):
     """First-order MAML: the gradient at the adapted parameters is applied to the initialisation as it is.
 
-    The arguments are those of :class:`MAML`. Adaptation is applied again in the trust region's line search; only its
-    derivative is taken to be the identity.
+    That is the raw gradient of the learner's loss on the query batch, whatever its optimiser would have made of it. So
+    the learner adapts as it does by itself. In a trust region's line search adaptation is applied again; only its
+    derivative is taken to be the identity. The arguments are those of :class:`MAML`.
     """
 
     name: ClassVar[str] = "fomaml"
@@ -105,6 +145,7 @@ class Pretrain(MAML):
     """
 
     name: ClassVar[str] = "pretrain"
+    first_order: ClassVar[bool] = True
     adapts: ClassVar[bool] = False
 
 
@@ -133,6 +174,7 @@ class RandomInit(MAML):
     """
 
     name: ClassVar[str] = "random"
+    first_order: ClassVar[bool] = True
 
     def learn(
         self,

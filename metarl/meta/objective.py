@@ -13,11 +13,12 @@ from typing import Protocol
 import torch
 
 from metarl.agents.distributions import Distribution
+from metarl.agents.learner import Learner, Rate
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import Linearization, Params
 from metarl.agents.sampling import Samples
 from metarl.errors import ConfigError
-from metarl.meta.inner import InnerStep, Learner, Rate, expand, inner_path
+from metarl.meta.inner import InnerStep, expand, inner_path
 
 CHUNK_BYTES = 2_000_000
 """Size of one layer's activations in a chunk of tasks: past this they leave the cache and larger chunks are slower."""

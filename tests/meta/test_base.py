@@ -207,8 +207,8 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert again.arguments() == model.arguments()
     for name, value in kwargs.items():
         assert getattr(again, name) == value
-    assert again.vpg.gamma == 0.9
-    assert again.vpg.surrogate == "likelihood_ratio"
+    assert again.loop.learner.gamma == 0.9
+    assert again.loop.learner.surrogate == "likelihood_ratio"
 
 
 def test_an_activation_given_as_a_class_is_saved_by_name(tmp_path: Path) -> None:

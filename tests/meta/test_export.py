@@ -128,8 +128,8 @@ def support_batch(model: FOMAML) -> tuple[Samples, dict[str, torch.Tensor]]:
     tasks = model.family.tasks("test", 1)
     theta = expand(model.policy_params, 1)
     episodes = collect(model.family, model.policy, theta, tasks, [seed_sequence(5, "support", 0)], n_episodes=12)
-    samples = model.vpg.process(episodes, theta)
-    _, phi = inner_path(model.vpg, theta, [samples], model.rates)
+    samples = model.loop.learner.process(episodes, theta)
+    _, phi = inner_path(model.loop.learner, theta, [samples], model.rates)
     return samples, {name: tensor[0] for name, tensor in phi.items()}
 
 

@@ -246,7 +246,12 @@ def test_rates_at_test_time() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"learner": "ppo"}, "unknown learner 'ppo'"),
+        ({"learner": "pg"}, "unknown learner 'pg': did you mean 'vpg'"),
+        ({"learner": "ppo", "surrogate": "log_likelihood"}, "unknown argument of learner 'ppo': 'surrogate'"),
+        ({"learner": "ppo", "outer": "trpo"}, "outer='trpo' with learner='ppo'"),
+        ({"learner": "ppo", "learner_kwargs": {"n_epochs": 2}}, "n_epochs: maml differentiates plain"),
+        ({"gamma": 0.9, "learner_kwargs": {"gamma": 0.8}}, "gamma=0.9 and learner_kwargs has gamma=0.8"),
+        ({"learner_kwargs": {"normalize_advantage": "yes"}}, "normalize_advantage='yes'"),
         ({"inner_lr": 0.0}, "inner_lr=0.0"),
         ({"inner_lr": "0.1"}, "inner_lr='0.1'"),
         ({"inner_lr": [0.1, 0.2]}, "inner_lr has 2 rates for 1 inner steps"),
