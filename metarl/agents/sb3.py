@@ -13,7 +13,7 @@ the third task is the same, to the last bit, as one of an algorithm that was jus
 consists of. **Statistics** are carried with them but no optimiser moves them: ``statistics/obs_mean``, ``obs_var``,
 ``obs_count`` and the same of ``return`` (``VecNormalize``, float64), and ``statistics/policy/…`` (buffers of
 normalisation layers). A meta-wrapper moves the parameters by its own rule, and the statistics by
-:meth:`SB3Learner.merge_statistics`.
+:func:`~metarl.agents.sb3_reuse.merge_statistics`.
 
 What each task starts with (C: carried with the initialisation, T: copied from the online networks, R: reset to what
 the constructor or ``learn()`` sets, S: set from the task's stream):
@@ -33,7 +33,7 @@ schedules (learning rate, clip range, exploration)      R       R     R     R   
 rollout or replay buffer                                R       R     R     R       R    R     R
 ``num_timesteps``, ``_n_updates``, ``_last_obs``        R       R     R     R       R    R     R
 exploration rate, target update counter                               R
-action noise                                                          R     R       R    R     R
+action noise                                                                R       R    R     R
 episodes of the environments, discounted returns        R       R     R     R       R    R     R
 ``random``, ``numpy.random``, ``torch`` (all global)    S       S     S     S       S    S     S
 actions drawn from the action space, environments       S       S     S     S       S    S     S
@@ -67,9 +67,14 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from metarl.agents.learner import Watcher
 from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.policy import ACTIVATIONS, Params
-from metarl.agents.sb3_reuse import ReusableSB3, merge_statistics, sb3_generators
+from metarl.agents.sb3_reuse import (
+    ReusableSB3,
+    load_initialisation,
+    read_initialisation,
+    sb3_generators,
+)
 from metarl.envs.family import Family, Task, check_arguments, make_family
-from metarl.errors import ConfigError, MetaRLError, unknown_name
+from metarl.errors import ConfigError, unknown_name
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "a2c": A2C,
@@ -180,7 +185,7 @@ class SB3Learner:
             raise unknown_name(f"policy of {self._class.__name__}", policy, self._class.policy_aliases)
         self._kwargs = {**kwargs, "policy_kwargs": self._policy_kwargs(policy_kwargs or {})}
         self._normalize = self._normalize_kwargs(normalize)
-        self._learning = self._reusable({})
+        self._learning = self._reusable()
         self._queries: dict[int, ReusableSB3] = {}
         self.parameters = tuple(self._learning.parameters)
         """Names of what optimisers move: what paths and gradients consist of."""
@@ -207,37 +212,35 @@ class SB3Learner:
             kwargs.setdefault("gamma", self._kwargs["gamma"])
         return kwargs
 
-    def _reusable(self, overrides: Mapping[str, Any], seed: int = 0) -> ReusableSB3:
+    def build(self, env: VecEnv, seed: int = 0, **overrides: Any) -> BaseAlgorithm:
+        """Return a stock algorithm with the learner's hyperparameters, where SB3's constructor leaves it.
+
+        To start it at an initialisation, hand it to :func:`metarl.agents.sb3_reuse.load_initialisation`. The global
+        generators come back as they were.
+
+        :param env: environments of the family's spaces; they are wrapped in ``VecNormalize`` where the learner
+            normalises.
+        :param seed: as in SB3.
+        :param overrides: hyperparameters to change.
+        :raises ConfigError: what SB3 finds wrong.
+        """
         # SB3 writes into the dicts it is given, and action noise has a state.
         kwargs = copy.deepcopy({**self._kwargs, **overrides})
-
-        def build(env: VecEnv) -> BaseAlgorithm:
-            return self._class(self.policy, env, seed=seed, device="cpu", **kwargs)
-
+        if self._normalize is not None:
+            env = VecNormalize(env, **self._normalize)
         with sb3_generators():
             try:
-                return ReusableSB3(self.family, build, self.n_envs, self._normalize)
-            except MetaRLError:
-                raise
+                return self._class(self.policy, env, seed=seed, device="cpu", **kwargs)
             except (AssertionError, TypeError, ValueError) as error:
                 raise ConfigError(f"{self._class.__name__}: {' '.join(str(error).split())}") from error
+
+    def _reusable(self, seed: int = 0, **overrides: Any) -> ReusableSB3:
+        return ReusableSB3(self.family, lambda env: self.build(env, seed, **overrides), self.n_envs)
 
     # --------------------------------------------------------------------------------------------------- initialisation
     def init(self, seed: int) -> Params:
         """Return the parameters that SB3's constructor gives with ``seed``, and fresh statistics."""
-        return self._reusable({}, seed).read()
-
-    def merge_statistics(self, start: Params, reached: Sequence[Params]) -> Params:
-        """Return the statistics with which the next initialisation goes on.
-
-        Those of ``VecNormalize`` become those of everything seen so far, by the initialisation and then by each task.
-        Buffers of normalisation layers are averaged over tasks; their step counters are the largest.
-
-        :param start: what the tasks started with.
-        :param reached: what each of them ended with, see :attr:`LearningRun.params`.
-        :return: the entries whose names begin with ``statistics/``; empty where there are none.
-        """
-        return merge_statistics(start, reached)
+        return read_initialisation(self._reusable(seed).algorithm)
 
     # --------------------------------------------------------------------------------------------------------- learning
     def run(
@@ -287,7 +290,7 @@ class SB3Learner:
             observer.look(0)
             self._learning.learn(n_timesteps, observer, watcher)
             return LearningRun(
-                self._learning.read(),
+                read_initialisation(self._learning.algorithm),
                 self._learning.algorithm.num_timesteps,
                 observer.episode_returns,
                 observer.env_steps,
@@ -303,7 +306,7 @@ class SB3Learner:
         """
         _require_positive(n_episodes=n_episodes)
         with sb3_generators(), single_threaded_torch():
-            self._learning.load(params)
+            load_initialisation(self._learning.algorithm, params)
             return self._learning.evaluate(task, learning_seed(seed), n_episodes, deterministic)
 
     # ----------------------------------------------------------------------------------------------- the query gradient
@@ -323,7 +326,7 @@ class SB3Learner:
         _require_positive(n_timesteps=n_timesteps)
         n_steps = -(-n_timesteps // self.n_envs)
         if n_steps not in self._queries:
-            self._queries[n_steps] = self._reusable(self._query_kwargs(n_steps))
+            self._queries[n_steps] = self._reusable(**self._query_kwargs(n_steps))
         query, observer = self._queries[n_steps], _Observer()
         total = _GradientSum(query.parameters)
         if isinstance(query.algorithm, TRPO):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from metarl.agents.learner import Watcher
 from metarl.agents.policy import Params
@@ -34,6 +34,7 @@ STATISTICS = "statistics/"
 """Begins the names of what is carried with an initialisation, but is moved by no optimiser."""
 _TARGET = "_target"
 """Ends the names that SB3 gives to target networks; what comes before it is the name of the online network."""
+_BUFFERS = f"{STATISTICS}policy/"
 _MOMENTS = ("mean", "var", "count")
 
 
@@ -49,168 +50,79 @@ def sb3_generators() -> Iterator[None]:
             np.random.set_state(numpy)  # noqa: NPY002
 
 
-class ReusableSB3:
-    """An SB3 algorithm on copies of one task of a family.
-
-    :param family: the family.
-    :param build: makes the algorithm on an environment.
-    :param n_envs: copies of the task.
-    :param normalize: arguments of ``VecNormalize``; None: nothing is normalised.
-    """
-
-    def __init__(
-        self,
-        family: Family,
-        build: Callable[[VecEnv], BaseAlgorithm],
-        n_envs: int,
-        normalize: Mapping[str, Any] | None,
-    ) -> None:
-        self.family = family
-        self._view = FamilyVecEnv(family, family.sample_tasks(stream(0, "sb3/env"), 1), n_envs, seed=0)
-        # SB3 draws random actions from the space itself: the family's own must not be moved by that.
-        self._view.action_space = copy.deepcopy(self._view.action_space)
-        self.algorithm = build(self._view if normalize is None else VecNormalize(self._view, **normalize))
-        self._fresh = {k: v for k, v in vars(self.algorithm).items() if isinstance(v, (int, float, str, type(None)))}
-        self.optimizers = _optimizers(self.algorithm)
-        self._groups = [
-            [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            for optimizer in self.optimizers
-        ]
-        policy = self.algorithm.policy
-        self.parameters: Params = {n: p for n, p in policy.named_parameters() if not _of_target(n)}
-        held = {id(p) for optimizer in self.optimizers for p in _held(optimizer)} - {id(p) for p in policy.parameters()}
-        self.parameters.update({n: p for n, p in vars(self.algorithm).items() if id(p) in held})
-        self._buffers: Params = {n: b for n, b in policy.named_buffers() if not _of_target(n)}
-
-    # ---------------------------------------------------------------------------------------------- carrying, resetting
-    def read(self) -> Params:
-        """Return copies of the parameters and of the statistics."""
-        result = {name: tensor.detach().clone() for name, tensor in self.parameters.items()}
-        for name, tensor in self._buffers.items():
-            result[f"{STATISTICS}policy/{name}"] = tensor.detach().clone()
-        for name, moments in self._moments().items():
-            for field in _MOMENTS:
-                value = torch.tensor(np.asarray(getattr(moments, field), dtype=np.float64))
-                result[f"{STATISTICS}{name}_{field}"] = value
-        return result
-
-    def start(self, params: Params, task: Task, seed: int) -> None:
-        """Put everything but the environments' episodes back to the beginning of learning ``task`` at ``params``.
-
-        What is left is as in an algorithm that was just built, loaded and seeded by ``set_random_seed(seed)``.
-        """
-        self._view.env_method("set_task", task)
-        self.load(params)
-        algorithm = self.algorithm
-        vars(algorithm).update(self._fresh)
-        for optimizer, groups in zip(self.optimizers, self._groups, strict=True):
-            optimizer.state.clear()
-            for group, fresh in zip(optimizer.param_groups, groups, strict=True):
-                group.update(fresh)
-        if isinstance(algorithm, OffPolicyAlgorithm):
-            assert algorithm.replay_buffer is not None
-            algorithm.replay_buffer.reset()
-        # SB3 would make a temporary folder for every learn().
-        algorithm.set_logger(Logger(folder=None, output_formats=[]))
-        algorithm.set_random_seed(seed)
-
-    def load(self, params: Params) -> None:
-        """Copy parameters and statistics into the algorithm; target networks become copies of the online ones.
-
-        :raises ConfigError: a tensor that is missing, unknown or of another shape.
-        """
-        shapes = {name: list(tensor.shape) for name, tensor in params.items()}
-        expected = {name: list(tensor.shape) for name, tensor in self.read().items()}
-        if shapes != expected:
-            wrong = sorted(name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name))[0]
-            raise ConfigError(
-                f"tensor {wrong!r} has shape {shapes.get(wrong, 'missing')}, "
-                f"{type(self.algorithm).__name__} takes {expected.get(wrong, 'none of that name')}"
-            )
-        with torch.no_grad():
-            for name, tensor in self.parameters.items():
-                tensor.copy_(params[name])
-            for name, tensor in self._buffers.items():
-                tensor.copy_(params[f"{STATISTICS}policy/{name}"])
-        for name, moments in self._moments().items():
-            mean, var, count = (params[f"{STATISTICS}{name}_{field}"] for field in _MOMENTS)
-            moments.mean, moments.var, moments.count = mean.numpy().copy(), var.numpy().copy(), float(count)
-        policy = self.algorithm.policy
-        for name, module in policy.named_children():
-            if name.endswith(_TARGET):
-                module.load_state_dict(getattr(policy, name.removesuffix(_TARGET)).state_dict())
-
-    def _moments(self) -> dict[str, RunningMeanStd]:
-        normalize = self.algorithm.get_vec_normalize_env()
-        if normalize is None:
-            return {}
-        result: dict[str, RunningMeanStd] = {"return": normalize.ret_rms}
-        if normalize.norm_obs:
-            result["obs"] = normalize.obs_rms  # type: ignore[assignment]  # a dict for Dict observations only
-        return result
-
-    # ---------------------------------------------------------------------------------------------------------- running
-    def learn(self, n_timesteps: int, callback: BaseCallback, watcher: Watcher | None = None) -> None:
-        """Call the algorithm's own ``learn()``, watched.
-
-        :raises NonFiniteError: parameters that are not finite.
-        """
-        path = None if watcher is None else Path(self.parameters, self.optimizers, watcher)
-        callbacks = [callback] if path is None else [_Moves(path), callback]
-        try:
-            if path is None:
-                self.algorithm.learn(n_timesteps, callback=callbacks, log_interval=None)  # type: ignore[arg-type]
-            else:
-                with path:
-                    self.algorithm.learn(n_timesteps, callback=callbacks, log_interval=None)  # type: ignore[arg-type]
-        except ValueError as error:
-            # What PyTorch's distributions say of parameters that are NaN.
-            self._require_finite(error)
-            raise
-        self._require_finite(None)
-
-    def _require_finite(self, cause: Exception | None) -> None:
-        for name, tensor in self.parameters.items():
-            if not bool(torch.isfinite(tensor).all()):
-                task = {k: np.asarray(v).tolist() for k, v in self._view.get_attr("task")[0].items()}
-                algorithm = type(self.algorithm).__name__
-                raise NonFiniteError(f"{algorithm} reached {name!r} that is not finite on task {task}") from cause
-
-    def evaluate(self, task: Task, seed: int, n_episodes: int, deterministic: bool) -> float:
-        """Return the mean undiscounted return of fresh episodes, of copies of the task apart from those learnt on.
-
-        :param deterministic: take the most likely action; a policy with gSDE always does, since its noise belongs to
-            learning.
-        """
-        env = FamilyVecEnv(self.family, {name: np.asarray(v)[None] for name, v in task.items()}, n_episodes, seed)
-        normalize = self.algorithm.get_vec_normalize_env()
-        deterministic = deterministic or self.algorithm.use_sde
-        returns: dict[int, float] = {}
-        with sb3_generators():
-            torch.manual_seed(seed)
-            obs: Any = env.reset()
-            while len(returns) < n_episodes:
-                seen = obs if normalize is None else normalize.normalize_obs(obs)
-                actions, _ = self.algorithm.policy.predict(seen, deterministic=deterministic)
-                obs, _, dones, infos = env.step(actions)
-                for copy_ in np.flatnonzero(dones).tolist():
-                    returns.setdefault(copy_, infos[copy_]["episode"]["r"])
-        return float(np.mean([returns[copy_] for copy_ in range(n_episodes)]))
+# ------------------------------------------------------------------------------------------------ what an algorithm holds
+def named_parameters(algorithm: BaseAlgorithm) -> Params:
+    """Return the live tensors that an algorithm learns: its policy's without target networks, and ``log_ent_coef``."""
+    result: Params = {n: p for n, p in algorithm.policy.named_parameters() if not _of_target(n)}
+    known = {id(parameter) for parameter in algorithm.policy.parameters()}
+    others = {id(p) for optimizer in find_optimizers(algorithm) for p in held(optimizer)} - known
+    result.update({name: value for name, value in vars(algorithm).items() if id(value) in others})
+    return result
 
 
-def _of_target(name: str) -> bool:
-    return name.split(".")[0].endswith(_TARGET)
-
-
-def _optimizers(algorithm: BaseAlgorithm) -> list[torch.optim.Optimizer]:
-    """Return the optimisers that an algorithm, its policy and the policy's networks hold."""
+def find_optimizers(algorithm: BaseAlgorithm) -> list[torch.optim.Optimizer]:
+    """Return the optimisers that an algorithm, its policy and the policy's networks have."""
     owners = [algorithm, *algorithm.policy.modules()]
     found = [value for owner in owners for value in vars(owner).values() if isinstance(value, torch.optim.Optimizer)]
     return list({id(optimizer): optimizer for optimizer in found}.values())
 
 
-def _held(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+def held(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Return the tensors that an optimiser moves."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def read_initialisation(algorithm: BaseAlgorithm) -> Params:
+    """Return copies of the parameters and of the statistics that an algorithm holds."""
+    result = {name: tensor.detach().clone() for name, tensor in named_parameters(algorithm).items()}
+    for name, tensor in _named_buffers(algorithm).items():
+        result[f"{_BUFFERS}{name}"] = tensor.detach().clone()
+    for name, moments in _named_moments(algorithm).items():
+        for field in _MOMENTS:
+            result[f"{name}_{field}"] = torch.tensor(np.asarray(getattr(moments, field), dtype=np.float64))
+    return result
+
+
+def load_initialisation(algorithm: BaseAlgorithm, params: Params) -> None:
+    """Copy parameters and statistics into any SB3 algorithm; target networks become copies of the online ones.
+
+    :raises ConfigError: a tensor that is missing, unknown or of another shape.
+    """
+    shapes = {name: list(tensor.shape) for name, tensor in params.items()}
+    expected = {name: list(tensor.shape) for name, tensor in read_initialisation(algorithm).items()}
+    if shapes != expected:
+        wrong = sorted(name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name))[0]
+        given, wanted = shapes.get(wrong, "missing"), expected.get(wrong, "no tensor of that name")
+        raise ConfigError(f"tensor {wrong!r} is {given}: this {type(algorithm).__name__} takes {wanted}")
+    with torch.no_grad():
+        for name, tensor in named_parameters(algorithm).items():
+            tensor.copy_(params[name])
+        for name, tensor in _named_buffers(algorithm).items():
+            tensor.copy_(params[f"{_BUFFERS}{name}"])
+    for name, moments in _named_moments(algorithm).items():
+        mean, var, count = (params[f"{name}_{field}"] for field in _MOMENTS)
+        moments.mean, moments.var, moments.count = mean.numpy().copy(), var.numpy().copy(), float(count)
+    for name, module in algorithm.policy.named_children():
+        if name.endswith(_TARGET):
+            module.load_state_dict(getattr(algorithm.policy, name.removesuffix(_TARGET)).state_dict())
+
+
+def _named_buffers(algorithm: BaseAlgorithm) -> Params:
+    return {name: tensor for name, tensor in algorithm.policy.named_buffers() if not _of_target(name)}
+
+
+def _named_moments(algorithm: BaseAlgorithm) -> dict[str, RunningMeanStd]:
+    normalize = algorithm.get_vec_normalize_env()
+    if normalize is None:
+        return {}
+    result: dict[str, RunningMeanStd] = {f"{STATISTICS}return": normalize.ret_rms}
+    if normalize.norm_obs:
+        result[f"{STATISTICS}obs"] = normalize.obs_rms  # type: ignore[assignment]  # a dict for Dict observations only
+    return result
+
+
+def _of_target(name: str) -> bool:
+    return name.split(".")[0].endswith(_TARGET)
 
 
 def merge_statistics(start: Params, reached: Sequence[Params]) -> Params:
@@ -220,17 +132,17 @@ def merge_statistics(start: Params, reached: Sequence[Params]) -> Params:
     Buffers of normalisation layers are averaged over the tasks, and their step counters are the largest.
 
     :param start: what the tasks started with.
-    :param reached: what each task ended with.
-    :return: the entries whose names begin with ``statistics/``.
+    :param reached: what each of them ended with.
+    :return: the entries whose names begin with ``statistics/``; empty where there are none.
     """
     result = {name: tensor for name, tensor in start.items() if name.startswith(STATISTICS)}
     if not reached:
         return result
     for name, tensor in result.items():
-        if name.startswith(f"{STATISTICS}policy/"):
+        if name.startswith(_BUFFERS):
             stack = torch.stack([params[name] for params in reached])
             result[name] = stack.mean(0) if tensor.is_floating_point() else stack.amax(0)
-    for name in [name.removesuffix("_count") for name in result if name.endswith("_count")]:
+    for name in [f"{STATISTICS}{what}" for what in ("obs", "return") if f"{STATISTICS}{what}_count" in start]:
         before, pooled = _moments_of(start, name), _moments_of(start, name)
         for params in reached:
             after = _moments_of(params, name)
@@ -250,6 +162,92 @@ def _moments_of(params: Params, name: str) -> RunningMeanStd:
     mean, var, count = (params[f"{name}_{field}"] for field in _MOMENTS)
     moments.mean, moments.var, moments.count = mean.numpy(), var.numpy(), float(count)
     return moments
+
+
+# ------------------------------------------------------------------------------------------------------ starting over
+class ReusableSB3:
+    """An SB3 algorithm on copies of one task of a family, which starts over at every task.
+
+    :param family: the family.
+    :param build: makes the algorithm on an environment.
+    :param n_envs: copies of the task.
+    """
+
+    def __init__(self, family: Family, build: Callable[[VecEnv], BaseAlgorithm], n_envs: int) -> None:
+        self.family = family
+        self._env = FamilyVecEnv(family, family.sample_tasks(stream(0, "sb3/env"), 1), n_envs, seed=0)
+        # SB3 draws random actions from the space itself: the family's own must not be moved by that.
+        self._env.action_space = copy.deepcopy(self._env.action_space)
+        self.algorithm = build(self._env)
+        self.parameters = named_parameters(self.algorithm)
+        self._optimizers = find_optimizers(self.algorithm)
+        plain = (int, float, str, type(None))
+        self._attributes = {name: value for name, value in vars(self.algorithm).items() if isinstance(value, plain)}
+
+    def start(self, params: Params, task: Task, seed: int) -> None:
+        """Put everything back to the beginning of learning ``task`` from ``params``.
+
+        What is left is what an algorithm would be that was just built, loaded and seeded by ``set_random_seed(seed)``.
+        """
+        self._env.env_method("set_task", task)
+        algorithm = self.algorithm
+        load_initialisation(algorithm, params)
+        vars(algorithm).update(self._attributes)
+        for optimizer in self._optimizers:
+            # Learning rates need no care: SB3 sets them, by their schedule, in each train().
+            optimizer.state.clear()
+        if isinstance(algorithm, OffPolicyAlgorithm):
+            assert algorithm.replay_buffer is not None
+            algorithm.replay_buffer.reset()
+        # SB3 would make a temporary folder for every learn().
+        algorithm.set_logger(Logger(folder=None, output_formats=[]))
+        algorithm.set_random_seed(seed)
+
+    def learn(self, n_timesteps: int, callback: BaseCallback, watcher: Watcher | None = None) -> None:
+        """Call the algorithm's own ``learn()``.
+
+        :param callback: comes after the watcher has seen where the parameters are.
+        :raises NonFiniteError: parameters that are not finite.
+        """
+        callbacks = [callback]
+        try:
+            with ExitStack() as stack:
+                if watcher is not None:
+                    path = stack.enter_context(Path(self.parameters, self._optimizers, watcher))
+                    callbacks.insert(0, _Moves(path))
+                self.algorithm.learn(n_timesteps, callback=callbacks, log_interval=None)  # type: ignore[arg-type]
+        except ValueError as error:
+            # What PyTorch's distributions say of parameters that are NaN.
+            self._require_finite(error)
+            raise
+        self._require_finite(None)
+
+    def _require_finite(self, cause: Exception | None) -> None:
+        for name, tensor in self.parameters.items():
+            if not bool(torch.isfinite(tensor).all()):
+                task = {k: np.asarray(v).tolist() for k, v in self._env.get_attr("task")[0].items()}
+                kind = type(self.algorithm).__name__
+                raise NonFiniteError(f"{kind} reached a {name!r} that is not finite, on the task {task}") from cause
+
+    def evaluate(self, task: Task, seed: int, n_episodes: int, deterministic: bool) -> float:
+        """Return the mean undiscounted return of fresh episodes, in copies of the task apart from those learnt on.
+
+        :param deterministic: take the most likely actions. A policy with gSDE always does: its noise belongs to
+            learning.
+        """
+        env = FamilyVecEnv(self.family, {name: np.asarray(v)[None] for name, v in task.items()}, n_episodes, seed)
+        normalize = self.algorithm.get_vec_normalize_env()
+        returns: dict[int, float] = {}
+        with sb3_generators():
+            torch.manual_seed(seed)
+            obs: Any = env.reset()
+            while len(returns) < n_episodes:
+                seen = obs if normalize is None else normalize.normalize_obs(obs)
+                actions, _ = self.algorithm.policy.predict(seen, deterministic=deterministic or self.algorithm.use_sde)
+                obs, _, dones, infos = env.step(actions)
+                for index in np.flatnonzero(dones).tolist():
+                    returns.setdefault(index, infos[index]["episode"]["r"])
+        return float(np.mean([returns[index] for index in range(n_episodes)]))
 
 
 # ------------------------------------------------------------------------------------------------------------- the path
@@ -280,7 +278,7 @@ class Path:
         self._last, self._next = _Point(parameters), _Point(parameters)
         self._gradients = [_Point(parameters) for _ in optimizers]
         names = {id(parameter): name for name, parameter in parameters.items()}
-        self._names = [[names[id(parameter)] for parameter in _held(optimizer)] for optimizer in optimizers]
+        self._names = [[names[id(parameter)] for parameter in held(optimizer)] for optimizer in optimizers]
         self._handles: list[Any] = []
 
     def __enter__(self) -> Path:
