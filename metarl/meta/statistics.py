@@ -19,6 +19,8 @@ from metarl.streams import stream
 
 CHUNK = 4_000_000
 """Numbers held at once while resampling (32 MB)."""
+MANY = 500
+"""Past so many units draws are counted one by one: NumPy's multinomial draws a binomial number for every unit."""
 
 
 class Interval(NamedTuple):
@@ -163,17 +165,17 @@ def _bands(
     _, n_task, n_point = parts[0].shape
     groups = _groups(strata, n_task)
     size = max(1, CHUNK // (n_task * n_point))
+    by_task = [np.moveaxis(part, 1, 0).reshape(n_task, -1) for part in parts]
     resampled = np.zeros((n_resamples, n_point))
     for start in range(0, n_resamples, size):
         rows = min(size, n_resamples - start)
         task_weights = np.empty((rows, n_task))
         for group in groups:
             task_weights[:, group] = _weights(rng, rows, len(group)) * (len(group) / n_task)
-        for part, sign in zip(parts, signs, strict=True):
-            by_task = _weights(rng, rows, len(part)) @ part.reshape(len(part), -1)
-            resampled[start : start + rows] += sign * np.einsum(
-                "bt,btk->bk", task_weights, by_task.reshape(rows, n_task, n_point)
-            )
+        for part, values, sign in zip(parts, by_task, signs, strict=True):
+            by_run = (task_weights @ values).reshape(rows, len(part), n_point)
+            run_weights = _weights(rng, rows, len(part))
+            resampled[start : start + rows] += sign * np.einsum("br,brk->bk", run_weights, by_run)
     tail = 50.0 * (1.0 - level)
     low, high = np.percentile(resampled, [tail, 100.0 - tail], axis=0)
     mean = np.zeros(n_point)
@@ -196,5 +198,8 @@ def _weights(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
     """Return resampling weights ``[row, unit]`` that sum to 1 over the units."""
     if n == 1:
         return np.ones((rows, 1))
+    if n > MANY:
+        drawn = rng.integers(n, size=(rows, n - 1), dtype=np.uint32)
+        return np.stack([np.bincount(row, minlength=n) for row in drawn]) / (n - 1)
     weights: np.ndarray = rng.multinomial(n - 1, np.full(n, 1.0 / n), size=rows) / (n - 1)
     return weights

@@ -122,6 +122,31 @@ def test_deterministic_and_independent_of_the_order_of_points(monkeypatch: pytes
     np.testing.assert_allclose(chunked.mean, first.mean)
 
 
+def test_the_numbers_of_recorded_results_stay() -> None:
+    """Pinned at version 0.1.0: intervals in ``benchmarks/results`` come from the same draws."""
+    values = np.add.outer(np.arange(3.0) ** 2, np.sqrt(np.arange(40.0)))
+    plain, paired = bootstrap_interval(values), paired_interval(values, np.cos(values[:2]))
+    stratified = bootstrap_interval(values, strata=np.arange(40) % 4)
+    assert plain == pytest.approx((5.798947483770763, 3.93849590254985, 8.318565086691809), rel=1e-13)
+    assert paired == pytest.approx((5.653749074488067, 3.812166267314237, 8.172930908665888), rel=1e-13)
+    assert stratified == pytest.approx((5.798947483770763, 3.9307593782565267, 8.332595711764144), rel=1e-13)
+
+
+def test_many_tasks_are_drawn_with_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(9).normal(5.0, 2.0, statistics.MANY + 100)
+    interval = bootstrap_interval(values)
+    half = 1.959964 * values.std(ddof=1) / np.sqrt(len(values))
+    assert interval.low == pytest.approx(values.mean() - half, abs=0.06 * half)
+    assert interval.high == pytest.approx(values.mean() + half, abs=0.06 * half)
+    # Five units, where drawing one too few or too many would show.
+    monkeypatch.setattr(statistics, "MANY", 1)
+    few = np.array([0.0, 1.0, 5.0, 2.0, 4.0])
+    weights = statistics._weights(np.random.default_rng(4), 200_000, len(few))
+    np.testing.assert_allclose(weights.sum(1), 1.0)
+    np.testing.assert_allclose(weights.mean(0), 0.2, atol=0.002)
+    assert (weights @ few).var() == pytest.approx(few.var(ddof=1) / 5, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
