@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 import stable_baselines3 as sb3
+import torch
 
+from metarl.agents.actor_critic import ActorCriticSamples
 from metarl.agents.ppo import PPO
-from tests.agents.sb3_twin import Twin, learn_beside, make_policy
+from metarl.streams import seed_sequence
+from tests.agents.sb3_twin import Twin, learn_beside, make_policy, stack
 
 # 21 and 13 samples: minibatches of 8 leave a smaller last one, and one task has fewer of them.
 LENGTHS = [(3, 7, 5, 6), (7, 4, 2)]
@@ -31,3 +34,23 @@ def test_two_updates_equal_sb3s(kind: str, case: str, monkeypatch: pytest.Monkey
     steps = state.optimizer["step"].tolist()
     assert steps == {"whole": [8, 8]}.get(case, [24, 16]) or case == "stops"
     assert case != "stops" or (2 < steps[0] < 24 and 2 < steps[1] < 16)
+
+
+def test_a_minibatch_of_one_keeps_the_advantage_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where SB3 takes it raw, on another scale than all the others of the epoch."""
+    twin = Twin(sb3.PPO, "gaussian", (5, 4), 0, n_epochs=1, batch_size=8)
+    learner = PPO(make_policy("gaussian"), n_epochs=1, batch_size=8)
+    params = stack([twin.params])
+    samples = learner.process(twin.learn(monkeypatch, seed_sequence(0, "order")), params)
+    seen: list[torch.Tensor] = []
+    actor_loss = learner.actor_loss
+
+    def watched(log_prob: torch.Tensor, batch: ActorCriticSamples) -> torch.Tensor:
+        seen.append(batch.advantages)
+        return actor_loss(log_prob, batch)
+
+    monkeypatch.setattr(learner, "actor_loss", watched)
+    learner.update(learner.start(params), samples, 3e-4, [seed_sequence(0, "order")])
+    assert [len(advantages[0]) for advantages in seen] == [8, 1]
+    assert float(seen[0].mean()) == pytest.approx(0.0, abs=1e-6)
+    assert (samples.advantages == seen[1]).any()
