@@ -50,7 +50,7 @@ def sb3_generators() -> Iterator[None]:
             np.random.set_state(numpy)  # noqa: NPY002
 
 
-# ------------------------------------------------------------------------------------------------ what an algorithm holds
+# ---------------------------------------------------------------------------------------------- what an algorithm holds
 def named_parameters(algorithm: BaseAlgorithm) -> Params:
     """Return the live tensors that an algorithm learns: its policy's without target networks, and ``log_ent_coef``."""
     result: Params = {n: p for n, p in algorithm.policy.named_parameters() if not _of_target(n)}

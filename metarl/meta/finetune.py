@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from metarl.agents.parallel import single_threaded_torch
+from metarl.agents.sb3_reuse import sb3_generators
 from metarl.envs.family import Family, Tasks, n_tasks, take_tasks
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError
@@ -102,7 +100,7 @@ def finetune_sb3(
         task_seed = int(seed_sequence(seed, "finetune", task).generate_state(1)[0])
         env = FamilyVecEnv(family, take_tasks(tasks, slice(task, task + 1)), n_envs=n_envs, seed=task_seed)
         callback = _EpisodeReturns()
-        with _sb3_generators(), single_threaded_torch():
+        with sb3_generators(), single_threaded_torch():
             model = make_model(env, task_seed)
             model.set_random_seed(task_seed)
             model.learn(total_timesteps, callback=callback)
@@ -137,18 +135,6 @@ class _EpisodeReturns(BaseCallback):
                 f"no episode ends in a rollout of n_steps={getattr(self.model, 'n_steps', None)}: use more"
             )
         self.returns.append(float(np.mean(self._ended)))
-
-
-@contextmanager
-def _sb3_generators() -> Iterator[None]:
-    """Put the global generators, which SB3 draws from, back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (SB3 draws minibatches from it)
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
 
 
 # ---------------------------------------------------------------------------------------------------------- comparisons

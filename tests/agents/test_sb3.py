@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from metarl.agents.sb3 import ALGORITHMS, SB3Learner, learning_seed
+from metarl.agents.sb3 import ALGORITHMS, LearningRun, SB3Learner, learning_seed
 from metarl.agents.sb3_reuse import load_initialisation, merge_statistics, read_initialisation
 from metarl.envs.check import check_family
 from metarl.envs.family import Family, State, Step, Tasks
@@ -148,10 +149,16 @@ def test_the_family_keeps_its_promises():
 
 
 # ------------------------------------------------------------------------------------------------------------- watching
-@pytest.mark.parametrize("name", SMALL)
-def test_watching_changes_nothing(name):
+@cache
+def watched(name: str) -> tuple[SB3Learner, Recorder, LearningRun]:
     learner, watcher = make_learner(name), Recorder()
     run = learner.run(learner.init(3), GOAL, SEED, N, watcher=watcher, n_evaluations=3, n_eval_episodes=2)
+    return learner, watcher, run
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_watching_changes_nothing(name):
+    learner, _, run = watched(name)
     model = by_hand(name)
     require_equal({n: run.params[n] for n in learner.parameters}, learnt_by(model))
     assert run.env_steps == model.num_timesteps
@@ -160,9 +167,8 @@ def test_watching_changes_nothing(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_segments_are_a_chain_from_start_to_end(name):
-    learner, watcher = make_learner(name), Recorder()
-    theta = learner.init(3)
-    phi = learner.run(theta, GOAL, SEED, N, watcher=watcher).params
+    learner, watcher, run = watched(name)
+    theta, phi = learner.init(3), run.params
     parameters = learner.parameters
     require_equal({n: t[0] for n, t in watcher.segments[0][0].items()}, {n: theta[n] for n in parameters})
     require_equal({n: t[0] for n, t in watcher.segments[-1][1].items()}, {n: phi[n] for n in parameters})
@@ -230,7 +236,7 @@ def test_the_third_task_is_as_if_it_were_the_first(name):
     used, fresh = make_learner(name), make_learner(name)
     params = used.init(3)
     phi = used.run(params, {"goal": -1.0}, seed_sequence(0, "task", 1), 30).params
-    used.run(phi, {"goal": 1.0}, seed_sequence(0, "task", 2), N, watcher=Recorder(), n_evaluations=1)
+    used.run(phi, {"goal": 1.0}, seed_sequence(0, "task", 2), 30, watcher=Recorder(), n_evaluations=1)
     used.query_gradient(phi, {"goal": 1.0}, seed_sequence(0, "query", 2), 16)
     third, first = (learner.run(params, GOAL, SEED, N, n_evaluations=2) for learner in (used, fresh))
     require_equal(third.params, first.params)
