@@ -140,7 +140,7 @@ class MujocoFamily(Family):
         if not action_scale > 0:
             raise ConfigError(f"action_scale={action_scale}: above 0")
         if horizon < 1:
-            raise ConfigError(f"horizon={horizon}: at least 1")
+            raise ConfigError(f"horizon={horizon}: at least 1 env step")
         self.horizon = horizon
         self.frame_skip = frame_skip
         self.n_threads = n_threads

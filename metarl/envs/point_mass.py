@@ -153,9 +153,11 @@ class PointMass(Family):
         check_choice("goals", c.goals, ("square", "corners"))
         check_choice("reward", c.reward, REWARDS)
         check_choice("termination", c.termination, TERMINATIONS)
-        for name in ("action_scale", "max_step", "goal_range", "reward_radius", "goal_radius", "arena", "horizon"):
+        for name in ("action_scale", "max_step", "goal_range", "reward_radius", "goal_radius", "arena"):
             if not getattr(c, name) > 0:
                 raise ConfigError(f"{name}={getattr(c, name)}: above 0")
+        if c.horizon < 1:
+            raise ConfigError(f"horizon={c.horizon}: at least 1 env step")
         for name in ("start_range", "start_speed"):
             if not 0 <= getattr(c, name) < np.inf:
                 raise ConfigError(f"{name}={getattr(c, name)}: 0 or more")

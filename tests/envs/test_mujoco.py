@@ -230,7 +230,7 @@ def test_every_task_may_have_its_own_model(make: type[HeavyCheetah] | type[Heavy
     [
         ({"n_threads": 0}, ConfigError, "n_threads=0"),
         ({"reset_noise": "gym"}, UnknownNameError, "gymnasium"),
-        ({"horizon": 0}, ConfigError, "horizon=0"),
+        ({"horizon": 0}, ConfigError, "horizon=0: at least 1 env step"),
         ({"action_scale": -1.0}, ConfigError, "action_scale"),
     ],
 )

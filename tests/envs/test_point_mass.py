@@ -205,7 +205,7 @@ def test_not_a_number_is_passed_on():
         ({"horizon": 1.5}, ConfigError, "horizon=1.5: PointMass takes a int"),
         ({"horizon": True}, ConfigError, "horizon=True: PointMass takes a int"),
         ({"wrap_actions": 1}, ConfigError, "wrap_actions=1: PointMass takes a bool"),
-        ({"horizon": 0}, ConfigError, "horizon=0: above 0"),
+        ({"horizon": -1}, ConfigError, "horizon=-1: at least 1 env step"),
         ({"goal_range": -1.0}, ConfigError, "goal_range=-1.0: above 0"),
         ({"max_step": float("nan")}, ConfigError, "max_step=nan: above 0"),
         ({"start_range": -0.1}, ConfigError, "start_range=-0.1: 0 or more"),
