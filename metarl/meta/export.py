@@ -309,7 +309,7 @@ def save_sb3(exported: Exported, path: str | Path, force: bool = False, env: Any
     path, sidecar = _paths(path)
     for file in (path, sidecar):
         if file.exists() and not force:
-            raise CheckpointError(f"{file} exists: use force (--force) to overwrite it")
+            raise CheckpointError(f"{file} exists: force=True overwrites it")
     buffer = io.BytesIO()
     exported.on(env).save(buffer)
     data = buffer.getvalue()

@@ -177,8 +177,7 @@ def _evaluate(parser: Parser) -> Parser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the evaluation's streams")
     parser.add_argument("--num-threads", type=int, default=-1, help="threads (default: all)")
-    parser.add_argument("-o", "--output", default=None, metavar="FILE.json", help="the record (default: in the run)")
-    parser.add_argument("--figure", default=None, metavar="FILE", help="the figure, png or svg (default: beside it)")
+    _record_and_figure(parser)
     return parser
 
 
@@ -192,7 +191,7 @@ def _export(parser: Parser) -> Parser:
     )
     parser.add_argument("-o", "--output", default=None, metavar="FILE.zip", help="default: <run>/export/<env>.zip")
     _pairs(parser, "--task", "the task that the zip's environment is set to (default: a draw)")
-    parser.add_argument("--force", action="store_true", help="overwrite FILE.zip and its sidecar FILE.json")
+    _overwrite(parser)
     return parser
 
 
@@ -235,7 +234,8 @@ def _plot(parser: Parser) -> Parser:
         help="columns of progress.csv",
     )
     parser.add_argument("-w", "--window", type=_count, default=1, help="meta-iterations in the running mean")
-    parser.add_argument("-o", "--output", default=None, metavar="FILE", help="png or svg")
+    parser.add_argument("-o", "--output", default=None, metavar="FILE", help="png or svg (default: in the run)")
+    _overwrite(parser)
     return parser
 
 

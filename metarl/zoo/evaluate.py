@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError
 from metarl.zoo.runs import TRAINED, Run, command_line
@@ -21,20 +20,20 @@ if TYPE_CHECKING:
     from metarl.zoo.sources import Source
 
 FORMAT, VERSION = "metarl-evaluation", 1
-FIGURES = ("png", "svg", "pdf")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from metarl.zoo.algorithms import load_model
     from metarl.zoo.console import say
+    from metarl.zoo.outputs import record_and_figure, write_figure
     from metarl.zoo.sources import find_sources
     from metarl.zoo.train import threads
 
-    if args.figure is not None:
-        check_figure_name(args.figure)
     sources = find_sources(args)
-    record = Path(args.output) if args.output else next_record(args, sources)
+    only = sources[0].run if len(sources) == 1 else None
+    folder = Path(args.log_folder) if only is None else only.folder
+    record, figure = record_and_figure(args, folder / "evaluations")
     # Everything is loaded before anything is computed: a damaged file among several is said at once.
     models = [load_model(source.path, threads(args), args.env_kwargs) for source in sources]
     sizes = list(dict.fromkeys(getattr(model, "n_episodes", None) for model in models))
@@ -59,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
         reports.append(dataclasses.replace(report, meta=meta))
     reports = _labelled(reports, sources, args.merge)
     tables = show_reports(reports)
-    figure = Path(args.figure) if args.figure else record.with_suffix(".png")
     _write_record(record, reports, tables, args)
     write_figure(figure, _figure(reports))
     say(f"Saved {record} and {figure}")
@@ -128,36 +126,6 @@ def training_seconds(run: Run) -> float | None:
     return float(sum(ends))
 
 
-def next_record(args: argparse.Namespace, sources: Sequence[Source]) -> Path:
-    """Return a name for the record that no file has: in the run where there is one, else in the log folder."""
-    only = sources[0].run if len(sources) == 1 else None
-    folder = (only.folder if only is not None else Path(args.log_folder)) / "evaluations"
-    number = 1
-    while (folder / f"{args.split}_{number}.json").exists():
-        number += 1
-    return folder / f"{args.split}_{number}.json"
-
-
-def check_figure_name(name: str) -> str:
-    """Return a figure's format from its name.
-
-    :raises ConfigError: it is none that can be written.
-    """
-    suffix = Path(name).suffix.removeprefix(".").lower()
-    if suffix not in FIGURES:
-        raise ConfigError(f"cannot write a figure as {name!r}: use a name in .{', .'.join(FIGURES)}")
-    return suffix
-
-
-def write_figure(path: Path, figure: Figure) -> None:
-    """Write a figure in one step."""
-    from metarl.checkpoint import write_bytes_atomic
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=check_figure_name(str(path)), dpi=150)
-    write_bytes_atomic(path, buffer.getvalue())
-
-
 def _labelled(reports: list[Report], sources: Sequence[Source], merge: bool) -> list[Report]:
     """Name each report: its algorithm where that is enough, else with the run's number, else its path."""
     from metarl.meta.report import Report
@@ -186,10 +154,10 @@ def _by_number(report: Report, source: Source) -> str:
 
 
 def _write_record(path: Path, reports: Sequence[Report], tables: Sequence[str], args: argparse.Namespace) -> None:
-    from metarl.checkpoint import write_text_atomic
     from metarl.meta.base import versions
+    from metarl.zoo.outputs import write_record
 
-    document: dict[str, Any] = {
+    document = {
         "format": FORMAT,
         "version": VERSION,
         "command": command_line(args.argv),
@@ -199,7 +167,7 @@ def _write_record(path: Path, reports: Sequence[Report], tables: Sequence[str], 
         "tables": list(tables),
         "reports": [json.loads(report.to_json()) for report in reports],
     }
-    write_text_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_record(path, document)
 
 
 def _figure(reports: Sequence[Report]) -> Figure:

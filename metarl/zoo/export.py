@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import ConfigError, UnknownNameError
+from metarl.errors import UnknownNameError
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     path = _output(args, source, model, kind)
     env = task_env(model, args.task)
     exported = export_sb3(model, kind, optimizer=args.optimizer)
-    save_sb3(exported, path, args.force, env)
+    save_sb3(exported, path, args.overwrite, env)
     say(f"Saved {path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps, from {source.path}")
     say(f"  from {KINDS[kind]} import {kind.upper()}")
     say(f'  model = {kind.upper()}.load("{path}", env=env)')
@@ -55,6 +55,8 @@ def task_env(model: MetaAlgorithm, task: dict[str, Any]) -> gym.Env[Any, Any] | 
 
 
 def _output(args: argparse.Namespace, source: Source, model: MetaAlgorithm, kind: str) -> Path:
+    from metarl.zoo.outputs import require_new
+
     if args.output is not None:
         path = Path(args.output)
     elif source.run is not None:
@@ -64,9 +66,7 @@ def _output(args: argparse.Namespace, source: Source, model: MetaAlgorithm, kind
     if path.suffix != ".zip":
         path = path.with_name(path.name + ".zip")
     # Looked at before the value network is fitted, which takes a while.
-    for file in (path, path.with_suffix(".json")):
-        if file.is_dir() or (file.exists() and not args.force):
-            raise ConfigError(f"{file} exists already: choose another name with -o, or overwrite it with --force")
+    require_new([path, path.with_suffix(".json")], args.overwrite)
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,14 @@ def require_new(paths: Iterable[Path], overwrite: bool) -> None:
             raise ConfigError(f"{path} exists already: choose another name, or overwrite it with --overwrite")
 
 
+def free_name(folder: Path, stem: str, suffixes: Sequence[str]) -> Path:
+    """Return ``<folder>/<stem>_<number>``, without suffix, of the first number that no file of the suffixes has."""
+    number = 1
+    while any((folder / f"{stem}_{number}{suffix}").exists() for suffix in suffixes):
+        number += 1
+    return folder / f"{stem}_{number}"
+
+
 def record_and_figure(args: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
     """Return where a command's JSON record and figure go.
 
@@ -38,10 +46,7 @@ def record_and_figure(args: argparse.Namespace, folder: Path) -> tuple[Path, Pat
         if record.suffix != ".json":
             raise ConfigError(f"cannot write the record as {args.output!r}: it is JSON, use a name in .json")
     else:
-        number = 1
-        while any((folder / f"{args.split}_{number}{suffix}").exists() for suffix in (".json", ".png")):
-            number += 1
-        record = folder / f"{args.split}_{number}.json"
+        record = free_name(folder, args.split, (".json", ".png")).with_suffix(".json")
     figure = record.with_suffix(".png") if args.figure is None else Path(args.figure)
     figure_format(figure)
     require_new([record, figure], args.overwrite)

@@ -37,13 +37,14 @@ class Curve(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from metarl.zoo.console import say
-    from metarl.zoo.evaluate import check_figure_name, write_figure
+    from metarl.zoo.outputs import figure_format, free_name, require_new, write_figure
     from metarl.zoo.sources import find_runs
 
     runs = find_runs(args)
-    default = runs[0].folder / f"{args.kind}.png" if len(runs) == 1 else Path(args.log_folder) / f"{args.kind}.png"
-    path = Path(args.output) if args.output else default
-    check_figure_name(str(path))
+    folder = runs[0].folder if len(runs) == 1 else Path(args.log_folder)
+    path = Path(args.output) if args.output else free_name(folder, args.kind, [".png"]).with_suffix(".png")
+    figure_format(path)
+    require_new([path], args.overwrite)
     if args.kind == "training":
         figure = training_figure(runs, args.y, args.x, args.window)
     else:

@@ -51,7 +51,7 @@ def test_evaluate_equals_the_library(logs: Path, capsys: pytest.CaptureFixture[s
 def test_which_model_is_evaluated(logs: Path, tmp_path: Path) -> None:
     run = logs / "fomaml" / "PointMass-v0_1"
     for flag, name in (("--load-best", "best_model"), ("--load-checkpoint", "checkpoint")):
-        out = tmp_path / "out.json"
+        out = tmp_path / f"{name}.json"
         assert main(["evaluate", "-i", str(run), *QUICK, flag, "-o", str(out)]) == 0
         assert json.loads(out.read_text())["reports"][0]["meta"]["model"] == str(run / f"{name}.safetensors")
 
@@ -70,7 +70,7 @@ def test_several_runs_in_one_table(logs: Path, tmp_path: Path, capsys: pytest.Ca
     assert "paired 95% intervals" in out
     assert b"<svg" in (tmp_path / "all.svg").read_bytes()
     assert len(json.loads((tmp_path / "all.json").read_text())["reports"]) == 3
-    assert main([*argv, "--merge"]) == 0
+    assert main([*argv, "--merge", "--overwrite"]) == 0
     record = json.loads((tmp_path / "all.json").read_text())
     assert record["training_seeds"] == [[0], [0, 1]]
 
@@ -113,10 +113,12 @@ def test_the_export_opens_without_metarl(logs: Path, tmp_path: Path, refused: Re
     assert json.loads(done.stdout) == pytest.approx(expected.tolist(), abs=1e-6)
     before = contents(tmp_path)
     assert "exists already" in refused(*argv)
-    assert "outside the task space" in refused(*argv, "--force", "--task", "goal:[9,9]")
-    assert "did you mean 'goal'" in refused(*argv, "--force", "--task", "gol:[0,0]")
+    assert "outside the task space" in refused(*argv, "--overwrite", "--task", "goal:[9,9]")
+    assert "did you mean 'goal'" in refused(*argv, "--overwrite", "--task", "gol:[0,0]")
     assert contents(tmp_path) == before
-    assert main([*argv, "--force", "--task", "goal:[0.1,0.2]"]) == 0
+    assert main([*argv, "--overwrite", "--task", "goal:[0.1,0.2]"]) == 0
+    path.unlink()
+    assert "plain.json exists already" in refused(*argv)
 
 
 def test_plots(logs: Path, tmp_path: Path, refused: Refused) -> None:
@@ -126,7 +128,7 @@ def test_plots(logs: Path, tmp_path: Path, refused: Refused) -> None:
         assert main(["plot", "-i", str(run), str(run), "--kind", kind, "-o", str(path), "-w", "2"]) == 0
         assert b"<svg" in path.read_bytes()
     assert main(["plot", "-f", str(logs), "-x", "time", "-y", "eval/mean_reward"]) == 0
-    assert (run / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "training_1.png").read_bytes().startswith(b"\x89PNG")
     for axis in ("time/time_elapsed", "time/iterations", "time/total_timesteps"):
         curve = read_curve(runs.open_run(run), axis, "eval/mean_reward")
         assert len(curve.x) == len(np.load(run / "evaluations.npz")["timesteps"])
@@ -135,6 +137,33 @@ def test_plots(logs: Path, tmp_path: Path, refused: Refused) -> None:
     assert "use a name in .png" in refused("plot", "-f", logs, "-o", tmp_path / "x.bmp")
     (run / "progress.csv").write_text("")
     assert "holds no rows" in refused("plot", "-f", logs)
+
+
+def test_nothing_is_overwritten_unasked(logs: Path, tmp_path: Path, refused: Refused) -> None:
+    record, other = tmp_path / "record.json", tmp_path / "other.svg"
+    run = logs / "fomaml" / "PointMass-v0_1"
+    commands = [["evaluate", "-i", run, *QUICK, "-o", record, "--figure", other], ["plot", "-i", run, "-o", other]]
+    for words in commands:
+        argv = [str(word) for word in words]
+        other.write_text("mine")
+        assert "other.svg exists already: choose another name, or overwrite it with --overwrite" in refused(*argv)
+        assert not record.exists()
+        assert main([*argv, "--overwrite"]) == 0
+        assert b"<svg" in other.read_bytes()
+        record.unlink(missing_ok=True)
+    record.write_text("mine")
+    assert "record.json exists already" in refused("evaluate", "-i", run, *QUICK, "-o", record)
+    (tmp_path / "folder.png").mkdir()
+    free = tmp_path / "free.json"
+    assert "is a folder" in refused("evaluate", "-i", run, *QUICK, "-o", free, "--figure", tmp_path / "folder.png")
+    assert "use a name in .json" in refused("evaluate", "-i", run, *QUICK, "-o", tmp_path / "record.png")
+    assert record.read_text() == "mine"
+    # a figure that nobody asked to replace is not the figure of the next record
+    (run / "evaluations").mkdir()
+    (run / "evaluations" / "test_1.png").write_text("mine")
+    assert main(["evaluate", "-i", str(run), *QUICK]) == 0
+    assert (run / "evaluations" / "test_1.png").read_text() == "mine"
+    assert (run / "evaluations" / "test_2.json").is_file()
 
 
 def test_running_mean() -> None:
