@@ -152,9 +152,10 @@ def learn_beside(
         streams = [seed_sequence(0, "order", turn, task) for task in range(len(twins))]
         episodes = join([twin.learn(monkeypatch, stream) for twin, stream in zip(twins, streams, strict=True)])
         samples = learner.process(episodes, state.params)
-        before = {name: tensor.clone() for name, tensor in state.params.items()}
+        before = [{name: tensor.clone() for name, tensor in part.items()} for part in (state.params, state.optimizer)]
         after = learner.update(state, samples, rate, streams)
-        assert all(torch.equal(state.params[name], tensor) for name, tensor in before.items())
+        for part, kept in zip((state.params, state.optimizer), before, strict=True):
+            assert all(torch.equal(part[name], tensor) for name, tensor in kept.items())
         state = after
         moments = Layout(state.params).views(state.optimizer[moment])
         for task, twin in enumerate(twins):

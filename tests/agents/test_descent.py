@@ -160,17 +160,24 @@ def loss_and_gradient(learner: Learner, params: Params, samples: Samples) -> tup
     return losses.detach(), Layout(params).flatten(dict(zip(leaves, gradient, strict=True)))
 
 
-@pytest.mark.parametrize("name", ["vpg", "a2c"])
+@pytest.mark.parametrize("name", ["vpg", "a2c", "ppo"])
 def test_rates_of_single_tensors(name: str) -> None:
     learner, params, samples = problem(name)
     expected = learner.update(learner.start(params), samples, 0.01, seeds()).params
     rates = {key: torch.full(tensor.shape[1:], 0.01) for key, tensor in params.items()}
+    require_equal(learner.update(learner.start(params), samples, rates, seeds()).params, expected)
     rates["log_std"][0] = 0.0
     found = learner.update(learner.start(params), samples, rates, seeds()).params
     assert torch.equal(found["log_std"][:, 0], params["log_std"][:, 0])
+    assert (found["log_std"][:, 1] != params["log_std"][:, 1]).all()
+    # And of single tasks.
+    stacked = {key: torch.full_like(tensor, 0.01) for key, tensor in params.items()}
+    for tensor in stacked.values():
+        tensor[9] = 0.0
+    found = learner.update(learner.start(params), samples, stacked, seeds()).params
     for key, tensor in found.items():
-        rest = (slice(None), slice(1, None)) if key == "log_std" else ()
-        torch.testing.assert_close(tensor[rest], expected[key][rest])
+        assert torch.equal(tensor[9], params[key][9])
+        assert torch.equal(tensor[10], expected[key][10])
 
 
 def test_blocks_follow_the_sizes_of_the_data() -> None:
