@@ -213,13 +213,25 @@ class AdaptiveAlgorithm(MetaAlgorithm):
     def _unadapted(self) -> AdaptedPolicy:
         return self.loop.policy_at(self.theta)
 
-    def test_rates(self, n_inner_steps: int, rule: str = "constant") -> list[float]:
+    def test_rates(
+        self, n_inner_steps: int, rule: str = "constant", inner_lr: float | Sequence[float] | None = None
+    ) -> list[float]:
         """Return the inner rates for adaptation at test time.
 
         :param rule: ``"constant"`` goes on with the last training rate; ``"half_after_first"`` takes the first
             training rate and then half of it, as the reference does.
+        :param inner_lr: rates that overrule the rule; the last one goes on where there are fewer than inner steps. The
+            reference tests AntDir with ``[0.1, 0.001]``.
+        :raises ConfigError: an unknown rule, a rate that is not positive, or more rates than inner steps.
         """
         require_range("n_inner_steps", n_inner_steps, 0, integer=True)
+        if inner_lr is not None:
+            given: list[Any] = list(inner_lr) if isinstance(inner_lr, (list, tuple)) else [inner_lr]
+            for rate in given:
+                require_range("inner_lr", rate, 0.0)
+            if not 1 <= len(given) <= max(1, n_inner_steps):
+                raise ConfigError(f"inner_lr has {len(given)} rates for {n_inner_steps} inner steps")
+            return [float(given[min(k, len(given) - 1)]) for k in range(n_inner_steps)]
         if rule not in RATE_RULES:
             raise ConfigError(f"inner_lr_rule={rule!r} is unknown: use {' or '.join(RATE_RULES)}")
         if rule == "half_after_first":
@@ -235,6 +247,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         n_episodes: int | None = None,
         n_transitions: int | None = None,
         inner_lr_rule: str = "constant",
+        inner_lr: float | Sequence[float] | None = None,
         seed: int = 0,
         label: str | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -252,6 +265,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         :param n_episodes: episodes for each gradient step; as in training if None.
         :param n_transitions: instead of episodes, env steps for each gradient step (4,000 in the reference).
         :param inner_lr_rule: see :meth:`test_rates`.
+        :param inner_lr: rates that overrule it, see there.
         :param seed: seed of the evaluation's streams.
         :param label: the report's name in tables; the algorithm's name if None.
         :param progress: called with (batches done, batches in all).
@@ -263,7 +277,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         require_range("n_tasks", n_tasks, 1, integer=True)
         require_range("seed", seed, 0, integer=True)
         amount = self._amount(n_episodes, n_transitions)
-        rates = self.test_rates(3 if n_inner_steps is None else n_inner_steps, inner_lr_rule)
+        rates = self.test_rates(3 if n_inner_steps is None else n_inner_steps, inner_lr_rule, inner_lr)
         tasks, strata = evaluation_tasks(self.family, split, n_tasks)
         streams = Streams(seed, f"evaluate/{split}")
         with single_threaded_torch():
@@ -284,7 +298,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
                 "num_timesteps": self.num_timesteps,
                 "n_iterations": self.n_iterations,
                 "inner_lr": rates,
-                "inner_lr_rule": inner_lr_rule,
+                "inner_lr_rule": inner_lr_rule if inner_lr is None else None,
                 **amount,
                 "evaluation_seed": seed,
                 "env_kwargs": self.env_kwargs,
@@ -302,6 +316,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         n_episodes: int | None = None,
         n_transitions: int | None = None,
         inner_lr_rule: str = "constant",
+        inner_lr: float | Sequence[float] | None = None,
         seed: int = 0,
         **kwargs: Any,
     ) -> AdaptedPolicy:
@@ -312,6 +327,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         :param n_episodes: episodes for each of them; as in training if None.
         :param n_transitions: instead of episodes, env steps for each of them, in whole episodes.
         :param inner_lr_rule: see :meth:`test_rates`.
+        :param inner_lr: rates that overrule it, see there.
         :param seed: seed of the streams that episodes and actions are drawn from.
         :raises ConfigError: spaces that differ from the family's.
         """
@@ -320,5 +336,6 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         require_range("seed", seed, 0, integer=True)
         amount = self._amount(n_episodes, n_transitions)
         self.check_env(env)
-        rates = self.test_rates(self.n_inner_steps if n_inner_steps is None else n_inner_steps, inner_lr_rule)
+        steps = self.n_inner_steps if n_inner_steps is None else n_inner_steps
+        rates = self.test_rates(steps, inner_lr_rule, inner_lr)
         return self.loop.adapt(env, self.theta, rates, seed, amount)

@@ -166,11 +166,20 @@ def _evaluate(parser: Parser) -> Parser:
     parser.add_argument("--n-eval-tasks", type=_count, default=40, help="tasks")
     parser.add_argument("--n-inner-steps", type=int, default=3, help="inner steps to adapt for")
     parser.add_argument("--episodes", type=_count, default=None, help="episodes for each inner step and task")
-    parser.add_argument(
+    rates = parser.add_mutually_exclusive_group()
+    rates.add_argument(
         "--inner-lr-rule",
         default="constant",
         choices=("constant", "half_after_first"),
         help="half_after_first: the reference's test rule, full rate on the first step and half after",
+    )
+    rates.add_argument(
+        "--inner-lr",
+        nargs="+",
+        type=float,
+        default=None,
+        metavar="RATE",
+        help="the rate of each inner step, the last one for those left: 0.1 0.001 is the reference's on AntDir",
     )
     parser.add_argument(
         "--merge", action="store_true", help="join runs of one algorithm: intervals by task and by training seed"

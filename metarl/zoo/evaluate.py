@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
             n_tasks=args.n_eval_tasks,
             n_episodes=args.episodes,
             inner_lr_rule=args.inner_lr_rule,
+            inner_lr=args.inner_lr,
             seed=args.seed,
         )
         meta = {**report.meta, "env_kwargs": model.env_kwargs, "command": command_line(args.argv)}

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from metarl.agents.sampling import collect
 from metarl.agents.vpg import VPG
 from metarl.envs.family import Family, Tasks, make_family
-from metarl.errors import TaskError
+from metarl.errors import ConfigError, TaskError
 from metarl.meta.comparison import compare
 from metarl.meta.evaluation import evaluation_tasks
 from metarl.meta.inner import expand, inner_path
@@ -95,6 +95,30 @@ def test_an_evaluation_by_hand(rule: str) -> None:
     assert report.meta["evaluation_seed"] == 5
     assert report.seeds == (0,)
     np.testing.assert_array_equal(report.tasks["goal"], tasks["goal"])
+
+
+def test_rates_that_are_given_overrule_the_rule() -> None:
+    model = small(MAML, inner_lr=0.3)
+    report = model.evaluate("validation", 2, n_tasks=3, inner_lr=[0.3, 0.15])
+    ruled = model.evaluate("validation", 2, n_tasks=3, inner_lr_rule="half_after_first")
+    np.testing.assert_array_equal(report.returns, ruled.returns)
+    assert (report.meta["inner_lr"], report.meta["inner_lr_rule"]) == ([0.3, 0.15], None)
+    assert (ruled.meta["inner_lr"], ruled.meta["inner_lr_rule"]) == ([0.3, 0.15], "half_after_first")
+    assert model.test_rates(3, "half_after_first", [0.1, 0.001]) == [0.1, 0.001, 0.001]
+    assert model.test_rates(2, inner_lr=0.2) == [0.2, 0.2]
+    assert model.test_rates(0, inner_lr=0.2) == []
+    env = gym.make("PointMass-v0", goal=[0.3, -0.2], horizon=20)
+    weak, strong = (model.adapt(env, 1, inner_lr=rate).params for rate in (1e-9, 0.3))
+    assert torch.allclose(weak["log_std"], model.policy_params["log_std"], atol=1e-6)
+    assert equal(strong, model.adapt(env, 1).params)
+    for bad, message in (
+        ([], "inner_lr has 0 rates for 2 inner steps"),
+        ([0.1, 0.1, 0.1], "inner_lr has 3 rates for 2 inner steps"),
+        ([0.1, -1.0], "inner_lr=-1.0"),
+        ([float("nan")], "inner_lr=nan"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            model.evaluate("validation", 2, n_tasks=3, inner_lr=bad)
 
 
 def test_evaluation_changes_nothing_and_repeats() -> None:

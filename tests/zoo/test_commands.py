@@ -48,6 +48,18 @@ def test_evaluate_equals_the_library(logs: Path, capsys: pytest.CaptureFixture[s
     assert (run / "evaluations" / "shifted_2.json").is_file()
 
 
+def test_evaluate_with_rates_of_ones_own(logs: Path, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    argv = ["evaluate", "-f", str(logs), "--n-eval-tasks", "3", "--inner-lr", "0.1", "0.001", "-o", str(record)]
+    assert main(argv) == 0
+    (report,) = json.loads(record.read_text())["reports"]
+    assert report["meta"]["inner_lr"] == [0.1, 0.001, 0.001]
+    assert report["meta"]["inner_lr_rule"] is None
+    model = metarl.load(logs / "fomaml" / "PointMass-v0_1" / "PointMass-v0")
+    expected = model.evaluate("test", 3, n_tasks=3, inner_lr=[0.1, 0.001, 0.001])
+    assert np.array_equal(report["returns"], expected.returns)
+
+
 def test_which_model_is_evaluated(logs: Path, tmp_path: Path) -> None:
     run = logs / "fomaml" / "PointMass-v0_1"
     for flag, name in (("--load-best", "best_model"), ("--load-checkpoint", "checkpoint")):
@@ -193,6 +205,13 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "--env-kwargs", "horizn:3"], "did you mean 'horizon'?"),
         (["evaluate", "--env-kwargs", "observe_distance:true"], "observation_space"),
         (["evaluate", "--n-inner-steps", "-1"], "n_inner_steps=-1"),
+        (["evaluate", "--inner-lr", "0.1", "-1"], "inner_lr=-1.0 is not a number in"),
+        (["evaluate", "--inner-lr", "0.1", "x"], "argument --inner-lr: invalid float value: 'x'"),
+        (["evaluate", "--inner-lr", *4 * ["0.1"]], "inner_lr has 4 rates for 3 inner steps"),
+        (
+            ["evaluate", "--inner-lr", "0.1", "--inner-lr-rule", "half_after_first"],
+            "not allowed with argument --inner-lr",
+        ),
         (["evaluate", "--figure", "x.bmp"], "use a name in .png"),
         (["evaluate", "--gym-packages", "no_such"], "--gym-packages no_such: No module named 'no_such' (looked for in"),
         (["evaluate", "--gym-packages", "a-b"], "--gym-packages a-b: not the name of a module"),
