@@ -489,9 +489,10 @@ def named_activation(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_suffix(path: str | Path) -> Path:
-    """Return ``path`` ending in ``.safetensors``."""
+    """Return ``path`` ending in ``.safetensors``, in place of the ``.zip`` that SB3's callbacks append."""
     path = Path(path)
-    return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+    name = path.name.removesuffix(".zip").removesuffix(".safetensors")
+    return path.with_name(f"{name}.safetensors")
 
 
 def versions() -> dict[str, str]:

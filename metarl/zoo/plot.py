@@ -79,9 +79,15 @@ def training_figure(runs: Sequence[Run], keys: Sequence[str], axis: str, window:
     for env_id, panel in zip(envs, panels, strict=True):
         panel.set_title(env_id)
         panel.set_xlabel(caption)
+        panel.set_ylabel(quantity(keys))
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small")
     return figure
+
+
+def quantity(keys: Sequence[str]) -> str:
+    """Return what a vertical axis shows: a return, or the columns by name."""
+    return "return" if all("rew" in key or "return" in key for key in keys) else ", ".join(keys)
 
 
 def read_curve(run: Run, x: str, y: str) -> Curve:

@@ -80,7 +80,6 @@ def create_run(log_folder: str | Path, algo: str, env_id: str, suffix: str = "")
         except FileExistsError:
             number += 1
             continue
-        (folder / env_id).mkdir()
         return Run(folder, algo, env_id, number)
 
 

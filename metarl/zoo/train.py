@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import shlex
+import shutil
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -77,13 +78,21 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
     recorded = {name: getattr(args, name) for name in RECORDED}
     recorded |= {
         "eval_env_kwargs": args.eval_env_kwargs,
-        "tensorboard": _tensorboard_folder(args, folder),
+        "tensorboard": None,
         "started_from": None if source is None else str(source),
     }
-    with locked(folder):
+    try:
+        recorded["tensorboard"] = _tensorboard_folder(args, folder)
         write_records(folder, config, recorded, args.argv)
         # A run that is killed in its first meta-iteration can go on as well.
         model.save(folder.checkpoint)
+    except BaseException:
+        # Without a checkpoint there is nothing to go on from.
+        for place in (folder.folder, recorded["tensorboard"]):
+            if place is not None:
+                shutil.rmtree(place, ignore_errors=True)
+        raise
+    with locked(folder):
         return _train(args, folder, model, total, recorded, fresh=True)
 
 

@@ -119,7 +119,7 @@ def test_sb3s_own_callbacks_work(tmp_path: Path) -> None:
     model.learn(10**9, callback=callbacks)
     assert model.n_iterations == 2
     assert len(list(tmp_path.iterdir())) == 2
-    saved = tmp_path / f"meta_{2 * PER_ITERATION}_steps.zip.safetensors"
+    saved = tmp_path / f"meta_{2 * PER_ITERATION}_steps.safetensors"
     assert equal(load(saved).params, model.params)
 
 
@@ -237,6 +237,7 @@ def test_load_finds_the_class_and_the_suffix(tmp_path: Path) -> None:
     assert type(load(tmp_path / "m.v1.safetensors")) is Pretrain
     assert with_suffix("a.b") == Path("a.b.safetensors")
     assert with_suffix("a.safetensors") == Path("a.safetensors")
+    assert with_suffix("b/a.zip") == Path("b/a.safetensors")
 
 
 def test_overrides_change_single_arguments(tmp_path: Path) -> None:

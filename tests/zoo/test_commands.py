@@ -15,7 +15,7 @@ import pytest
 import metarl
 from metarl.zoo import runs
 from metarl.zoo.__main__ import main
-from metarl.zoo.plot import read_curve, running_mean
+from metarl.zoo.plot import read_curve, running_mean, training_figure
 
 from .conftest import TINY, Refused, contents
 
@@ -149,6 +149,18 @@ def test_plots(logs: Path, tmp_path: Path, refused: Refused) -> None:
     assert "use a name in .png" in refused("plot", "-f", logs, "-o", tmp_path / "x.bmp")
     (run / "progress.csv").write_text("")
     assert "holds no rows" in refused("plot", "-f", logs)
+
+
+def test_the_axes_of_a_plot_say_what_they_show(trained: Path) -> None:
+    item = runs.open_run(trained)
+    for keys, expected in (
+        (["meta/pre_adapt_rew", "eval/return_after_1"], "return"),
+        (["train/std"], "train/std"),
+        (["train/std", "meta/post_adapt_rew"], "train/std, meta/post_adapt_rew"),
+    ):
+        (panel,) = training_figure([item], keys, "steps", 1).axes
+        assert panel.get_ylabel() == expected
+        assert panel.get_xlabel() == "env steps, support and query together"
 
 
 def test_nothing_is_overwritten_unasked(logs: Path, tmp_path: Path, refused: Refused) -> None:

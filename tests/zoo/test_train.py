@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,21 @@ def test_a_zip_or_a_policy_that_does_not_fit(trained: Path, tmp_path: Path, refu
 def test_a_log_folder_that_cannot_be_made(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file") in refused(*TINY, "-f", tmp_path / "file")
+
+
+@pytest.mark.parametrize("size", [0, 1000], ids=["records", "checkpoint"])
+def test_a_full_disk_before_the_first_checkpoint_leaves_no_run_behind(
+    size: int, tmp_path: Path, refused: Refused
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        line = refused(*TINY, "-f", tmp_path / "logs", "-tb", tmp_path / "tb")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "cannot write" in line
+    assert ("checkpoint" if size else "config.yml") in line
+    assert [*tmp_path.glob("logs/*/*"), *tmp_path.glob("tb/*/*")] == []
 
 
 class Broken(PointMass):
