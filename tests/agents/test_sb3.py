@@ -264,6 +264,14 @@ def test_noise_and_schedules_start_over(name, kwargs):
     assert third.eval_returns == first.eval_returns
 
 
+def test_what_sb3_writes_into_its_arguments_stays_with_one_algorithm():
+    learner = make_learner("qrdqn")
+    # QR-DQN derives Adam's epsilon from the batch size, and writes it into policy_kwargs.
+    for batch_size in (4, 16):
+        model = learner.build(FamilyVecEnv(Lane(discrete=True), {"goal": [0.0]}), batch_size=batch_size)
+        assert model.policy.optimizer.defaults["eps"] == 0.01 / batch_size
+
+
 def test_targets_start_at_the_online_networks():
     learner = make_learner("sac")
     params = learner.run(learner.init(0), GOAL, SEED, N).params
