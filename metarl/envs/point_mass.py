@@ -198,10 +198,10 @@ class PointMass(Family):
 
     def sample_shifted_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
         """Draw goals uniformly from the ring between the training square and one half as large again."""
-        goals = np.empty((n, 2))
+        goals = np.zeros((n, 2))
         for goal in goals:
             # 5/9 of the square is ring: a few draws suffice.
-            while np.all(np.abs(goal) <= self.constants.goal_range) or not goal.any():
+            while np.all(np.abs(goal) <= self.constants.goal_range):
                 goal[:] = rng.uniform(-1.5, 1.5, 2) * self.constants.goal_range
         return {"goal": goals}
 

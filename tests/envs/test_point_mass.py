@@ -158,6 +158,17 @@ def test_starts_are_drawn_where_the_lineage_says():
     assert np.abs(state["velocity"]).max() == pytest.approx(0.1, rel=0.01)
 
 
+def test_shifted_goals_come_from_the_generator_alone():
+    family, goals = PointMass(), []
+    for garbage in (0.6, -40.0, 0.0):
+        # NumPy hands small pieces of memory out again as they were left.
+        used = np.full((2, 2), garbage)
+        del used
+        goals.append(family.sample_shifted_tasks(np.random.default_rng(0), 2)["goal"])
+    np.testing.assert_array_equal(goals[0], goals[2])
+    np.testing.assert_array_equal(goals[1], goals[2])
+
+
 @pytest.mark.parametrize(("goal_range", "low"), [(0.5, 0.5), (2.0, 2.0)])
 def test_shifted_goals_fill_the_ring(goal_range, low):
     goals = PointMass(goal_range=goal_range).tasks("shifted", 400)["goal"]
