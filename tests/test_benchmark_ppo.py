@@ -19,7 +19,7 @@ def test_a_quick_run_writes_a_record(tmp_path: Path, capsys: pytest.CaptureFixtu
     batched, stock = record["rows"]
     assert batched["env_steps_each"] == stock["env_steps_each"] == 2 * 8 * 16
     assert batched["return_before"] == stock["return_before"]
-    assert batched["return_after"] != stock["return_after"]
+    assert batched["returns"] != stock["returns"]
     assert batched["ratio"] > 0
     assert 0 < batched["update_share"] < 1
     assert "return minus stock" in capsys.readouterr().out
