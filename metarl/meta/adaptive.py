@@ -180,7 +180,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         after = [float(np.mean(column[~np.isnan(column)])) for column in returns.T if not np.isnan(column).all()]
         steps = sum(part.n_steps for part in parts)
         last_steps = sum(int(part.env_steps[:, -1].sum()) for part in parts)
-        n_episodes = sum(int(part.n_episodes.sum()) for part in parts)
+        n_episodes = sum(int(part.n_episodes[..., -1].sum()) for part in parts)
         stats = {"meta/n_meta_iterations": float(self.n_iterations + 1)}
         if after:
             stats["rollout/ep_rew_mean"] = stats["meta/post_adapt_rew"] = after[-1]
@@ -257,7 +257,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
 
         The return after k steps is the mean undiscounted return of the batch collected at θ_k, which then serves the
         next step, as in the reference. Runs evaluated with equal arguments share tasks and random streams, so they can
-        be compared in pairs.
+        be compared in pairs. The report's ``meta["ep_lengths"]`` is ``[task, step]``, the mean length of the episodes.
 
         :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
         :param n_inner_steps: K; 3 if None.
@@ -302,7 +302,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
                 **amount,
                 "evaluation_seed": seed,
                 "env_kwargs": self.env_kwargs,
-                "ep_lengths": (learnt.env_steps[:, -1] / learnt.n_episodes).tolist(),
+                "ep_lengths": (learnt.env_steps / learnt.n_episodes).tolist(),
                 "versions": versions(),
             },
         )

@@ -57,7 +57,7 @@ class Learnt:
     :param params: the parameters reached, ``[task, …]``.
     :param returns: ``[task, batch]``, mean undiscounted return of the episodes of each batch; NaN where none ended.
     :param env_steps: ``[task, batch]``, env steps of each.
-    :param n_episodes: ``[task]``, episodes of the last batch.
+    :param n_episodes: ``[task, batch]``, episodes of each.
     :param support: the batches learnt from, where they were to be kept.
     :param query: the batch collected at the parameters reached, where there was one.
     """
@@ -91,10 +91,10 @@ class _Batch:
 def _learnt(
     params: Params, batches: Sequence[_Batch], support: Sequence[Samples] = (), query: Samples | None = None
 ) -> Learnt:
-    returns, env_steps = (
-        np.stack([getattr(batch, name) for batch in batches], axis=1) for name in ("returns", "env_steps")
+    returns, env_steps, n_episodes = (
+        np.stack([getattr(batch, name) for batch in batches], axis=1) for name in ("returns", "env_steps", "n_episodes")
     )
-    return Learnt(params, returns, env_steps, batches[-1].n_episodes, list(support), query)
+    return Learnt(params, returns, env_steps, n_episodes, list(support), query)
 
 
 class FunctionalLoop:

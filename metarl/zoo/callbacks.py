@@ -27,6 +27,8 @@ RESULTS = ("timesteps", "results", "ep_lengths")
 """Arrays of evaluations.npz with a row for each evaluation: SB3's names, results are returns after adaptation."""
 META = ("timesteps", "pre", "post", "env_steps")
 """The same for meta_evaluations.npz; its ``task_<parameter>`` arrays have a row for each task."""
+INNER_STEPS = 3
+"""Inner steps of an evaluation, at least: further ones than in training show where adaptation begins to overshoot."""
 
 
 def crossed(before: int, after: int, every: int) -> bool:
@@ -80,6 +82,9 @@ class RunCallback(BaseCallback):
 class Evaluation:
     """Returns before and after adaptation on fixed validation tasks, kept in the run folder.
 
+    The return after as many inner steps as in training is what SB3's keys hold and what chooses the best model; the
+    adaptation curve goes on to :data:`INNER_STEPS`.
+
     :param run: where evaluations.npz, meta_evaluations.npz and best_model.safetensors go.
     :param every: env steps between evaluations.
     :param n_tasks: validation tasks.
@@ -92,6 +97,8 @@ class Evaluation:
     ) -> None:
         self._run, self._every, self._n_tasks, self._n_episodes, self._twin = run, every, n_tasks, n_episodes, twin
         self._results, self._meta = run.folder / "evaluations.npz", run.folder / "meta_evaluations.npz"
+        # A run goes on with the evaluations that it has.
+        self._steps = read_npz(self._meta)["post"].shape[1] if self._meta.is_file() else None
         self.best = -np.inf
 
     def due(self, before: int, now: int, last: bool) -> bool:
@@ -102,14 +109,27 @@ class Evaluation:
         """Evaluate, log, and write the files."""
         subject = model if self._twin is None else self._twin
         subject.params = model.params
-        steps = max(1, getattr(model, "n_inner_steps", 1))
+        trained = max(1, getattr(model, "n_inner_steps", 1))
+        steps = self._steps or max(trained, INNER_STEPS)
         report = subject.evaluate("validation", steps, n_tasks=self._n_tasks, n_episodes=self._n_episodes)
-        self._log(model, report)
-        mean = float(np.mean(report.returns[0, :, -1]))
+        lengths = np.asarray(report.meta["ep_lengths"], dtype=np.float64)[:, trained]
+        returns = report.returns[0]
+        self._log(model, report, trained, float(lengths.mean()))
+        mean = float(np.mean(returns[:, trained]))
         if mean > self.best:
             self.best = mean
             model.save(self._run.best)
-        self._append(model.num_timesteps, report)
+        now = np.array([model.num_timesteps])
+        results = {"timesteps": now, "results": returns[None, :, trained], "ep_lengths": lengths[None]}
+        write_npz_atomic(self._results, **_joined(self._results, results))
+        meta = {
+            "timesteps": now,
+            "pre": returns[None, :, 0],
+            "post": returns.T[None, 1:],
+            "env_steps": report.env_steps[None],
+        }
+        tasks = {f"task_{name}": value for name, value in report.tasks.items()}
+        write_npz_atomic(self._meta, **_joined(self._meta, meta), **tasks)
 
     def cut(self, num_timesteps: int) -> None:
         """Drop what lies after a checkpoint, and find the best mean return before it."""
@@ -124,32 +144,18 @@ class Evaluation:
             if path == self._results and keep.any():
                 self.best = float(np.mean(arrays["results"], axis=1).max())
 
-    def _log(self, model: MetaAlgorithm, report: Report) -> None:
+    def _log(self, model: MetaAlgorithm, report: Report, trained: int, length: float) -> None:
         logger = model.logger
         means = report.returns.mean(axis=(0, 1))
-        logger.record("eval/mean_reward", float(means[-1]))
-        logger.record("eval/mean_ep_length", float(np.mean(report.meta["ep_lengths"])))
-        logger.record("eval/adapt_gain", float(means[-1] - means[0]))
+        logger.record("eval/mean_reward", float(means[trained]))
+        logger.record("eval/mean_ep_length", length)
+        logger.record("eval/adapt_gain", float(means[trained] - means[0]))
         for step, value in enumerate(means):
             logger.record(f"eval/return_after_{step}", float(value))
         record_figure(logger, "eval/adaptation", report.figure())
         # A point of its own at this step, so that nothing waits in memory for an iteration that a kill may prevent.
         logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
         logger.dump(model.num_timesteps)
-
-    def _append(self, num_timesteps: int, report: Report) -> None:
-        returns = report.returns[0]
-        lengths = np.asarray(report.meta["ep_lengths"], dtype=np.float64)
-        results = {"timesteps": np.array([num_timesteps]), "results": returns[None, :, -1], "ep_lengths": lengths[None]}
-        meta = {
-            "timesteps": np.array([num_timesteps]),
-            "pre": returns[None, :, 0],
-            "post": returns.T[None, 1:],
-            "env_steps": report.env_steps[None],
-        }
-        write_npz_atomic(self._results, **_joined(self._results, results))
-        tasks = {f"task_{name}": value for name, value in report.tasks.items()}
-        write_npz_atomic(self._meta, **_joined(self._meta, meta), **tasks)
 
 
 def _joined(path: Path, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

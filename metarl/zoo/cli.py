@@ -145,7 +145,7 @@ def _train(parser: Parser) -> Parser:
         type=int,
         default=None,
         metavar="N",
-        help="env steps between evaluations on validation tasks (default: a twentieth of -n, and at least 10 "
+        help="env steps between evaluations on validation tasks (default: a tenth of -n, and at least 10 "
         "meta-iterations; -1: never)",
     )
     saves.add_argument("--eval-episodes", type=_count, default=None, help="episodes a task (default: as in training)")

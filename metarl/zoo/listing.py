@@ -75,8 +75,9 @@ def describe_run(run: Run) -> list[str]:
     value = ""
     if (run.folder / "meta_evaluations.npz").is_file():
         try:
-            arrays = read_npz(run.folder / "meta_evaluations.npz")
-            value = f"{arrays['pre'][-1].mean():.2f} → {arrays['post'][-1][-1].mean():.2f}"
+            before = read_npz(run.folder / "meta_evaluations.npz")["pre"][-1]
+            after = read_npz(run.folder / "evaluations.npz")["results"][-1]
+            value = f"{before.mean():.2f} → {after.mean():.2f}"
         except (MetaRLError, KeyError, IndexError):
             state = "damaged evaluations"
     return [str(run.folder), done, wanted, value, state]

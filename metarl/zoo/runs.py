@@ -4,7 +4,7 @@
 
     <Env-v0>.safetensors      the final model             best_model.safetensors   best of the evaluations
     checkpoint.safetensors    the state to go on from     progress.csv, events…    what the logger wrote
-    evaluations.npz           timesteps, results, ep_lengths: SB3's keys; results are returns after adaptation
+    evaluations.npz           timesteps, results, ep_lengths: SB3's keys, after as many inner steps as in training
     meta_evaluations.npz      timesteps, pre[n, task], post[n, step, task], task_<parameter>[task]
     <Env-v0>/config.yml       hyperparameters             <Env-v0>/args.yml        every flag, and the format's version
     <Env-v0>/command.txt      the command line

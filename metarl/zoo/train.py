@@ -69,8 +69,8 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
         copy_parameters(origin, model, str(source))
     total = int(config["n_timesteps"])
     if args.eval_freq is None:
-        # An evaluation costs about as much as a meta-iteration.
-        args.eval_freq = max(total // 20, 10 * model.steps_per_iteration)
+        # An evaluation collects about twice as much as a meta-iteration.
+        args.eval_freq = max(total // 10, 10 * model.steps_per_iteration)
     suffix = f"_{uuid.uuid4()}" if args.uuid else ""
     if args.eval_env_kwargs:
         twin(model, args.eval_env_kwargs, threads(args))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl
-from metarl.checkpoint import read_npz
+from metarl.checkpoint import read_npz, write_npz_atomic
 from metarl.envs import family
 from metarl.envs.point_mass import PointMass
 from metarl.zoo.__main__ import main
@@ -45,11 +46,32 @@ def test_evaluations(trained: Path) -> None:
     assert arrays["results"].shape == arrays["ep_lengths"].shape == (n, 3)
     assert np.all((arrays["ep_lengths"] > 0) & (arrays["ep_lengths"] <= 10))
     assert meta["pre"].shape == (n, 3)
-    assert meta["post"].shape == (n, 1, 3)
+    assert meta["post"].shape == (n, 3, 3)
     assert meta["task_goal"].shape == (3, 2)
-    assert np.array_equal(meta["post"][:, -1], arrays["results"])
     best = metarl.load(trained / "best_model.safetensors")
     assert best.num_timesteps == arrays["timesteps"][np.argmax(arrays["results"].mean(1))]
+    # SB3's file is about the single inner step that the run trains with; the curve goes on to three.
+    assert np.array_equal(meta["post"][:, 0], arrays["results"])
+    report = metarl.load(trained / "PointMass-v0").evaluate("validation", 1, n_tasks=3)
+    assert np.array_equal(report.returns[0, :, 1], arrays["results"][-1])
+    assert [lengths[1] for lengths in report.meta["ep_lengths"]] == arrays["ep_lengths"][-1].tolist()
+    with open(trained / "progress.csv", newline="") as file:
+        row = [row for row in csv.DictReader(file) if row["eval/mean_reward"]][-1]
+    assert row["eval/mean_reward"] == row["eval/return_after_1"]
+    assert float(row["eval/return_after_3"]) == pytest.approx(meta["post"][-1, 2].mean(), abs=1e-9)
+
+
+def test_a_run_goes_on_with_as_many_inner_steps_as_it_was_evaluated_with(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    arrays = read_npz(run / "meta_evaluations.npz")
+    short = {**arrays, "post": arrays["post"][:, :1], "env_steps": arrays["env_steps"][:, :2]}
+    write_npz_atomic(run / "meta_evaluations.npz", **short)
+    assert main(["train", "-i", str(run), "-n", "800", "--verbose", "0"]) == 0
+    after = read_npz(run / "meta_evaluations.npz")
+    assert len(after["timesteps"]) > len(arrays["timesteps"])
+    assert after["post"].shape[1:] == (1, 3)
+    assert np.array_equal(after["post"][:, 0], read_npz(run / "evaluations.npz")["results"])
 
 
 def test_the_logs_agree(trained: Path) -> None:
