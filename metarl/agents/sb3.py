@@ -116,6 +116,7 @@ class LearningRun:
         the algorithm added, in the order they ended.
     :param eval_env_steps: env steps that learning had taken at each evaluation, from 0 on.
     :param eval_returns: mean undiscounted return of the fresh episodes of each.
+    :param eval_lengths: their mean length.
     """
 
     params: Params
@@ -123,6 +124,7 @@ class LearningRun:
     episode_returns: list[float]
     eval_env_steps: list[int]
     eval_returns: list[float]
+    eval_lengths: list[float]
 
 
 @dataclass(frozen=True)
@@ -295,19 +297,22 @@ class SB3Learner:
                 observer.episode_returns,
                 observer.env_steps,
                 observer.returns,
+                observer.lengths,
             )
 
     def evaluate(
         self, params: Params, task: Task, seed: np.random.SeedSequence, n_episodes: int, deterministic: bool = False
-    ) -> float:
-        """Return the mean undiscounted return of ``n_episodes`` fresh episodes at ``params``, without exploration.
+    ) -> tuple[float, float]:
+        """Return the mean undiscounted return and length of fresh episodes at ``params``, without exploration.
+
+        They are those that :meth:`run` evaluates before learning with the same stream.
 
         :param deterministic: take the most likely actions instead of drawn ones.
         """
         _require_positive(n_episodes=n_episodes)
         with sb3_generators(), single_threaded_torch():
             load_initialisation(self._learning.algorithm, params)
-            return self._learning.evaluate(task, learning_seed(seed), n_episodes, deterministic)
+            return self._learning.evaluate(task, int(seed.generate_state(2)[1]), n_episodes, deterministic)
 
     # ----------------------------------------------------------------------------------------------- the query gradient
     def query_gradient(
@@ -355,20 +360,23 @@ class SB3Learner:
 class _Observer(BaseCallback):
     """Collects the returns of episodes, and evaluates when learning has passed given numbers of env steps."""
 
-    def __init__(self, evaluate: Callable[[], float] | None = None, points: Sequence[float] = ()) -> None:
+    def __init__(self, evaluate: Callable[[], tuple[float, float]] | None = None, points: Sequence[float] = ()) -> None:
         super().__init__()
         self._evaluate = evaluate
         self._points = list(points)
         self.episode_returns: list[float] = []
         self.env_steps: list[int] = []
         self.returns: list[float] = []
+        self.lengths: list[float] = []
 
     def look(self, num_timesteps: int) -> None:
         """Evaluate if a point was passed."""
         passed = sum(point <= num_timesteps for point in self._points) - len(self.returns)
         if passed > 0:
             assert self._evaluate is not None
-            self.returns += [self._evaluate()] * passed
+            mean_return, mean_length = self._evaluate()
+            self.returns += [mean_return] * passed
+            self.lengths += [mean_length] * passed
             self.env_steps += [num_timesteps] * passed
 
     def _on_rollout_start(self) -> None:

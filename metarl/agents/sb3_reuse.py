@@ -229,25 +229,28 @@ class ReusableSB3:
                 kind = type(self.algorithm).__name__
                 raise NonFiniteError(f"{kind} reached a {name!r} that is not finite, on the task {task}") from cause
 
-    def evaluate(self, task: Task, seed: int, n_episodes: int, deterministic: bool) -> float:
-        """Return the mean undiscounted return of fresh episodes, in copies of the task apart from those learnt on.
+    def evaluate(self, task: Task, seed: int, n_episodes: int, deterministic: bool) -> tuple[float, float]:
+        """Return the mean undiscounted return and length of fresh episodes, in copies of the task apart from those
+        learnt on.
 
         :param deterministic: take the most likely actions. A policy with gSDE always does: its noise belongs to
             learning.
         """
         env = FamilyVecEnv(self.family, {name: np.asarray(v)[None] for name, v in task.items()}, n_episodes, seed)
         normalize = self.algorithm.get_vec_normalize_env()
-        returns: dict[int, float] = {}
+        episodes: dict[int, tuple[float, int]] = {}
         with sb3_generators():
             torch.manual_seed(seed)
             obs: Any = env.reset()
-            while len(returns) < n_episodes:
+            while len(episodes) < n_episodes:
                 seen = obs if normalize is None else normalize.normalize_obs(obs)
                 actions, _ = self.algorithm.policy.predict(seen, deterministic=deterministic or self.algorithm.use_sde)
                 obs, _, dones, infos = env.step(actions)
                 for index in np.flatnonzero(dones).tolist():
-                    returns.setdefault(index, infos[index]["episode"]["r"])
-        return float(np.mean([returns[index] for index in range(n_episodes)]))
+                    episode = infos[index]["episode"]
+                    episodes.setdefault(index, (episode["r"], episode["l"]))
+        mean_return, mean_length = np.mean([episodes[index] for index in range(n_episodes)], axis=0)
+        return float(mean_return), float(mean_length)
 
 
 # ------------------------------------------------------------------------------------------------------------- the path

@@ -351,9 +351,10 @@ def test_evaluations_are_of_the_policy_and_not_of_exploration():
     params = learner.init(0)
     task = {"gain": 1.5, "offset": 3}
     # Episodes of 4 steps pay 1.5 + 3 + 4.5 + 6.
-    assert learner.evaluate(params, task, SEED, 3) == pytest.approx(15.0)
+    assert learner.evaluate(params, task, SEED, 3) == pytest.approx((15.0, 4.0))
     run = learner.run(params, task, SEED, 32, n_evaluations=2)
     assert run.eval_returns == pytest.approx([15.0] * 3)
+    assert run.eval_lengths == pytest.approx([4.0] * 3)
     assert run.eval_env_steps == [0, 16, 32]
     assert run.episode_returns == pytest.approx([15.0] * 8)
 
@@ -361,10 +362,10 @@ def test_evaluations_are_of_the_policy_and_not_of_exploration():
 def test_evaluations_see_what_the_policy_sees():
     plain, normalized = make_learner("ppo"), make_learner("ppo", normalize=True)
     params, shifted = plain.init(0), normalized.init(0)
-    expected = plain.evaluate(params, GOAL, SEED, 4, deterministic=True)
-    assert normalized.evaluate(shifted, GOAL, SEED, 4, deterministic=True) == pytest.approx(expected, rel=1e-5)
+    expected, _ = plain.evaluate(params, GOAL, SEED, 4, deterministic=True)
+    assert normalized.evaluate(shifted, GOAL, SEED, 4, deterministic=True)[0] == pytest.approx(expected, rel=1e-5)
     shifted["statistics/obs_mean"] = torch.tensor([3.0, 0.0], dtype=torch.float64)
-    assert abs(normalized.evaluate(shifted, GOAL, SEED, 4, deterministic=True) - expected) > 0.01
+    assert abs(normalized.evaluate(shifted, GOAL, SEED, 4, deterministic=True)[0] - expected) > 0.01
 
 
 def test_evaluations_follow_learning():
@@ -376,7 +377,7 @@ def test_evaluations_follow_learning():
     assert run.eval_env_steps == [0, 32, 32, 64, 64]
     assert run.eval_returns[1] == run.eval_returns[2] != run.eval_returns[0]
     seed = np.random.SeedSequence(0)
-    drawn = [learner.evaluate(params, GOAL, seed, 3, deterministic) for deterministic in (False, True, False)]
+    drawn = [learner.evaluate(params, GOAL, seed, 3, deterministic)[0] for deterministic in (False, True, False)]
     assert drawn[0] == drawn[2] != drawn[1]
 
 
