@@ -9,7 +9,7 @@ from metarl.errors import ConfigError, UnknownNameError, unknown_name
 from metarl.version import __version__
 
 COMMANDS = {
-    **{name: name for name in ("train", "evaluate", "export", "finetune", "plot")},
+    **{name: name for name in ("train", "evaluate", "export", "finetune", "plot", "reproduce")},
     "list": "listing",
 }
 """The commands, and the module of :mod:`metarl.zoo` whose ``run(args)`` does each."""
@@ -86,6 +86,9 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
             sub.add_parser("finetune", help="learn held-out tasks with plain SB3, from the export and from scratch")
         ),
         "plot": _plot(sub.add_parser("plot", help="draw training and adaptation curves of runs")),
+        "reproduce": _reproduce(
+            sub.add_parser("reproduce", help="a paper's experiments: train what is missing, compare what is finished")
+        ),
         "list": _list(sub.add_parser("list", help="show algorithms, environments and runs")),
     }
     return parser, commands
@@ -245,6 +248,39 @@ def _plot(parser: Parser) -> Parser:
     parser.add_argument("-w", "--window", type=_count, default=1, help="meta-iterations in the running mean")
     parser.add_argument("-o", "--output", default=None, metavar="FILE", help="png or svg (default: in the run)")
     _overwrite(parser)
+    return parser
+
+
+def _reproduce(parser: Parser) -> Parser:
+    parser.add_argument(
+        "experiment", help="first-order-rl: MAML, FOMAML, Reptile, Leap and baselines at equal env steps"
+    )
+    parser.add_argument(
+        "--scale", default="laptop", help="smoke (a minute), laptop (a night on 2 cores; default) or paper (weeks)"
+    )
+    parser.add_argument("--only-env", nargs="+", default=[], metavar="ENV", help="train only on these environments")
+    parser.add_argument("--only-algo", nargs="+", default=[], metavar="ALGO", help="train only these algorithms")
+    parser.add_argument("--only-part", nargs="+", default=[], metavar="PART", help="train only comparison or ablation")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="training seeds (the scale's)")
+    parser.add_argument(
+        "--train",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="train what is missing (default); --no-train: only compare what is finished",
+    )
+    parser.add_argument(
+        "-f",
+        "--folder",
+        "--log-folder",
+        dest="log_folder",
+        default="",
+        help="where the runs are, finished and half-finished ones too (default: logs/<experiment>/<scale>)",
+    )
+    parser.add_argument(
+        "-o", "--output", default="", metavar="FOLDER", help="tables, figures, record (default: results, in -f)"
+    )
+    parser.add_argument("--num-threads", type=int, default=-1, help="threads (default: all)")
+    _packages(parser)
     return parser
 
 

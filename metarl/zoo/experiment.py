@@ -1,0 +1,266 @@
+"""Experiments of many runs: what one consists of, and which of its runs are there.
+
+The data is in ``experiments/<name>.yml``. A job is one run of it, an ordinary run folder, which is known again by its
+algorithm, environment, seed and hyperparameters.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metarl.errors import ConfigError, MetaRLError, unknown_name
+from metarl.zoo.config import HYPERPARAMS, check_hyperparameters, dump_yaml, load_hyperparameters, load_yaml, merge
+from metarl.zoo.runs import Run, open_run, run_number
+
+EXPERIMENTS = Path(__file__).parent / "experiments"
+PARTS = ("comparison", "ablation")
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """Runs of several algorithms on one environment, equally long.
+
+    :param env: the environment.
+    :param algos: the algorithms.
+    :param n_timesteps: env steps of a run, support and query together.
+    :param seeds: training seeds.
+    :param episodes: for each inner step and task of an evaluation on test tasks.
+    :param hyperparams: what overrules the algorithms' YAML; dotted keys reach into mappings.
+    :param grid: hyperparameters whose every combination is run; none: no ablation.
+    """
+
+    env: str
+    algos: Sequence[str]
+    n_timesteps: int
+    seeds: Sequence[int]
+    episodes: int
+    hyperparams: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    @property
+    def part(self) -> str:
+        """Which of :data:`PARTS` it belongs to."""
+        return "ablation" if self.grid else "comparison"
+
+    def cells(self) -> list[dict[str, Any]]:
+        """Return the combinations of the grid, one empty one if there is none."""
+        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment at one scale; see ``experiments/first-order-rl.yml``.
+
+    :param name: of the experiment.
+    :param scale: how large.
+    :param entries: its runs, in the order in which they are started.
+    :param evaluation: arguments of ``evaluate`` on test tasks.
+    :param n_evaluations: evaluations on validation tasks in a run.
+    :param settings: the rest of the file.
+    """
+
+    name: str
+    scale: str
+    entries: Sequence[Entry]
+    evaluation: Mapping[str, Any]
+    n_evaluations: int
+    settings: Mapping[str, Any]
+
+    def is_one_of(self, kind: str, algo: str) -> bool:
+        """Whether an algorithm is listed under ``kind`` in the file."""
+        return algo in self.settings[kind]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run of an experiment.
+
+    :param entry: what it belongs to.
+    :param algo: the algorithm.
+    :param seed: the training seed.
+    :param cell: the values of the entry's grid.
+    """
+
+    entry: Entry
+    algo: str
+    seed: int
+    cell: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Return a few words."""
+        cell = "".join(f", {name} {value}" for name, value in self.cell.items())
+        return f"{self.algo} on {self.entry.env}, seed {self.seed}{cell}"
+
+    @property
+    def hyperparams(self) -> dict[str, Any]:
+        """What overrules the YAML."""
+        return {**self.entry.hyperparams, **self.cell}
+
+    def log_folder(self, folder: Path) -> Path:
+        """Return the log folder of its run; an ablation's are apart, where nobody takes them for the comparison's."""
+        return folder / "ablation" if self.cell else folder
+
+    def unavailable(self) -> str:
+        """Return why it cannot be run by this version, empty if it can."""
+        from metarl import ALGORITHMS
+
+        if self.algo not in ALGORITHMS:
+            return "not part of this version"
+        if not (HYPERPARAMS / f"{self.algo}.yml").is_file():
+            return f"no hyperparameters yet (hyperparams/{self.algo}.yml)"
+        return ""
+
+    def config(self) -> dict[str, Any]:
+        """Return the hyperparameters that its run has, ``n_timesteps`` included.
+
+        :raises MetaRLError: the YAML and the algorithm do not fit each other.
+        """
+        from metarl.zoo.algorithms import algorithm
+
+        config = merge(load_hyperparameters(self.algo, self.entry.env), self.hyperparams)
+        return check_hyperparameters({**config, "n_timesteps": self.entry.n_timesteps}, algorithm(self.algo))
+
+    def command(self, folder: Path, experiment: Experiment) -> list[str]:
+        """Return the words that start its run."""
+        words = ["train", "--algo", self.algo, "--env", self.entry.env, "--seed", str(self.seed)]
+        words += ["-n", str(self.entry.n_timesteps), "-f", str(self.log_folder(folder))]
+        words += ["--eval-freq", str(max(1, self.entry.n_timesteps // experiment.n_evaluations))]
+        words += ["--n-eval-tasks", str(experiment.evaluation["n_tasks"])]
+        pairs = [f"{name}:{json.dumps(value)}" for name, value in self.hyperparams.items()]
+        return words + (["-params", *pairs] if pairs else [])
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is of a job.
+
+    :param run: its run, None where it was not started.
+    :param others: runs of the same algorithm, environment and seed that have other hyperparameters, and which.
+    """
+
+    run: Run | None
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended."""
+        return self.run is not None and self.run.final.is_file()
+
+
+def names() -> list[str]:
+    """Return the names of the experiments."""
+    return sorted(path.stem for path in EXPERIMENTS.glob("*.yml"))
+
+
+def scales(name: str) -> list[str]:
+    """Return the scales of an experiment, from small to large."""
+    return list(_read(name)["scales"])
+
+
+def load_experiment(name: str, scale: str) -> Experiment:
+    """Read an experiment.
+
+    :raises UnknownNameError: no such experiment or scale.
+    """
+    document = _read(name)
+    known = document.pop("scales")
+    if scale not in known:
+        raise unknown_name("scale", scale, known)
+    found = known[scale]
+    entries = [Entry(**{"algos": document["algos"], **item}) for item in found.pop("entries")]
+    return Experiment(name, scale, entries, settings=document, **found)
+
+
+def _read(name: str) -> dict[str, Any]:
+    if name not in names():
+        raise unknown_name("experiment", name, names())
+    path = EXPERIMENTS / f"{name}.yml"
+    document: dict[str, Any] = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    return document
+
+
+def jobs(
+    experiment: Experiment,
+    envs: Sequence[str] = (),
+    algos: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    parts: Sequence[str] = (),
+) -> list[Job]:
+    """Return the runs of an experiment, in the order in which they are started: all algorithms of a seed together.
+
+    :param envs: only these; all by default.
+    :param algos: only these.
+    :param seeds: these instead of the experiment's.
+    :param parts: only these of :data:`PARTS`.
+    :raises UnknownNameError: a name that the experiment does not hold.
+    :raises ConfigError: a negative seed, or nothing is left.
+    """
+    entries = experiment.entries
+    for kind, wanted, known in (
+        ("environment", envs, {entry.env for entry in entries}),
+        ("algorithm", algos, {algo for entry in entries for algo in entry.algos}),
+        ("part", parts, set(PARTS)),
+    ):
+        for name in wanted:
+            if name not in known:
+                raise unknown_name(f"{kind} of {experiment.name}", name, known)
+    for seed in seeds:
+        if seed < 0:
+            raise ConfigError(f"--seeds {seed}: a seed is 0 or more")
+    found = [
+        Job(entry, algo, seed, cell)
+        for entry in entries
+        if entry.env in (envs or [entry.env]) and entry.part in (parts or PARTS)
+        for seed in dict.fromkeys(seeds or entry.seeds)
+        for cell in entry.cells()
+        for algo in entry.algos
+        if algo in (algos or [algo])
+    ]
+    if not found:
+        raise ConfigError(f"{experiment.name} at scale {experiment.scale} has no such runs")
+    return found
+
+
+def find(job: Job, folder: Path) -> Found:
+    """Return what there is of a job in a log folder.
+
+    :raises MetaRLError: its hyperparameters do not fit the algorithm.
+    """
+    wanted = _plain(job.config())
+    best: Run | None = None
+    others: dict[str, str] = {}
+    places = sorted(
+        (path for path in (job.log_folder(folder) / job.algo).glob(f"{job.entry.env}_*") if path.is_dir()),
+        key=lambda path: (run_number(path.name, job.entry.env) or 0, path.name),
+    )
+    for path in places:
+        try:
+            run = open_run(path)
+            config, args = run.config(), run.args()
+        except MetaRLError:  # killed before its records were whole: there is nothing to go on from
+            continue
+        if (run.algo, run.env_id, args.get("seed")) != (job.algo, job.entry.env, job.seed):
+            continue
+        if config != wanted or args.get("eval_env_kwargs") or args.get("started_from") is not None:
+            others[str(path)] = _difference(config, wanted)
+        elif run.final.is_file() or (best is None and run.checkpoint.is_file()):
+            best = run
+            if run.final.is_file():
+                break
+    return Found(best, others)
+
+
+def _plain(config: Mapping[str, Any]) -> Any:
+    """Return what a configuration is once it was written and read."""
+    return load_yaml(dump_yaml(dict(config)), "hyperparameters")
+
+
+def _difference(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return the hyperparameters that differ, in words."""
+    keys = [key for key in {**config, **wanted} if config.get(key) != wanted.get(key)]
+    return ", ".join(f"{key} {config.get(key)}, here {wanted.get(key)}" for key in keys) or "another start"

@@ -1,0 +1,253 @@
+"""What an experiment found, in tables, sentences and figures: who wins at 95%, and by how much."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metarl.meta.comparison import compare, comparison_figure, comparison_table
+from metarl.meta.published import Published
+from metarl.meta.report import Report
+from metarl.meta.statistics import Interval
+from metarl.meta.tables import Table
+from metarl.zoo.finished import CHECKPOINTS, PHASES, Learning, Tested, Trained, by_cell, of_checkpoint, tested
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How two algorithms compare on the same tasks.
+
+    :param a: the first.
+    :param b: the second.
+    :param checkpoint: which checkpoints.
+    :param step: after so many inner steps.
+    :param interval: of the return of ``a`` minus that of ``b``, paired, 95%.
+    """
+
+    a: str
+    b: str
+    checkpoint: str
+    step: int
+    interval: Interval
+
+    @property
+    def winner(self) -> str | None:
+        """The one that is ahead by an interval without zero, None if there is none."""
+        if not self.interval.excludes_zero:
+            return None
+        return self.a if self.interval.mean > 0 else self.b
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a record holds."""
+        return {**dataclasses.asdict(self), "interval": list(self.interval), "winner": self.winner}
+
+
+def steps(n: int) -> str:
+    """Return a number of inner steps in words."""
+    return f"{n} step" if n == 1 else f"{n} steps"
+
+
+def returns_table(items: Sequence[Tested], published: Sequence[Published], title: str) -> Table:
+    """Return mean returns after 0, 1, … inner steps with 95% intervals: a row for each algorithm and checkpoint."""
+    reports = [item.report for item in items]
+    table = comparison_table(reports, published)
+    cut = -1 if len(reports) > 1 else None  # differences have sentences of their own
+    trained = [[f"{np.mean(item.num_timesteps) / 1e6:,.2f}", str(item.report.n_runs)] for item in items]
+    trained += [["", "1"]] * (len(table.rows) - len(items))
+    rows = [[row[0], *extra, *row[1:cut]] for row, extra in zip(table.rows, trained, strict=True)]
+    for row, report in zip(rows, reports, strict=False):
+        row[-1] = row[-1] if report.n_inner_steps else ""
+    columns = [table.columns[0], "million env steps", "seeds", *table.columns[1:cut]]
+    widest = max(reports, key=lambda report: report.n_runs)
+    return Table(columns, rows, title, [widest.describe_intervals(), *table.notes[1:]])
+
+
+def verdicts(items: Sequence[Tested], n_inner_steps: int) -> list[Verdict]:
+    """Compare every two algorithms after one and after ``n_inner_steps`` inner steps, last with last, best with best.
+
+    A policy that does not adapt stands as it is beside those that do.
+    """
+    found = []
+    algos = dict.fromkeys(item.algo for item in items)
+    for a, b in itertools.combinations(algos, 2):
+        for checkpoint in CHECKPOINTS:
+            own = {item.algo: _repeated(item.report, n_inner_steps) for item in of_checkpoint(items, checkpoint)}
+            if a not in own or b not in own:
+                continue
+            bands = compare(own[a], own[b]).returns
+            found += [Verdict(a, b, checkpoint, step, bands.at(step)) for step in sorted({1, n_inner_steps})]
+    return found
+
+
+def _repeated(report: Report, n_inner_steps: int) -> Report:
+    """Return a report whose only point, before adaptation, stands for all; others as they are."""
+    if report.n_inner_steps > 0:
+        return report
+    n = n_inner_steps + 1
+    return dataclasses.replace(report, returns=np.repeat(report.returns, n, axis=2), env_steps=np.zeros(n))
+
+
+def sentences(found: Sequence[Verdict]) -> list[str]:
+    """Return one sentence for each pair of algorithms: who wins after how many inner steps, and the differences."""
+    lines = []
+    for a, b in dict.fromkeys((item.a, item.b) for item in found):
+        own = [item for item in found if (item.a, item.b) == (a, b)]
+        clauses = []
+        for step in dict.fromkeys(item.step for item in own):
+            outcomes: dict[str, list[str]] = {}
+            for item in own:
+                if item.step == step:
+                    outcome = f"{item.winner} wins" if item.winner else "no difference"
+                    outcomes.setdefault(outcome, []).append(item.checkpoint)
+            words = ", ".join(f"{outcome} ({' and '.join(kinds)})" for outcome, kinds in outcomes.items())
+            clauses.append(f"after {steps(step)} {words}")
+        differences = []
+        for checkpoint in dict.fromkeys(item.checkpoint for item in own):
+            intervals = [str(item.interval) for item in own if item.checkpoint == checkpoint]
+            differences.append(f"{checkpoint} {', '.join(intervals)}")
+        lines.append(f"{a} against {b}: {'; '.join(clauses)}. {a} minus {b}: {'; '.join(differences)}.")
+    return lines
+
+
+def adaptation_figures(items: Sequence[Tested], published: Sequence[Published], env: str) -> dict[str, Figure]:
+    """Draw the returns against inner steps and against env steps of adaptation, a figure for each checkpoint."""
+    found = {kind: [item.report for item in of_checkpoint(items, kind)] for kind in CHECKPOINTS}
+    return {f"{env}_{kind}": comparison_figure(reports, published) for kind, reports in found.items() if reports}
+
+
+# ------------------------------------------------------------------------------------------------------------ ablation
+def ablation_table(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int) -> Table:
+    """Return the returns after one and after ``n_inner_steps`` inner steps: a row for each cell of the grid."""
+    entry = runs[0].job.entry
+    columns = [(algo, step) for algo in _algos(runs) for step in sorted({1, n_inner_steps})]
+    rows: list[list[str]] = []
+    notes: dict[str, None] = {}
+    for cell, own in by_cell(runs):
+        reports = {item.algo: item.report for item in of_checkpoint(tested(own), checkpoint)}
+        notes |= dict.fromkeys(report.describe_intervals() for report in reports.values())
+        cells = [str(reports[algo].interval(step)) if algo in reports else "" for algo, step in columns]
+        rows.append([", ".join(f"{name} {value}" for name, value in cell.items()), *cells])
+    title = f"Ablation on {entry.env}, {entry.n_timesteps:,} env steps a run, {checkpoint} checkpoints"
+    return Table(["", *(f"{algo}, {steps(step)}" for algo, step in columns)], rows, title, list(notes))
+
+
+def ablation_verdicts(runs: Sequence[Trained], n_inner_steps: int) -> list[tuple[Mapping[str, Any], Verdict]]:
+    """Return how every two algorithms compare in each cell of the grid."""
+    cells = [(cell, verdicts(tested(own), n_inner_steps)) for cell, own in by_cell(runs)]
+    return [(cell, verdict) for cell, found in cells for verdict in found]
+
+
+def ablation_sentences(found: Sequence[tuple[Mapping[str, Any], Verdict]]) -> list[str]:
+    """Count in how many cells of the grid each of two algorithms wins."""
+    groups: dict[tuple[str, str, str, int], list[str | None]] = {}
+    for _, item in found:
+        groups.setdefault((item.a, item.b, item.checkpoint, item.step), []).append(item.winner)
+    return [
+        f"Ablation, {checkpoint} checkpoints after {steps(step)}: of {len(winners)} settings {a} wins "
+        f"{winners.count(a)} and {b} {winners.count(b)}; {winners.count(None)} show no difference."
+        for (a, b, checkpoint, step), winners in groups.items()
+    ]
+
+
+def ablation_figure(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int) -> Figure:
+    """Draw the return after adaptation against the grid's last parameter, a colour for each value of its first."""
+    from matplotlib.figure import Figure
+
+    entry = runs[0].job.entry
+    names = list(entry.grid)
+    colour, x_name = names[0], names[-1]
+    points = sorted({1, n_inner_steps})
+    figure = Figure(figsize=(5.0 * len(points), 4.0), layout="constrained")
+    panels = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
+    lines: dict[tuple[str, Any], list[tuple[Any, Report]]] = {}
+    for cell, own in by_cell(runs):
+        for item in of_checkpoint(tested(own), checkpoint):
+            lines.setdefault((item.algo, cell[colour]), []).append((cell[x_name], item.report))
+    styles = dict(zip(_algos(runs), itertools.cycle(("o-", "s--", "^:", "v-.")), strict=False))
+    colours = {value: f"C{i}" for i, value in enumerate(entry.grid[colour])}
+    for panel, step in zip(panels, points, strict=True):
+        for (algo, value), line in lines.items():
+            x = [place for place, _ in line]
+            mean, low, high = np.array([report.interval(step) for _, report in line]).T
+            label = f"{algo}, {colour} {value}"
+            bars = [mean - low, high - mean]
+            panel.errorbar(x, mean, bars, fmt=styles[algo], color=colours[value], capsize=2, label=label)
+        panel.set_title(f"after {steps(step)}")
+        panel.set_xlabel(x_name)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("return on test tasks (95% intervals)")
+    panels[0].legend(fontsize="small")
+    figure.suptitle(f"{entry.env}, {entry.n_timesteps:,} env steps a run, {checkpoint} checkpoints")
+    return figure
+
+
+def _algos(runs: Sequence[Trained]) -> list[str]:
+    return list(dict.fromkeys(item.job.algo for item in runs))
+
+
+# --------------------------------------------------------------------------------------------------- training and time
+def learning_figure(curves: Mapping[str, Sequence[Learning]], algos: Sequence[str]) -> Figure:
+    """Draw the returns on validation tasks against env steps of training, one panel for each environment.
+
+    :param algos: all algorithms of the experiment; an algorithm has its colour by its place there.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.0 * len(curves), 4.0), layout="constrained")
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for panel, (env, own) in zip(panels, curves.items(), strict=True):
+        for curve in own:
+            bands, colour = curve.bands(), f"C{algos.index(curve.algo)}"
+            panel.plot(curve.timesteps, bands.mean, marker="o", markersize=3, color=colour, label=curve.algo)
+            panel.fill_between(curve.timesteps, bands.low, bands.high, color=colour, alpha=0.15, linewidth=0)
+        panel.set_title(env)
+        panel.set_xlabel("env steps, support and query together")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize="small")
+    panels[0].set_ylabel("validation return after 1 step, oracle before it (95%)")
+    return figure
+
+
+def times_table(seconds: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    """Return the seconds that each phase of a meta-iteration took.
+
+    :param seconds: by environment, algorithm and phase.
+    """
+    rows = [
+        [f"{env}, {algo}", *(f"{own[phase]:.3f}" if phase in own else "" for phase in PHASES)]
+        for env, algos in seconds.items()
+        for algo, own in algos.items()
+    ]
+    notes = ("medians over the meta-iterations of all runs, as the machine was; outer is the meta-optimisation step",)
+    return Table(["", *(f"{phase}, s" for phase in PHASES)], rows, "Time of a meta-iteration", notes)
+
+
+def speed_sentences(
+    seconds: Mapping[str, Mapping[str, Mapping[str, float]]], orders: Sequence[str], published: float
+) -> tuple[list[str], dict[str, float]]:
+    """Say how much longer the meta-optimisation step takes at second order than at first.
+
+    :param seconds: as in :func:`times_table`.
+    :param orders: the algorithm of second order, then that of first.
+    :param published: the paper's ratio.
+    :return: a sentence and the ratio for each environment where both were run.
+    """
+    second, first = orders
+    lines, ratios = [], {}
+    for env, algos in seconds.items():
+        above, below = (algos.get(algo, {}).get("outer") for algo in (second, first))
+        if above is not None and below:
+            ratios[env] = above / below
+            lines.append(
+                f"Meta-optimisation step on {env}: {second} takes {ratios[env]:.2f} times as long as {first} "
+                f"({above:.3f} s and {below:.3f} s; the paper says {published:g})."
+            )
+    return lines, ratios

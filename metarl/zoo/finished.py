@@ -1,0 +1,163 @@
+"""What the finished runs of an experiment hold: returns on test tasks, learning curves, and times."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metarl.checkpoint import read_npz
+from metarl.errors import CheckpointError, MetaRLError
+from metarl.meta.report import Report
+from metarl.meta.statistics import Bands, bootstrap_bands
+from metarl.zoo.algorithms import load_model
+from metarl.zoo.experiment import Entry, Experiment, Job
+from metarl.zoo.plot import read_curve
+from metarl.zoo.runs import Run
+
+CHECKPOINTS = ("last", "best")
+"""A run's final model, and the one that was best on validation tasks after the inner steps of its own training."""
+PHASES = ("sampling", "inner", "outer")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One finished run of an experiment.
+
+    :param job: what it was for.
+    :param run: its folder.
+    :param reports: by checkpoint.
+    """
+
+    job: Job
+    run: Run
+    reports: Mapping[str, Report]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One algorithm's checkpoints of one kind, all seeds together, on test tasks.
+
+    :param algo: the algorithm.
+    :param checkpoint: one of :data:`CHECKPOINTS`; empty where there is only one kind.
+    :param report: returns of all runs.
+    :param num_timesteps: env steps of training of each.
+    """
+
+    algo: str
+    checkpoint: str
+    report: Report
+    num_timesteps: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Learning:
+    """One algorithm's returns on validation tasks in the course of training.
+
+    :param algo: the algorithm.
+    :param timesteps: ``[point]``, env steps of training, a mean over runs.
+    :param returns: ``[run, task, point]``, after one inner step; of policies that do not adapt, before.
+    :param strata: see :class:`~metarl.meta.report.Report`.
+    """
+
+    algo: str
+    timesteps: np.ndarray
+    returns: np.ndarray
+    strata: np.ndarray | None
+
+    def bands(self) -> Bands:
+        """Return mean returns with 95% intervals by task, then by run."""
+        return bootstrap_bands(self.returns, strata=self.strata)
+
+
+def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | None) -> Trained:
+    """Evaluate a finished run on test tasks, or read what it was evaluated to before; that is kept in its folder."""
+    settings = {**experiment.evaluation, "n_episodes": job.entry.episodes}
+    if experiment.is_one_of("unadapted", job.algo):
+        settings["n_inner_steps"] = 0
+    reports = {}
+    for checkpoint, path in (("last", run.final), ("best", run.best)):
+        if not path.is_file() or (checkpoint == "best" and experiment.is_one_of("untrained", job.algo)):
+            continue
+        subject = {"model": hashlib.sha256(path.read_bytes()).hexdigest(), "settings": settings}
+        place = run.folder / "evaluations" / f"{experiment.name}_{checkpoint}.json"
+        try:
+            report = Report.load(place)
+        except CheckpointError:
+            report = None
+        if report is None or report.meta.get("subject") != subject:
+            report = load_model(path, n_threads).evaluate("test", **settings)
+            report = dataclasses.replace(report, meta={**report.meta, "subject": subject})
+            report.save(place)
+        reports[checkpoint] = report
+    return Trained(job, run, reports)
+
+
+def tested(runs: Sequence[Trained]) -> list[Tested]:
+    """Return what the runs of one environment and cell came to: each algorithm's checkpoints, last ones first."""
+    found = []
+    for algo in dict.fromkeys(item.job.algo for item in runs):
+        own = [item for item in runs if item.job.algo == algo]
+        kinds = [kind for kind in CHECKPOINTS if all(kind in item.reports for item in own)]
+        for kind in kinds:
+            reports = [item.reports[kind] for item in own]
+            name = kind if len(kinds) > 1 else ""
+            label = f"{algo}, {kind}" if name else algo
+            steps = [int(report.meta["num_timesteps"]) for report in reports]
+            found.append(Tested(algo, name, Report.merge(reports, label), steps))
+    return found
+
+
+def of_checkpoint(items: Sequence[Tested], kind: str) -> list[Tested]:
+    """Return one of each algorithm: its checkpoints of a kind, or the only ones it has."""
+    return [item for item in items if item.checkpoint in (kind, "")]
+
+
+def learning(experiment: Experiment, runs: Sequence[Trained]) -> list[Learning]:
+    """Return the learning curves of the runs of one environment; runs that were never evaluated have none."""
+    found = []
+    for algo in dict.fromkeys(item.job.algo for item in runs):
+        own = [item for item in runs if item.job.algo == algo]
+        arrays = [read_npz(path) for item in own if (path := item.run.folder / "meta_evaluations.npz").is_file()]
+        if not arrays:
+            continue
+        n = min(len(each["timesteps"]) for each in arrays)
+        adapts = not experiment.is_one_of("unadapted", algo)
+        values = np.stack([(each["post"][:n, 0] if adapts else each["pre"][:n]).T for each in arrays])
+        # With so few distinct tasks validation and test tasks are the same ones, in the same order.
+        strata = own[0].reports["last"].strata
+        found.append(Learning(algo, np.mean([each["timesteps"][:n] for each in arrays], axis=0), values, strata))
+    return found
+
+
+def times(runs: Sequence[Trained]) -> dict[str, dict[str, float]]:
+    """Return the median seconds of each phase of a meta-iteration, by algorithm, over all its runs' logs."""
+    found: dict[str, dict[str, float]] = {}
+    for algo in dict.fromkeys(item.job.algo for item in runs):
+        seconds: dict[str, list[np.ndarray]] = {phase: [] for phase in PHASES}
+        for item in runs:
+            for phase in PHASES if item.job.algo == algo else ():
+                try:
+                    seconds[phase].append(read_curve(item.run, "time/iterations", f"time/{phase}").y)
+                except MetaRLError:  # it logged nothing, or has no such phase
+                    continue
+        medians = {phase: float(np.median(np.concatenate(parts))) for phase, parts in seconds.items() if parts}
+        if medians:
+            found[algo] = medians
+    return found
+
+
+def by_entry(runs: Sequence[Trained]) -> list[tuple[Entry, list[Trained]]]:
+    """Return the runs of each entry of the experiment that has any."""
+    entries = dict.fromkeys(item.job.entry for item in runs)
+    return [(entry, [item for item in runs if item.job.entry is entry]) for entry in entries]
+
+
+def by_cell(runs: Sequence[Trained]) -> list[tuple[Mapping[str, Any], list[Trained]]]:
+    """Return the runs of each combination of an entry's grid that has any."""
+    cells = [cell for cell in runs[0].job.entry.cells() if any(item.job.cell == cell for item in runs)]
+    return [(cell, [item for item in runs if item.job.cell == cell]) for cell in cells]

@@ -1,0 +1,232 @@
+"""``metarl reproduce``: the runs of an experiment, as many as are not there yet, and what all of them show."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metarl.errors import MetaRLError
+from metarl.zoo.runs import command_line
+
+if TYPE_CHECKING:
+    from metarl.zoo.experiment import Experiment, Job
+    from metarl.zoo.finished import Trained
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code: 1 if a run failed."""
+    from metarl.zoo.console import say
+    from metarl.zoo.experiment import jobs, load_experiment
+    from metarl.zoo.results import RECORD, TEXT, Results, require_own
+    from metarl.zoo.train import threads
+
+    began = time.monotonic()
+    experiment = load_experiment(args.experiment, args.scale)
+    chosen = jobs(experiment, args.only_env, args.only_algo, args.seeds, args.only_part)
+    folder = Path(args.log_folder or Path("logs") / experiment.name / experiment.scale)
+    output = Path(args.output or folder / "results")
+    require_own(output)
+    work = Work(experiment, chosen, folder, args)
+    if args.train:
+        interrupted = work.train()
+        if interrupted:
+            print(f"metarl: or go on with all of it: {command_line(args.argv)}", file=sys.stderr)
+            return interrupted
+    extra = [job for job in chosen if job.seed not in job.entry.seeds]
+    runs, missing = work.collect([*jobs(experiment), *extra], threads(args))
+    if runs:
+        results = Results(experiment, runs)
+        results.show()
+        results.write(output, folder, command_line(args.argv), time.monotonic() - began, missing)
+        say(f"Saved {output / RECORD}, {output / TEXT} and {len(results.figures)} figures")
+    _say_missing(missing)
+    _next(args, experiment, missing, output)
+    return 1 if work.failed else 0
+
+
+class Work:
+    """The runs of an experiment: started, gone on with, or left alone where they are finished.
+
+    :param experiment: what is to be done.
+    :param chosen: the jobs of this command.
+    :param folder: where the run folders are.
+    :param args: the command's arguments.
+    """
+
+    def __init__(self, experiment: Experiment, chosen: Sequence[Job], folder: Path, args: argparse.Namespace) -> None:
+        self.experiment, self.chosen, self.folder, self.args = experiment, chosen, folder, args
+        self.failed: dict[str, str] = {}
+        """Why, by job in words."""
+
+    def train(self) -> int:
+        """Do what is left of the chosen jobs; returns the exit code of one that was interrupted, else 0."""
+        from metarl.zoo.console import say
+
+        todo = [job for job in self.chosen if not job.unavailable() and not self._finished(job)]
+        done = len(self.chosen) - len(todo)
+        away = sum(bool(job.unavailable()) for job in self.chosen)
+        say(
+            f"{self.experiment.name}, {self.experiment.scale}: {len(self.chosen)} runs under {self.folder}, "
+            f"{done - away} finished, {len(todo)} to do" + (f", {away} not possible yet" if away else "")
+        )
+        clock = Clock(self.experiment, self.folder)
+        for i, job in enumerate(todo):
+            say(f"Run {i + 1} of {len(todo)}: {job}, {job.entry.n_timesteps:,} env steps; {clock.left(todo[i:])}")
+            try:
+                code = self._train(job)
+            except MetaRLError as error:
+                self.failed[str(job)] = " ".join(str(error).split())
+                say(f"Run {i + 1} of {len(todo)} failed: {self.failed[str(job)]}")
+                continue
+            if code:
+                return code
+        return 0
+
+    def _finished(self, job: Job) -> bool:
+        from metarl.zoo.console import say
+        from metarl.zoo.experiment import find
+
+        try:
+            found = find(job, self.folder)
+        except MetaRLError:  # said when its turn comes
+            return False
+        for path, difference in found.others.items() if found.run is None else ():
+            say(f"{path} does not count: {difference}")
+        return found.finished
+
+    def _train(self, job: Job) -> int:
+        from metarl.zoo.cli import parse
+        from metarl.zoo.console import is_terminal
+        from metarl.zoo.experiment import find
+        from metarl.zoo.finished import evaluate_run
+        from metarl.zoo.train import run as train
+        from metarl.zoo.train import threads
+
+        found = find(job, self.folder)
+        words = ["train", "-i", str(found.run.folder)] if found.run else job.command(self.folder, self.experiment)
+        words += ["--num-threads", str(self.args.num_threads), "--verbose", "0"]
+        args = parse([*words, "--progress" if is_terminal() else "--no-progress"])
+        assert args is not None
+        code = train(args)
+        if code == 0:
+            trained = find(job, self.folder).run
+            assert trained is not None
+            evaluate_run(self.experiment, job, trained, threads(self.args))
+        return code
+
+    def collect(self, planned: Sequence[Job], n_threads: int | None) -> tuple[list[Trained], list[dict[str, Any]]]:
+        """Return the finished runs with their evaluations, and for each of the others why it is missing."""
+        from metarl.zoo.experiment import find
+        from metarl.zoo.finished import evaluate_run
+
+        runs, missing = [], []
+        for job in planned:
+            reason = job.unavailable()
+            possible = not reason
+            if possible:
+                try:
+                    found = find(job, self.folder)
+                    if found.finished and found.run is not None:
+                        runs.append(evaluate_run(self.experiment, job, found.run, n_threads))
+                        continue
+                    reason = self.failed.get(str(job)) or ("not started" if found.run is None else "not finished")
+                except MetaRLError as error:
+                    reason = " ".join(str(error).split())
+            missing.append({**_describe(job), "reason": reason, "possible": possible})
+        return runs, missing
+
+
+class Clock:
+    """Says how long runs will take, from those that are finished.
+
+    :param experiment: what they are runs of.
+    :param folder: where they are.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
+        self._experiment, self._folder = experiment, folder
+
+    def left(self, todo: Sequence[Job]) -> str:
+        """Return the time left for these jobs, in words."""
+        from metarl.zoo.console import format_duration
+
+        rates = self._rates()
+        seconds, unknown = 0.0, 0
+        for job in todo:
+            if self._experiment.is_one_of("untrained", job.algo):
+                continue
+            env = job.entry.env
+            rate = rates.get((env, job.algo)) or rates.get((env, ""))
+            if rate is None:
+                unknown += 1
+            else:
+                seconds += rate * job.entry.n_timesteps
+        if not seconds:
+            return "time left not known yet"
+        return f"{format_duration(seconds)} left" + (f", and {unknown} runs of unknown length" if unknown else "")
+
+    def _rates(self) -> dict[tuple[str, str], float]:
+        """Return the mean seconds of an env step by environment and algorithm, and by environment alone."""
+        from metarl.zoo.evaluate import training_seconds
+        from metarl.zoo.runs import list_runs
+
+        found: dict[tuple[str, str], list[float]] = {}
+        for place in (self._folder, self._folder / "ablation"):
+            for item in list_runs(place):
+                seconds = training_seconds(item) if item.final.is_file() else None
+                if seconds:
+                    rate = seconds / int(item.config()["n_timesteps"])
+                    for key in ((item.env_id, item.algo), (item.env_id, "")):
+                        found.setdefault(key, []).append(rate)
+        return {key: sum(rates) / len(rates) for key, rates in found.items()}
+
+
+def _describe(job: Job) -> dict[str, Any]:
+    """Return what a record says of a job."""
+    return {"env": job.entry.env, "algo": job.algo, "seed": job.seed, "cell": dict(job.cell)}
+
+
+def _say_missing(missing: Sequence[Mapping[str, Any]]) -> None:
+    """Print what is missing: a line for each reason and algorithm."""
+    from metarl.zoo.console import say
+
+    groups: dict[tuple[str, str], dict[str, list[int]]] = {}
+    for item in missing:
+        place = f"ablation on {item['env']}" if item["cell"] else item["env"]
+        groups.setdefault((item["algo"], item["reason"]), {}).setdefault(place, []).append(item["seed"])
+    for (algo, reason), places in groups.items():
+        words = (f"{place} (seed {', '.join(map(str, dict.fromkeys(seeds)))})" for place, seeds in places.items())
+        say(f"Missing: {algo}, {reason}: {', '.join(words)}")
+
+
+def _next(args: argparse.Namespace, experiment: Experiment, missing: Sequence[Mapping[str, Any]], output: Path) -> None:
+    """Print what to do next: go on, or the next scale, or look."""
+    from metarl.zoo.console import say
+    from metarl.zoo.experiment import scales
+    from metarl.zoo.results import TEXT
+
+    folders = ["-f", args.log_folder] if args.log_folder else []
+    folders += ["-o", args.output] if args.output else []
+    words = ["reproduce", experiment.name, "--scale"]
+    larger = scales(experiment.name)[scales(experiment.name).index(experiment.scale) + 1 :]
+    if any(item["possible"] for item in missing):
+        say(f"Next: {command_line([*words, experiment.scale, *folders])} does what is missing")
+    elif larger:
+        say(f"Next: read {output / TEXT}; larger: {command_line([*words, larger[0]])}")
+    else:
+        say(f"Next: read {output / TEXT}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m metarl.zoo.reproduce``."""
+    from metarl.zoo.__main__ import main as run_command
+
+    return run_command(["reproduce", *(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

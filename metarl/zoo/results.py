@@ -1,0 +1,226 @@
+"""Everything that the finished runs of an experiment show: on the screen, as Markdown, figures and one JSON record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metarl.checkpoint import write_text_atomic
+from metarl.errors import ConfigError
+from metarl.meta.published import Published, published_for
+from metarl.meta.report import STREAM_KEYS, Report
+from metarl.meta.tables import Table
+from metarl.zoo import findings
+from metarl.zoo.circumstances import circumstances
+from metarl.zoo.console import console, say
+from metarl.zoo.evaluate import training_seconds
+from metarl.zoo.experiment import Entry, Experiment
+from metarl.zoo.finished import CHECKPOINTS, Learning, Tested, Trained, by_entry, learning, tested, times
+from metarl.zoo.outputs import write_figure, write_record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMAT, VERSION = "metarl-reproduction", 1
+RECORD, TEXT = "record.json", "results.md"
+ABOUT = (
+    "Returns on held-out tasks before and after inner steps, with equal env steps of training, support and query "
+    "together. Intervals are 95% bootstrap intervals by task, then by training seed; algorithms are compared on the "
+    "same tasks and streams, and one wins where the interval of the difference excludes zero. last: the end of "
+    "training. best: the checkpoint with the highest validation return after the inner steps of the algorithm's own "
+    "training. The oracle sees the task and stays as it is. Of many differences one in twenty excludes zero by "
+    "chance; with one training seed the intervals say nothing about other seeds."
+)
+
+
+@dataclasses.dataclass
+class Section:
+    """A part of the results.
+
+    :param tables: its tables.
+    :param sentences: what they say.
+    :param figures: names of its figures.
+    """
+
+    tables: Sequence[Table]
+    sentences: Sequence[str] = ()
+    figures: Sequence[str] = ()
+
+
+class Results:
+    """What the finished runs of an experiment show.
+
+    :param experiment: what they are runs of.
+    :param runs: at least one.
+    """
+
+    def __init__(self, experiment: Experiment, runs: Sequence[Trained]) -> None:
+        self.experiment, self.runs = experiment, runs
+        self.sections: dict[str, Section] = {}
+        self.figures: dict[str, Figure] = {}
+        self.verdicts: list[dict[str, Any]] = []
+        self.tested: list[Tested] = []
+        self.curves: dict[str, list[Learning]] = {}
+        self.seconds: dict[str, dict[str, dict[str, float]]] = {}
+        self.ratios: dict[str, float] = {}
+        self._last = int(experiment.evaluation["n_inner_steps"])
+        for entry, own in by_entry(runs):
+            if entry.grid:
+                self._ablation(entry, own)
+            else:
+                self._comparison(entry, own)
+        self._training()
+
+    def _comparison(self, entry: Entry, runs: Sequence[Trained]) -> None:
+        items = tested(runs)
+        published = _published(items[0].report)
+        table = findings.returns_table(items, published, f"{entry.env}, test tasks")
+        found = findings.verdicts(items, self._last)
+        figures = findings.adaptation_figures(items, published, entry.env)
+        self._add(entry.env, [table], findings.sentences(found), figures)
+        self.verdicts += [{"env": entry.env, "cell": {}, **item.to_dict()} for item in found]
+        self.tested += items
+        self.seconds[entry.env] = times(runs)
+        curves = learning(self.experiment, runs)
+        if curves:
+            self.curves[entry.env] = curves
+
+    def _ablation(self, entry: Entry, runs: Sequence[Trained]) -> None:
+        tables = [findings.ablation_table(runs, kind, self._last) for kind in CHECKPOINTS]
+        found = findings.ablation_verdicts(runs, self._last)
+        name = f"ablation_{entry.env}"
+        figures = {f"{name}_{kind}": findings.ablation_figure(runs, kind, self._last) for kind in CHECKPOINTS}
+        self._add(f"Ablation on {entry.env}", tables, findings.ablation_sentences(found), figures)
+        self.verdicts += [{"env": entry.env, "cell": dict(cell), **item.to_dict()} for cell, item in found]
+
+    def _training(self) -> None:
+        settings = self.experiment.settings
+        if self.curves:
+            figure = findings.learning_figure(self.curves, settings["algos"])
+            self._add("Training", [], [], {"learning": figure})
+        if any(self.seconds.values()):
+            lines, self.ratios = findings.speed_sentences(self.seconds, settings["orders"], settings["published_ratio"])
+            self._add("Time", [findings.times_table(self.seconds)], lines, {})
+
+    def _add(self, name: str, tables: Sequence[Table], sentences: Sequence[str], figures: Mapping[str, Figure]) -> None:
+        self.sections[name] = Section(tables, sentences, list(figures))
+        self.figures |= figures
+
+    def show(self) -> None:
+        """Print tables and sentences."""
+        for section in self.sections.values():
+            for table in section.tables:
+                console().print(table)
+            for line in section.sentences:
+                say(line)
+
+    def write(
+        self, output: Path, folder: Path, command: str, seconds: float, missing: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Write the figures, the text and the record.
+
+        :param output: the folder of all of them.
+        :param folder: where the runs are.
+        :param command: what was typed.
+        :param seconds: how long the command took.
+        :param missing: the runs that are not finished, with the reason.
+        """
+        for name, figure in self.figures.items():
+            write_figure(output / f"{name}.png", figure)
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "experiment": self.experiment.name,
+            "scale": self.experiment.scale,
+            "command": command,
+            **circumstances(),
+            "seconds": seconds,
+            "evaluation": dict(self.experiment.evaluation),
+            "runs": [_run(item, folder) for item in self.runs],
+            "missing": list(missing),
+            "tables": {name: [str(table) for table in section.tables] for name, section in self.sections.items()},
+            "sentences": {name: list(section.sentences) for name, section in self.sections.items()},
+            "verdicts": self.verdicts,
+            "ratios": self.ratios,
+            "times": self.seconds,
+            "learning": [_curve(env, curve) for env, own in self.curves.items() for curve in own],
+            "reports": [_report(item) for item in self.tested],
+        }
+        write_text_atomic(output / TEXT, self._text(document))
+        write_record(output / RECORD, document)
+
+    def _text(self, document: Mapping[str, Any]) -> str:
+        hours = sum(item["training_seconds"] or 0.0 for item in document["runs"]) / 3600
+        versions = ", ".join(f"{name} {value}" for name, value in document["versions"].items())
+        seeds = sorted({item.job.seed for item in self.runs})
+        lines = [
+            f"# {self.experiment.name}, {self.experiment.scale}",
+            ABOUT,
+            "```\n" + document["command"] + "\n```",
+            f"{len(self.runs)} runs, training seeds {', '.join(map(str, seeds))}, {hours:.1f} h of training on "
+            f"{document['machine']['cores']} cores; commit {document['commit'] or 'unknown'}; {versions}.",
+        ]
+        for name, section in self.sections.items():
+            lines += [f"## {name}", *(table.markdown() for table in section.tables)]
+            lines += ["\n".join(f"- {line}" for line in section.sentences)] if section.sentences else []
+            lines += [f"![{figure}]({figure}.png)" for figure in section.figures]
+        if document["missing"]:
+            lines.append("## Missing")
+            lines.append("\n".join(f"- {_missing(item)}" for item in document["missing"]))
+        return "\n\n".join(lines) + "\n"
+
+
+def require_own(output: Path) -> None:
+    """Raise :class:`ConfigError` if results would replace something else."""
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"-o {output} is a file: results are several files, name a folder")
+    record = output / RECORD
+    try:
+        foreign = record.exists() and json.loads(record.read_text(encoding="utf-8")).get("format") != FORMAT
+    except (OSError, ValueError, AttributeError):
+        foreign = True
+    if foreign:
+        raise ConfigError(f"{record} is no record of `metarl reproduce`: choose another folder")
+
+
+def _published(report: Report) -> tuple[Published, ...]:
+    """Return the published rows of an environment as it is by default, none for any other."""
+    return () if set(report.meta["env_kwargs"] or {}) - {"oracle"} else published_for(report.env)
+
+
+def _missing(item: Mapping[str, Any]) -> str:
+    cell = "".join(f", {name} {value}" for name, value in item["cell"].items())
+    return f"{item['algo']} on {item['env']}, seed {item['seed']}{cell}: {item['reason']}"
+
+
+def _run(item: Trained, folder: Path) -> dict[str, Any]:
+    return {
+        "env": item.job.entry.env,
+        "algo": item.job.algo,
+        "seed": item.job.seed,
+        "cell": dict(item.job.cell),
+        "run": item.run.folder.relative_to(folder).as_posix(),
+        "num_timesteps": {kind: report.meta["num_timesteps"] for kind, report in item.reports.items()},
+        "training_seconds": training_seconds(item.run),
+        "versions": item.reports["last"].meta["versions"],
+        "hyperparams": item.run.config(),
+    }
+
+
+def _curve(env: str, curve: Learning) -> dict[str, Any]:
+    bands = curve.bands()
+    points = {"timesteps": curve.timesteps, "mean": bands.mean, "low": bands.low, "high": bands.high}
+    return {"env": env, "algo": curve.algo, **{name: np.round(value, 3).tolist() for name, value in points.items()}}
+
+
+def _report(item: Tested) -> dict[str, Any]:
+    """Return a report that :class:`~metarl.meta.report.Report` reads, with what it needs to be paired."""
+    meta = {name: item.report.meta[name] for name in STREAM_KEYS} | {"num_timesteps": list(item.num_timesteps)}
+    short = dataclasses.replace(item.report, returns=np.round(item.report.returns, 3), meta=meta)
+    document: dict[str, Any] = json.loads(short.to_json())
+    return document
