@@ -208,6 +208,8 @@ def _collect_block(
     active = np.ones((n, n_envs), dtype=bool)
     rows, kept = np.arange(n)[:, None], None
     for t in range(horizon):
+        if obs.dtype != np.float32:
+            raise ConfigError(f"{family.id} observes {obs.dtype}, not float32: metarl.envs.check_family says more")
         out.obs[t] = obs
         seen, drawn = (obs, noise[t]) if kept is None else (obs[rows, kept], noise[t][rows, kept])
         chosen = policy.distribution(params, torch.from_numpy(seen)).sample(torch.from_numpy(drawn))
@@ -361,17 +363,20 @@ def collect_env(
             while not (terminated or truncated):
                 if len(row[0]) >= max_steps:
                     raise ConfigError(f"an episode of {env} did not end within {max_steps} env steps")
-                seen = _finite("observation", np.asarray(obs, dtype=np.float32), env, len(row[0]))
+                # A copy: many environments write every observation to the same array.
+                seen = _finite("observation", np.array(obs, dtype=np.float32), env, len(row[0]))
                 noise = torch.from_numpy(draw_noise(policy.action_space, action_rng, (1,)))
                 action = policy.distribution(params, torch.from_numpy(seen[None])).sample(noise)
                 row[0].append(seen)
                 row[1].append(_finite("action", action[0].numpy(), env, len(row[0]) - 1))
-                obs, reward, terminated, truncated, _ = env.step(clip_actions(policy, policy.actions_to_env(action))[0])
+                # The environment's bounds, not the policy's: in float64 they may be a little narrower.
+                clipped = clip_actions(env.action_space, policy.actions_to_env(action))[0]
+                obs, reward, terminated, truncated, _ = env.step(clipped)
                 row[2].append(float(_finite("reward", np.float64(reward), env, len(row[2]))))
             rows.append(row)
             steps += len(row[2])
             ends.append(terminated)
-            finals.append(_finite("observation", np.asarray(obs, dtype=np.float32), env, len(row[2])))
+            finals.append(_finite("observation", np.array(obs, dtype=np.float32), env, len(row[2])))
     longest = max(len(row[2]) for row in rows)
 
     def table(column: int) -> np.ndarray:
@@ -399,11 +404,9 @@ def _finite(what: str, value: np.ndarray | np.float64, env: gym.Env[Any, Any], t
     return array
 
 
-def clip_actions(policy: FunctionalPolicy, actions: np.ndarray) -> np.ndarray:
+def clip_actions(space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
     """Return actions clipped to the action space, as SB3's collectors do outside the policy."""
-    if isinstance(policy.action_space, spaces.Box):
-        actions = np.clip(actions, policy.action_space.low, policy.action_space.high)
-    return actions
+    return np.clip(actions, space.low, space.high) if isinstance(space, spaces.Box) else actions
 
 
 # ------------------------------------------------------------------------------------------------------------ packing

@@ -88,7 +88,7 @@ class AdaptedPolicy:
 
                 noise = draw_noise(self.policy.action_space, rng or np.random.default_rng(), (len(batch),))
                 actions = distribution.sample(torch.from_numpy(noise))
-        result = clip_actions(self.policy, self.policy.actions_to_env(actions))
+        result = clip_actions(self.policy.action_space, self.policy.actions_to_env(actions))
         return (result[0] if single else result), state
 
 
@@ -179,6 +179,9 @@ class MetaAlgorithm(ABC):
             inner.n_threads = n_threads
         if type(inner).spaces is not Family.spaces:
             raise ConfigError(f"{family.id} has tasks of different spaces: {type(self).__name__} takes equal ones")
+        if family.observation_space.dtype != np.float32:
+            space = " ".join(str(family.observation_space).split())
+            raise ConfigError(f"{family.id} observes {space}: a family observes float32")
         return family
 
     # ------------------------------------------------------------------------------------------------------ parameters
@@ -344,7 +347,7 @@ class MetaAlgorithm(ABC):
         return to_sb3(self, kind, env, **kwargs)
 
     def check_env(self, env: gym.Env[Any, Any]) -> None:
-        """Raise :class:`ConfigError` unless ``env`` has the family's spaces, bounds included."""
+        """Raise :class:`ConfigError` unless ``env`` has the family's spaces, bounds included; float64 will do."""
         from metarl.meta.export import SPACES, require_equal_spaces, space_to_json
 
         require_equal_spaces(env, {what: space_to_json(getattr(self.family, what)) for what in SPACES})

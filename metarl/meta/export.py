@@ -279,13 +279,27 @@ def _finite(value: float) -> float | str:
 
 
 def require_equal_spaces(env: AnyEnv, document: Mapping[str, Any]) -> None:
-    """Raise :class:`ConfigError` unless an environment has the spaces that a sidecar describes, bounds included."""
+    """Raise :class:`ConfigError` unless an environment has the spaces that a sidecar describes, bounds included.
+
+    Numbers of either precision are equal where they agree in float32, as policies see them.
+    """
     for what in SPACES:
         ours, theirs = document[what], space_to_json(getattr(env, what))
-        if ours != theirs:
+        if _in_float32(ours) != _in_float32(theirs):
             raise ConfigError(
                 f"{what} {_brief(theirs)} of the environment differs from {_brief(ours)}, which was learnt on"
             )
+
+
+def _in_float32(space: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a Box of floats with its dtype and bounds as float32."""
+    if space["type"] != "Box" or space["dtype"] not in ("float32", "float64"):
+        return space
+    with np.errstate(over="ignore"):
+        bounds = {
+            side: np.array([float(v) for v in space[side]]).astype(np.float32).tolist() for side in ("low", "high")
+        }
+    return {**space, **bounds, "dtype": "float32"}
 
 
 def _brief(space: Mapping[str, Any]) -> str:

@@ -289,10 +289,46 @@ def test_a_single_environment_with_nan_is_named(what: str, env: Endless) -> None
 
 
 def test_clipping() -> None:
-    policy = make_policy(Staircase())
-    np.testing.assert_array_equal(clip_actions(policy, np.array([[-3.0, 0.5]])), [[-1.0, 0.5]])
-    discrete = make_policy(Staircase(discrete=True, start=4))
+    box = Staircase().action_space
+    np.testing.assert_array_equal(clip_actions(box, np.array([[-3.0, 0.5]])), [[-1.0, 0.5]])
+    discrete = Staircase(discrete=True, start=4).action_space
     np.testing.assert_array_equal(clip_actions(discrete, np.array([6])), [6])
+
+
+class InPlace(Endless):
+    """Writes every observation to the same array, and has float64 bounds that float32 numbers just miss."""
+
+    action_space = spaces.Box(-0.1, 0.1, (2,), np.float64)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.obs, self.n = np.zeros(2, dtype=np.float32), 0
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.obs += 1
+        self.n += 1
+        return super().step(action)[0], 1.0, self.n == 5, False, {}
+
+
+def test_a_single_environment_may_reuse_its_arrays_and_have_float64_bounds() -> None:
+    policy = make_policy(Staircase())
+    episodes = collect_env(InPlace(), policy, alone(policy), seed_sequence(0, "x"), 1)
+    np.testing.assert_array_equal(episodes.obs[0, 0, :, 0], [0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(episodes.final_obs[0, 0], [5, 5])
+
+
+class Double(Staircase):
+    """Its space says float32, its observations are float64."""
+
+    def reset(self, *args: Any) -> Any:
+        state, obs = super().reset(*args)
+        return state, obs.astype(np.float64)
+
+
+def test_float64_observations_are_refused_by_name() -> None:
+    policy = make_policy(Double())
+    with pytest.raises(ConfigError, match=r"Staircase-v0 observes float64, not float32: .*check_family"):
+        collect(Double(), policy, make_stack(policy, 1), make_tasks([1.0], [0]), make_seeds(1), n_episodes=2)
 
 
 # ---------------------------------------------------------------------------------------------------- packing

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -401,6 +402,22 @@ class Widths(Staircase):
 
     def spaces(self, task: Any) -> Any:
         return self.observation_space, self.action_space
+
+
+class Doubles(Staircase):
+    """A family that observes float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = spaces.Box(np.array([0.0, -9.0]), np.array([1.0, 9.0]), dtype=np.float64)
+
+
+def test_families_that_observe_float64_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"Staircase-v0 observes Box\(.*float64\): a family observes float32"
+    ) as error:
+        FOMAML("MlpPolicy", Doubles())
+    assert "\n" not in str(error.value)
 
 
 def test_families_of_different_spaces_are_refused() -> None:

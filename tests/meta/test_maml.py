@@ -232,6 +232,41 @@ def test_adaptation_refuses_other_spaces() -> None:
         small().adapt(gym.make("PointMass-v0", goal=[0.3, -0.2], horizon=20), n_episode=3)
 
 
+class Wide(gym.Wrapper[Any, Any, Any, Any]):
+    """The same environment in float64, as most people write theirs; it takes no action beyond its bounds."""
+
+    def __init__(self, env: gym.Env[Any, Any], scale: float = 1.0) -> None:
+        super().__init__(env)
+        seen, does = (space for space in (env.observation_space, env.action_space))
+        assert isinstance(seen, gym.spaces.Box)
+        assert isinstance(does, gym.spaces.Box)
+        self.observation_space = gym.spaces.Box(scale * float(seen.low[0]), float(seen.high[0]), (2,), np.float64)
+        self.action_space = gym.spaces.Box(
+            -round(float(does.high[0]), 3), round(float(does.high[0]), 3), (2,), np.float64
+        )
+
+    def reset(self, **kwargs: Any) -> Any:
+        obs, info = self.env.reset(**kwargs)
+        return obs.astype(np.float64), info
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        obs, *rest = self.env.step(action)
+        return obs.astype(np.float64), *rest
+
+
+@pytest.mark.parametrize("wrap_actions", [True, False])
+def test_adaptation_takes_environments_in_float64(wrap_actions: bool) -> None:
+    kwargs = {"horizon": 20, "wrap_actions": wrap_actions}
+    model = small(env_kwargs=kwargs)
+    env = gym.make("PointMass-v0", goal=[0.3, -0.2], **kwargs)
+    ours, theirs = model.adapt(env, 1), model.adapt(Wide(env), 1)
+    for name, tensor in ours.params.items():
+        torch.testing.assert_close(theirs.params[name], tensor, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match=r"observation_space .* of the environment differs"):
+        model.adapt(Wide(env, scale=1.01), 1)
+
+
 def test_rates_at_test_time() -> None:
     model = small(MAML, inner_lr=[0.4, 0.2], n_inner_steps=2)
     assert model.test_rates(4) == [0.4, 0.2, 0.2, 0.2]
