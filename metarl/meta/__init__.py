@@ -1,7 +1,9 @@
 """Meta-wrappers: what is learnt across tasks."""
 
 from metarl.meta.base import AdaptedPolicy, MetaAlgorithm, algorithms, load
+from metarl.meta.leap import Leap
 from metarl.meta.maml import FOMAML, MAML, Oracle, Pretrain, RandomInit
+from metarl.meta.reptile import Reptile
 
 ALGORITHMS = algorithms()
 """Every meta-algorithm by its name on the command line."""
@@ -11,10 +13,12 @@ __all__ = [
     "FOMAML",
     "MAML",
     "AdaptedPolicy",
+    "Leap",
     "MetaAlgorithm",
     "Oracle",
     "Pretrain",
     "RandomInit",
+    "Reptile",
     "algorithms",
     "load",
 ]

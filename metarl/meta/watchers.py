@@ -70,7 +70,7 @@ class _Segments:
 
 
 class LeapWatcher:
-    """Adds up Leap's meta-gradient (eq. 8 with J = I) and the distance over the paths of a stack of tasks.
+    """Adds up Leap's meta-gradient (eq. 8 with J = I) and the length of paths, one stack of tasks after another.
 
     A segment adds −(Δf ∇f(θ_i) + Δθ) ‖γ_{i+1} − γ_i‖^{p−2}; the factor p is left to the step size, as in the reference
     code. Δf is the loss that the next segment reports minus its own, each on its own minibatch, as there. Where the
@@ -90,7 +90,7 @@ class LeapWatcher:
         self._last: _Segments | None = None
         self._pull = torch.empty(0)
         self.distance = 0.0
-        """The distance so far, summed over tasks."""
+        """The distance of the paths so far, summed over tasks."""
 
     def segment(
         self,
@@ -119,12 +119,14 @@ class LeapWatcher:
             self._add(self._last, losses, active)
             self._last = self._last.replace(new, active)
 
-    def finish(self) -> Params:
-        """Close the paths, and return the meta-gradient summed over their tasks, without a task axis."""
-        assert self._last is not None, "no segment was seen"
-        if not self._metric.drop_last:
+    def close(self) -> None:
+        """End the paths of a stack of tasks; the next segment begins those of another."""
+        if self._last is not None and not self._metric.drop_last:
             self._add(self._last, torch.full_like(self._last.losses, torch.nan), None)
         self._last = None
+
+    def gradient(self) -> Params:
+        """Return the meta-gradient of all paths that were closed, summed over tasks, without a task axis."""
         names = [name for name in self._shapes if name not in self._excluded]
         parts = torch.split(self._pull, [self._shapes[name].numel() for name in names])
         pull = {name: part.reshape(self._shapes[name]) for name, part in zip(names, parts, strict=True)}

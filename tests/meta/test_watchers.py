@@ -61,6 +61,12 @@ def watch(problem: Quadratics, points: list[torch.Tensor], metric: LeapMetric, *
     return watcher
 
 
+def total(watcher: LeapWatcher) -> Params:
+    """Return what a watcher has summed up at the end of the paths."""
+    watcher.close()
+    return watcher.gradient()
+
+
 def pull_forward(problem: Quadratics, points: list[torch.Tensor], metric: LeapMetric) -> tuple[torch.Tensor, float]:
     """Return the gradient of eq. 5 with its forward points frozen and J = I, and the distance of eq. 3."""
     p = 1 if metric.metric == "length" else 2
@@ -94,7 +100,7 @@ def test_the_meta_gradient_is_equation_eight(metric: LeapMetric) -> None:
     assert (rises[:-1] < 0.0).any()
     watcher = watch(problem, points, metric)
     expected, distance = pull_forward(problem, points, metric)
-    torch.testing.assert_close(join(watcher.finish()), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(join(total(watcher)), expected, rtol=1e-10, atol=1e-12)
     assert watcher.distance == pytest.approx(distance, rel=1e-12)
 
 
@@ -104,7 +110,7 @@ def test_without_loss_norm_and_stabilizer_leap_is_reptile_up_to_the_last_segment
     for drop_last, end in ((False, points[-1]), (True, points[-2])):
         metric = LeapMetric("energy", loss=False, stabilizer=False, drop_last=drop_last)
         reptile = (points[0] - end).sum(0)
-        torch.testing.assert_close(join(watch(problem, points, metric).finish()), reptile, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(join(total(watch(problem, points, metric))), reptile, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("metric", ALL)
@@ -120,7 +126,7 @@ def test_segments_that_did_not_move_add_nothing(metric: LeapMetric) -> None:
             watcher.segment(split(start), split(start), gradient, losses + noise)
         watcher.segment(split(start), split(end), gradient, losses)
     expected = watch(problem, points, metric)
-    torch.testing.assert_close(join(watcher.finish()), join(expected.finish()), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(join(total(watcher)), join(total(expected)), rtol=1e-12, atol=1e-12)
     assert watcher.distance == pytest.approx(expected.distance, rel=1e-12)
 
 
@@ -128,7 +134,7 @@ def test_segments_that_did_not_move_add_nothing(metric: LeapMetric) -> None:
 def test_a_path_that_never_moved_gives_zero_and_no_nan(metric: LeapMetric) -> None:
     problem = Quadratics()
     watcher = watch(problem, [problem.start] * 4, metric)
-    assert not join(watcher.finish()).any()
+    assert not join(total(watcher)).any()
     assert watcher.distance == 0.0
 
 
@@ -148,9 +154,24 @@ def test_tasks_that_stop_and_go_on_are_as_if_alone(metric: LeapMetric) -> None:
             row = slice(i, i + 1)
             alone[i].segment(split(theta[row]), split(end[row]), split(gradient[row]), losses[row])
         theta = end
-    expected = sum((join(watcher.finish()) for watcher in alone), torch.zeros(SIZE, dtype=torch.float64))
-    torch.testing.assert_close(join(stacked.finish()), expected, rtol=1e-12, atol=1e-12)
+    expected = sum((join(total(watcher)) for watcher in alone), torch.zeros(SIZE, dtype=torch.float64))
+    torch.testing.assert_close(join(total(stacked)), expected, rtol=1e-12, atol=1e-12)
     assert stacked.distance == pytest.approx(sum(watcher.distance for watcher in alone), rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", ALL)
+def test_stacks_one_after_another_add_up(metric: LeapMetric) -> None:
+    problem = Quadratics()
+    points = problem.path()
+    watcher = LeapWatcher(metric)
+    for rows in (slice(0, 3), slice(3, 4)):
+        for start, end in pairwise(points):
+            tensors = (split(start[rows]), split(end[rows]), split(problem.gradient(start)[rows]))
+            watcher.segment(*tensors, problem.losses(start)[rows])
+        watcher.close()
+    together = watch(problem, points, metric)
+    torch.testing.assert_close(join(watcher.gradient()), join(total(together)), rtol=1e-12, atol=1e-12)
+    assert watcher.distance == pytest.approx(together.distance, rel=1e-12)
 
 
 def test_a_hidden_loss_is_taken_to_first_order() -> None:
@@ -162,7 +183,7 @@ def test_a_hidden_loss_is_taken_to_first_order() -> None:
         gradient, move = problem.gradient(start), end - start
         watcher.segment(split(start), split(end), split(gradient), None)
         expected -= ((gradient * move).sum(1, keepdim=True) * gradient + move).sum(0)
-    torch.testing.assert_close(join(watcher.finish()), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(join(total(watcher)), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_segment_without_a_gradient_has_no_loss() -> None:
@@ -172,14 +193,14 @@ def test_a_segment_without_a_gradient_has_no_loss() -> None:
     for start, end in pairwise(points):
         blind.segment(split(start), split(end), None, problem.losses(start))
     flat = watch(problem, points, LeapMetric(loss=False))
-    torch.testing.assert_close(join(blind.finish()), join(flat.finish()), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(join(total(blind)), join(total(flat)), rtol=1e-12, atol=1e-12)
 
 
 def test_excluded_tensors_pull_nothing_and_have_no_length() -> None:
     problem = Quadratics()
     points = problem.path()
     watcher = watch(problem, points, LeapMetric(loss=False), excluded=["body.bias"])
-    result = watcher.finish()
+    result = total(watcher)
     assert not result["body.bias"].any()
     keep = torch.ones(SIZE, dtype=torch.bool)
     keep[6:8] = False
@@ -194,7 +215,7 @@ def test_excluded_tensors_pull_nothing_and_have_no_length() -> None:
     full.segment(split(start), split(end), split(gradient), None)
     rise = (gradient * (end - start)).sum(1, keepdim=True)
     expected = -(rise * gradient + end - start).sum(0)[keep]
-    torch.testing.assert_close(join(full.finish())[keep], expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(join(total(full))[keep], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_what_a_watcher_saw_may_be_overwritten() -> None:
@@ -212,7 +233,7 @@ def test_what_a_watcher_saw_may_be_overwritten() -> None:
         losses.copy_(problem.losses(start))
         watcher.segment(room, others[0], others[1], losses)
     torch.testing.assert_close(
-        join(watcher.finish()), join(watch(problem, points, LeapMetric()).finish()), rtol=0.0, atol=0.0
+        join(total(watcher)), join(total(watch(problem, points, LeapMetric()))), rtol=0.0, atol=0.0
     )
 
 
