@@ -278,7 +278,7 @@ def _marks(n_points: int, n_rows: int) -> list[int]:
     return [int(i) for i in np.unique(np.linspace(0, n_points - 1, n_rows).round())]
 
 
-def learning_figure(curves: Sequence[LearningCurves], level: float = 0.95) -> Figure:
+def learning_figure(curves: Sequence[LearningCurves], title: str = "", level: float = 0.95) -> Figure:
     """Draw curves against env steps, with bands."""
     from matplotlib.figure import Figure
 
@@ -288,6 +288,7 @@ def learning_figure(curves: Sequence[LearningCurves], level: float = 0.95) -> Fi
         bands = curve.bands(level)
         axis.plot(curve.env_steps, bands.mean, color=f"C{i}", label=curve.label)
         axis.fill_between(curve.env_steps, bands.low, bands.high, color=f"C{i}", alpha=0.2, linewidth=0)
+    axis.set_title(title)
     axis.set_xlabel("env steps of learning, per task")
     axis.set_ylabel(f"return ({level:.0%} intervals by task)")
     axis.grid(alpha=0.3)

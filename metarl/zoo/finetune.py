@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     for table in found.tables():
         console().print(table)
     write_record(record, _document(args, model, source, found))
-    write_figure(figure, learning_figure(found.curves))
+    write_figure(figure, learning_figure(found.curves, f"{model.family.id}, {args.split} tasks"))
     say(f"Saved {record} and {figure}")
     averages = [float(curves.returns.mean()) for curves in found.exports]
     best = optimizers[averages.index(max(averages))] if averages else None

@@ -114,7 +114,9 @@ def test_a_table_and_a_figure_of_several_curves() -> None:
     assert [row[0] for row in table.rows] == ["0", "200", "mean of all"]
     assert table.rows[1][1].startswith("4.00 [")
     assert table.rows[-1][1:] == ["3.00", "1.50"]
-    assert [line.get_label() for line in learning_figure(curves).axes[0].lines] == ["a", "b"]
+    (axis,) = learning_figure(curves, "Walk-v0, test tasks").axes
+    assert axis.get_title() == "Walk-v0, test tasks"
+    assert [line.get_label() for line in axis.lines] == ["a", "b"]
 
 
 def numpy_state() -> str:
