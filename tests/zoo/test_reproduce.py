@@ -1,0 +1,376 @@
+"""``metarl reproduce``: an experiment's runs, whole, killed, missing and failing, and what is said of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import metarl
+from metarl.checkpoint import load_checkpoint
+from metarl.errors import NonFiniteError
+from metarl.meta.maml import MAML
+from metarl.meta.report import Report
+from metarl.meta.statistics import Interval, paired_interval
+from metarl.zoo import findings
+from metarl.zoo.__main__ import main
+from metarl.zoo.experiment import find, jobs, load_experiment, names, scales
+from metarl.zoo.findings import Verdict
+from metarl.zoo.runs import open_run
+
+from .conftest import Refused, contents
+from .test_resume import ENVIRONMENT
+
+NAME = "first-order-rl"
+SMOKE = ["reproduce", NAME, "--scale", "smoke", "--num-threads", "1"]
+ALGOS = ("maml", "fomaml", "random", "oracle")
+ONE = [*SMOKE, "--only-env", "PointMass-v0", "--only-part", "comparison", "--seeds", "0"]
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished runs of four algorithms on two families, with their results; tests must not write into it."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    assert main([*SMOKE, "-f", str(folder), "--only-env", "PointMass-v0", "AntVel-v0", "--only-algo", *ALGOS]) == 0
+    return folder
+
+
+def read(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / "record.json").read_text())
+    return document
+
+
+def reports(record: dict[str, Any]) -> dict[tuple[str, str], Report]:
+    found = (Report.from_json(json.dumps(item)) for item in record["reports"])
+    return {(report.env, report.label): report for report in found}
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+def test_the_record_holds_what_the_runs_reach(logs: Path) -> None:
+    record = read(logs / "results")
+    assert record["command"].startswith(f"python -m metarl.zoo reproduce {NAME} --scale smoke")
+    assert record["machine"].keys() == {"cores"}
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["seconds"] > 0
+    assert len(record["runs"]) == 2 * 4 + 4 + 4
+    assert all(run["training_seconds"] > 0 for run in record["runs"] if run["algo"] != "random")
+    (run,) = (run for run in record["runs"] if (run["algo"], run["seed"], run["cell"]) == ("maml", 1, {}))
+    assert run["num_timesteps"]["last"] >= run["hyperparams"]["n_timesteps"] == 240
+    path = logs / run["run"] / "PointMass-v0.safetensors"
+    report = metarl.load(path).evaluate("test", 2, n_tasks=4, n_episodes=2, inner_lr_rule="half_after_first")
+    merged = reports(record)["PointMass-v0", "maml, last"]
+    assert merged.seeds == (0, 1)
+    np.testing.assert_allclose(merged.returns[1], report.returns[0], atol=5e-4)
+    assert (logs / run["run"] / "best_model.safetensors").is_file()
+    best = metarl.load(logs / run["run"] / "best_model").num_timesteps
+    assert best == run["num_timesteps"]["best"] == merged_steps(record, "maml, best")[1]
+
+
+def merged_steps(record: dict[str, Any], label: str) -> list[int]:
+    steps: list[int] = reports(record)["PointMass-v0", label].meta["num_timesteps"]
+    return steps
+
+
+def test_verdicts_are_paired_intervals_and_the_oracle_stays_as_it_is(logs: Path) -> None:
+    record = read(logs / "results")
+    found = reports(record)
+    labels = ["maml, last", "maml, best", "fomaml, last", "fomaml, best", "random", "oracle, last", "oracle, best"]
+    assert sorted(found) == sorted((env, label) for env in ("AntVel-v0", "PointMass-v0") for label in labels)
+    assert found["PointMass-v0", "oracle, last"].returns.shape == (2, 4, 1)
+    verdicts = [item for item in record["verdicts"] if not item["cell"]]
+    assert len(verdicts) == 2 * 6 * 2 * 2  # families, pairs, checkpoints, inner steps
+    for item in verdicts:
+        a, b = (
+            found[item["env"], algo if algo == "random" else f"{algo}, {item['checkpoint']}"].returns
+            for algo in (item["a"], item["b"])
+        )
+        step = item["step"]
+        expected = paired_interval(a[..., step], b[..., 0 if item["b"] == "oracle" else step])
+        np.testing.assert_allclose(item["interval"], expected, atol=2e-3)
+        ahead = None if item["interval"][1] <= 0 <= item["interval"][2] else item["interval"][0] > 0
+        assert item["winner"] == {None: None, True: item["a"], False: item["b"]}[ahead]
+    pairs = {(item["a"], item["b"]) for item in verdicts}
+    assert len(record["sentences"]["AntVel-v0"]) == len(pairs) == 6
+
+
+def test_tables_figures_and_text(logs: Path) -> None:
+    record = read(logs / "results")
+    text = (logs / "results" / "results.md").read_text()
+    assert list(record["tables"]) == ["PointMass-v0", "Ablation on PointMass-v0", "AntVel-v0", "Training", "Time"]
+    for name, sentences in record["sentences"].items():
+        assert f"\n## {name}\n" in text
+        assert all(sentence in text for sentence in sentences)
+    (table,) = record["tables"]["PointMass-v0"]
+    assert "published" not in table  # the numbers belong to episodes of 100 steps
+    last, best = record["tables"]["Ablation on PointMass-v0"]
+    for table in (last, best):
+        assert "meta_batch_size 3, n_episodes 2" in table
+    figures = {path.stem for path in (logs / "results").glob("*.png")}
+    panels = ("PointMass-v0", "AntVel-v0", "ablation_PointMass-v0")
+    kinds = [f"{name}_{kind}" for name in panels for kind in ("last", "best")]
+    assert figures == {"learning", *kinds}
+    assert all(f"![{name}]({name}.png)" in text for name in figures)
+    assert {curve["algo"] for curve in record["learning"]} == {"maml", "fomaml", "oracle"}
+    assert set(record["ratios"]) == {"PointMass-v0", "AntVel-v0"}
+    times = record["times"]["AntVel-v0"]
+    assert record["ratios"]["AntVel-v0"] == times["maml"]["outer"] / times["fomaml"]["outer"]
+
+
+def test_published_numbers_stand_beside_the_families_as_they_are(logs: Path) -> None:
+    from metarl.zoo.finished import Tested
+    from metarl.zoo.results import _published
+
+    report = reports(read(logs / "results"))["AntVel-v0", "maml, last"]
+    plain = dataclasses.replace(report, meta={**report.meta, "env_kwargs": {"oracle": True}})
+    assert _published(report) == ()
+    table = findings.returns_table([Tested("maml", "last", plain, [1_000_000])], _published(plain), "AntVel-v0")
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["maml, last"][:2] == ["1.00", "1"]
+    assert rows["MAML, published"] == ["", "1", "30.6 ±30.0", "96.7 ±21.0", "100.1 ±21.0", "69.5"]
+
+
+# ------------------------------------------------------------------------------------------------------------ going on
+def test_finished_runs_are_left_alone(logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(logs)
+    argv = [*SMOKE, "-f", str(logs), "-o", str(tmp_path), "--only-algo", *ALGOS, "--only-env", "PointMass-v0"]
+    assert main(argv) == 0
+    assert contents(logs) == before
+    a, b = read(logs / "results"), read(tmp_path)
+    for record in (a, b):
+        for name in ("command", "seconds", "commit"):
+            del record[name]
+    assert a == b
+    out = capsys.readouterr().out
+    assert "12 runs under" in out
+    assert "12 finished, 0 to do" in out
+    assert "Missing: maml, not started: HalfCheetahVel-v0 (seed 0), AntDir-v0 (seed 0)" in out
+    go_on = f"Next: python -m metarl.zoo reproduce {NAME} --scale smoke -f {logs} -o {tmp_path} does what is missing"
+    assert out.splitlines()[-1] == go_on
+
+
+KILLED = """
+import os, signal, sys
+from metarl.meta.maml import MAML
+from metarl.zoo.__main__ import main
+train = MAML.train
+def dies(self):
+    if self.name == "fomaml" and self.n_iterations == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train(self)
+MAML.train = dies
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_command_goes_on_where_it_was(logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*ONE, "--only-algo", "maml", "fomaml", "-f", str(tmp_path)]
+    command = [sys.executable, "-c", KILLED, *argv]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    first, second = (open_run(tmp_path / algo / "PointMass-v0_1") for algo in ("maml", "fomaml"))
+    assert first.final.is_file()
+    assert not second.final.exists()
+    before = contents(first.folder)
+    assert main(argv) == 0
+    assert contents(first.folder) == before
+    assert len((second.records / "command.txt").read_text().splitlines()) == 2
+    for run in (first, second):
+        whole = open_run(logs / run.algo / run.folder.name)
+        for ours, theirs in ((run.final, whole.final), (run.best, whole.best)):
+            left, right = load_checkpoint(ours), load_checkpoint(theirs)
+            assert left[1] == right[1]
+            assert all(torch.equal(tensor, right[0][name]) for name, tensor in left[0].items())
+    assert "2 runs under" in (out := capsys.readouterr().out)
+    assert "1 finished, 1 to do" in out
+    assert "Run 1 of 1: fomaml on PointMass-v0, seed 0, 240 env steps; 0:00:0" in out
+
+
+def test_an_interrupt_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = MAML.train
+
+    def interrupted(self: MAML) -> dict[str, float]:
+        signal.raise_signal(signal.SIGTERM)
+        return train(self)
+
+    monkeypatch.setattr(MAML, "train", interrupted)
+    argv = [*ONE, "-f", str(tmp_path)]
+    assert main(argv) == 130
+    error = capsys.readouterr().err
+    assert "go on with: python -m metarl.zoo train -i" in error
+    assert f"or go on with all of it: python -m metarl.zoo {' '.join(argv)}" in error
+    assert not (tmp_path / "results").exists()
+
+
+def test_only_the_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMOKE, "-f", str(tmp_path / "none"), "--no-train"]) == 0
+    assert contents(tmp_path) == {}
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Next: python -m metarl.zoo reproduce")
+
+
+def test_more_seeds(tmp_path: Path) -> None:
+    argv = [*ONE[:-2], "--only-algo", "random", "-f", str(tmp_path)]
+    assert main([*argv, "--seeds", "7"]) == 0
+    (report,) = reports(read(tmp_path / "results")).values()
+    assert report.seeds == (7,)
+    assert main(argv) == 0
+    (report,) = reports(read(tmp_path / "results")).values()
+    assert report.seeds == (0, 1)
+
+
+def test_runs_with_other_hyperparameters_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*ONE, "--only-algo", "random", "-f", str(tmp_path)]
+    experiment = load_experiment(NAME, "smoke")
+    (job,) = jobs(experiment, ["PointMass-v0"], ["random"], [0], ["comparison"])
+    words = job.command(tmp_path, experiment)
+    assert main([*words, "-params", "inner_lr:0.3", "--verbose", "0"]) == 0
+    other = tmp_path / "random" / "PointMass-v0_1"
+    assert find(job, tmp_path).run is None
+    (tmp_path / "random" / "PointMass-v0_2").mkdir()  # killed before it had records
+    assert main(argv) == 0
+    assert f"{other} does not count: inner_lr 0.3, here 0.1" in capsys.readouterr().out
+    found = find(job, tmp_path)
+    assert found.finished
+    assert found.run is not None
+    assert found.run.number == 3
+    assert main([*words, "--verbose", "0"]) == 0  # a second one adds nothing
+    again = find(job, tmp_path).run
+    assert again is not None
+    assert again.number == 3
+
+
+# ------------------------------------------------------------------------------------------------- missing and failing
+def test_algorithms_of_other_versions_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {name: cls for name, cls in metarl.ALGORITHMS.items() if name not in ("reptile", "leap")}
+    monkeypatch.setattr("metarl.meta.ALGORITHMS", known)
+    assert main([*ONE, "--only-algo", "reptile", "random", "-f", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "2 runs under" in out
+    assert "0 finished, 1 to do, 1 not possible yet" in out
+    assert "Missing: reptile, not part of this version: PointMass-v0 (seed 0, 1), HalfCheetahVel-v0 (seed 0)" in out
+    record = read(tmp_path / "results")
+    (item,) = (
+        item for item in record["missing"] if (item["env"], item["algo"], item["seed"]) == ("AntVel-v0", "leap", 0)
+    )
+    assert item == {**item, "reason": "not part of this version", "possible": False}
+    assert "- leap on AntVel-v0, seed 0: not part of this version" in (tmp_path / "results" / "results.md").read_text()
+    # It is switched on by being there.
+    monkeypatch.undo()
+    monkeypatch.setattr("metarl.meta.ALGORITHMS", {**known, "reptile": MAML})
+    (job,) = jobs(load_experiment(NAME, "smoke"), ["PointMass-v0"], ["reptile"], [0], ["comparison"])
+    assert "not part" not in job.unavailable()
+
+
+def test_a_run_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = MAML.train
+
+    def fails(self: MAML) -> dict[str, float]:
+        if self.name == "maml":
+            raise NonFiniteError("the loss of task 1 is nan")
+        return train(self)
+
+    monkeypatch.setattr(MAML, "train", fails)
+    argv = [*ONE, "--only-algo", "maml", "fomaml", "-f", str(tmp_path)]
+    assert main(argv) == 1
+    assert "Run 1 of 2 failed: meta-iteration 0: the loss of task 1 is nan" in capsys.readouterr().out
+    record = read(tmp_path / "results")
+    assert [run["algo"] for run in record["runs"]] == ["fomaml"]
+    (reason,) = (
+        item["reason"]
+        for item in record["missing"]
+        if (item["env"], item["algo"], item["seed"], item["cell"]) == ("PointMass-v0", "maml", 0, {})
+    )
+    assert "the loss of task 1 is nan" in reason
+    monkeypatch.undo()
+    assert main(argv) == 0
+    assert [run["algo"] for run in read(tmp_path / "results")["runs"]] == ["maml", "fomaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["first-order"], "unknown experiment 'first-order': did you mean 'first-order-rl'?"),
+        ([NAME, "--scale", "lapto"], "unknown scale 'lapto': did you mean 'laptop'?"),
+        ([NAME, "--only-env", "PointMas-v0"], "unknown environment of first-order-rl 'PointMas-v0': did you mean"),
+        ([NAME, "--only-algo", "fomanl"], "unknown algorithm of first-order-rl 'fomanl': did you mean 'fomaml'?"),
+        ([NAME, "--only-part", "ablatoin"], "unknown part of first-order-rl 'ablatoin': did you mean 'ablation'?"),
+        ([NAME, "--seeds", "0", "-1"], "--seeds -1: a seed is 0 or more"),
+        ([NAME, "--seeds", "x"], "argument --seeds: invalid int value: 'x'"),
+        ([NAME, "--only-part", "ablation", "--only-env", "AntVel-v0"], "at scale laptop has no such runs"),
+        ([NAME, "--only-enw", "AntVel-v0"], "unknown flag of reproduce '--only-enw': did you mean '--only-env'?"),
+        ([NAME, "-o", "FILE"], "is a file: results are several files, name a folder"),
+        ([NAME, "-o", "FOREIGN"], "is no record of `metarl reproduce`: choose another folder"),
+        ([], "the following arguments are required: experiment"),
+    ],
+)
+def test_bad_input_trains_nothing(words: list[str], message: str, tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "record.json").write_text("{}")
+    places = {"FILE": str(tmp_path / "file"), "FOREIGN": str(tmp_path / "foreign")}
+    before = contents(tmp_path)
+    assert message in refused("reproduce", *(places.get(word, word) for word in words), "-f", tmp_path / "logs")
+    assert contents(tmp_path) == before
+
+
+# ------------------------------------------------------------------------------------------------------ data, sentences
+def test_every_scale_can_be_run() -> None:
+    assert names() == [NAME]
+    assert scales(NAME) == ["smoke", "laptop", "paper"]
+    for scale in scales(NAME):
+        experiment = load_experiment(NAME, scale)
+        planned = jobs(experiment)
+        assert {job.entry.env for job in planned} == {"PointMass-v0", "HalfCheetahVel-v0", "AntDir-v0", "AntVel-v0"}
+        assert len({str(job) for job in planned}) == len(planned)
+        for entry in experiment.entries:
+            assert set(entry.algos) <= set(experiment.settings["algos"])
+            assert ("meta_batch_size" in entry.grid) == (entry.part == "ablation")
+        for job in planned:
+            if not job.unavailable():
+                assert job.config()["n_timesteps"] == job.entry.n_timesteps
+    laptop = {(entry.env, entry.part): list(entry.seeds) for entry in load_experiment(NAME, "laptop").entries}
+    assert laptop["PointMass-v0", "comparison"] == laptop["HalfCheetahVel-v0", "comparison"] == [0, 1, 2]
+    assert laptop["AntDir-v0", "comparison"] == laptop["AntVel-v0", "comparison"] == [0]
+
+
+def test_sentences_say_who_wins() -> None:
+    ahead, behind, neither = Interval(2.0, 1.0, 3.0), Interval(-2.0, -3.0, -1.0), Interval(0.5, -1.0, 2.0)
+    found = [
+        Verdict("maml", "leap", "last", 1, ahead),
+        Verdict("maml", "leap", "last", 3, behind),
+        Verdict("maml", "leap", "best", 1, ahead),
+        Verdict("maml", "leap", "best", 3, neither),
+    ]
+    assert [item.winner for item in found] == ["maml", "leap", "maml", None]
+    assert findings.sentences(found) == [
+        "maml against leap: after 1 step maml wins (last and best); after 3 steps leap wins (last), no difference "
+        "(best). maml minus leap: last 2.00 [1.00, 3.00], -2.00 [-3.00, -1.00]; best 2.00 [1.00, 3.00], "
+        "0.50 [-1.00, 2.00]."
+    ]
+    cells = [({"n_episodes": i}, item) for i in (5, 10) for item in found]
+    assert findings.ablation_sentences(cells)[1] == (
+        "Ablation, last checkpoints after 3 steps: of 2 settings maml wins 0 and leap 2; 0 show no difference."
+    )
+
+
+def test_the_ratio_of_the_two_orders() -> None:
+    seconds = {"A": {"maml": {"outer": 3.0}, "fomaml": {"outer": 2.0}}, "B": {"maml": {"outer": 3.0}}, "C": {}}
+    lines, ratios = findings.speed_sentences(seconds, ("maml", "fomaml"), 1.5)
+    assert ratios == {"A": 1.5}
+    assert lines == [
+        "Meta-optimisation step on A: maml takes 1.50 times as long as fomaml (3.000 s and 2.000 s; the paper says "
+        "1.5)."
+    ]
