@@ -226,28 +226,23 @@ def times_table(seconds: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Tab
         for env, algos in seconds.items()
         for algo, own in algos.items()
     ]
-    notes = ("medians over the meta-iterations of all runs, as the machine was; outer is the meta-optimisation step",)
+    notes = ("medians over the meta-iterations of all runs, with whatever else the machine did meanwhile",)
     return Table(["", *(f"{phase}, s" for phase in PHASES)], rows, "Time of a meta-iteration", notes)
 
 
-def speed_sentences(
-    seconds: Mapping[str, Mapping[str, Mapping[str, float]]], orders: Sequence[str], published: float
-) -> tuple[list[str], dict[str, float]]:
+def speed_sentences(measured: Mapping[str, Mapping[str, Sequence[float]]], published: float) -> list[str]:
     """Say how much longer the meta-optimisation step takes at second order than at first.
 
-    :param seconds: as in :func:`times_table`.
-    :param orders: the algorithm of second order, then that of first.
+    :param measured: by environment; of second order, then of first, the seconds in each round.
     :param published: the paper's ratio.
-    :return: a sentence and the ratio for each environment where both were run.
     """
-    second, first = orders
-    lines, ratios = [], {}
-    for env, algos in seconds.items():
-        above, below = (algos.get(algo, {}).get("outer") for algo in (second, first))
-        if above is not None and below:
-            ratios[env] = above / below
-            lines.append(
-                f"Meta-optimisation step on {env}: {second} takes {ratios[env]:.2f} times as long as {first} "
-                f"({above:.3f} s and {below:.3f} s; the paper says {published:g})."
-            )
-    return lines, ratios
+    lines = []
+    for env, seconds in measured.items():
+        (second, above), (first, below) = seconds.items()
+        ratios = np.divide(above, below)
+        lines.append(
+            f"Meta-optimisation step on {env}: {second} takes {np.median(ratios):.2f} times as long as {first}, "
+            f"{np.median(above):.3f} s and {np.median(below):.3f} s on the same batches ({ratios.min():.2f} to "
+            f"{ratios.max():.2f} times in {len(ratios)} rounds; the paper says {published:g})."
+        )
+    return lines

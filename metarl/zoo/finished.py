@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from metarl.agents.parallel import single_threaded_torch
 from metarl.checkpoint import read_npz
 from metarl.errors import CheckpointError, MetaRLError
 from metarl.meta.report import Report
 from metarl.meta.statistics import Bands, bootstrap_bands
 from metarl.zoo.algorithms import load_model
+from metarl.zoo.console import say
 from metarl.zoo.experiment import Entry, Experiment, Job
+from metarl.zoo.outputs import write_record
 from metarl.zoo.plot import read_curve
 from metarl.zoo.runs import Run
 
 CHECKPOINTS = ("last", "best")
 """A run's final model, and the one that was best on validation tasks after the inner steps of its own training."""
 PHASES = ("sampling", "inner", "outer")
+ROUNDS = 3
+"""Meta-optimisation steps that are timed of each order."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,41 @@ def times(runs: Sequence[Trained]) -> dict[str, dict[str, float]]:
         if medians:
             found[algo] = medians
     return found
+
+
+def step_seconds(experiment: Experiment, runs: Sequence[Trained], n_threads: int | None) -> dict[str, list[float]]:
+    """Return the seconds of the meta-optimisation step at second and at first order, on the same batches and in turn.
+
+    Both start from the second-order run's parameters. What was measured is kept in the folder of that run. Logged times
+    do not compare: the machine may have had other work during one of the runs.
+
+    :return: by algorithm, one number for each round; empty where one of the two has no finished run.
+    """
+    orders = experiment.settings["orders"]
+    first_runs = {algo: next((item for item in runs if item.job.algo == algo), None) for algo in orders}
+    paths = [item.run.final for item in first_runs.values() if item is not None]
+    if len(paths) < len(orders):
+        return {}
+    subject = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    place = paths[0].parent / "evaluations" / f"{experiment.name}_step_seconds.json"
+    try:
+        kept = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        kept = None
+    if isinstance(kept, dict) and kept.get("subject") == subject:
+        return dict(kept["seconds"])
+    say(f"Timing the meta-optimisation steps of {' and '.join(orders)} on {runs[0].job.entry.env}")
+    models = [load_model(path, n_threads) for path in paths]
+    seconds: dict[str, list[float]] = {algo: [] for algo in orders}
+    params = models[0].params
+    with single_threaded_torch():
+        for _ in range(ROUNDS):
+            for algo, model in zip(orders, models, strict=True):
+                # Streams are addressed by seed and meta-iteration: both collect the same batches each time.
+                model.seed, model.n_iterations, model.params = models[0].seed, models[0].n_iterations, params
+                seconds[algo].append(model.train()["time/outer"])
+    write_record(place, {"subject": subject, "seconds": seconds})
+    return seconds
 
 
 def by_entry(runs: Sequence[Trained]) -> list[tuple[Entry, list[Trained]]]:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     extra = [job for job in chosen if job.seed not in job.entry.seeds]
     runs, missing = work.collect([*jobs(experiment), *extra], threads(args))
     if runs:
-        results = Results(experiment, runs)
+        results = Results(experiment, runs, threads(args))
         results.show()
         results.write(output, folder, command_line(args.argv), time.monotonic() - began, missing)
         say(f"Saved {output / RECORD}, {output / TEXT} and {len(results.figures)} figures")

@@ -20,7 +20,7 @@ from metarl.zoo.circumstances import circumstances
 from metarl.zoo.console import console, say
 from metarl.zoo.evaluate import training_seconds
 from metarl.zoo.experiment import Entry, Experiment
-from metarl.zoo.finished import CHECKPOINTS, Learning, Tested, Trained, by_entry, learning, tested, times
+from metarl.zoo.finished import CHECKPOINTS, Learning, Tested, Trained, by_entry, learning, step_seconds, tested, times
 from metarl.zoo.outputs import write_figure, write_record
 
 if TYPE_CHECKING:
@@ -57,17 +57,18 @@ class Results:
 
     :param experiment: what they are runs of.
     :param runs: at least one.
+    :param n_threads: to measure with, None for all.
     """
 
-    def __init__(self, experiment: Experiment, runs: Sequence[Trained]) -> None:
-        self.experiment, self.runs = experiment, runs
+    def __init__(self, experiment: Experiment, runs: Sequence[Trained], n_threads: int | None) -> None:
+        self.experiment, self.runs, self._n_threads = experiment, runs, n_threads
         self.sections: dict[str, Section] = {}
         self.figures: dict[str, Figure] = {}
         self.verdicts: list[dict[str, Any]] = []
         self.tested: list[Tested] = []
         self.curves: dict[str, list[Learning]] = {}
         self.seconds: dict[str, dict[str, dict[str, float]]] = {}
-        self.ratios: dict[str, float] = {}
+        self.measured: dict[str, dict[str, list[float]]] = {}
         self._last = int(experiment.evaluation["n_inner_steps"])
         for entry, own in by_entry(runs):
             if entry.grid:
@@ -86,6 +87,9 @@ class Results:
         self.verdicts += [{"env": entry.env, "cell": {}, **item.to_dict()} for item in found]
         self.tested += items
         self.seconds[entry.env] = times(runs)
+        measured = step_seconds(self.experiment, runs, self._n_threads)
+        if measured:
+            self.measured[entry.env] = measured
         curves = learning(self.experiment, runs)
         if curves:
             self.curves[entry.env] = curves
@@ -104,7 +108,7 @@ class Results:
             figure = findings.learning_figure(self.curves, settings["algos"])
             self._add("Training", [], [], {"learning": figure})
         if any(self.seconds.values()):
-            lines, self.ratios = findings.speed_sentences(self.seconds, settings["orders"], settings["published_ratio"])
+            lines = findings.speed_sentences(self.measured, settings["published_ratio"])
             self._add("Time", [findings.times_table(self.seconds)], lines, {})
 
     def _add(self, name: str, tables: Sequence[Table], sentences: Sequence[str], figures: Mapping[str, Figure]) -> None:
@@ -146,8 +150,8 @@ class Results:
             "tables": {name: [str(table) for table in section.tables] for name, section in self.sections.items()},
             "sentences": {name: list(section.sentences) for name, section in self.sections.items()},
             "verdicts": self.verdicts,
-            "ratios": self.ratios,
             "times": self.seconds,
+            "step_seconds": self.measured,
             "learning": [_curve(env, curve) for env, own in self.curves.items() for curve in own],
             "reports": [_report(item) for item in self.tested],
         }

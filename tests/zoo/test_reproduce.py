@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,9 +120,12 @@ def test_tables_figures_and_text(logs: Path) -> None:
     assert figures == {"learning", *kinds}
     assert all(f"![{name}]({name}.png)" in text for name in figures)
     assert {curve["algo"] for curve in record["learning"]} == {"maml", "fomaml", "oracle"}
-    assert set(record["ratios"]) == {"PointMass-v0", "AntVel-v0"}
-    times = record["times"]["AntVel-v0"]
-    assert record["ratios"]["AntVel-v0"] == times["maml"]["outer"] / times["fomaml"]["outer"]
+    assert set(record["times"]["AntVel-v0"]) == {"maml", "fomaml", "oracle"}
+    for env, seconds in record["step_seconds"].items():
+        assert env in ("PointMass-v0", "AntVel-v0")
+        assert list(seconds) == ["maml", "fomaml"]
+        assert all(len(rounds) == 3 and min(rounds) > 0 for rounds in seconds.values())
+    assert len(record["sentences"]["Time"]) == len(record["step_seconds"]) == 2
 
 
 def test_published_numbers_stand_beside_the_families_as_they_are(logs: Path) -> None:
@@ -180,7 +184,8 @@ def test_a_killed_command_goes_on_where_it_was(logs: Path, tmp_path: Path, capsy
     assert not second.final.exists()
     before = contents(first.folder)
     assert main(argv) == 0
-    assert contents(first.folder) == before
+    added = contents(first.folder).items() - before.items()
+    assert [name for name, _ in added] == [f"evaluations/{NAME}_step_seconds.json"]
     assert len((second.records / "command.txt").read_text().splitlines()) == 2
     for run in (first, second):
         whole = open_run(logs / run.algo / run.folder.name)
@@ -367,10 +372,30 @@ def test_sentences_say_who_wins() -> None:
 
 
 def test_the_ratio_of_the_two_orders() -> None:
-    seconds = {"A": {"maml": {"outer": 3.0}, "fomaml": {"outer": 2.0}}, "B": {"maml": {"outer": 3.0}}, "C": {}}
-    lines, ratios = findings.speed_sentences(seconds, ("maml", "fomaml"), 1.5)
-    assert ratios == {"A": 1.5}
-    assert lines == [
-        "Meta-optimisation step on A: maml takes 1.50 times as long as fomaml (3.000 s and 2.000 s; the paper says "
-        "1.5)."
+    assert findings.speed_sentences({"A": {"maml": [4.0, 3.0, 3.0], "fomaml": [2.0, 2.0, 1.0]}}, 1.5) == [
+        "Meta-optimisation step on A: maml takes 2.00 times as long as fomaml, 3.000 s and 2.000 s on the same batches "
+        "(1.50 to 3.00 times in 3 rounds; the paper says 1.5)."
     ]
+    assert findings.speed_sentences({}, 1.5) == []
+
+
+def test_both_orders_are_timed_on_the_same_batches(logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for algo in ("maml", "fomaml"):
+        shutil.copytree(logs / algo / "PointMass-v0_1", tmp_path / algo / "PointMass-v0_1")
+        shutil.rmtree(tmp_path / algo / "PointMass-v0_1" / "evaluations")
+    seen: dict[str, list[tuple[float, float]]] = {"maml": [], "fomaml": []}
+    train = MAML.train
+
+    def watched(self: MAML) -> dict[str, float]:
+        stats = train(self)
+        seen[self.name].append((stats["meta/pre_adapt_rew"], stats["meta/post_adapt_rew"]))
+        return stats
+
+    monkeypatch.setattr(MAML, "train", watched)
+    argv = [*SMOKE, "-f", str(tmp_path), "--no-train"]
+    assert main(argv) == 0
+    assert len(set(seen["maml"])) == 1
+    assert seen["maml"] == seen["fomaml"]
+    measured = read(tmp_path / "results")["step_seconds"]
+    assert main(argv) == 0
+    assert read(tmp_path / "results")["step_seconds"] == measured
