@@ -14,7 +14,7 @@ from metarl.envs.family import Family, Tasks
 from metarl.errors import ConfigError, unknown_name
 from metarl.meta.base import AdaptedPolicy, MetaAlgorithm, versions
 from metarl.meta.evaluation import evaluation_tasks
-from metarl.meta.learners import default_rate, make_loop, require_learner
+from metarl.meta.learners import Loop, default_rate, make_loop, require_learner
 from metarl.meta.loops import Amount, FunctionalLoop, Learnt, Streams
 from metarl.meta.outer import Outer, make_outer, require_range
 from metarl.meta.progress import Timer
@@ -141,11 +141,14 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         """The inner loop around the learner."""
         for name in names:
             setattr(self, name, self.loop.option(name))
-        self.policy = self.loop.learner.policy
+        if isinstance(self.loop, FunctionalLoop):
+            self.policy = self.loop.learner.policy
         return self.loop.init(seed)
 
-    def _make_loop(self, options: Mapping[str, Any]) -> FunctionalLoop:
-        return make_loop(self.learner, self.family, self.policy_name, self.policy_kwargs, options, self.parallel)
+    def _make_loop(self, options: Mapping[str, Any]) -> Loop:
+        return make_loop(
+            self.learner, self.family, self.policy_name, self.policy_kwargs, self.rates, options, self.parallel
+        )
 
     @property
     def _outer(self) -> Outer:
@@ -302,7 +305,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
                 **amount,
                 "evaluation_seed": seed,
                 "env_kwargs": self.env_kwargs,
-                "ep_lengths": (learnt.env_steps / learnt.n_episodes).tolist(),
+                "ep_lengths": learnt.ep_lengths.tolist(),
                 "versions": versions(),
             },
         )

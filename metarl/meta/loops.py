@@ -60,6 +60,10 @@ class Learnt:
     :param n_episodes: ``[task, batch]``, episodes of each.
     :param support: the batches learnt from, where they were to be kept.
     :param query: the batch collected at the parameters reached, where there was one.
+    :param gradient: the gradient of the learner's loss on such batches, a mean over tasks, where the learner computes
+        it by itself.
+    :param statistics: those with which the initialisation goes on, beside its parameters.
+    :param eval_lengths: ``[task, batch]``, mean length of the episodes of evaluations that are not batches.
     """
 
     params: Params
@@ -68,11 +72,19 @@ class Learnt:
     n_episodes: np.ndarray
     support: list[Samples] = field(default_factory=list)
     query: Samples | None = None
+    gradient: Params | None = None
+    statistics: Params = field(default_factory=dict)
+    eval_lengths: np.ndarray | None = None
 
     @property
     def n_steps(self) -> int:
         """Env steps of all tasks and batches."""
         return int(self.env_steps.sum())
+
+    @property
+    def ep_lengths(self) -> np.ndarray:
+        """``[task, batch]``, mean length of the episodes that the returns are of."""
+        return self.env_steps / self.n_episodes if self.eval_lengths is None else self.eval_lengths
 
 
 @dataclass(frozen=True)

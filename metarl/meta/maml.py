@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,8 +12,9 @@ from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.base import MaybeCallback
 from metarl.meta.gradients import KnownGradient, query_gradient
 from metarl.meta.inner import GradientSteps
+from metarl.meta.learners import STOCK, Loop
 from metarl.meta.loops import FunctionalLoop, Learnt, Streams
-from metarl.meta.objective import LocalObjective, MetaObjective
+from metarl.meta.objective import LocalObjective, MetaGradient, MetaObjective
 from metarl.meta.progress import Timer
 
 
@@ -58,6 +60,16 @@ class MAML(AdaptiveAlgorithm):
         return ("trpo", {}) if self.learner == "vpg" else ("adam", {})
 
     def _check_learner(self) -> None:
+        if self.learner in STOCK and not self.first_order:
+            raise ConfigError(
+                f"{self.name} around {self.learner!r}: a stock algorithm's steps cannot be differentiated: use fomaml, "
+                "reptile or leap"
+            )
+        if self.learner in STOCK and not self.adapts:
+            raise ConfigError(
+                f"{self.name} around {self.learner!r}: joint training needs no wrapper: let the algorithm learn() on a "
+                "metarl.envs.vec_env.FamilyVecEnv"
+            )
         if self.outer == "trpo" and self.learner != "vpg":
             raise ConfigError(
                 f"outer='trpo' with learner={self.learner!r}: the trust region is written for the likelihood ratio of "
@@ -73,9 +85,10 @@ class MAML(AdaptiveAlgorithm):
         """Whether inner steps are plain gradient steps on a loss whose learner does more."""
         return not self.first_order and self.learner != "vpg"
 
-    def _make_loop(self, options: Mapping[str, Any]) -> FunctionalLoop:
+    def _make_loop(self, options: Mapping[str, Any]) -> Loop:
         loop = super()._make_loop(options)
         if self._plain:
+            assert isinstance(loop, FunctionalLoop)
             loop.learner = GradientSteps(loop.learner, self.parallel)
         return loop
 
@@ -96,11 +109,14 @@ class MAML(AdaptiveAlgorithm):
         with timer("outer"):
             objective = self._objective(learnt, rates)
             result = self.outer_optimizer.step(objective, self.policy_params, self._current_progress_remaining)
-        self._move(result.params)
+        self._move({**result.params, **learnt.statistics})
         self.num_timesteps += learnt.n_steps
         return {**self._statistics([learnt], timer), **result.stats}
 
     def _objective(self, learnt: Learnt, rates: Sequence[float]) -> MetaObjective:
+        if learnt.gradient is not None:
+            return KnownGradient(MetaGradient(math.nan, learnt.gradient, None, []))
+        assert isinstance(self.loop, FunctionalLoop)
         assert learnt.query is not None
         if self.learner != "vpg":
             result = query_gradient(

@@ -29,7 +29,7 @@ KL_DIRECTIONS = ("old_new", "new_old")
 class MetaGradient:
     """What one evaluation of the meta-gradient says.
 
-    :param loss: the meta-objective, a mean over tasks.
+    :param loss: the meta-objective, a mean over tasks; NaN where it is not visible.
     :param gradient: its gradient with respect to the meta-parameters.
     :param second_order_share: ‖g_MAML − g_FOMAML‖ / ‖g_MAML‖, None for a first-order gradient.
     :param support_losses: mean inner loss before each inner step.
@@ -105,7 +105,7 @@ class LocalObjective:
         self._parallel = parallel or Parallel(1)
         self._n_tasks = len(query)
         self._chunks = chunks(self._n_tasks, [*support, query], learner.policy.width, chunk_size)
-        self._cacheable = int(cache_bytes // max(1, self._chunk_bytes()))
+        self._kept = range(min(len(self._chunks), int(cache_bytes // max(1, self._chunk_bytes()))))
         # Made as a whole: pieces that are kept among a chunk's large arrays would leave holes in the heap.
         self._ends = [
             {name: tensor.new_empty((self._n_tasks, *tensor.shape)) for name, tensor in params.items()} for _ in support
@@ -140,6 +140,8 @@ class LocalObjective:
         return MetaGradient(loss, gradient, share, support_losses)
 
     def curvature_product(self, vector: Params) -> Params:
+        # First of all: among the temporary tensors of products, what is kept would leave holes in the heap.
+        self._parallel.map(self._chunk_linearized, [index for index in self._kept if index not in self._curvature])
         total = self._sums()
         self._parallel.map(lambda i: self._chunk_curvature(i, vector, total), range(len(self._chunks)))
         return self._mean(total)
@@ -199,7 +201,7 @@ class LocalObjective:
             for start, batch, rate in zip(path, self._support_part, self._rates, strict=False):
                 steps.append(InnerStep(self._learner, start, batch.tasks(chunk), rate, second_order=True))
         entry = steps, self._learner.policy.linearize(path[-1], self._query_part.tasks(chunk).obs)
-        if index < self._cacheable:
+        if index in self._kept:
             self._curvature[index] = entry
         return entry
 

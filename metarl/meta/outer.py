@@ -101,7 +101,9 @@ class SGD:
         result = objective.gradient()
         _check_finite(result.gradient)
         length = norm(result.gradient)
-        stats = {"meta/meta_loss": result.loss, "meta/meta_grad_norm": length}
+        stats = {"meta/meta_grad_norm": length}
+        if not math.isnan(result.loss):
+            stats["meta/meta_loss"] = result.loss
         if result.second_order_share is not None:
             stats["meta/second_order_share"] = result.second_order_share
         gradient = result.gradient

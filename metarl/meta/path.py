@@ -85,7 +85,7 @@ class PathAlgorithm(AdaptiveAlgorithm):
                 with timer("outer"):
                     objective, remaining = KnownGradient(gradient), self._current_progress_remaining
                     result = self.outer_optimizer.step(objective, self.policy_params, remaining)
-                self._move(result.params)
+                self._move({**result.params, **learnt.statistics})
                 parts.append(learnt)
                 stats.append(result.stats)
         except BaseException:

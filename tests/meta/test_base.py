@@ -384,7 +384,7 @@ def test_the_seed_decides_the_initialisation() -> None:
 
 
 def test_every_algorithm_has_a_name() -> None:
-    assert set(algorithms()) == {"fomaml", "maml", "oracle", "pretrain", "random"}
+    assert set(algorithms()) == {"fomaml", "leap", "maml", "oracle", "pretrain", "random", "reptile"}
     assert algorithms()["random"] is RandomInit
 
 
