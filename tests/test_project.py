@@ -143,9 +143,11 @@ def test_no_global_generator_is_drawn_from_or_seeded() -> None:
     allowed = {"default_rng", "getstate", "setstate", "get_state", "set_state"}
     wrong = []
     for path, tree in trees():
-        # Stock SB3 code draws from torch's generator; inside fork_rng that one is put back afterwards.
+        # Stock SB3 code draws from the global generators; inside these contexts they are put back afterwards.
         forks = [
-            node for node in ast.walk(tree) if isinstance(node, ast.With) and "fork_rng" in ast.unparse(node.items)
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.With) and re.search(r"fork_rng\(|sb3_generators\(", ast.unparse(node.items))
         ]
         forked = {node for fork in forks for _, node, _ in calls(fork)}
         for called, node, _ in calls(tree):
