@@ -202,17 +202,19 @@ class _TowerPass:
 def activation_derivatives(
     layer: nn.Module, x: torch.Tensor, second_order: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Return an elementwise activation, its slope and its second derivative at ``x``.
+    """Return an elementwise activation, its slope and its second derivative at ``x``, which may be overwritten.
+
+    All are kept for long: temporary tensors between them would leave holes in the heap that nothing else fits into.
 
     :param second_order: without it, or where it is 0 everywhere, the second derivative is None.
     """
     if isinstance(layer, nn.Tanh):
-        y = torch.tanh(x)
+        y = x.tanh_()
         slope = tanh_slope(y)
         return y, slope, (slope * y).mul_(-2.0) if second_order else None
     if isinstance(layer, nn.ReLU):
-        y = torch.relu(x)
-        return y, (y > 0).to(x.dtype), None
+        y = x.relu_()
+        return y, y.sign(), None
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         value: torch.Tensor = layer(leaf)

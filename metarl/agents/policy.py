@@ -284,13 +284,16 @@ class Linearization:
 
 
 def _activation(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the activation and its slope at ``x``."""
+    """Return the activation and its slope at ``x``, which may be overwritten.
+
+    Both are kept for long: temporary tensors between them would leave holes in the heap that nothing else fits into.
+    """
     if isinstance(layer, nn.Tanh):
-        y = torch.tanh(x)
+        y = x.tanh_()
         return y, tanh_slope(y)
     if isinstance(layer, nn.ReLU):
-        y = torch.relu(x)
-        return y, (y > 0).to(x.dtype)
+        y = x.relu_()
+        return y, y.sign()
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         value: torch.Tensor = layer(leaf)

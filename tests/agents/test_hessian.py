@@ -112,12 +112,19 @@ def test_activations_have_their_derivatives(activation: str) -> None:
     layer = ACTIVATIONS[activation]()
     x = torch.linspace(-2.0, 2.0, 40, dtype=torch.float64)
     eps = 1e-5
-    y, slope, bend = activation_derivatives(layer, x, True)
+    y, slope, bend = activation_derivatives(layer, x.clone(), True)
     above, below = (activation_derivatives(layer, x + sign * eps, True) for sign in (1.0, -1.0))
     torch.testing.assert_close(y, layer(x))
     torch.testing.assert_close(slope, (above[0] - below[0]) / (2.0 * eps), rtol=1e-6, atol=1e-8)
     numeric = (above[1] - below[1]) / (2.0 * eps)
     torch.testing.assert_close(torch.zeros_like(x) if bend is None else bend, numeric, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_what_is_kept_takes_the_place_of_what_is_not(activation: str) -> None:
+    x = torch.linspace(-2.0, 2.0, 40)
+    y, _, _ = activation_derivatives(ACTIVATIONS[activation](), x, True)
+    assert y.data_ptr() == x.data_ptr()
 
 
 def test_products_need_to_be_asked_for() -> None:
