@@ -184,7 +184,8 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         steps = sum(part.n_steps for part in parts)
         last_steps = sum(int(part.env_steps[:, -1].sum()) for part in parts)
         n_episodes = sum(int(part.n_episodes[..., -1].sum()) for part in parts)
-        stats = {"meta/n_meta_iterations": float(self.n_iterations + 1)}
+        done = float(self.n_iterations + 1)
+        stats = {"meta/n_meta_iterations": done, "train/n_updates": done}
         if after:
             stats["rollout/ep_rew_mean"] = stats["meta/post_adapt_rew"] = after[-1]
             stats["meta/pre_adapt_rew"] = after[0]

@@ -142,6 +142,15 @@ def test_statistics_of_an_iteration() -> None:
     assert "meta/second_order_share" not in small(FOMAML).train()
 
 
+def test_sb3s_keys_of_an_update() -> None:
+    model = run_iterations(small(outer="adam", outer_kwargs={"learning_rate": 0.03}), 2)
+    stats = model.train()
+    assert stats["train/n_updates"] == stats["meta/n_meta_iterations"] == 3
+    assert stats["train/learning_rate"] == 0.03
+    # A trust region has no step size of its own.
+    assert "train/learning_rate" not in small(outer="trpo").train()
+
+
 def test_batches_counted_in_transitions() -> None:
     family = Staircase(random=True)
     model = FOMAML(
