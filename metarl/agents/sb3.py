@@ -185,8 +185,10 @@ class SB3Learner:
         check_arguments(self._class.__init__, kwargs, f"argument of {self._class.__name__}:")
         if policy not in self._class.policy_aliases:
             raise unknown_name(f"policy of {self._class.__name__}", policy, self._class.policy_aliases)
-        self._kwargs = {**kwargs, "policy_kwargs": self._policy_kwargs(policy_kwargs or {})}
-        self._normalize = self._normalize_kwargs(normalize)
+        self.kwargs = {**kwargs, "policy_kwargs": self._policy_kwargs(policy_kwargs or {})}
+        """Arguments of the algorithm, beside policy, environment and seed."""
+        self.normalize = self._normalize_kwargs(normalize)
+        """Arguments of ``VecNormalize``; None where nothing is normalised."""
         self._learning = self._reusable()
         self._queries: dict[int, ReusableSB3] = {}
         self.parameters = tuple(self._learning.parameters)
@@ -210,8 +212,8 @@ class SB3Learner:
             if name in kwargs:
                 raise ConfigError(f"{name} is set by the learner: it cannot be given")
         check_arguments(VecNormalize.__init__, kwargs, "argument of VecNormalize:")
-        if "gamma" in self._kwargs:
-            kwargs.setdefault("gamma", self._kwargs["gamma"])
+        if "gamma" in self.kwargs:
+            kwargs.setdefault("gamma", self.kwargs["gamma"])
         return kwargs
 
     def build(self, env: VecEnv, seed: int = 0, **overrides: Any) -> BaseAlgorithm:
@@ -227,9 +229,9 @@ class SB3Learner:
         :raises ConfigError: what SB3 finds wrong.
         """
         # SB3 writes into the dicts it is given, and action noise has a state.
-        kwargs = copy.deepcopy({**self._kwargs, **overrides})
-        if self._normalize is not None:
-            env = VecNormalize(env, **self._normalize)
+        kwargs = copy.deepcopy({**self.kwargs, **overrides})
+        if self.normalize is not None:
+            env = VecNormalize(env, **self.normalize)
         with sb3_generators():
             try:
                 return self._class(self.policy, env, seed=seed, device="cpu", **kwargs)

@@ -340,7 +340,7 @@ class MetaAlgorithm(ABC):
     def evaluate(self, split: str = "test", n_inner_steps: int | None = None, **kwargs: Any) -> Report:
         """Adapt to the tasks of a held-out split and report the returns after each inner step."""
 
-    def to_sb3(self, kind: str = "ppo", env: gym.Env[Any, Any] | None = None, **kwargs: Any) -> BaseAlgorithm:
+    def to_sb3(self, kind: str | None = None, env: gym.Env[Any, Any] | None = None, **kwargs: Any) -> BaseAlgorithm:
         """Return a stock SB3 model that starts at the meta-learnt initialisation; see :mod:`metarl.meta.export`."""
         from metarl.meta.export import to_sb3
 

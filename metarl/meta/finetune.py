@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from metarl.agents.parallel import single_threaded_torch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from metarl.meta.base import MetaAlgorithm
 
-MakeModel = Callable[[VecEnv, int], OnPolicyAlgorithm]
+MakeModel = Callable[[VecEnv, int], BaseAlgorithm]
 """Builds a stock model on an environment from a seed: :meth:`Exported.on` and :meth:`Exported.scratch` are such."""
 
 

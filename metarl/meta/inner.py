@@ -8,6 +8,7 @@ and nothing is ever differentiated through the whole loop.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +111,12 @@ class GradientSteps:
         self.policy = learner.policy
         self.process = learner.process
         self.head_loss = learner.head_loss
+        self._learner = learner
         self._parallel = parallel
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the learner has, such as its coefficients."""
+        return getattr(self._learner, name)
 
     def start(self, params: Params) -> LearnerState:
         """Return the state with which learning starts: there is no optimiser."""

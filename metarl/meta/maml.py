@@ -75,19 +75,19 @@ class MAML(AdaptiveAlgorithm):
                 f"outer='trpo' with learner={self.learner!r}: the trust region is written for the likelihood ratio of "
                 "'vpg': use outer='adam' or 'sgd'"
             )
-        if self._plain:
+        if self.plain_steps:
             for name in ("optimizer", "n_epochs", "batch_size", "target_kl", "max_grad_norm"):
                 if name in self.learner_kwargs:
                     raise ConfigError(f"learner_kwargs has {name}: {self.name} differentiates plain gradient steps")
 
     @property
-    def _plain(self) -> bool:
+    def plain_steps(self) -> bool:
         """Whether inner steps are plain gradient steps on a loss whose learner does more."""
         return not self.first_order and self.learner != "vpg"
 
     def _make_loop(self, options: Mapping[str, Any]) -> Loop:
         loop = super()._make_loop(options)
-        if self._plain:
+        if self.plain_steps:
             assert isinstance(loop, FunctionalLoop)
             loop.learner = GradientSteps(loop.learner, self.parallel)
         return loop

@@ -91,7 +91,8 @@ class SB3Loop:
     ) -> None:
         self.name = name
         self.family = family
-        self._algorithm = name.removeprefix(PREFIX)
+        self.algorithm = name.removeprefix(PREFIX)
+        """Its name without what says that it is stock."""
         if "learning_rate" in options:
             raise ConfigError("learning_rate of the learner is inner_lr of the meta-algorithm")
         self._arguments = {"policy": policy, "policy_kwargs": policy_kwargs, **options}
@@ -106,7 +107,7 @@ class SB3Loop:
 
     def option(self, name: str) -> Any:
         """Return the value of one of the algorithm's arguments; None where it has no such argument."""
-        known = inspect.signature(ALGORITHMS[self._algorithm].__init__).parameters
+        known = inspect.signature(ALGORITHMS[self.algorithm].__init__).parameters
         return self._arguments.get(name, known[name].default) if name in known else None
 
     def policy_at(self, theta: Params) -> AdaptedSB3:
@@ -207,12 +208,7 @@ class SB3Loop:
 
         There is one copy of it, so a rollout takes as many env steps as all copies have in training.
         """
-        learner = self._at(*rates)
-        sizes = {name: self.option(name) for name in ("n_steps", "train_freq")}
-        if issubclass(ALGORITHMS[self._algorithm], OffPolicyAlgorithm):
-            del sizes["n_steps"]  # of returns, where there is such an argument
-        scaled = {name: size * learner.n_envs for name, size in sizes.items() if isinstance(size, int)}
-        algorithm = learner.build(DummyVecEnv([lambda: Monitor(env)]), **scaled)
+        algorithm = self._at(*rates).build(DummyVecEnv([lambda: Monitor(env)]), **self._sizes(1))
         load_initialisation(algorithm, theta)
         returns = _Returns()
         with sb3_generators():
@@ -220,6 +216,22 @@ class SB3Loop:
             if rates:
                 algorithm.learn(len(rates) * self._size(amount), callback=returns, log_interval=None)  # type: ignore[arg-type]
         return AdaptedSB3(algorithm, read_initialisation(algorithm), algorithm.num_timesteps, returns.values)
+
+    @property
+    def normalize(self) -> dict[str, Any] | None:
+        """The arguments of ``VecNormalize``; None where nothing is normalised."""
+        return self.learner.normalize
+
+    def stock_arguments(self, n_envs: int) -> dict[str, Any]:
+        """Return the keyword arguments with which the stock class learns as in training, in ``n_envs`` copies."""
+        return {**self.learner.kwargs, **self._sizes(n_envs)}
+
+    def _sizes(self, n_envs: int) -> dict[str, int]:
+        """Return the arguments that are counted for each copy, such that ``n_envs`` take as many env steps together."""
+        off_policy = issubclass(ALGORITHMS[self.algorithm], OffPolicyAlgorithm)
+        name = "train_freq" if off_policy else "n_steps"
+        size = self.option(name)
+        return {name: -(-size * self.learner.n_envs // n_envs)} if isinstance(size, int) else {}
 
     def _stack(self, reached: Sequence[Params]) -> Params:
         return {name: torch.stack([params[name] for params in reached]) for name in self.learner.parameters}
@@ -232,7 +244,7 @@ class SB3Loop:
             raise ConfigError(f"inner_lr={list(rates)}: {self.name!r} learns a task with one learning rate")
         if rates[0] not in self._learners:
             self._learners[rates[0]] = SB3Learner(
-                self.family, self._algorithm, learning_rate=rates[0], **self._arguments
+                self.family, self.algorithm, learning_rate=rates[0], **self._arguments
             )
         return self._learners[rates[0]]
 

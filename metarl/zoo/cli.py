@@ -195,7 +195,9 @@ def _evaluate(parser: Parser) -> Parser:
 
 def _export(parser: Parser) -> Parser:
     _which_run(parser, several=False)
-    parser.add_argument("--to", default="ppo", help="ppo, a2c or trpo")
+    parser.add_argument(
+        "--to", default=None, help="ppo, a2c or trpo (default: what the initialisation was learnt for, else ppo)"
+    )
     parser.add_argument(
         "--optimizer",
         default=None,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import UnknownNameError
+from metarl.errors import unknown_name
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -16,29 +16,40 @@ if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
     from metarl.zoo.sources import Source
 
-KINDS = {"ppo": "stable_baselines3", "a2c": "stable_baselines3", "trpo": "sb3_contrib"}
-"""What can be exported, and the package that opens it."""
+KINDS = ("ppo", "a2c", "trpo")
+"""What an actor of ours can be exported to."""
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from metarl.meta.export import export_sb3, save_sb3
+    from metarl.agents.sb3 import ALGORITHMS
+    from metarl.meta.export import export_files, export_sb3, save_sb3
+    from metarl.meta.export_settings import choose
     from metarl.zoo.algorithms import load_model
     from metarl.zoo.console import say
+    from metarl.zoo.outputs import require_new
     from metarl.zoo.sources import find_sources
 
-    kind = args.to.lower()
-    if kind not in KINDS:
-        raise UnknownNameError(f"unknown export format {args.to!r}: known: {', '.join(KINDS)}", args.to, KINDS)
+    kind = None if args.to is None else args.to.lower()
+    if kind is not None and kind not in ALGORITHMS:
+        raise unknown_name("export format", args.to, ALGORITHMS)
     (source,) = find_sources(args)
     model = load_model(source.path, env_kwargs=args.env_kwargs)
-    path = _output(args, source, model, kind)
+    kind = choose(model, kind, args.optimizer, 1).kind
+    path, *others = export_files(_output(args, source, model, kind))
+    # Looked at before the value network is fitted, which takes a while.
+    require_new([path, *others], args.overwrite)
     env = task_env(model, args.task)
     exported = export_sb3(model, kind, optimizer=args.optimizer)
     save_sb3(exported, path, args.overwrite, env)
+    cls = ALGORITHMS[kind]
+    package = cls.__module__.partition(".")[0]
     say(f"Saved {path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps, from {source.path}")
-    say(f"  from {KINDS[kind]} import {kind.upper()}")
-    say(f'  model = {kind.upper()}.load("{path}", env=env)')
+    say(f"  from {package} import {cls.__name__}")
+    if exported.settings.normalize is not None:
+        say("  from stable_baselines3.common.vec_env import VecNormalize")
+        say(f'  env = VecNormalize.load("{others[-1]}", env)')
+    say(f'  model = {cls.__name__}.load("{path}", env=env)')
     return 0
 
 
@@ -55,19 +66,11 @@ def task_env(model: MetaAlgorithm, task: dict[str, Any]) -> gym.Env[Any, Any] | 
 
 
 def _output(args: argparse.Namespace, source: Source, model: MetaAlgorithm, kind: str) -> Path:
-    from metarl.zoo.outputs import require_new
-
     if args.output is not None:
-        path = Path(args.output)
-    elif source.run is not None:
-        path = source.run.folder / "export" / f"{source.run.env_id}.zip"
-    else:
-        path = Path(f"{model.name}_{model.family.id}_{kind}.zip")
-    if path.suffix != ".zip":
-        path = path.with_name(path.name + ".zip")
-    # Looked at before the value network is fitted, which takes a while.
-    require_new([path, path.with_suffix(".json")], args.overwrite)
-    return path
+        return Path(args.output)
+    if source.run is not None:
+        return source.run.folder / "export" / f"{source.run.env_id}.zip"
+    return Path(f"{model.name}_{model.family.id}_{kind}.zip")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

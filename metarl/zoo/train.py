@@ -226,7 +226,7 @@ def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, record
     where = _this_run(args, folder)
     commands = {
         command_line(["evaluate", *where]): "evaluate",
-        command_line(["export", *where, "--to", "ppo"]): "export",
+        command_line(["export", *where]): "export",
         shlex.join(["tensorboard", "--logdir", recorded["tensorboard"] or str(folder.folder)]): "TensorBoard",
     }
     if model.num_timesteps > 0:  # the random initialisation is never trained
