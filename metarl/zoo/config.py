@@ -30,6 +30,9 @@ RESERVED = {
 }
 """Constructor arguments that have a flag of their own, and so are no hyperparameters."""
 
+OF_LEARNER = ("inner_lr", "gae_lambda", "normalize_advantage", "surrogate", "learner_kwargs")
+"""Hyperparameters that mean something else to another learner."""
+
 OWN = ("n_timesteps", "env_kwargs", "policy")
 """Keys of the YAML beside the constructor's hyperparameters."""
 
@@ -81,9 +84,14 @@ def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``base`` with ``overrides`` on top; dotted keys reach into mappings, other values replace.
 
-    Another outer optimiser does not inherit the arguments of the one in ``base``.
+    Another outer optimiser does not inherit the arguments of the one in ``base``, and another learner neither the rates
+    and arguments of the one there nor a trust region.
     """
     result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in base.items()}
+    if overrides.get("learner", base.get("learner")) != base.get("learner"):
+        trust_region = ("outer", "outer_kwargs") if base.get("outer") == "trpo" else ()
+        for key in (*OF_LEARNER, *trust_region):
+            result.pop(key, None)
     if overrides.get("outer", base.get("outer")) != base.get("outer"):
         result.pop("outer_kwargs", None)
     for key, value in overrides.items():

@@ -37,6 +37,23 @@ def check(**values: Any) -> dict[str, Any]:
     return config.check_hyperparameters({"n_timesteps": 10, **values}, Child)
 
 
+def test_another_learner_inherits_neither_rates_nor_a_trust_region() -> None:
+    base = {
+        "learner": "vpg",
+        "inner_lr": 0.1,
+        "gae_lambda": 0.97,
+        "gamma": 0.9,
+        "outer": "trpo",
+        "fisher_fraction": 0.5,
+    }
+    kept = {"gamma": 0.9, "fisher_fraction": 0.5}
+    assert config.merge(base, {"learner": "ppo", "inner_lr": 1e-3}) == {**kept, "learner": "ppo", "inner_lr": 1e-3}
+    adam = {**base, "outer": "adam", "outer_kwargs": {"learning_rate": 0.01}}
+    assert config.merge(adam, {"learner": "a2c"})["outer_kwargs"] == {"learning_rate": 0.01}
+    assert config.merge(base, {"learner": "vpg"}) == base
+    assert config.merge(base, {"gamma": 0.9}) == base
+
+
 @pytest.mark.parametrize(
     ("pair", "key", "value"),
     [
