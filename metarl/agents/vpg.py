@@ -44,7 +44,7 @@ class VPG:
         parallel: Parallel | None = None,
     ) -> None:
         for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
-            if not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
                 raise ConfigError(f"{name}={value!r} is outside [0, 1]")
         if surrogate not in SURROGATES:
             raise ConfigError(f"surrogate={surrogate!r} is unknown: use {' or '.join(SURROGATES)}")

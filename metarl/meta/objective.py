@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from metarl.agents.actor_critic import is_number
 from metarl.agents.distributions import Distribution
 from metarl.agents.learner import Learner, Rate
 from metarl.agents.parallel import Parallel
@@ -120,7 +121,7 @@ class LocalObjective:
     @staticmethod
     def check_arguments(fisher_fraction: float, kl_direction: str) -> None:
         """Raise :class:`ConfigError` for values that the constructor does not take."""
-        if not isinstance(fisher_fraction, (int, float)) or not 0.0 < fisher_fraction <= 1.0:
+        if not is_number(fisher_fraction) or not 0.0 < fisher_fraction <= 1.0:
             raise ConfigError(f"fisher_fraction={fisher_fraction!r} is outside (0, 1]")
         if kl_direction not in KL_DIRECTIONS:
             raise ConfigError(f"kl_direction={kl_direction!r} is unknown: use {' or '.join(KL_DIRECTIONS)}")

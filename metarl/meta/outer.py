@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from metarl.agents.actor_critic import is_number
 from metarl.agents.policy import Params
 from metarl.envs.family import check_arguments
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError, unknown_name
@@ -52,8 +53,7 @@ class Outer(Protocol):
 
 def require_range(name: str, value: Any, low: float, high: float = math.inf, *, integer: bool = False) -> None:
     """Raise :class:`ConfigError` unless ``low ≤ value ≤ high`` (``low < value`` where low is 0 and not an integer)."""
-    kind: Any = int if integer else (int, float)
-    ok = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    ok = is_number(value) and (isinstance(value, int) or not integer) and abs(value) < math.inf
     ok = ok and (low <= value <= high if integer or low != 0.0 else low < value <= high)
     if not ok:
         what = "an integer" if integer else "a number"
@@ -148,7 +148,7 @@ class Adam(SGD):
             learning_rate=learning_rate, final_learning_rate=final_learning_rate, max_grad_norm=max_grad_norm
         )
         for name, value in (("beta1", beta1), ("beta2", beta2)):
-            if not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
+            if not is_number(value) or not 0.0 <= value < 1.0:
                 raise ConfigError(f"{name}={value!r} is outside [0, 1)")
         require_range("eps", eps, 0.0)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
@@ -213,9 +213,9 @@ class TrustRegion:
         require_range("max_kl", max_kl, 0.0)
         require_range("cg_steps", cg_steps, 1, integer=True)
         require_range("line_search_steps", line_search_steps, 1, integer=True)
-        if not isinstance(cg_damping, (int, float)) or not 0.0 <= cg_damping < math.inf:
+        if not is_number(cg_damping) or not 0.0 <= cg_damping < math.inf:
             raise ConfigError(f"cg_damping={cg_damping!r} is not a number in [0, ∞)")
-        if not isinstance(line_search_shrink, (int, float)) or not 0.0 < line_search_shrink < 1.0:
+        if not is_number(line_search_shrink) or not 0.0 < line_search_shrink < 1.0:
             raise ConfigError(f"line_search_shrink={line_search_shrink!r} is outside (0, 1)")
         self.max_kl = max_kl
         self.cg_steps = cg_steps

@@ -151,6 +151,7 @@ def test_the_gradient_is_that_of_the_expected_return(gae_lambda: float, toleranc
         ("gamma", 1.5),
         ("gamma", -0.1),
         ("gamma", "0.9"),
+        ("gamma", True),
         ("gae_lambda", 2.0),
         ("gae_lambda", None),
         ("surrogate", "ppo"),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from metarl.agents.distributions import MIN_LOG_STD
+from metarl.agents.learner import Rate
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import Params
-from metarl.agents.sampling import Samples
+from metarl.agents.sampling import Samples, mean_weights
 from metarl.agents.vpg import VPG
 from metarl.errors import ConfigError
-from metarl.meta.inner import expand, inner_path
+from metarl.meta.inner import expand, inner_path, scale
 from metarl.meta.objective import LocalObjective, dot, norm
 from tests.meta.problems import TASKS, make_learner, make_params, make_samples
 
@@ -236,6 +239,108 @@ def test_evaluate_adapts_again_and_is_exact_at_the_start() -> None:
     assert kl == pytest.approx(total, rel=1e-9)
 
 
+def uneven(learner: VPG, seed: int, lengths: list[list[int]]) -> Samples:
+    """Samples of episodes of given lengths: 0 where a task has fewer episodes than others, as with transitions."""
+    table = np.array(lengths)
+    counts = table.sum(1)
+    samples = make_samples(learner.policy, seed, len(table))
+    rng = np.random.default_rng(seed)
+    n = int(counts.max())
+    shape = (len(table), n)
+    return replace(
+        samples,
+        obs=torch.from_numpy(rng.standard_normal((*shape, 3))),
+        actions=torch.from_numpy(
+            rng.integers(0, 3, shape) if samples.actions.ndim == 2 else rng.standard_normal((*shape, 2))
+        ),
+        advantages=torch.from_numpy(rng.standard_normal(shape)),
+        weights=mean_weights(counts, n, torch.float64),
+        counts=counts,
+        episode_ends=np.cumsum(table, axis=1),
+        log_prob=None,
+    )
+
+
+def exact(
+    learner: VPG, params: Params, support: list[Samples], query: Samples, rates: list[Rate]
+) -> tuple[Params, Params, Params]:
+    """Return a vector, the meta-gradient and the curvature times the vector, through torch's own functions."""
+
+    def adapt(start: Params, task: int) -> Params:
+        for batch, rate in zip(support, rates, strict=True):
+            loss = learner.loss(expand(start, 1), batch.tasks(slice(task, task + 1))).sum()
+            gradient = torch.autograd.grad(loss, list(start.values()), create_graph=True, materialize_grads=True)
+            ours = scale(rate, dict(zip(start, gradient, strict=True)))
+            start = {name: tensor - ours[name] for name, tensor in start.items()}
+        return start
+
+    theta = leaves(params)
+    loss = kl = torch.zeros((), dtype=torch.float64)
+    for task in range(len(query)):
+        n = int(query.counts[task])
+        obs, actions = query.obs[task, :n], query.actions[task, :n]
+        new = learner.policy.distribution(adapt(theta, task), obs)
+        phi = {name: tensor.detach() for name, tensor in adapt(leaves(params), task).items()}
+        old = learner.policy.distribution(phi, obs)
+        ratio = torch.exp(new.log_prob(actions) - old.log_prob(actions))
+        loss = loss - (ratio * query.advantages[task, :n]).mean() / len(query)
+        kl = kl + old.kl(new).mean() / len(query)
+    first = torch.autograd.grad(loss, list(theta.values()), retain_graph=True, materialize_grads=True)
+    slope = torch.autograd.grad(kl, list(theta.values()), create_graph=True, materialize_grads=True)
+    vector = make_params(learner.policy, seed=7)
+    curved = [(part, vector[name]) for name, part in zip(theta, slope, strict=True) if part.requires_grad]
+    product = torch.autograd.grad(
+        [part for part, _ in curved], list(theta.values()), [along for _, along in curved], materialize_grads=True
+    )
+    return vector, dict(zip(theta, first, strict=True)), dict(zip(theta, product, strict=True))
+
+
+UNEVEN = [[6, 0, 0, 0], [1, 0, 0, 0], [3, 2, 5, 6], [1, 1, 1, 1], [6, 6, 6, 6]]
+"""One episode beside four, a single env step beside 24; chunks of two tasks leave one over."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", ["numbers", "by parameter"])
+def test_tasks_of_very_different_sizes(kind: str, rule: str) -> None:
+    learner = make_learner(kind)
+    params = make_params(learner.policy)
+    support = [uneven(learner, seed, UNEVEN) for seed in (1, 2)]
+    query = uneven(learner, 9, UNEVEN[::-1])
+    rates: list[Rate] = list(RATES[:2])
+    if rule == "by parameter":
+        rates = [{name: 0.1 * tensor.abs() for name, tensor in make_params(learner.policy, s).items()} for s in (3, 4)]
+    vector, gradient, product = exact(learner, params, support, query, rates)
+    objective = LocalObjective(learner, params, support, query, rates, chunk_size=2)
+    found = objective.gradient().gradient, objective.curvature_product(vector)
+    for name in params:
+        torch.testing.assert_close(found[0][name], gradient[name], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found[1][name], product[name], rtol=1e-8, atol=1e-11)
+    # The smallest share is one whole episode of every task.
+    part = query.episodes(1e-6)
+    np.testing.assert_array_equal(part.counts, query.episode_ends[:, 0])
+    np.testing.assert_allclose(part.weights.sum(-1).numpy(), 1.0)
+
+
+@pytest.mark.parametrize("n_steps", [0, 1])
+@pytest.mark.parametrize("log_std", [MIN_LOG_STD - 1.0, MIN_LOG_STD])
+def test_standard_deviations_at_and_below_the_floor(log_std: float, n_steps: int) -> None:
+    learner = make_learner("gaussian")
+    params = make_params(learner.policy)
+    params["log_std"] = torch.tensor([log_std, -0.5], dtype=torch.float64)
+    # Actions are a million standard deviations from the mean: advantages this small keep inner steps moderate.
+    batches = [uneven(learner, seed, UNEVEN) for seed in (1, 9)]
+    support, query = (replace(batch, advantages=1e-13 * batch.advantages) for batch in batches)
+    arguments = learner, params, [support][:n_steps], query
+    vector, gradient, product = exact(*arguments, [0.3][:n_steps])
+    objective = LocalObjective(*arguments, [0.3][:n_steps])
+    found = objective.gradient().gradient, objective.curvature_product(vector)
+    for name in params:
+        torch.testing.assert_close(found[0][name], gradient[name], rtol=1e-9, atol=1e-20)
+        torch.testing.assert_close(found[1][name], product[name], rtol=1e-8, atol=1e-3)
+    # Below the floor the standard deviation does not move; at it, it can.
+    assert (found[0]["log_std"][0] == 0.0) == (log_std < MIN_LOG_STD)
+
+
 def test_padding_is_never_looked_at() -> None:
     learner, params, support, query = problem("gaussian", 1)
     before = LocalObjective(learner, params, support, query, RATES[:1]).gradient().gradient
@@ -279,7 +384,8 @@ def test_fisher_fraction_takes_whole_episodes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("fisher_fraction", 0.0), ("fisher_fraction", 1.5), ("kl_direction", "up")]
+    ("name", "value"),
+    [("fisher_fraction", 0.0), ("fisher_fraction", 1.5), ("fisher_fraction", True), ("kl_direction", "up")],
 )
 def test_bad_arguments_are_named(name: str, value: object) -> None:
     learner, params, support, query = problem("gaussian", 1)

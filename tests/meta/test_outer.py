@@ -302,10 +302,12 @@ def test_the_second_order_share_is_reported() -> None:
         ("trpo", {"cg_steps": 2.5}, "cg_steps=2.5"),
         ("trpo", {"cg_damping": -1.0}, "cg_damping=-1.0"),
         ("trpo", {"cg_damping": float("nan")}, "cg_damping=nan"),
+        ("trpo", {"cg_damping": True}, "cg_damping=True"),
         ("trpo", {"line_search_steps": 0}, "line_search_steps=0"),
         ("trpo", {"line_search_shrink": 1.0}, "line_search_shrink=1.0"),
         ("sgd", {"learning_rate": -0.1}, "learning_rate=-0.1"),
         ("adam", {"beta1": 1.0}, "beta1=1.0"),
+        ("adam", {"beta2": False}, "beta2=False"),
         ("adam", {"eps": 0}, "eps=0"),
         ("adam", {"max_grad_norm": 0.0}, "max_grad_norm=0.0"),
     ],
@@ -320,6 +322,7 @@ def test_bad_optimisers_are_named_in_one_line(name: str, kwargs: dict[str, Any],
 def test_ranges() -> None:
     require_range("x", 0, 0, integer=True)
     require_range("x", 0.5, 0.0, 1.0)
+    require_range("x", 10**400, 0, integer=True)
     for value in (0.0, 1.5, float("nan"), "1", None, True):
         with pytest.raises(ConfigError, match=r"x=.* is not a number in \(0, 1\]"):
             require_range("x", value, 0.0, 1.0)
