@@ -43,13 +43,8 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "sb3_sac": {"inner_lr": 0.01, "learner_kwargs": OFF_POLICY},
     "sb3_trpo": {"inner_lr": 0.01, "learner_kwargs": ON_POLICY},
 }
-MORE: dict[str, dict[str, Any]] = {
-    "sb3_crossq": {"inner_lr": 0.01, "learner_kwargs": OFF_POLICY},
-    "sb3_ddpg": {"inner_lr": 0.01, "learner_kwargs": OFF_POLICY},
-    "sb3_qrdqn": {"inner_lr": 0.01, "learner_kwargs": {**OFF_POLICY, "target_update_interval": 10}},
-    "sb3_td3": {"inner_lr": 0.01, "learner_kwargs": OFF_POLICY},
-    "sb3_tqc": {"inner_lr": 0.01, "learner_kwargs": OFF_POLICY},
-}
+MORE = {name: {"inner_lr": 0.01, "learner_kwargs": OFF_POLICY} for name in ("sb3_ddpg", "sb3_td3", "sb3_tqc")}
+OTHERS = {name: {"inner_lr": 0.01, "learner_kwargs": OFF_POLICY} for name in ("sb3_crossq", "sb3_qrdqn")}
 OUTER: dict[str, dict[str, Any]] = {
     "fomaml": {"outer": "adam", "outer_kwargs": {"learning_rate": 0.03}},
     "leap": {"outer": "adam", "outer_kwargs": {"learning_rate": 0.03}},
@@ -64,7 +59,13 @@ PAIRS += [("maml", learner) for learner in ("vpg", "a2c", "ppo")]
 def make(algo: str, learner: str, **kwargs: Any) -> Any:
     """Return a small algorithm around a learner."""
     sizes = {"n_inner_steps": 2, "n_transitions": 32, "meta_batch_size": 3, "n_threads": 1}
-    arguments = {**sizes, "policy_kwargs": {"net_arch": [8]}, **{**LEARNERS, **MORE}[learner], **OUTER[algo], **kwargs}
+    arguments = {
+        **sizes,
+        "policy_kwargs": {"net_arch": [8]},
+        **{**LEARNERS, **MORE, **OTHERS}[learner],
+        **OUTER[algo],
+        **kwargs,
+    }
     family = Aim(discrete=learner in ("sb3_dqn", "sb3_qrdqn"))
     return metarl.ALGORITHMS[algo]("MlpPolicy", family, learner=learner, **arguments)
 
@@ -100,6 +101,19 @@ def test_every_pair_learns(algo: str, learner: str) -> None:
 @pytest.mark.parametrize("learner", list(MORE))
 def test_further_stock_algorithms_learn(algo: str, learner: str) -> None:
     require_learning(algo, learner)
+
+
+@pytest.mark.parametrize("learner", list(OTHERS))
+def test_the_other_stock_algorithms_run(learner: str) -> None:
+    model = make("leap", learner)
+    start = copy(model.params)
+    model.learn(1)
+    assert not equal(model.params, start)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in model.params.values())
+    # Buffers of normalisation layers are no parameters: they are carried along beside them.
+    moved = [name for name, tensor in model.params.items() if name.startswith("statistics/policy/")]
+    assert bool(moved) == (learner == "sb3_crossq")
+    assert all(not torch.equal(model.params[name], start[name]) for name in moved if name.endswith("steps"))
 
 
 @pytest.mark.parametrize(
