@@ -49,6 +49,7 @@ OUTER: dict[str, dict[str, Any]] = {
     "fomaml": {"outer": "adam", "outer_kwargs": {"learning_rate": 0.03}},
     "leap": {"outer": "adam", "outer_kwargs": {"learning_rate": 0.03}},
     "maml": {"outer": "adam", "outer_kwargs": {"learning_rate": 0.03}, "inner_lr": 0.1, "learner_kwargs": None},
+    "pretrain": {"outer": "adam", "outer_kwargs": {"learning_rate": 0.03}},
     "random": {},
     "reptile": {"outer": "sgd", "outer_kwargs": {"learning_rate": 1.0}},
 }
@@ -94,6 +95,10 @@ def require_learning(algo: str, learner: str) -> None:
 @pytest.mark.parametrize(("algo", "learner"), PAIRS)
 def test_every_pair_learns(algo: str, learner: str) -> None:
     require_learning(algo, learner)
+
+
+def test_joint_training_around_ppo_learns() -> None:
+    require_learning("pretrain", "ppo")
 
 
 @pytest.mark.slow
@@ -175,6 +180,22 @@ def test_the_meta_gradient_is_that_of_the_learners_loss(algorithm: Any) -> None:
     for (name, start), g in zip(theta.items(), torch.autograd.grad(loss, wanted), strict=True):
         expected = g.sum(0) if algorithm is FOMAML else g
         torch.testing.assert_close(start - model.policy_params[name], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("algo", ["fomaml", "maml"])
+@pytest.mark.parametrize("learner", ["a2c", "ppo"])
+def test_the_number_of_threads_changes_nothing(algo: str, learner: str) -> None:
+    models = [run_iterations(make(algo, learner, meta_batch_size=20, chunk_size=3, n_threads=n), 2) for n in (1, 3)]
+    assert equal(models[0].params, models[1].params)
+
+
+@pytest.mark.parametrize("algo", ["maml", "pretrain"])
+def test_saved_and_loaded_around_another_learner(algo: str, tmp_path: Any) -> None:
+    whole, half = (run_iterations(make(algo, "ppo"), n) for n in (3, 2))
+    resumed = load(half.save(tmp_path / "half"), env=Aim())
+    assert resumed.arguments() == half.arguments()
+    assert equal(run_iterations(resumed, 1).params, whole.params)
+    assert (resumed.gamma, resumed.gae_lambda, resumed.normalize_advantage) == (0.99, 0.95, True)
 
 
 def test_the_learners_own_defaults_are_taken() -> None:
