@@ -34,20 +34,6 @@ class LearnerState:
     optimizer: Params
 
 
-class FlatParams(dict[str, torch.Tensor]):
-    """Named tensors of a stack of tasks, and the matrix that they are views of.
-
-    It is for watchers, who can take the matrix as a whole.
-
-    :param params: ``[task, …]``.
-    :param flat: ``[task, n]``, their values in the order of the names.
-    """
-
-    def __init__(self, params: Params, flat: torch.Tensor) -> None:
-        super().__init__(params)
-        self.flat = flat
-
-
 class Watcher(Protocol):
     """Looks at the paths of a stack of tasks, one segment at a time, in constant memory."""
 

@@ -23,7 +23,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv
 
-from metarl.agents.learner import FlatParams, Watcher
+from metarl.agents.learner import Watcher
 from metarl.agents.policy import Params
 from metarl.envs.family import Family, Task
 from metarl.envs.vec_env import FamilyVecEnv
@@ -255,35 +255,13 @@ class ReusableSB3:
 
 # ------------------------------------------------------------------------------------------------------------- the path
 class _Point:
-    """Named tensors with a task axis of length 1, as views of one vector.
+    """Named tensors with a task axis of length 1, as views of one vector."""
 
-    :param parameters: what is named.
-    :param moving: which of them are read; the others stay 0.
-    """
-
-    def __init__(self, parameters: Params, moving: Sequence[torch.Tensor]) -> None:
-        vector = torch.zeros(1, sum(tensor.numel() for tensor in parameters.values()))
-        parts = torch.split(vector, [tensor.numel() for tensor in parameters.values()], dim=1)
-        views = {n: part.view(1, *parameters[n].shape) for n, part in zip(parameters, parts, strict=True)}
-        names = {id(tensor): name for name, tensor in parameters.items()}
-        self.tensors = FlatParams(views, vector)
-        self._parts = [views[names[id(tensor)]][0] for tensor in moving]
-        self._values = vector.numpy()
-
-    def read(self, values: Sequence[torch.Tensor | None]) -> None:
-        """Copy the values of what is read; None is 0."""
-        given = [value for value in values if value is not None]
-        parts = self._parts
-        if len(given) < len(values):
-            self.tensors.flat.zero_()
-            parts = [part for part, value in zip(parts, values, strict=True) if value is not None]
-        if given:
-            torch._foreach_copy_(parts, given)
-
-    def equals(self, other: _Point) -> bool:
-        """Return whether all values are the same; not so if one is NaN."""
-        # torch.equal takes three times as long on millions of them.
-        return np.array_equal(self._values, other._values)
+    def __init__(self, parameters: Params) -> None:
+        self.vector = torch.zeros(sum(tensor.numel() for tensor in parameters.values()))
+        parts = torch.split(self.vector, [tensor.numel() for tensor in parameters.values()])
+        shapes = [(1, *tensor.shape) for tensor in parameters.values()]
+        self.tensors = {n: part.view(s) for n, part, s in zip(parameters, parts, shapes, strict=True)}
 
 
 class Path:
@@ -297,20 +275,19 @@ class Path:
     """
 
     def __init__(self, parameters: Params, optimizers: Sequence[torch.optim.Optimizer], watcher: Watcher) -> None:
-        self._live = list(parameters.values())
+        self._parameters = parameters
         self._watcher = watcher
-        self._last, self._next = _Point(parameters, self._live), _Point(parameters, self._live)
-        self._optimizers = [(optimizer, held(optimizer)) for optimizer in optimizers]
-        self._gradients = [_Point(parameters, moving) for _, moving in self._optimizers]
-        self._memory: list[torch.Tensor] = []
-        self._addresses: list[int] = []
-        self._versions: list[int] = []
+        self._optimizers = optimizers
+        self._last, self._next = _Point(parameters), _Point(parameters)
+        self._gradients = [_Point(parameters) for _ in optimizers]
+        names = {id(parameter): name for name, parameter in parameters.items()}
+        self._names = [[names[id(parameter)] for parameter in held(optimizer)] for optimizer in optimizers]
         self._handles: list[Any] = []
 
     def __enter__(self) -> Path:
         self._read()
         self._last, self._next = self._next, self._last
-        for index, (optimizer, _) in enumerate(self._optimizers):
+        for index, optimizer in enumerate(self._optimizers):
             self._handles.append(optimizer.register_step_pre_hook(lambda *_, index=index: self._before(index)))
             self._handles.append(optimizer.register_step_post_hook(lambda *_, index=index: self._after(index)))
         return self
@@ -324,28 +301,27 @@ class Path:
     def moved(self) -> None:
         """Report a segment without a gradient if the parameters are not where they were last seen."""
         self._read()
-        if not self._next.equals(self._last):
+        if not torch.equal(self._next.vector, self._last.vector):
             self._report(None)
 
     def _before(self, index: int) -> None:
-        # Comparing all values takes long and is left to moved(), after train(). So what wrote to .data, which leaves no
-        # mark, is part of the step's segment.
-        if self._addresses != list(map(_address, self._live)) or self._versions != list(map(_version, self._live)):
-            self.moved()
+        self.moved()
         # Read here: an optimiser may work on its gradients in place.
-        self._gradients[index].read([tensor.grad for tensor in self._optimizers[index][1]])
+        tensors = self._gradients[index].tensors
+        for name in self._names[index]:
+            gradient = self._parameters[name].grad
+            if gradient is None:
+                tensors[name].zero_()
+            else:
+                tensors[name].copy_(gradient)
 
     def _after(self, index: int) -> None:
         self._read()
         self._report(self._gradients[index].tensors)
 
     def _read(self) -> None:
-        addresses = list(map(_address, self._live))
-        if self._addresses != addresses:
-            # They keep the memory, so that no other tensor is given the same address.
-            self._memory, self._addresses = [tensor.detach() for tensor in self._live], addresses
-        self._versions = list(map(_version, self._live))
-        self._next.read(self._memory)
+        for name, tensor in self._next.tensors.items():
+            tensor.copy_(self._parameters[name].detach())
 
     def _report(self, gradient: Params | None) -> None:
         self._watcher.segment(self._last.tensors, self._next.tensors, gradient, None)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 
-from metarl.agents.learner import FlatParams
 from metarl.agents.policy import Params
 from metarl.errors import ConfigError, unknown_name
 
 METRICS = ("length", "energy")
-SLOTS = 16
-SLOTS_BYTES = 2_000_000
-"""Segments of a single task that are added together, at most: past this size they leave the processor's caches."""
 
 
 @dataclass(frozen=True)
@@ -43,83 +38,35 @@ class LeapMetric:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not true or false")
 
 
+@dataclass(frozen=True)
 class _Segments:
-    """Room for segments that wait to be added: for the loss at their end, or for others to be added with.
+    """The last segment of each task, which waits for the loss at its end.
 
-    A stack of several tasks has one slot, which holds the last segment of each. A single task of few parameters has
-    more, because the time of an operator is then in calling it. Row ``slot * tasks + task`` belongs to a segment.
-
-    :param like: ``[task, n]``, a stack's parameters.
+    :param move: ``[task, n]``, Δθ, the tensors that are meta-learnt first.
+    :param slope: ``[task, n]``, ∇f(θ_i).
+    :param losses: ``[task]``, f(θ_i); NaN where it is not visible.
+    :param linear: ``[task]``, ⟨∇f(θ_i), Δθ⟩.
+    :param waits: ``[task]``, whether there is one.
     """
 
-    def __init__(self, like: torch.Tensor) -> None:
-        n_tasks, size = like.shape
-        n_slots = 1 if n_tasks > 1 else max(1, min(SLOTS, SLOTS_BYTES // (2 * size * like.element_size())))
-        rows = like.new_zeros(n_slots * n_tasks, 2, size)
-        self.columns = rows.view(-1, size).mT
-        """``[n, 2 row]``, Δθ and ∇f(θ_i) of one row after the other."""
-        self.move, self.slope = rows.unbind(1)
-        self.weights = like.new_zeros(2 * len(rows))
-        """``[2 row]``, of the columns in the meta-gradient."""
-        self.losses = [math.nan] * len(rows)
-        """``[row]``, f(θ_i); NaN where it is not visible."""
-        self.changes = [math.nan] * len(rows)
-        """``[row]``, Δf; NaN where it is not known."""
-        self.waits = [False] * len(rows)
-        """``[row]``, whether there is a segment."""
-        self.full = False
-        """Whether the next segment takes the place of another."""
-        slots = [slice(slot * n_tasks, (slot + 1) * n_tasks) for slot in range(n_slots)]
-        self._places = [(slot, self.move[slot], self.slope[slot]) for slot in slots]
-        self._slot = -1
-        self._unknown, self._all = [math.nan] * n_tasks, [True] * n_tasks
+    move: torch.Tensor
+    slope: torch.Tensor
+    losses: torch.Tensor
+    linear: torch.Tensor
+    waits: torch.Tensor
 
-    @property
-    def last(self) -> slice:
-        """Rows of the slot that was filled last."""
-        return self._places[self._slot][0]
-
-    def end(self, losses: torch.Tensor, active: torch.Tensor | None) -> None:
-        """Take the losses at the ends of the last segments of the tasks that are active."""
-        moves = self._all if active is None else active.tolist()
-        for row, loss, moved in zip(range(len(self.losses))[self.last], losses.tolist(), moves, strict=True):
-            if moved:
-                self.changes[row] = loss - self.losses[row]
-
-    def put(
-        self,
-        start: torch.Tensor,
-        end: torch.Tensor,
-        slope: torch.Tensor | None,
-        losses: torch.Tensor | None,
-        active: torch.Tensor | None,
-    ) -> None:
-        """Take the next segment of the tasks that are active."""
-        self._slot = (self._slot + 1) % len(self._places)
-        self.full = self._slot == len(self._places) - 1
-        rows, move, place = self._places[self._slot]
-        values = self._unknown if losses is None else losses.tolist()
-        if active is None:
-            torch.sub(end, start, out=move)
-            place.copy_(slope) if slope is not None else place.zero_()
-            self.losses[rows], self.changes[rows], self.waits[rows] = values, self._unknown, self._all
-            return
-        for task in active.nonzero()[:, 0].tolist():
-            torch.sub(end[task], start[task], out=move[task])
-            place[task] = 0.0 if slope is None else slope[task]
-            row = rows.start + task
-            self.losses[row], self.changes[row], self.waits[row] = values[task], math.nan, True
-
-    def products(self, linear: bool) -> tuple[list[float], list[float]]:
-        """Return ‖Δθ‖² and ⟨∇f(θ_i), Δθ⟩ of each row.
-
-        :param linear: False: the latter are not needed, and may be NaN.
-        """
-        if len(self.move) == 1:
-            square, product = torch.mv(self.columns.mT, self.move[0]).tolist()
-            return [square], [product]
-        squares: list[float] = torch.linalg.vector_norm(self.move, dim=1).square().tolist()
-        return squares, (self.slope * self.move).sum(1).tolist() if linear else [math.nan] * len(squares)
+    def replace(self, new: _Segments, rows: torch.Tensor | None) -> _Segments:
+        """Return ``new`` in some rows."""
+        if rows is None:
+            return new
+        wide = rows[:, None]
+        return _Segments(
+            torch.where(wide, new.move, self.move),
+            torch.where(wide, new.slope, self.slope),
+            torch.where(rows, new.losses, self.losses),
+            torch.where(rows, new.linear, self.linear),
+            self.waits | rows,
+        )
 
 
 class LeapWatcher:
@@ -139,8 +86,8 @@ class LeapWatcher:
         self._metric = metric
         self._excluded = frozenset(excluded)
         self._shapes: dict[str, torch.Size] = {}
-        self._counted: torch.Tensor | None = None
-        self._segments: _Segments | None = None
+        self._width = 0
+        self._last: _Segments | None = None
         self._pull = torch.empty(0)
         self.distance = 0.0
         """The distance of the paths so far, summed over tasks."""
@@ -156,74 +103,64 @@ class LeapWatcher:
         """Look at one segment; see :class:`metarl.agents.learner.Watcher`."""
         if not self._shapes:
             self._begin(start)
-        if active is not None and not active.any():
-            return
-        before, after = self._flat(start), self._flat(end)
-        slope = self._flat(gradient) if gradient is not None and self._metric.loss else None
-        if slope is None:
-            losses = None
-        if self._segments is None:
-            self._segments = _Segments(before)
-        segments = self._segments
-        if losses is not None:
-            segments.end(losses, active)
-        if segments.full:
-            self._add(segments, active)
-        segments.put(before, after, slope, losses, active)
-        if segments.full and losses is None and not self._metric.drop_last:
-            # No loss will come, and what was just written is still in the processor's caches.
-            self._add(segments, active)
+        move = self._flat(end) - self._flat(start)
+        unknown = move.new_full((len(move),), torch.nan)
+        if gradient is None or not self._metric.loss:
+            slope, linear, losses = torch.zeros_like(move), torch.zeros_like(unknown), unknown
+        else:
+            slope = self._flat(gradient)
+            linear = (slope * move).sum(1)
+            losses = unknown if losses is None else losses.detach().clone()
+        waits = torch.ones_like(unknown, dtype=torch.bool) if active is None else active.clone()
+        new = _Segments(move, slope, losses, linear, waits)
+        if self._last is None:
+            self._last = new
+        else:
+            self._add(self._last, losses, active)
+            self._last = self._last.replace(new, active)
 
     def close(self) -> None:
         """End the paths of a stack of tasks; the next segment begins those of another."""
-        if self._segments is not None:
-            if self._metric.drop_last:
-                rows = self._segments.last
-                self._segments.waits[rows] = [False] * (rows.stop - rows.start)
-            self._add(self._segments, None)
-        self._segments = None
+        if self._last is not None and not self._metric.drop_last:
+            self._add(self._last, torch.full_like(self._last.losses, torch.nan), None)
+        self._last = None
 
     def gradient(self) -> Params:
         """Return the meta-gradient of all paths that were closed, summed over tasks, without a task axis."""
-        parts = torch.split(self._pull, [shape.numel() for shape in self._shapes.values()])
-        pull = zip(self._shapes.items(), parts, strict=True)
-        return {n: torch.zeros_like(p).view(s) if n in self._excluded else p.clone().view(s) for (n, s), p in pull}
+        names = [name for name in self._shapes if name not in self._excluded]
+        parts = torch.split(self._pull, [self._shapes[name].numel() for name in names])
+        pull = {name: part.reshape(self._shapes[name]) for name, part in zip(names, parts, strict=True)}
+        return {n: pull[n] if n in pull else self._pull.new_zeros(shape) for n, shape in self._shapes.items()}
 
     def _begin(self, start: Params) -> None:
-        self._shapes = {name: tensor.shape[1:] for name, tensor in start.items()}
-        self._pull = torch.zeros_like(self._flat(start)[0])
-        if self._excluded:
-            ones = {n: torch.full_like(tensor[:1], float(n not in self._excluded)) for n, tensor in start.items()}
-            self._counted = self._flat(ones)
+        # Sorting is stable: what is meta-learnt comes first, each part in the order it was given.
+        names = sorted(start, key=lambda name: name in self._excluded)
+        self._shapes = {name: start[name].shape[1:] for name in names}
+        self._width = sum(shape.numel() for name, shape in self._shapes.items() if name not in self._excluded)
+        self._pull = start[names[0]].new_zeros(self._width)
 
     def _flat(self, params: Params) -> torch.Tensor:
         """Return the tensors as one, ``[task, n]``."""
-        if isinstance(params, FlatParams):
-            return params.flat
         return torch.cat([params[name].detach().flatten(1) for name in self._shapes], dim=1)
 
-    def _add(self, segments: _Segments, active: torch.Tensor | None) -> None:
-        """Add what waits, of the tasks that are active."""
-        segments.full = False
-        who = [True] if active is None else active.tolist()
-        whole, linear = segments.products(linear=any(map(math.isnan, segments.changes)))
-        squares = whole if self._counted is None else (segments.move * self._counted).square().sum(1).tolist()
-        by_length = self._metric.metric == "length"
-        weights = [0.0] * len(segments.weights)
-        for row, (waits, change) in enumerate(zip(segments.waits, segments.changes, strict=True)):
-            if not (waits and who[row % len(who)]):
-                continue
-            segments.waits[row] = False
-            if whole[row] == 0.0:
-                continue
-            rise = linear[row] if math.isnan(change) else change
-            square = squares[row] + rise * rise
-            length = math.sqrt(square)
-            weight = 1.0
-            if by_length:
-                weight = 1.0 / length if length > 0.0 else 0.0
-            weights[2 * row] = weight
-            weights[2 * row + 1] = weight * (-abs(rise) if self._metric.stabilizer else rise)
-            self.distance += length if by_length else square
-        segments.weights.numpy()[:] = weights
-        self._pull.addmv_(segments.columns, segments.weights, alpha=-1.0)
+    def _add(self, segments: _Segments, losses_after: torch.Tensor, rows: torch.Tensor | None) -> None:
+        """Add the segments that wait.
+
+        :param losses_after: ``[task]``, the loss at their end; NaN where it is not visible.
+        :param rows: ``[task]``, which of them; None: all.
+        """
+        change = losses_after - segments.losses
+        change = torch.where(change.isnan(), segments.linear, change)
+        move, slope = segments.move[:, : self._width], segments.slope[:, : self._width]
+        moved = segments.waits & segments.move.any(1)
+        if rows is not None:
+            moved = moved & rows
+        square = torch.where(moved, move.square().sum(1) + change.square(), 0.0)
+        length = square.sqrt()
+        weight = moved.to(move.dtype)
+        if self._metric.metric == "length":
+            weight = torch.where(length > 0.0, 1.0 / length, 0.0)
+        if self._metric.stabilizer:
+            change = -change.abs()
+        self._pull -= weight @ move + (weight * change) @ slope
+        self.distance += float((length if self._metric.metric == "length" else square).sum())
