@@ -60,6 +60,7 @@ class Experiment:
     :param scale: how large.
     :param entries: its runs, in the order in which they are started.
     :param evaluation: arguments of ``evaluate`` on test tasks.
+    :param rates: what :func:`~metarl.zoo.finished.choose_rates` chooses test rates from.
     :param n_evaluations: evaluations on validation tasks in a run.
     :param settings: the rest of the file.
     """
@@ -68,6 +69,7 @@ class Experiment:
     scale: str
     entries: Sequence[Entry]
     evaluation: Mapping[str, Any]
+    rates: Mapping[str, Any]
     n_evaluations: int
     settings: Mapping[str, Any]
 

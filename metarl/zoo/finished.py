@@ -14,6 +14,8 @@ import numpy as np
 from metarl.agents.parallel import single_threaded_torch
 from metarl.checkpoint import read_npz
 from metarl.errors import CheckpointError, MetaRLError
+from metarl.meta.adaptive import AdaptiveAlgorithm
+from metarl.meta.base import MetaAlgorithm
 from metarl.meta.report import Report
 from metarl.meta.statistics import Bands, bootstrap_bands
 from metarl.zoo.algorithms import load_model
@@ -24,7 +26,8 @@ from metarl.zoo.plot import read_curve
 from metarl.zoo.runs import Run
 
 CHECKPOINTS = ("last", "best")
-"""A run's final model, and the one that was best on validation tasks after the inner steps of its own training."""
+"""A run's final model, adapted at the rates of the experiment's ``evaluation``; and what validation tasks choose: the
+checkpoint that was best on them after the inner steps of its own training, at the rates that are best on them."""
 PHASES = ("sampling", "inner", "outer")
 ROUNDS = 3
 """Meta-optimisation steps that are timed of each order."""
@@ -49,7 +52,7 @@ class Tested:
     """One algorithm's checkpoints of one kind, all seeds together, on test tasks.
 
     :param algo: the algorithm.
-    :param checkpoint: one of :data:`CHECKPOINTS`; empty where there is only one kind.
+    :param checkpoint: one of :data:`CHECKPOINTS`.
     :param report: returns of all runs.
     :param num_timesteps: env steps of training of each.
     """
@@ -82,13 +85,14 @@ class Learning:
 
 def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | None) -> Trained:
     """Evaluate a finished run on test tasks, or read what it was evaluated to before; that is kept in its folder."""
-    settings = {**experiment.evaluation, "n_episodes": job.entry.episodes}
+    last = {**experiment.evaluation, "n_episodes": job.entry.episodes}
     if experiment.is_one_of("unadapted", job.algo):
-        settings["n_inner_steps"] = 0
+        last["n_inner_steps"] = 0
+    best = {**last, "rates": experiment.rates} if last["n_inner_steps"] else last
+    # No checkpoint of what learns nothing is better than another, and a run without evaluations has none.
+    chosen = run.best if run.best.is_file() and not experiment.is_one_of("untrained", job.algo) else run.final
     reports = {}
-    for checkpoint, path in (("last", run.final), ("best", run.best)):
-        if not path.is_file() or (checkpoint == "best" and experiment.is_one_of("untrained", job.algo)):
-            continue
+    for checkpoint, path, settings in (("last", run.final, last), ("best", chosen, best)):
         subject = {"model": hashlib.sha256(path.read_bytes()).hexdigest(), "settings": settings}
         place = run.folder / "evaluations" / f"{experiment.name}_{checkpoint}.json"
         try:
@@ -96,11 +100,45 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
         except CheckpointError:
             report = None
         if report is None or report.meta.get("subject") != subject:
-            report = load_model(path, n_threads).evaluate("test", **settings)
+            say(f"Evaluating {job}, {checkpoint}")
+            report = _evaluate(load_model(path, n_threads), settings)
             report = dataclasses.replace(report, meta={**report.meta, "subject": subject})
             report.save(place)
         reports[checkpoint] = report
     return Trained(job, run, reports)
+
+
+def _evaluate(model: MetaAlgorithm, settings: Mapping[str, Any]) -> Report:
+    """Evaluate on test tasks, with rates chosen on validation tasks where ``settings`` have such to choose from."""
+    settings = dict(settings)
+    rates = settings.pop("rates", None)
+    if rates is not None and isinstance(model, AdaptiveAlgorithm):
+        settings["inner_lr"] = choose_rates(model, settings, **rates)
+    return model.evaluate("test", **settings)
+
+
+def choose_rates(
+    model: AdaptiveAlgorithm, settings: Mapping[str, Any], first: Sequence[float], later: Sequence[float], n_tasks: int
+) -> list[float]:
+    """Return the inner rates with the highest return on validation tasks, on average over all steps.
+
+    :param model: it adapts.
+    :param settings: of its evaluation; ``n_inner_steps`` is at least 1.
+    :param first: factors of its first training rate, to choose the first step's rate from.
+    :param later: factors of that, to choose the rate of all later steps from.
+    :param n_tasks: validation tasks.
+    """
+    n_steps = int(settings["n_inner_steps"])
+    start = model.test_rates(1)[0]
+    candidates = [
+        [a * start, *[b * a * start] * (n_steps - 1)] for a in first for b in (later if n_steps > 1 else [1.0])
+    ]
+
+    def score(rates: list[float]) -> float:
+        report = model.evaluate("validation", **{**settings, "n_tasks": n_tasks, "inner_lr": rates})
+        return float(report.returns[..., 1:].mean())
+
+    return max(candidates, key=score)
 
 
 def tested(runs: Sequence[Trained]) -> list[Tested]:
@@ -108,19 +146,16 @@ def tested(runs: Sequence[Trained]) -> list[Tested]:
     found = []
     for algo in dict.fromkeys(item.job.algo for item in runs):
         own = [item for item in runs if item.job.algo == algo]
-        kinds = [kind for kind in CHECKPOINTS if all(kind in item.reports for item in own)]
-        for kind in kinds:
+        for kind in CHECKPOINTS:
             reports = [item.reports[kind] for item in own]
-            name = kind if len(kinds) > 1 else ""
-            label = f"{algo}, {kind}" if name else algo
             steps = [int(report.meta["num_timesteps"]) for report in reports]
-            found.append(Tested(algo, name, Report.merge(reports, label), steps))
+            found.append(Tested(algo, kind, Report.merge(reports, f"{algo}, {kind}"), steps))
     return found
 
 
 def of_checkpoint(items: Sequence[Tested], kind: str) -> list[Tested]:
-    """Return one of each algorithm: its checkpoints of a kind, or the only ones it has."""
-    return [item for item in items if item.checkpoint in (kind, "")]
+    """Return those of one kind of checkpoint."""
+    return [item for item in items if item.checkpoint == kind]
 
 
 def learning(experiment: Experiment, runs: Sequence[Trained]) -> list[Learning]:

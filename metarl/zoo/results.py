@@ -32,9 +32,11 @@ ABOUT = (
     "Returns on held-out tasks before and after inner steps, with equal env steps of training, support and query "
     "together. Intervals are 95% bootstrap intervals by task, then by training seed; algorithms are compared on the "
     "same tasks and streams, and one wins where the interval of the difference excludes zero. last: the end of "
-    "training. best: the checkpoint with the highest validation return after the inner steps of the algorithm's own "
-    "training. The oracle sees the task and stays as it is. Of many differences one in twenty excludes zero by "
-    "chance; with one training seed the intervals say nothing about other seeds."
+    "training, adapted as in the reference, with half the inner rate after the first step. best: chosen on validation "
+    "tasks, the checkpoint with the highest return after the inner steps of the algorithm's own training, and the "
+    "inner rates with the highest returns over all steps. The oracle sees the task and stays as it is. Of many "
+    "differences one in twenty excludes zero by chance; with one training seed the intervals say nothing about other "
+    "seeds."
 )
 
 
@@ -210,6 +212,7 @@ def _run(item: Trained, folder: Path) -> dict[str, Any]:
         "cell": dict(item.job.cell),
         "run": item.run.folder.relative_to(folder).as_posix(),
         "num_timesteps": {kind: report.meta["num_timesteps"] for kind, report in item.reports.items()},
+        "inner_lr": {kind: report.meta["inner_lr"] for kind, report in item.reports.items()},
         "training_seconds": training_seconds(item.run),
         "versions": item.reports["last"].meta["versions"],
         "hyperparams": item.run.config(),
