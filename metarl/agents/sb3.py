@@ -349,7 +349,7 @@ class SB3Learner:
         kwargs: dict[str, Any] = {"learning_rate": 0.0, "max_grad_norm": math.inf, "batch_size": batch}
         if issubclass(self._class, OnPolicyAlgorithm):
             kwargs |= {"n_steps": n_steps, "n_epochs": 1}
-            kwargs |= {"n_critic_updates": 1, "cg_max_steps": 1, "line_search_max_iter": 0}
+            kwargs |= {"n_critic_updates": 1, "sub_sampling_factor": 1, "cg_max_steps": 1, "line_search_max_iter": 0}
         else:
             kwargs |= {"train_freq": n_steps, "gradient_steps": 1, "learning_starts": 0, "buffer_size": batch}
             kwargs |= {"policy_delay": 1}

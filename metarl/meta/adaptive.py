@@ -182,7 +182,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         returns = np.concatenate([part.returns for part in parts])
         after = [float(np.mean(column[~np.isnan(column)])) for column in returns.T if not np.isnan(column).all()]
         steps = sum(part.n_steps for part in parts)
-        last_steps = sum(int(part.env_steps[:, -1].sum()) for part in parts)
+        last_steps = sum(float(part.env_steps[:, -1].sum()) for part in parts)
         n_episodes = sum(int(part.n_episodes[..., -1].sum()) for part in parts)
         done = float(self.n_iterations + 1)
         stats = {"meta/n_meta_iterations": done, "train/n_updates": done}

@@ -79,7 +79,7 @@ class Learnt:
     @property
     def n_steps(self) -> int:
         """Env steps of all tasks and batches."""
-        return int(self.env_steps.sum())
+        return round(float(self.env_steps.sum()))  # a stock learner splits a run evenly over batches
 
     @property
     def ep_lengths(self) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from metarl.agents.parallel import single_threaded_torch
 from metarl.checkpoint import read_npz
-from metarl.errors import CheckpointError, MetaRLError
+from metarl.errors import CheckpointError, MetaRLError, NonFiniteError
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.report import Report
@@ -135,7 +135,10 @@ def choose_rates(
     ]
 
     def score(rates: list[float]) -> float:
-        report = model.evaluate("validation", **{**settings, "n_tasks": n_tasks, "inner_lr": rates})
+        try:
+            report = model.evaluate("validation", **{**settings, "n_tasks": n_tasks, "inner_lr": rates})
+        except NonFiniteError:
+            return -np.inf
         return float(report.returns[..., 1:].mean())
 
     return max(candidates, key=score)

@@ -420,6 +420,12 @@ def test_the_query_gradient_of_trpo_is_that_of_surrogate_and_value_loss():
         torch.testing.assert_close(queries[0][n], factor * tensor, rtol=1e-4, atol=1e-6)
 
 
+def test_the_query_gradient_of_trpo_is_that_of_all_samples():
+    whole, half = (make_learner("trpo", sub_sampling_factor=factor) for factor in (1, 2))
+    queries = [learner.query_gradient(learner.init(3), GOAL, SEED, 32).gradient for learner in (whole, half)]
+    assert all(torch.equal(queries[0][n], tensor) for n, tensor in queries[1].items())
+
+
 def test_the_query_gradient_of_dqn_is_that_of_its_loss(monkeypatch):
     batches = []
     sample = ReplayBuffer.sample

@@ -228,3 +228,13 @@ def test_reptile_learns_pointmass() -> None:
     assert returns[0] > -55.0
     assert returns[2] > -37.0
     assert returns[2] - returns[0] > 10.0
+
+
+def test_env_steps_that_batches_share_unevenly_are_all_counted() -> None:
+    kwargs = {"n_steps": 64, "batch_size": 64, "n_epochs": 1}
+    model = Reptile(
+        "MlpPolicy", "PointMass-v0", learner="sb3_ppo", learner_kwargs=kwargs, env_kwargs={"horizon": 20},
+        n_episodes=1, n_inner_steps=3, meta_batch_size=2, n_threads=1,
+    )  # fmt: skip
+    model.learn(1)
+    assert model.num_timesteps == 2 * 64

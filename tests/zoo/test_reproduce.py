@@ -25,6 +25,7 @@ from metarl.zoo import findings
 from metarl.zoo.__main__ import main
 from metarl.zoo.experiment import find, jobs, load_experiment, names, scales
 from metarl.zoo.findings import Verdict
+from metarl.zoo.finished import choose_rates
 from metarl.zoo.runs import open_run
 
 from .conftest import Refused, contents
@@ -88,6 +89,13 @@ def test_the_best_checkpoint_adapts_at_rates_chosen_on_validation_tasks(logs: Pa
     np.testing.assert_allclose(merged.returns[0], report.returns[0], atol=5e-4)
     (run, *_) = (run for run in read(logs / "results")["runs"] if run["algo"] == "fomaml")
     assert run["inner_lr"] == {"last": [0.1, 0.05], "best": pytest.approx(list(chosen))}
+
+
+def test_rates_that_diverge_are_not_chosen(logs: Path) -> None:
+    model = metarl.load(logs / "fomaml" / "PointMass-v0_1" / "best_model")
+    assert isinstance(model, MAML)
+    settings = {"n_inner_steps": 2, "n_episodes": 2}
+    assert choose_rates(model, settings, [1e9, 1.0], [1e9, 1.0], 2) == pytest.approx([0.1, 0.1])
 
 
 def merged_steps(record: dict[str, Any], label: str) -> list[int]:
