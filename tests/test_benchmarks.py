@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import measure, speed
+from benchmarks import measure, speed, watching
 
 
 def test_a_quick_run_prints_tables_and_writes_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,6 +31,18 @@ def test_a_quick_run_prints_tables_and_writes_a_record(tmp_path: Path, capsys: p
     text = capsys.readouterr().out
     assert "ant_collect" in text
     assert "ratio" in text
+
+
+def test_a_quick_run_compares_watched_with_unwatched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "watching.json"
+    watching.main(["--quick", "-o", str(path)])
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["command"] == "python -m benchmarks.watching --quick"
+    assert [row["case"].split(",")[0] for row in record["rows"]] == ["VPG"] + ["SB3 PPO"] * 3
+    for row in record["rows"]:
+        assert row["same_bit_for_bit"]
+        assert row["met"] == (row["ratio"] <= 1.05)
+    assert "ratio" in capsys.readouterr().out
 
 
 def test_the_record_knows_no_host_and_no_path() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +34,18 @@ class LearnerState:
     optimizer: Params
 
 
+class FlatParams(dict[str, torch.Tensor]):
+    """Named tensors of a stack of tasks that are views of one matrix, so that a watcher can take them as a whole.
+
+    :param params: ``[task, …]``.
+    :param flat: ``[task, n]``, the matrix: their values in the order of the names.
+    """
+
+    def __init__(self, params: Params, flat: torch.Tensor) -> None:
+        super().__init__(params)
+        self.flat = flat
+
+
 class Watcher(Protocol):
     """Looks at the paths of a stack of tasks, one segment at a time, in constant memory."""
 
@@ -53,6 +65,20 @@ class Watcher(Protocol):
             the learner does not show it.
         :param losses: the loss at ``start``, ``[task]``; None where it is not visible.
         :param active: ``[task]``, False for tasks that had stopped already; None: all moved.
+        """
+        ...
+
+
+@runtime_checkable
+class StepsWatcher(Watcher, Protocol):
+    """A watcher that can look at several steps of one task in one call."""
+
+    def steps(self, start: FlatParams, end: FlatParams, gradient: FlatParams) -> None:
+        """Look at segments that follow each other, whose losses are not visible; see :meth:`Watcher.segment`.
+
+        :param start: ``[step, …]``, each the end of the step before.
+        :param end: ``[step, …]``.
+        :param gradient: ``[step, …]``.
         """
         ...
 

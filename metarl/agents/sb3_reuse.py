@@ -23,7 +23,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv
 
-from metarl.agents.learner import Watcher
+from metarl.agents.learner import FlatParams, StepsWatcher, Watcher
 from metarl.agents.policy import Params
 from metarl.envs.family import Family, Task
 from metarl.envs.vec_env import FamilyVecEnv
@@ -36,6 +36,9 @@ _TARGET = "_target"
 """Ends the names that SB3 gives to target networks; what comes before it is the name of the online network."""
 _BUFFERS = f"{STATISTICS}policy/"
 _MOMENTS = ("mean", "var", "count")
+_STEPS = 16
+_STEPS_BYTES = 1_000_000
+"""What is kept of steps before a watcher is told, at most: about a core's cache."""
 
 
 @contextmanager
@@ -254,42 +257,72 @@ class ReusableSB3:
 
 
 # ------------------------------------------------------------------------------------------------------------- the path
-class _Point:
-    """Named tensors with a task axis of length 1, as views of one vector."""
+class _Points:
+    """Room for a few points of a path, the rows of one matrix.
 
-    def __init__(self, parameters: Params) -> None:
-        self.vector = torch.zeros(sum(tensor.numel() for tensor in parameters.values()))
-        parts = torch.split(self.vector, [tensor.numel() for tensor in parameters.values()])
-        shapes = [(1, *tensor.shape) for tensor in parameters.values()]
-        self.tensors = {n: part.view(s) for n, part, s in zip(parameters, parts, shapes, strict=True)}
+    :param parameters: whose values a point is, by name.
+    :param n_rows: how many.
+    """
+
+    def __init__(self, parameters: Params, n_rows: int) -> None:
+        self._shapes = {name: tensor.shape for name, tensor in parameters.items()}
+        self.flat = torch.zeros(n_rows, sum(shape.numel() for shape in self._shapes.values()))
+        self.values = self.flat.numpy()
+        self._rows: dict[tuple[int, int], FlatParams] = {}
+        self._parts = [[tensor[row] for tensor in self.rows(0, n_rows).values()] for row in range(n_rows)]
+
+    def rows(self, start: int, stop: int) -> FlatParams:
+        """Return some points, ``[point, …]``."""
+        if (start, stop) not in self._rows:
+            flat = self.flat[start:stop]
+            parts = torch.split(flat, [shape.numel() for shape in self._shapes.values()], dim=1)
+            named = {n: part.view(-1, *s) for (n, s), part in zip(self._shapes.items(), parts, strict=True)}
+            self._rows[start, stop] = FlatParams(named, flat)
+        return self._rows[start, stop]
+
+    @torch.no_grad()
+    def read(self, row: int, values: Sequence[torch.Tensor | None]) -> None:
+        """Copy the values of all tensors into a row; None is 0."""
+        given, parts = [value for value in values if value is not None], self._parts[row]
+        if len(given) < len(parts):
+            self.flat[row].zero_()
+            parts = [part for part, value in zip(parts, values, strict=True) if value is not None]
+        if given:
+            # Many tensors are small: one call takes half the time of one for each.
+            torch._foreach_copy_(parts, given)
 
 
 class Path:
     """Tells a watcher every step of every optimiser, and every other move of the parameters, as its own segment.
 
-    A context: hooks are on the optimisers while it is open. Memory does not grow with the path.
+    A context: hooks are on the optimisers while it is open. The watcher is told of a few steps at a time, because its
+    code and theirs would push each other out of the processor's caches. Memory does not grow with the path.
 
     :param parameters: whose path it is, by name.
     :param optimizers: what moves them.
-    :param watcher: is told; its tensors are used again for the next segment.
+    :param watcher: is told; its tensors are used again later.
     """
 
     def __init__(self, parameters: Params, optimizers: Sequence[torch.optim.Optimizer], watcher: Watcher) -> None:
-        self._parameters = parameters
+        self._parameters = list(parameters.values())
         self._watcher = watcher
+        self._steps_watcher = watcher if isinstance(watcher, StepsWatcher) else None
         self._optimizers = optimizers
-        self._last, self._next = _Point(parameters), _Point(parameters)
-        self._gradients = [_Point(parameters) for _ in optimizers]
-        names = {id(parameter): name for name, parameter in parameters.items()}
-        self._names = [[names[id(parameter)] for parameter in held(optimizer)] for optimizer in optimizers]
+        own = [{id(tensor) for tensor in held(optimizer)} for optimizer in optimizers]
+        self._held = [[tensor if id(tensor) in ids else None for tensor in self._parameters] for ids in own]
+        size = sum(tensor.nbytes for tensor in self._parameters)
+        self._room = max(1, min(_STEPS, _STEPS_BYTES // (3 * size)))
+        # Before each step; after it, with the last point that was reported in front; and the gradients.
+        self._starts, self._gradients = _Points(parameters, self._room), _Points(parameters, self._room)
+        self._ends = _Points(parameters, self._room + 1)
+        self._n_steps = 0
         self._handles: list[Any] = []
 
     def __enter__(self) -> Path:
-        self._read()
-        self._last, self._next = self._next, self._last
+        self._ends.read(0, self._parameters)
         for index, optimizer in enumerate(self._optimizers):
             self._handles.append(optimizer.register_step_pre_hook(lambda *_, index=index: self._before(index)))
-            self._handles.append(optimizer.register_step_post_hook(lambda *_, index=index: self._after(index)))
+            self._handles.append(optimizer.register_step_post_hook(lambda *_: self._after()))
         return self
 
     def __exit__(
@@ -299,33 +332,45 @@ class Path:
             self._handles.pop().remove()
 
     def moved(self) -> None:
-        """Report a segment without a gradient if the parameters are not where they were last seen."""
-        self._read()
-        if not torch.equal(self._next.vector, self._last.vector):
-            self._report(None)
+        """Report all steps so far, and a segment without a gradient if the parameters were moved since the last."""
+        self._report()
+        self._starts.read(0, self._parameters)
+        self._reach(0)
+        self._ends.flat[0] = self._starts.flat[0]
 
     def _before(self, index: int) -> None:
-        self.moved()
+        self._starts.read(self._n_steps, self._parameters)
         # Read here: an optimiser may work on its gradients in place.
-        tensors = self._gradients[index].tensors
-        for name in self._names[index]:
-            gradient = self._parameters[name].grad
-            if gradient is None:
-                tensors[name].zero_()
-            else:
-                tensors[name].copy_(gradient)
+        self._gradients.read(self._n_steps, [None if tensor is None else tensor.grad for tensor in self._held[index]])
 
-    def _after(self, index: int) -> None:
-        self._read()
-        self._report(self._gradients[index].tensors)
+    def _after(self) -> None:
+        self._n_steps += 1
+        self._ends.read(self._n_steps, self._parameters)
+        if self._n_steps == self._room:
+            self._report()
 
-    def _read(self) -> None:
-        for name, tensor in self._next.tensors.items():
-            tensor.copy_(self._parameters[name].detach())
+    def _report(self) -> None:
+        n = self._n_steps
+        if n == 0:
+            return
+        starts, ends = self._starts, self._ends
+        if self._steps_watcher is not None and np.array_equal(starts.values[:n], ends.values[:n]):
+            self._steps_watcher.steps(starts.rows(0, n), ends.rows(1, n + 1), self._gradients.rows(0, n))
+        else:
+            for i in range(n):
+                self._reach(i)
+                gradient = self._gradients.rows(i, i + 1)
+                self._watcher.segment(starts.rows(i, i + 1), ends.rows(i + 1, i + 2), gradient, None)
+        ends.flat[0] = ends.flat[n]
+        self._n_steps = 0
 
-    def _report(self, gradient: Params | None) -> None:
-        self._watcher.segment(self._last.tensors, self._next.tensors, gradient, None)
-        self._last, self._next = self._next, self._last
+    def _reach(self, i: int) -> None:
+        """Report a segment without a gradient if step ``i`` did not start where the one before it ended.
+
+        Values are compared, because writing to ``parameter.data`` leaves no other mark. A NaN is not equal to itself.
+        """
+        if not np.array_equal(self._starts.values[i], self._ends.values[i]):
+            self._watcher.segment(self._ends.rows(i, i + 1), self._starts.rows(i, i + 1), None, None)
 
 
 class _Moves(BaseCallback):

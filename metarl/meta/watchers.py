@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from metarl.agents.learner import FlatParams
 from metarl.agents.policy import Params
 from metarl.errors import ConfigError, unknown_name
 
@@ -38,35 +41,33 @@ class LeapMetric:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not true or false")
 
 
-@dataclass(frozen=True)
 class _Segments:
     """The last segment of each task, which waits for the loss at its end.
 
-    :param move: ``[task, n]``, Δθ, the tensors that are meta-learnt first.
-    :param slope: ``[task, n]``, ∇f(θ_i).
-    :param losses: ``[task]``, f(θ_i); NaN where it is not visible.
-    :param linear: ``[task]``, ⟨∇f(θ_i), Δθ⟩.
-    :param waits: ``[task]``, whether there is one.
+    :param like: ``[task, n]``, a stack's parameters.
     """
 
-    move: torch.Tensor
-    slope: torch.Tensor
-    losses: torch.Tensor
-    linear: torch.Tensor
-    waits: torch.Tensor
+    def __init__(self, like: torch.Tensor) -> None:
+        self.move, self.slope = torch.zeros_like(like), torch.zeros_like(like)
+        """``[task, n]``, Δθ and ∇f(θ_i)."""
+        self.losses = [math.nan] * len(like)
+        """f(θ_i); NaN where it is not visible."""
+        self.waits = [False] * len(like)
+        """Whether there is one."""
 
-    def replace(self, new: _Segments, rows: torch.Tensor | None) -> _Segments:
-        """Return ``new`` in some rows."""
-        if rows is None:
-            return new
-        wide = rows[:, None]
-        return _Segments(
-            torch.where(wide, new.move, self.move),
-            torch.where(wide, new.slope, self.slope),
-            torch.where(rows, new.losses, self.losses),
-            torch.where(rows, new.linear, self.linear),
-            self.waits | rows,
-        )
+    def put(
+        self, start: torch.Tensor, end: torch.Tensor, slope: torch.Tensor | None, losses: list[float], moved: list[bool]
+    ) -> None:
+        """Take the next segment of the tasks that moved."""
+        if all(moved):
+            torch.sub(end, start, out=self.move)
+            self.slope.copy_(slope) if slope is not None else self.slope.zero_()
+            self.losses, self.waits = losses, moved
+            return
+        for task in np.flatnonzero(moved).tolist():
+            torch.sub(end[task], start[task], out=self.move[task])
+            self.slope[task] = 0.0 if slope is None else slope[task]
+            self.losses[task], self.waits[task] = losses[task], True
 
 
 class LeapWatcher:
@@ -86,8 +87,9 @@ class LeapWatcher:
         self._metric = metric
         self._excluded = frozenset(excluded)
         self._shapes: dict[str, torch.Size] = {}
-        self._width = 0
+        self._counted: torch.Tensor | None = None
         self._last: _Segments | None = None
+        self._moves: torch.Tensor | None = None
         self._pull = torch.empty(0)
         self.distance = 0.0
         """The distance of the paths so far, summed over tasks."""
@@ -103,64 +105,94 @@ class LeapWatcher:
         """Look at one segment; see :class:`metarl.agents.learner.Watcher`."""
         if not self._shapes:
             self._begin(start)
-        move = self._flat(end) - self._flat(start)
-        unknown = move.new_full((len(move),), torch.nan)
-        if gradient is None or not self._metric.loss:
-            slope, linear, losses = torch.zeros_like(move), torch.zeros_like(unknown), unknown
-        else:
+        before = self._flat(start)
+        n_tasks = len(before)
+        slope, seen = None, [math.nan] * n_tasks
+        if gradient is not None and self._metric.loss:
             slope = self._flat(gradient)
-            linear = (slope * move).sum(1)
-            losses = unknown if losses is None else losses.detach().clone()
-        waits = torch.ones_like(unknown, dtype=torch.bool) if active is None else active.clone()
-        new = _Segments(move, slope, losses, linear, waits)
+            seen = seen if losses is None else losses.tolist()
+        moved = [True] * n_tasks if active is None else active.tolist()
         if self._last is None:
-            self._last = new
+            self._last = _Segments(before)
         else:
-            self._add(self._last, losses, active)
-            self._last = self._last.replace(new, active)
+            self._end(self._last, seen, moved)
+        self._last.put(before, self._flat(end), slope, seen, moved)
+
+    def steps(self, start: FlatParams, end: FlatParams, gradient: FlatParams) -> None:
+        """Look at several segments of one task; see :class:`metarl.agents.learner.StepsWatcher`."""
+        n_steps = len(end.flat)
+        if self._metric.drop_last or not self._metric.loss:
+            for i in range(n_steps):
+                self.segment(*({n: t[i : i + 1] for n, t in part.items()} for part in (start, end, gradient)), None)
+            return
+        if not self._shapes:
+            self._begin(start)
+        # Nothing waits for a loss.
+        if self._moves is None or len(self._moves) < n_steps:
+            self._moves = torch.empty_like(end.flat)
+        moves = torch.sub(end.flat, start.flat, out=self._moves[:n_steps])
+        self._add(moves, gradient.flat, [math.nan] * n_steps, [True] * n_steps)
 
     def close(self) -> None:
         """End the paths of a stack of tasks; the next segment begins those of another."""
         if self._last is not None and not self._metric.drop_last:
-            self._add(self._last, torch.full_like(self._last.losses, torch.nan), None)
+            n_tasks = len(self._last.waits)
+            self._end(self._last, [math.nan] * n_tasks, [True] * n_tasks)
         self._last = None
 
     def gradient(self) -> Params:
         """Return the meta-gradient of all paths that were closed, summed over tasks, without a task axis."""
-        names = [name for name in self._shapes if name not in self._excluded]
-        parts = torch.split(self._pull, [self._shapes[name].numel() for name in names])
-        pull = {name: part.reshape(self._shapes[name]) for name, part in zip(names, parts, strict=True)}
-        return {n: pull[n] if n in pull else self._pull.new_zeros(shape) for n, shape in self._shapes.items()}
+        parts = torch.split(self._pull, [shape.numel() for shape in self._shapes.values()])
+        pull = zip(self._shapes.items(), parts, strict=True)
+        return {n: p.new_zeros(s) if n in self._excluded else p.view(s).clone() for (n, s), p in pull}
 
     def _begin(self, start: Params) -> None:
-        # Sorting is stable: what is meta-learnt comes first, each part in the order it was given.
-        names = sorted(start, key=lambda name: name in self._excluded)
-        self._shapes = {name: start[name].shape[1:] for name in names}
-        self._width = sum(shape.numel() for name, shape in self._shapes.items() if name not in self._excluded)
-        self._pull = start[names[0]].new_zeros(self._width)
+        self._shapes = {name: tensor.shape[1:] for name, tensor in start.items()}
+        self._pull = torch.zeros_like(self._flat(start)[0])
+        if self._excluded:
+            counted = {n: torch.full_like(tensor[:1], n not in self._excluded) for n, tensor in start.items()}
+            self._counted = self._flat(counted)
 
     def _flat(self, params: Params) -> torch.Tensor:
         """Return the tensors as one, ``[task, n]``."""
+        if isinstance(params, FlatParams):
+            return params.flat
         return torch.cat([params[name].detach().flatten(1) for name in self._shapes], dim=1)
 
-    def _add(self, segments: _Segments, losses_after: torch.Tensor, rows: torch.Tensor | None) -> None:
-        """Add the segments that wait.
+    def _end(self, segments: _Segments, losses: list[float], moved: list[bool]) -> None:
+        """Add the segments of the tasks that moved on.
 
-        :param losses_after: ``[task]``, the loss at their end; NaN where it is not visible.
-        :param rows: ``[task]``, which of them; None: all.
+        :param losses: at the segments' ends; NaN where it is not visible.
         """
-        change = losses_after - segments.losses
-        change = torch.where(change.isnan(), segments.linear, change)
-        move, slope = segments.move[:, : self._width], segments.slope[:, : self._width]
-        moved = segments.waits & segments.move.any(1)
-        if rows is not None:
-            moved = moved & rows
-        square = torch.where(moved, move.square().sum(1) + change.square(), 0.0)
-        length = square.sqrt()
-        weight = moved.to(move.dtype)
-        if self._metric.metric == "length":
-            weight = torch.where(length > 0.0, 1.0 / length, 0.0)
-        if self._metric.stabilizer:
-            change = -change.abs()
-        self._pull -= weight @ move + (weight * change) @ slope
-        self.distance += float((length if self._metric.metric == "length" else square).sum())
+        rises = [after - before for after, before in zip(losses, segments.losses, strict=True)]
+        who = [waits and on for waits, on in zip(segments.waits, moved, strict=True)]
+        self._add(segments.move, segments.slope, rises, who)
+
+    def _add(self, moves: torch.Tensor, slopes: torch.Tensor, rises: list[float], who: list[bool]) -> None:
+        """Add some of several segments.
+
+        :param moves: ``[segment, n]``, Δθ.
+        :param slopes: ``[segment, n]``, ∇f(θ_i).
+        :param rises: Δf; NaN where it is not known.
+        :param who: which are added.
+        """
+        lengths = torch.linalg.vector_norm(moves, dim=1).tolist()
+        counted = lengths
+        if self._counted is not None:
+            counted = torch.linalg.vector_norm(moves * self._counted, dim=1).tolist()
+        if any(map(math.isnan, rises)):
+            linear = torch.linalg.vecdot(slopes, moves).tolist()
+            rises = [first if math.isnan(rise) else rise for rise, first in zip(rises, linear, strict=True)]
+        of_moves, of_slopes = [0.0] * len(rises), [0.0] * len(rises)
+        for i, rise in enumerate(rises):
+            if not who[i] or lengths[i] == 0.0:
+                continue
+            length = math.hypot(counted[i], rise)
+            weight = 1.0
+            if self._metric.metric == "length":
+                weight = 1.0 / length if length > 0.0 else 0.0
+            of_moves[i] = weight
+            of_slopes[i] = weight * (-abs(rise) if self._metric.stabilizer else rise)
+            self.distance += length if self._metric.metric == "length" else length**2
+        self._pull.addmv_(moves.mT, self._pull.new_tensor(of_moves), alpha=-1.0)
+        self._pull.addmv_(slopes.mT, self._pull.new_tensor(of_slopes), alpha=-1.0)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from metarl.agents.learner import FlatParams
 from metarl.agents.policy import Params
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.meta.watchers import LeapMetric, LeapWatcher
@@ -184,6 +185,26 @@ def test_a_hidden_loss_is_taken_to_first_order() -> None:
         watcher.segment(split(start), split(end), split(gradient), None)
         expected -= ((gradient * move).sum(1, keepdim=True) * gradient + move).sum(0)
     torch.testing.assert_close(join(total(watcher)), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("metric", ALL)
+def test_steps_in_one_call_are_segments_one_after_another(metric: LeapMetric) -> None:
+    problem = Quadratics(n_tasks=1)
+    points = problem.path()
+    kwargs = {"excluded": ["body.bias"]}
+    together, alone = LeapWatcher(metric, **kwargs), LeapWatcher(metric, **kwargs)
+    for i, (start, end) in enumerate(pairwise(points)):
+        # One move that no optimiser made.
+        alone.segment(split(start), split(end), None if i == 2 else split(problem.gradient(start)), None)
+    for own in (slice(0, 2), slice(2, 3), slice(3, 5)):
+        starts, ends = torch.cat(points[:-1][own]), torch.cat(points[1:][own])
+        if own.start == 2:
+            together.segment(split(starts), split(ends), None, None)
+            continue
+        flats = (starts, ends, torch.cat([problem.gradient(point) for point in points[:-1][own]]))
+        together.steps(*(FlatParams(split(flat), flat) for flat in flats))
+    torch.testing.assert_close(join(total(together)), join(total(alone)), rtol=1e-12, atol=1e-12)
+    assert together.distance == pytest.approx(alone.distance, rel=1e-12)
 
 
 def test_a_segment_without_a_gradient_has_no_loss() -> None:
