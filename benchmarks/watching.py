@@ -133,7 +133,7 @@ def compare(learning: Learning, rounds: int) -> Row:
 
 def run(quick: bool) -> list[Row]:
     """Return a row for each kind of learning."""
-    horizon, n_rollout, n_epochs, pixels = (16, 64, 1, 36) if quick else (200, 2048, 10, 84)
+    horizon, pixels, n_epochs = (16, 36, 1) if quick else (200, 84, 2)
     parallel = Parallel()
     family = make_family("HalfCheetahVel-v0", horizon=horizon, n_threads=1)
     cheetah = Monitor(SingleEnv(family, **one_task(family.sample_tasks(stream(SEED, "tasks"), 1), 0)))
@@ -141,9 +141,9 @@ def run(quick: bool) -> list[Row]:
     # Networks as SB3 makes them. Minibatches are SB3's 64, and on images RL-Zoo3's 256 for Atari as well.
     cases: list[tuple[Learning, int]] = [
         (vpg(quick, parallel), 12),
-        (stock("SB3 PPO, 64-64", "MlpPolicy", cheetah, n_rollout, n_epochs, 64), 8),
-        (stock("SB3 PPO, CNN, 256", "CnnPolicy", images, n_rollout // 4, n_epochs // 5 or 1, n_rollout // 8), 3),
-        (stock("SB3 PPO, CNN, 64", "CnnPolicy", images, n_rollout // 8, n_epochs // 5 or 1, 64), 3),
+        (stock("SB3 PPO, 64-64", "MlpPolicy", cheetah, 64 if quick else 2048, 5 * n_epochs, 64), 8),
+        (stock("SB3 PPO, CNN, 256", "CnnPolicy", images, 16 if quick else 512, n_epochs, 16 if quick else 256), 3),
+        (stock("SB3 PPO, CNN, 64", "CnnPolicy", images, 16 if quick else 256, n_epochs, 8 if quick else 64), 3),
     ]
     rows = [compare(learning, 1 if quick else rounds) for learning, rounds in cases]
     parallel.close()

@@ -123,7 +123,8 @@ class LeapWatcher:
         n_steps = len(end.flat)
         if self._metric.drop_last or not self._metric.loss:
             for i in range(n_steps):
-                self.segment(*({n: t[i : i + 1] for n, t in part.items()} for part in (start, end, gradient)), None)
+                first, last, slope = ({n: t[i : i + 1] for n, t in part.items()} for part in (start, end, gradient))
+                self.segment(first, last, slope, None)
             return
         if not self._shapes:
             self._begin(start)
