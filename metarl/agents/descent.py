@@ -95,9 +95,11 @@ def descend(
                     continue
             for name, part in parts.items():
                 part.copy_(derivatives.gradient[name])
+            step = slope
             if max_grad_norm is not None:
-                clip_norms(slope, max_grad_norm)
-            take_step(optimizer, own, slope, own_moments, own_rate, active)
+                step = slope.clone()  # a watcher sees the loss's gradient
+                clip_norms(step, max_grad_norm)
+            take_step(optimizer, own, step, own_moments, own_rate, active)
             losses[block] = derivatives.losses
             moved[block] = True if active is None else active
             # A walk that waits must not hold memory that the next block could use: fresh pages cost a tenth of a step.

@@ -61,8 +61,8 @@ class Watcher(Protocol):
 
         :param start: parameters before the optimiser's step, ``[task, …]``.
         :param end: parameters after it.
-        :param gradient: the loss's gradient at ``start``, as the optimiser got it (clipped where it clips); None where
-            the learner does not show it.
+        :param gradient: the loss's gradient at ``start``, before any clipping; around a stock algorithm, which clips
+            before its optimiser steps, after it. None where the learner does not show it.
         :param losses: the loss at ``start``, ``[task]``; None where it is not visible.
         :param active: ``[task]``, False for tasks that had stopped already; None: all moved.
         """
