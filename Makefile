@@ -38,7 +38,9 @@ $(STAMP): setup.py pyproject.toml constraints.txt metarl/version.py
 	@touch $@
 
 train: $(STAMP)
-	$(BIN)/python -m metarl.zoo train --algo $(ALGO) --env $(ENV) -n $(TRAIN_STEPS) $(TRAIN_FLAGS)
+	@PATH="$(abspath $(BIN)):$$PATH"; \
+	$(BIN)/python -m metarl.zoo train --algo $(ALGO) --env $(ENV) -n $(TRAIN_STEPS) $(TRAIN_FLAGS); \
+	code=$$?; echo "To type such commands, first: . $(BIN)/activate"; exit $$code
 
 check: test
 

@@ -50,7 +50,7 @@ def adaptation_figure(
     by_step.set_xlabel("inner steps")
     by_env_step.set_xlabel("env steps of adaptation, per task")
     by_step.set_ylabel(f"return ({level:.0%} intervals by task)")
-    by_step.legend(fontsize="small")
+    by_step.legend(fontsize="small", loc="lower right")
     for axis in (by_step, by_env_step):
         axis.grid(alpha=0.3)
     if task_parameter is not None:
@@ -72,4 +72,4 @@ def _scatter(axis: Any, report: Report, name: str) -> None:
         axis.scatter(values[:, 0], means[:, step], s=14, marker=marker, label=f"{step} inner steps")
     axis.set_xlabel(name)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="small")
+    axis.legend(fontsize="small", loc="lower right")

@@ -292,7 +292,7 @@ def learning_figure(curves: Sequence[LearningCurves], title: str = "", level: fl
     axis.set_xlabel("env steps of learning, per task")
     axis.set_ylabel(f"return ({level:.0%} intervals by task)")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="small")
+    axis.legend(fontsize="small", loc="lower right")
     return figure
 
 

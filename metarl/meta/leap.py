@@ -21,9 +21,9 @@ class Leap(PathAlgorithm):
     optimiser) and averaged over tasks, without the factor p. ∆f along a segment is the difference of the losses that
     two steps saw, each on its own minibatch, as in the reference code. Along the last segment, and where the learner
     does not show its loss (stock SB3 algorithms), it is ⟨∇f, ∆θ⟩, exact to first order. A stock algorithm that clips
-    gradients (PPO and A2C, to a norm of 0.5) shows ∇f as its optimiser gets it, clipped: both ∆f and ∇f are then smaller
-    than the loss's, by the factor of the clipping; a larger ``max_grad_norm`` in ``learner_kwargs`` avoids that. Segments
-    that no optimiser made, as TRPO's, are measured in the space of parameters only. See
+    gradients (PPO and A2C, to a norm of 0.5) shows ∇f as its optimiser gets it, so that ∆f and ∇f are smaller than the
+    loss's by the factor of the clipping; a larger ``max_grad_norm`` in ``learner_kwargs`` avoids that. Segments that no
+    optimiser made, as TRPO's, are measured in the space of parameters only. See
     :class:`~metarl.meta.watchers.LeapWatcher`.
 
     With ``metric="energy"``, ``loss=False`` and ``stabilizer=False`` the meta-gradient is θ − mean φ, Reptile's; with

@@ -274,6 +274,15 @@ def _number_array(value: Any) -> np.ndarray:
     return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
 
 
+def same_tasks(a: Report, b: Report) -> bool:
+    """Return whether two reports are on the same tasks and streams."""
+    try:
+        require_same_tasks(a, b)
+    except ConfigError:
+        return False
+    return True
+
+
 def require_same_tasks(a: Report, b: Report) -> None:
     """Check that two reports are on the same tasks and streams.
 

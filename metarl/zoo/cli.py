@@ -14,9 +14,12 @@ COMMANDS = {
 }
 """The commands, and the module of :mod:`metarl.zoo` whose ``run(args)`` does each."""
 
+ALGORITHMS = ("maml", "fomaml", "reptile", "leap", "pretrain", "random", "oracle")
+
 _EXAMPLES = """\
 examples:
   metarl train --algo fomaml --env PointMass-v0 -n 3_000_000
+  metarl train --algo reptile --env PointMass-v0 -params learner:sb3_ppo    a stock learner, see `metarl list learners`
   metarl train -i logs/fomaml/PointMass-v0_1                     go on exactly where a run stopped
   metarl evaluate --algo fomaml --env PointMass-v0               40 held-out tasks, 0 to 3 inner steps
   metarl export --algo fomaml --env PointMass-v0 --to ppo -o plain_sb3.zip
@@ -89,7 +92,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         "reproduce": _reproduce(
             sub.add_parser("reproduce", help="a paper's experiments: train what is missing, compare what is finished")
         ),
-        "list": _list(sub.add_parser("list", help="show algorithms, environments and runs")),
+        "list": _list(sub.add_parser("list", help="show algorithms, learners, environments and runs")),
     }
     return parser, commands
 
@@ -119,7 +122,8 @@ def _train(parser: Parser) -> Parser:
         action="extend",
         default=[],
         metavar="k:v",
-        help="hyperparameters that overrule the YAML, for instance inner_lr:0.1 policy_kwargs.net_arch:[64,64]",
+        help="hyperparameters that overrule the YAML, for instance inner_lr:0.1 policy_kwargs.net_arch:[64,64] "
+        "learner:ppo",
     )
     what.add_argument("-conf", "--conf-file", default=None, metavar="FILE", help="another hyperparameter YAML")
     _pairs(what, "--env-kwargs", "arguments of the family")
@@ -287,14 +291,14 @@ def _reproduce(parser: Parser) -> Parser:
 
 
 def _list(parser: Parser) -> Parser:
-    parser.add_argument("what", nargs="?", default="all", choices=("all", "algos", "envs", "runs"))
+    parser.add_argument("what", nargs="?", default="all", choices=("all", "algos", "learners", "envs", "runs"))
     _packages(parser)
     parser.add_argument("-f", "--log-folder", default="logs", help="where the runs are")
     return parser
 
 
 def _algo_and_env(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--algo", default=None, help="maml, fomaml, pretrain, random or oracle (default: fomaml)")
+    parser.add_argument("--algo", default=None, help=f"{', '.join(ALGORITHMS)} (default: fomaml)")
     parser.add_argument("--env", default=None, help="a family's id, see `metarl list envs` (default: PointMass-v0)")
     _packages(parser)
 

@@ -76,7 +76,9 @@ def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
     for pair in pairs:
         key, separator, text = pair.partition(":")
         if not separator or not key.strip() or not text.strip():
-            raise ConfigError(f"{flag} takes k:v pairs, such as {key.strip() or 'name'}:1, not {pair!r}")
+            name, _, value = key.partition("=")
+            example = f"{name.strip() or 'name'}:{value.strip() or 1}"
+            raise ConfigError(f"{flag} takes k:v pairs, such as {example}, not {pair!r}")
         result[key.strip()] = load_yaml(text, f"{flag} {pair}")
     return result
 

@@ -88,11 +88,15 @@ def _is_reference(report: Report) -> bool:
 
 
 def full_run(report: Report) -> list[Report]:
-    """Return the recorded evaluation of the full run that ships with the package, if it is of the same job."""
+    """Return the recorded evaluation of the full run that ships with the package, if it can be paired with a report."""
+    from metarl.meta.report import same_tasks
+
     path = TRAINED / report.algo / f"{report.env}.json"
     if not path.is_file() or not _is_reference(report):
         return []
     (recorded,) = read_record(path)
+    if not same_tasks(recorded, report):
+        return []
     steps, seconds = recorded.meta["num_timesteps"], recorded.meta.get("training_seconds")
     time = "" if seconds is None else f", {seconds / 3600:.1f} h"
     return [dataclasses.replace(recorded, label=f"full run, recorded ({steps:,} env steps{time})")]

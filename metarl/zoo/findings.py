@@ -184,7 +184,7 @@ def ablation_figure(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int
         panel.set_xlabel(x_name)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("return on test tasks (95% intervals)")
-    panels[0].legend(fontsize="small")
+    panels[0].legend(fontsize="small", loc="lower right")
     figure.suptitle(f"{entry.env}, {entry.n_timesteps:,} env steps a run, {checkpoint} checkpoints")
     return figure
 
@@ -211,7 +211,7 @@ def learning_figure(curves: Mapping[str, Sequence[Learning]], algos: Sequence[st
         panel.set_title(env)
         panel.set_xlabel("env steps, support and query together")
         panel.grid(alpha=0.3)
-        panel.legend(fontsize="small")
+        panel.legend(fontsize="small", loc="lower right")
     panels[0].set_ylabel("validation return after 1 step, oracle before it (95%)")
     return figure
 

@@ -1,4 +1,4 @@
-"""``metarl list``: algorithms, environments with their task spaces, and runs."""
+"""``metarl list``: algorithms, learners, environments with their task spaces, and runs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     if args.what in ("all", "algos"):
         show_algorithms()
+    if args.what in ("all", "learners"):
+        show_learners()
     if args.what in ("all", "envs"):
         show_environments()
     if args.what in ("all", "runs"):
@@ -31,8 +33,22 @@ def show_algorithms() -> None:
     from metarl import ALGORITHMS
     from metarl.zoo.console import show_table
 
-    rows = [[name, (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")] for name, cls in ALGORITHMS.items()]
+    rows = [[name, _first_paragraph(cls)] for name, cls in ALGORITHMS.items()]
     show_table("Algorithms", ["--algo", "what it is"], rows)
+
+
+def show_learners() -> None:
+    """Print what learns a task inside a meta-algorithm."""
+    from metarl.agents.sb3 import ALGORITHMS as STOCK
+    from metarl.meta.learners import FUNCTIONAL
+    from metarl.meta.sb3_loop import PREFIX
+    from metarl.zoo.console import show_table
+
+    rows = [[name, _first_paragraph(cls), "every --algo"] for name, (cls, _) in FUNCTIONAL.items()]
+    for name, cls in STOCK.items():
+        package = cls.__module__.partition(".")[0]
+        rows.append([f"{PREFIX}{name}", f"{cls.__name__} of {package}, as it is", "fomaml, reptile, leap"])
+    show_table("Learners", ["-params learner:", "what it is", "inside"], rows)
 
 
 def show_environments() -> None:
@@ -60,6 +76,10 @@ def show_runs(log_folder: str | Path) -> None:
         say(f"No runs under {log_folder}")
         return
     show_table(f"Runs under {log_folder}", ["run", "env steps", "of", "validation return", "state"], rows)
+
+
+def _first_paragraph(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
 
 
 def describe_run(run: Run) -> list[str]:

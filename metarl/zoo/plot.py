@@ -81,7 +81,7 @@ def training_figure(runs: Sequence[Run], keys: Sequence[str], axis: str, window:
         panel.set_xlabel(caption)
         panel.set_ylabel(quantity(keys))
         panel.grid(alpha=0.3)
-        panel.legend(fontsize="small")
+        panel.legend(fontsize="small", loc="lower right")
     return figure
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import metarl
 from metarl.zoo import cli
 from metarl.zoo.__main__ import main
 from metarl.zoo.console import CountBars, Reporter
@@ -30,6 +31,10 @@ from metarl.zoo.console import CountBars, Reporter
         (["train", "-n", "0"], "argument -n/--n-timesteps: 0 is not a positive whole number"),
         (["train", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["train", "-params", "x"], "--hyperparams takes k:v pairs, such as x:1, not 'x'"),
+        (
+            ["train", "-params", "inner_lr=0.3"],
+            "--hyperparams takes k:v pairs, such as inner_lr:0.3, not 'inner_lr=0.3'",
+        ),
         (["train", "--env"], "argument --env: expected one argument"),
         (["evaluate", "--load-best", "--load-checkpoint"], "not allowed with argument --load-best"),
         (["plot", "--kind", "pie"], "invalid choice: 'pie'"),
@@ -140,3 +145,7 @@ def test_help_loads_nothing_heavy(command: list[str]) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "--hyperparams" in done.stdout
+
+
+def test_the_help_names_every_algorithm() -> None:
+    assert set(cli.ALGORITHMS) == metarl.ALGORITHMS.keys()

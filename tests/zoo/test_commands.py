@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import metarl
+from metarl.meta.learners import FUNCTIONAL, STOCK
 from metarl.zoo import runs
 from metarl.zoo.__main__ import main
 from metarl.zoo.plot import read_curve, running_mean, training_figure
@@ -201,7 +202,7 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (logs / "fomaml" / "PointMass-v0_1" / "checkpoint.safetensors").write_bytes(b"short")
     assert main(["list", "-f", str(logs)]) == 0
     out = capsys.readouterr().out
-    for word in (*metarl.ALGORITHMS, *metarl.family_ids(), "goal [-0.5, 0.5]", "damaged"):
+    for word in (*metarl.ALGORITHMS, *FUNCTIONAL, *STOCK, *metarl.family_ids(), "goal [-0.5, 0.5]", "damaged"):
         assert word in out
     assert main(["list", "runs", "-f", str(logs / "none")]) == 0
     assert "No runs under" in capsys.readouterr().out

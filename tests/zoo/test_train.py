@@ -38,6 +38,17 @@ def test_run_folder(trained: Path) -> None:
     assert config["inner_lr"] == 0.1  # from the YAML
 
 
+@pytest.mark.parametrize("n_episodes", [2, 20])
+def test_the_recorded_full_run_stands_beside_what_it_can_be_paired_with(
+    n_episodes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["-params", "meta_batch_size:1", f"n_episodes:{n_episodes}", "policy_kwargs.net_arch:[4]"]
+    assert main(["train", "--algo", "maml", "-n", "1", "--eval-freq", "-1", "-f", str(tmp_path), *words]) == 0
+    out = capsys.readouterr().out
+    assert ("full run, recorded" in out) == (n_episodes == 20)
+    assert "evaluate" in out.splitlines()[-4]
+
+
 def test_evaluations(trained: Path) -> None:
     arrays = read_npz(trained / "evaluations.npz")
     meta = read_npz(trained / "meta_evaluations.npz")
