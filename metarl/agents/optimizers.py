@@ -119,7 +119,7 @@ def make_optimizer(name: str) -> Optimizer:
 
     :raises UnknownNameError: no such optimiser.
     """
-    if name not in OPTIMIZERS:
+    if name not in list(OPTIMIZERS):
         raise unknown_name("optimizer", name, OPTIMIZERS)
     return OPTIMIZERS[name]()
 

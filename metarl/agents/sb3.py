@@ -50,7 +50,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from metarl.agents.learner import Watcher
 from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.policy import ACTIVATIONS, Params
+from metarl.agents.sb3_arguments import check_values
 from metarl.agents.sb3_reuse import (
     ReusableSB3,
     load_initialisation,
@@ -99,6 +100,25 @@ REFUSED = {
 }
 OWN = ("policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model")
 """Arguments of SB3's constructors that the learner sets."""
+SPACES = ("observation_space", "action_space", "lr_schedule")
+"""Arguments of a policy that SB3 sets."""
+OF_NORMALIZE = ("venv", "training", "norm_obs_keys")
+"""Arguments of ``VecNormalize`` that the learner sets; observations of families have no keys."""
+
+
+def check_names(algorithm: str, names: Iterable[Any]) -> None:
+    """Raise unless the learner around ``algorithm`` takes an argument of each of these names.
+
+    :raises UnknownNameError: it does not.
+    :raises ConfigError: it sets the argument itself.
+    """
+    cls = ALGORITHMS[algorithm]
+    known = {*inspect.signature(cls.__init__).parameters, "n_envs", "normalize"} - {"self", *OWN}
+    for name in names:
+        if name in OWN:
+            raise ConfigError(f"{name} is set by the learner: it cannot be given")
+        if name not in known:
+            raise unknown_name(f"argument of {cls.__name__}:", name, known)
 
 
 def learning_seed(seed: np.random.SeedSequence) -> int:
@@ -152,10 +172,11 @@ class SB3Learner:
     :param normalize: wrap the environments in SB3's ``VecNormalize``; a dict has its arguments. Its ``gamma`` is the
         algorithm's unless given.
     :param n_envs: copies of the task that step together.
-    :param kwargs: hyperparameters of the algorithm.
+    :param kwargs: hyperparameters of the algorithm; ``train_freq`` may be a list of two. Their values are those of
+        :data:`metarl.agents.sb3_arguments.ALLOWED`.
     :raises UnknownNameError: an unknown algorithm, policy or keyword.
-    :raises ConfigError: actions that the algorithm does not take, an algorithm that is not supported, or whatever SB3
-        finds wrong.
+    :raises ConfigError: actions that the algorithm does not take, an algorithm that is not supported, a value that an
+        argument may not have, or whatever SB3 finds wrong.
     """
 
     def __init__(
@@ -176,15 +197,18 @@ class SB3Learner:
         self.family = make_family(family) if isinstance(family, str) else family
         self.algorithm = algorithm
         self.policy = policy
-        self.n_envs = n_envs
         self._class = ALGORITHMS[algorithm]
         _require_actions(algorithm, self.family)
-        for name in OWN:
-            if name in kwargs:
-                raise ConfigError(f"{name} is set by the learner: it cannot be given")
-        check_arguments(self._class.__init__, kwargs, f"argument of {self._class.__name__}:")
-        if policy not in self._class.policy_aliases:
+        check_names(algorithm, kwargs)
+        check_values(self._class.__init__, {**kwargs, "policy_kwargs": policy_kwargs})
+        check_values(SB3Learner.__init__, {"n_envs": n_envs, "normalize": normalize})
+        if policy not in list(self._class.policy_aliases):
             raise unknown_name(f"policy of {self._class.__name__}", policy, self._class.policy_aliases)
+        if isinstance(kwargs.get("train_freq"), (list, tuple)):
+            kwargs["train_freq"] = tuple(kwargs["train_freq"])
+            if n_envs > 1 and "episode" in kwargs["train_freq"]:
+                raise ConfigError(f"train_freq={kwargs['train_freq']} counts episodes: n_envs={n_envs} is not 1")
+        self.n_envs = n_envs
         self.kwargs = {**kwargs, "policy_kwargs": self._policy_kwargs(policy_kwargs or {})}
         """Arguments of the algorithm, beside policy, environment and seed."""
         self.normalize = self._normalize_kwargs(normalize)
@@ -196,7 +220,7 @@ class SB3Learner:
 
     def _policy_kwargs(self, given: Mapping[str, Any]) -> dict[str, Any]:
         kwargs = dict(given)
-        check_arguments(self._class.policy_aliases[self.policy].__init__, kwargs, "policy keyword")
+        check_arguments(self._class.policy_aliases[self.policy].__init__, kwargs, "policy keyword", own=SPACES)
         activation = kwargs.get("activation_fn")
         if isinstance(activation, str):
             if activation not in ACTIVATIONS:
@@ -208,10 +232,8 @@ class SB3Learner:
         if normalize is False:
             return None
         kwargs = {} if normalize is True else dict(normalize)
-        for name in ("venv", "training"):
-            if name in kwargs:
-                raise ConfigError(f"{name} is set by the learner: it cannot be given")
-        check_arguments(VecNormalize.__init__, kwargs, "argument of VecNormalize:")
+        check_arguments(VecNormalize.__init__, kwargs, "argument of VecNormalize:", own=OF_NORMALIZE)
+        check_values(VecNormalize.__init__, kwargs, "normalize.")
         if "gamma" in self.kwargs:
             kwargs.setdefault("gamma", self.kwargs["gamma"])
         return kwargs
@@ -230,13 +252,15 @@ class SB3Learner:
         """
         # SB3 writes into the dicts it is given, and action noise has a state.
         kwargs = copy.deepcopy({**self.kwargs, **overrides})
-        if self.normalize is not None:
-            env = VecNormalize(env, **self.normalize)
         with sb3_generators():
             try:
+                if self.normalize is not None:
+                    env = VecNormalize(env, **self.normalize)
                 return self._class(self.policy, env, seed=seed, device="cpu", **kwargs)
-            except (AssertionError, TypeError, ValueError) as error:
-                raise ConfigError(f"{self._class.__name__}: {' '.join(str(error).split())}") from error
+            except Exception as error:
+                # Of any kind: bad sizes of layers, for instance, are RuntimeErrors of PyTorch.
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise ConfigError(f"{self._class.__name__}: {reason}") from error
 
     def _reusable(self, seed: int = 0, **overrides: Any) -> ReusableSB3:
         return ReusableSB3(self.family, lambda env: self.build(env, seed, **overrides), self.n_envs)
@@ -247,6 +271,14 @@ class SB3Learner:
         return read_initialisation(self._reusable(seed).algorithm)
 
     # --------------------------------------------------------------------------------------------------------- learning
+    def require_budget(self, n_timesteps: int) -> None:
+        """Raise :class:`ConfigError` for a number of env steps that is all warm-up."""
+        learning_starts: int = getattr(self._learning.algorithm, "learning_starts", 0)
+        if n_timesteps <= learning_starts:
+            raise ConfigError(
+                f"n_timesteps={n_timesteps}: {self._class.__name__} learns after learning_starts={learning_starts}"
+            )
+
     def run(
         self,
         params: Params,
@@ -279,11 +311,7 @@ class SB3Learner:
         :raises NonFiniteError: learning diverged.
         """
         _require_positive(n_timesteps=n_timesteps, n_eval_episodes=n_eval_episodes)
-        if n_timesteps <= getattr(self._learning.algorithm, "learning_starts", 0):
-            raise ConfigError(
-                f"n_timesteps={n_timesteps}: {self._class.__name__} learns after learning_starts="
-                f"{self._learning.algorithm.learning_starts}"  # type: ignore[attr-defined]
-            )
+        self.require_budget(n_timesteps)
         learning, evaluation = map(int, seed.generate_state(2))
         with sb3_generators(), single_threaded_torch():
             self._learning.start(params, task, learning)

@@ -358,11 +358,17 @@ def make_family(id: str, *, oracle: bool = False, **kwargs: Any) -> Family:
     return family
 
 
-def check_arguments(function: Callable[..., Any], kwargs: Mapping[str, Any], kind: str) -> None:
-    """Raise :class:`UnknownNameError` for the first keyword that ``function`` does not take."""
+def check_arguments(
+    function: Callable[..., Any], kwargs: Mapping[str, Any], kind: str, own: Sequence[str] = ()
+) -> None:
+    """Raise :class:`UnknownNameError` for the first keyword that ``function`` does not take.
+
+    :param own: arguments that the caller sets itself: they are not to be given either.
+    """
     parameters = inspect.signature(function).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
+    known = [name for name in parameters if name not in ("self", *own)]
     for name in kwargs:
-        if name not in parameters:
-            raise unknown_name(kind, name, [known for known in parameters if known != "self"])
+        if name not in known:
+            raise unknown_name(kind, name, known)

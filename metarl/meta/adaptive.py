@@ -79,7 +79,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         chunk_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        require_learner(learner)
+        require_learner(learner, learner_kwargs)
         require_range("n_inner_steps", n_inner_steps, 0, integer=True)
         require_range("n_episodes", n_episodes, 1, integer=True)
         if n_transitions is not None:
@@ -147,7 +147,14 @@ class AdaptiveAlgorithm(MetaAlgorithm):
 
     def _make_loop(self, options: Mapping[str, Any]) -> Loop:
         return make_loop(
-            self.learner, self.family, self.policy_name, self.policy_kwargs, self.rates, options, self.parallel
+            self.learner,
+            self.family,
+            self.policy_name,
+            self.policy_kwargs,
+            self.rates,
+            options,
+            self.parallel,
+            self.n_inner_steps * self.batch_steps,
         )
 
     @property

@@ -10,7 +10,7 @@ from metarl.agents.a2c import A2C
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy
 from metarl.agents.ppo import PPO
-from metarl.agents.sb3 import ALGORITHMS, REFUSED
+from metarl.agents.sb3 import ALGORITHMS, REFUSED, check_names
 from metarl.agents.vpg import VPG
 from metarl.envs.family import Family, check_arguments
 from metarl.errors import ConfigError, unknown_name
@@ -27,20 +27,31 @@ FUNCTIONAL: dict[str, tuple[type[VPG] | type[A2C] | type[PPO], float]] = {
 
 STOCK = tuple(f"{PREFIX}{name}" for name in ALGORITHMS)
 """Learners that are stock algorithms of SB3 and sb3-contrib."""
+OF_META = {
+    "algorithm": "learner",
+    "family": "env",
+    "learning_rate": "inner_lr",
+    "parallel": "n_threads",
+    "policy": "policy",
+    "policy_kwargs": "policy_kwargs",
+}
+"""Arguments of learners that the meta-algorithm sets, with what they are called there."""
 Loop = FunctionalLoop | SB3Loop
 
 
-def require_learner(name: str) -> None:
-    """Raise unless there is a learner of that name.
+def require_learner(name: Any, learner_kwargs: Any) -> None:
+    """Raise unless there is a learner of that name, and its arguments are such.
 
     :raises UnknownNameError: it is misspelt.
-    :raises ConfigError: it is an SB3 algorithm that is not supported.
+    :raises ConfigError: it is an SB3 algorithm that is not supported, or ``learner_kwargs`` is no mapping.
     """
-    if name not in FUNCTIONAL and name not in STOCK:
-        reason = REFUSED.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    if name not in [*FUNCTIONAL, *STOCK]:
+        reason = REFUSED.get(name.removeprefix(PREFIX)) if isinstance(name, str) and name.startswith(PREFIX) else None
         if reason is not None:
             raise ConfigError(f"learner {name!r} is not supported: {reason}")
         raise unknown_name("learner", name, [*FUNCTIONAL, *STOCK])
+    if not isinstance(learner_kwargs, (Mapping, type(None))):
+        raise ConfigError(f"learner_kwargs={learner_kwargs!r} is not a mapping of the learner's arguments")
 
 
 def default_rate(name: str) -> float:
@@ -59,6 +70,7 @@ def make_loop(
     rates: Sequence[float],
     options: Mapping[str, Any],
     parallel: Parallel,
+    n_timesteps: int,
 ) -> Loop:
     """Return the inner loop around a learner.
 
@@ -67,15 +79,24 @@ def make_loop(
     :param rates: the learning rates of the inner steps in training; a stock algorithm has one.
     :param options: arguments of the learner.
     :param parallel: the threads to work on.
-    :raises ConfigError: a value outside its range, or a learner that the family or the policy does not fit.
+    :param n_timesteps: env steps of learning a task in training; 0 where none is learnt.
+    :raises ConfigError: a value outside its range, or a learner that the family, the policy or the env steps do not
+        fit.
     """
+    for option in options:
+        if option in OF_META:
+            raise ConfigError(f"{option} of the learner is {OF_META[option]} of the meta-algorithm")
     normalize = options.get("normalize_advantage")
     if not isinstance(normalize, (bool, type(None))):
         raise ConfigError(f"normalize_advantage={normalize!r} is not true or false")
     if name not in FUNCTIONAL:
-        return SB3Loop(name, family, policy, policy_kwargs, rates, options)
+        check_names(name.removeprefix(PREFIX), options)
+        loop = SB3Loop(name, family, policy, policy_kwargs, rates, options)
+        if n_timesteps:
+            loop.learner.require_budget(n_timesteps)
+        return loop
     cls = FUNCTIONAL[name][0]
-    check_arguments(cls.__init__, options, f"argument of learner {name!r}:")
+    check_arguments(cls.__init__, options, f"argument of learner {name!r}:", own=tuple(OF_META))
     functional = FunctionalPolicy(
         policy, family.observation_space, family.action_space, policy_kwargs, critic=cls is not VPG
     )

@@ -93,8 +93,6 @@ class SB3Loop:
         self.family = family
         self.algorithm = name.removeprefix(PREFIX)
         """Its name without what says that it is stock."""
-        if "learning_rate" in options:
-            raise ConfigError("learning_rate of the learner is inner_lr of the meta-algorithm")
         self._arguments = {"policy": policy, "policy_kwargs": policy_kwargs, **options}
         self._learners: dict[float, SB3Learner] = {}
         self.learner = self._at(*rates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Sequence
 from functools import cache
@@ -13,13 +14,14 @@ import torch
 from gymnasium import spaces
 from sb3_contrib import QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from metarl.agents.sb3 import ALGORITHMS, LearningRun, SB3Learner, learning_seed
+from metarl.agents.sb3 import ALGORITHMS, OWN, LearningRun, SB3Learner, learning_seed
+from metarl.agents.sb3_arguments import ALLOWED, LEARNT, check_values
 from metarl.agents.sb3_reuse import load_initialisation, merge_statistics, read_initialisation
 from metarl.envs.check import check_family
 from metarl.envs.family import Family, State, Step, Tasks
@@ -527,9 +529,13 @@ def test_no_folders_are_left_behind(tmp_path):
         (Lane(), "ppo", {"policy": "MlpPolice"}, "unknown policy of PPO 'MlpPolice': did you mean 'MlpPolicy'"),
         (Lane(), "ppo", {"policy_kwargs": {"net": [4]}}, "unknown policy keyword 'net'"),
         (Lane(), "ppo", {"policy_kwargs": {"activation_fn": "rely"}}, "did you mean 'relu'"),
+        (Lane(), "ppo", {"policy": ["MlpPolicy"]}, r"unknown policy of PPO \['MlpPolicy'\]"),
+        (Lane(), "ppo", {"policy_kwargs": {"action_space": 1}}, "unknown policy keyword 'action_space'"),
+        (Lane(), "ppo", {"policy_kwargs": {"net_arch": [-1]}}, "PPO: Trying to create tensor with negative dimension"),
         (Lane(), "ppo", {"normalize": {"clip": 1.0}}, "unknown argument of VecNormalize: 'clip'"),
+        (Lane(), "ppo", {"normalize": {"norm_obs_keys": ["a"]}}, "argument of VecNormalize: 'norm_obs_keys'"),
         (Lane(), "ppo", {"batch_size": 1}, "PPO: `batch_size` must be greater than 1"),
-        (Lane(), "ppo", {"n_envs": 0}, "n_envs=0: at least 1"),
+        (Lane(), "ppo", {"n_envs": 0}, "n_envs=0 is not an integer of at least 1"),
         (Staircase(discrete=True, start=1), "ppo", {}, "starts at 1"),
     ],
 )
@@ -537,6 +543,111 @@ def test_bad_arguments_are_one_line(family, name, kwargs, message):
     with pytest.raises(MetaRLError, match=message) as caught:
         SB3Learner(family, name, **kwargs)
     assert "\n" not in str(caught.value)
+
+
+INTEGER = "an integer of at least 1"
+NUMBER = "a number of at least 0"
+FRACTION = "a number in [0, 1]"
+SWITCH = "true or false"
+BAD_VALUES: list[tuple[str, str, Any, str]] = [
+    ("ppo", "n_envs", "2", INTEGER),
+    ("ppo", "n_envs", 2.5, INTEGER),
+    ("ppo", "n_envs", True, INTEGER),
+    ("ppo", "n_steps", -4, INTEGER),
+    ("ppo", "n_epochs", 0, INTEGER),
+    ("ppo", "n_epochs", -1, INTEGER),
+    ("ppo", "n_epochs", "3", INTEGER),
+    ("ppo", "batch_size", 4.5, INTEGER),
+    ("ppo", "stats_window_size", -1, INTEGER),
+    ("ppo", "ent_coef", "auto", NUMBER),
+    ("ppo", "vf_coef", None, NUMBER),
+    ("ppo", "vf_coef", float("inf"), NUMBER),
+    ("ppo", "max_grad_norm", None, "a positive number"),
+    ("ppo", "target_kl", "x", "a positive number or None"),
+    ("ppo", "gamma", "x", FRACTION),
+    ("ppo", "gamma", 2.0, FRACTION),
+    ("ppo", "gamma", float("nan"), FRACTION),
+    ("ppo", "gae_lambda", 7, FRACTION),
+    ("ppo", "clip_range", -1, "a positive number or a schedule"),
+    ("ppo", "clip_range", "lin_0.2", "a positive number or a schedule"),
+    ("ppo", "clip_range_vf", 0, "a positive number or a schedule or None"),
+    ("ppo", "learning_rate", -1.0, "a number of at least 0 or a schedule"),
+    ("ppo", "use_sde", "x", SWITCH),
+    ("ppo", "rollout_buffer_class", 5, "a subclass of RolloutBuffer or None"),
+    ("ppo", "policy_kwargs", "x", "a mapping or None"),
+    ("ppo", "normalize", 5, "true, false or a mapping"),
+    ("ppo", "normalize", "yes", "true, false or a mapping"),
+    ("trpo", "target_kl", None, "a positive number"),
+    ("sac", "batch_size", 0, INTEGER),
+    ("sac", "buffer_size", 0, INTEGER),
+    ("sac", "learning_starts", -1, "an integer of at least 0"),
+    ("sac", "gradient_steps", "x", "an integer of at least 1, or -1"),
+    ("sac", "gradient_steps", 0, "an integer of at least 1, or -1"),
+    ("sac", "ent_coef", "auto_x", "a number of at least 0, 'auto' or 'auto_<first value>'"),
+    ("sac", "ent_coef", "auto_0", "a number of at least 0, 'auto' or 'auto_<first value>'"),
+    ("sac", "target_entropy", "x", "a finite number or 'auto'"),
+    *(
+        ("sac", "train_freq", value, "an integer of at least 1, or [such an integer, 'step' or 'episode']")
+        for value in (0, "x", [1], [0, "step"], [1, "week"], ["episode", 1], [1, ["step"]])
+    ),
+    ("td3", "action_noise", 0.1, "an ActionNoise or None"),
+    ("dqn", "exploration_fraction", 0.0, "a number in (0, 1]"),
+]
+
+
+@pytest.mark.parametrize(("name", "argument", "value", "allowed"), BAD_VALUES)
+def test_bad_values_are_one_line(name, argument, value, allowed):
+    with pytest.raises(ConfigError) as caught:
+        SB3Learner(family_of(name), name, **{argument: value})
+    assert str(caught.value) == f"{argument}={value!r} is not {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("normalize", "message"),
+    [
+        ({"gamma": "x"}, "normalize.gamma='x' is not a number in [0, 1]"),
+        ({"norm_obs": 1}, "normalize.norm_obs=1 is not true or false"),
+        ({"clip_obs": 0.0}, "normalize.clip_obs=0.0 is not a positive number"),
+    ],
+)
+def test_bad_values_of_normalize_are_one_line(normalize, message):
+    with pytest.raises(ConfigError) as caught:
+        make_learner("ppo", normalize=normalize)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_argument_is_checked(name):
+    parameters = inspect.signature(ALGORITHMS[name].__init__).parameters
+    assert parameters.keys() - {"self", *OWN} <= ALLOWED.keys() | LEARNT.keys()
+    for argument, parameter in parameters.items():
+        if argument not in ("self", *OWN):
+            check_values(ALGORITHMS[name].__init__, {argument: parameter.default})
+            with pytest.raises(ConfigError, match=f"{argument}="):
+                check_values(ALGORITHMS[name].__init__, {argument: "nonsense"})
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("ppo", {"learning_rate": 0, "clip_range": lambda left: 0.2 * left, "clip_range_vf": 1, "gamma": 1}),
+        ("ppo", {"max_grad_norm": float("inf"), "target_kl": None, "rollout_buffer_class": RolloutBuffer}),
+        ("qrdqn", {"max_grad_norm": None}),
+        ("sac", {"ent_coef": "auto_0.1", "target_entropy": -1, "gradient_steps": -1, "train_freq": (2, "step")}),
+        ("sac", {"ent_coef": 0.2, "replay_buffer_kwargs": {"handle_timeout_termination": False}}),
+    ],
+)
+def test_whatever_sb3_takes_is_taken(name, kwargs):
+    learner = make_learner(name, **kwargs)
+    assert {argument: learner.kwargs[argument] for argument in kwargs} == kwargs
+
+
+def test_a_list_is_a_training_frequency():
+    listed, paired = (make_learner("sac", train_freq=freq) for freq in ([1, "episode"], (1, "episode")))
+    runs = [learner.run(learner.init(0), GOAL, SEED, N).params for learner in (listed, paired)]
+    require_equal(*runs)
+    with pytest.raises(ConfigError, match=r"train_freq=\(1, 'episode'\) counts episodes: n_envs=2 is not 1"):
+        make_learner("sac", train_freq=[1, "episode"], n_envs=2)
 
 
 def test_bad_calls_are_one_line():

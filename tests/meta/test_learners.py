@@ -15,7 +15,7 @@ from metarl.agents.a2c import A2C
 from metarl.agents.sb3 import SB3Learner
 from metarl.agents.sb3_reuse import merge_statistics
 from metarl.envs.batch import SingleEnv
-from metarl.errors import MetaRLError
+from metarl.errors import MetaRLError, UnknownNameError
 from metarl.meta.base import load
 from metarl.meta.inner import expand
 from metarl.meta.maml import FOMAML, MAML
@@ -139,14 +139,40 @@ def test_the_other_stock_algorithms_run(learner: str) -> None:
         ("reptile", "sb3_sac", {"gae_lambda": 0.9}, "unknown argument of SAC: 'gae_lambda'"),
         ("reptile", "ppo", {"learner_kwargs": {"n_epoch": 3}}, "did you mean 'n_epochs'"),
         ("reptile", "ppo", {"learner_kwargs": {"batch_size": 0}}, "batch_size=0"),
+        ("reptile", 7, {}, "unknown learner 7: known: a2c, "),
+        ("reptile", None, {}, "unknown learner None: known: a2c, "),
+        ("reptile", ["ppo"], {}, r"unknown learner \['ppo'\]: did you mean 'ppo'"),
+        ("reptile", "ppo", {"learner_kwargs": "abc"}, "learner_kwargs='abc' is not a mapping"),
+        ("reptile", "sb3_ppo", {"learner_kwargs": 5}, "learner_kwargs=5 is not a mapping"),
+        ("reptile", "sb3_ppo", {"learner_kwargs": ["a"]}, r"learner_kwargs=\['a'\] is not a mapping"),
+        ("reptile", "sb3_ppo", {"learner_kwargs": {1: 2}}, "unknown argument of PPO: 1: known: batch_size, .*n_envs"),
+        ("reptile", "sb3_ppo", {"learner_kwargs": {"self": 2}}, "unknown argument of PPO: 'self'"),
+        ("reptile", "sb3_ppo", {"learner_kwargs": {"normalise": True}}, "did you mean 'normalize'"),
+        ("reptile", "sb3_ppo", {"learner_kwargs": {"family": "x"}}, "family of the learner is env of the meta-algo"),
+        ("reptile", "sb3_ppo", {"learner_kwargs": {"algorithm": "sac"}}, "algorithm of the learner is learner of"),
+        ("reptile", "sb3_ppo", {"learner_kwargs": {"policy": "CnnPolicy"}}, "policy of the learner is policy of"),
+        ("reptile", "sb3_ppo", {"learner_kwargs": {"policy_kwargs": {}}}, "policy_kwargs of the learner is policy_k"),
+        ("reptile", "sb3_ppo", {"learner_kwargs": {"n_epochs": 0}}, "n_epochs=0 is not an integer of at least 1"),
+        ("reptile", "sb3_ppo", {"gae_lambda": 7.0}, r"gae_lambda=7.0 is not a number in \[0, 1\]"),
+        ("reptile", "a2c", {"learner_kwargs": {"policy": 3}}, "policy of the learner is policy of the meta-algorithm"),
+        ("reptile", "ppo", {"learner_kwargs": {"parallel": 3}}, "parallel of the learner is n_threads of"),
+        ("reptile", "ppo", {"learner_kwargs": {"self": 3}}, "unknown argument of learner 'ppo': 'self': known: batch"),
+        ("reptile", "a2c", {"learner_kwargs": {"optimizer": ["adam"]}}, r"unknown optimizer \['adam'\]"),
+        ("reptile", "sb3_td3", {"learner_kwargs": {"learning_starts": 64}}, "n_timesteps=64: TD3 learns after learn"),
     ],
 )
-def test_other_pairs_are_refused_in_one_line(algo: str, learner: str, kwargs: dict[str, Any], message: str) -> None:
+def test_other_pairs_are_refused_in_one_line(algo: str, learner: Any, kwargs: dict[str, Any], message: str) -> None:
     family: Any = Aim() if algo != "oracle" else metarl.envs.Oracle(Aim())
     arguments = {"n_inner_steps": 2, "n_transitions": 32, "meta_batch_size": 3, "n_threads": 1, **kwargs}
     with pytest.raises(MetaRLError, match=message) as caught:
         metarl.ALGORITHMS[algo]("MlpPolicy", family, learner=learner, **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_what_the_meta_algorithm_sets_is_not_offered() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        Reptile("MlpPolicy", Aim(), learner="ppo", learner_kwargs={"xyz": 1}, n_threads=1)
+    assert not {"self", "policy", "parallel"} & set(caught.value.known)
 
 
 # ---------------------------------------------------------------------------------------- A2C and PPO in MAML's hands
@@ -203,7 +229,8 @@ def test_the_learners_own_defaults_are_taken() -> None:
     assert (model.inner_lr, model.gae_lambda, model.normalize_advantage, model.surrogate) == (3e-4, 0.95, True, None)
     model = Reptile("MlpPolicy", Aim(), learner="sb3_a2c", n_threads=1)
     assert (model.inner_lr, model.gamma, model.gae_lambda, model.normalize_advantage) == (7e-4, 0.99, 1.0, False)
-    model = Reptile("MlpPolicy", Aim(), learner="sb3_sac", learner_kwargs={"gamma": 0.9}, n_threads=1)
+    kwargs: dict[str, Any] = {"learner_kwargs": {"gamma": 0.9}, "n_episodes": 21}
+    model = Reptile("MlpPolicy", Aim(), learner="sb3_sac", n_threads=1, **kwargs)
     assert (model.gamma, model.gae_lambda, model.learner_kwargs) == (0.9, None, {})
 
 

@@ -78,6 +78,12 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(
         (["--algo", "leap", "-params", "serial:true"], "unknown hyperparameter 'serial'"),
         (["--algo", "reptile", "-params", "learner:pppo"], "did you mean 'ppo'"),
         (["--algo", "reptile", "-params", "learner:ppo", "learner_kwargs:{n_epoch: 3}"], "did you mean 'n_epochs'"),
+        (["--algo", "reptile", "-params", "learner:ppo", "learner_kwargs:{parallel: 3}"], "parallel of the learner is"),
+        (
+            ["--algo", "reptile", "-params", "learner:sb3_ppo", "learner_kwargs:{ent_coef: auto}"],
+            "ent_coef='auto' is not",
+        ),
+        (["--algo", "reptile", "-params", "learner:sb3_ppo", "learner_kwargs:{normalize: 5}"], "normalize=5 is not"),
         (["--algo", "reptile", "-params", "exclude:[valu_net]"], "unknown part of the policy 'valu_net'"),
     ],
 )
