@@ -40,6 +40,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         ``"sb3_trpo"``, ``"sb3_sac"`` or ``"sb3_dqn"``.
     :param learner_kwargs: further arguments of the learner: see :class:`~metarl.agents.vpg.VPG`,
         :class:`~metarl.agents.a2c.A2C`, :class:`~metarl.agents.ppo.PPO` and :class:`~metarl.agents.sb3.SB3Learner`.
+        Around a stock PPO or TRPO an inner step is one rollout, unless ``n_steps`` is given here.
     :param inner_lr: the learner's learning rate, or one for each inner step; None takes the learner's own.
     :param n_inner_steps: inner steps in training.
     :param n_episodes: episodes a task for every batch.
@@ -154,7 +155,8 @@ class AdaptiveAlgorithm(MetaAlgorithm):
             self.rates,
             options,
             self.parallel,
-            self.n_inner_steps * self.batch_steps,
+            self.n_inner_steps,
+            self.batch_steps,
         )
 
     @property

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
 from metarl.agents.a2c import A2C
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy
@@ -70,7 +72,8 @@ def make_loop(
     rates: Sequence[float],
     options: Mapping[str, Any],
     parallel: Parallel,
-    n_timesteps: int,
+    n_inner_steps: int,
+    batch_steps: int,
 ) -> Loop:
     """Return the inner loop around a learner.
 
@@ -79,7 +82,8 @@ def make_loop(
     :param rates: the learning rates of the inner steps in training; a stock algorithm has one.
     :param options: arguments of the learner.
     :param parallel: the threads to work on.
-    :param n_timesteps: env steps of learning a task in training; 0 where none is learnt.
+    :param n_inner_steps: of learning a task in training; 0 where none is learnt.
+    :param batch_steps: env steps of each.
     :raises ConfigError: a value outside its range, or a learner that the family, the policy or the env steps do not
         fit.
     """
@@ -91,9 +95,10 @@ def make_loop(
         raise ConfigError(f"normalize_advantage={normalize!r} is not true or false")
     if name not in FUNCTIONAL:
         check_names(name.removeprefix(PREFIX), options)
+        options = {**one_rollout(name.removeprefix(PREFIX), options, batch_steps), **options}
         loop = SB3Loop(name, family, policy, policy_kwargs, rates, options)
-        if n_timesteps:
-            loop.learner.require_budget(n_timesteps)
+        if n_inner_steps:
+            loop.learner.require_budget(n_inner_steps * batch_steps)
         return loop
     cls = FUNCTIONAL[name][0]
     check_arguments(cls.__init__, options, f"argument of learner {name!r}:", own=tuple(OF_META))
@@ -101,3 +106,23 @@ def make_loop(
         policy, family.observation_space, family.action_space, policy_kwargs, critic=cls is not VPG
     )
     return FunctionalLoop(family, cls(functional, **options, parallel=parallel), parallel)
+
+
+def one_rollout(algorithm: str, options: Mapping[str, Any], batch_steps: int) -> dict[str, int]:
+    """Return arguments with which an inner step is one rollout of a stock algorithm with minibatches (PPO, TRPO).
+
+    The minibatch is the largest part of the rollout that is not larger than the algorithm's default.
+
+    :param options: what is given; with ``n_steps`` among it nothing is chosen.
+    :param batch_steps: env steps of an inner step.
+    """
+    cls, n_envs = ALGORITHMS[algorithm], options.get("n_envs", 1)
+    known = inspect.signature(cls.__init__).parameters
+    if not issubclass(cls, OnPolicyAlgorithm) or "batch_size" not in known or "n_steps" in options:
+        return {}
+    if not isinstance(n_envs, int) or n_envs < 1:  # refused by the learner
+        return {}
+    n_steps, default = -(-batch_steps // n_envs), int(known["batch_size"].default)
+    rollout = n_steps * n_envs
+    parts = (size for size in range(min(default, rollout), default // 4, -1) if rollout % size == 0)
+    return {"n_steps": n_steps, "batch_size": next(parts, default)}

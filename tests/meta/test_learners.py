@@ -321,3 +321,16 @@ def test_predicting_and_adapting_to_a_hidden_task(learner: str) -> None:
     assert np.array_equal(drawn[0], drawn[2]) == isinstance(env.action_space, spaces.Discrete)
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+@pytest.mark.parametrize("learner", ["sb3_ppo", "sb3_trpo"])
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_an_inner_step_is_one_rollout_by_default(learner: str, n_envs: int) -> None:
+    options = {"learner_kwargs": {"n_envs": n_envs}, "env_kwargs": {"horizon": 30}, "n_episodes": 3}
+    model = Reptile("MlpPolicy", "PointMass-v0", learner=learner, n_inner_steps=2, meta_batch_size=1, **options)  # type: ignore[arg-type]
+    assert model.loop.option("n_steps") == 90 // n_envs
+    assert 90 % model.loop.option("batch_size") == 0
+    model.learn(1)
+    assert model.num_timesteps == 2 * 90
+    report = model.evaluate("validation", 2, n_tasks=2)
+    assert report.env_steps.tolist() == [0, 90, 180]
