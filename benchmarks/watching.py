@@ -28,8 +28,14 @@ from benchmarks.problems import RELU_100, random_episodes, stacked
 from benchmarks.speed import table
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
+from metarl.agents.sb3_reuse import (
+    FlatStorage,
+    find_optimizers,
+    load_initialisation,
+    named_parameters,
+    read_initialisation,
+)
 from metarl.agents.sb3_reuse import Path as SB3Path
-from metarl.agents.sb3_reuse import find_optimizers, load_initialisation, named_parameters, read_initialisation
 from metarl.agents.vpg import VPG
 from metarl.checkpoint import write_text_atomic
 from metarl.envs.batch import SingleEnv
@@ -80,30 +86,42 @@ def vpg(quick: bool, parallel: Parallel) -> Learning:
 
 def stock(case: str, policy: str, env: gym.Env[Any, Any], n_steps: int, n_epochs: int, batch_size: int) -> Learning:
     """Return the ``train()`` of stock PPO on one rollout."""
-    model = sb3.PPO(policy, env, n_steps=n_steps, n_epochs=n_epochs, batch_size=batch_size, seed=SEED, device="cpu")
-    model.set_logger(Logger(folder=None, output_formats=[]))
-    start = read_initialisation(model)
-    parameters, (optimizer,) = named_parameters(model), find_optimizers(model)
-    model.learn(n_steps)
+
+    def build() -> sb3.PPO:
+        model = sb3.PPO(policy, env, n_steps=n_steps, n_epochs=n_epochs, batch_size=batch_size, seed=SEED, device="cpu")
+        model.set_logger(Logger(folder=None, output_formats=[]))
+        return model
+
+    plain, watched = build(), build()
+    start = read_initialisation(plain)
+    plain.learn(n_steps)
+    watched.rollout_buffer = plain.rollout_buffer
+    # The tensors of the other one stay where SB3 put them.
+    storage = FlatStorage(named_parameters(watched))
 
     def walk(watcher: LeapWatcher | None) -> Params:
+        model = plain if watcher is None else watched
+        (optimizer,) = find_optimizers(model)
         load_initialisation(model, start)
         optimizer.state.clear()
         np.random.seed(SEED)  # noqa: NPY002  (SB3 draws minibatches from it)
         if watcher is None:
             model.train()
         else:
-            with SB3Path(parameters, [optimizer], watcher) as path:
+            with SB3Path(storage, [optimizer], watcher) as path:
                 model.train()
                 path.moved()
         return read_initialisation(model)
 
-    size = sum(tensor.numel() for tensor in parameters.values())
+    size = sum(tensor.numel() for tensor in storage.parameters.values())
     return Learning(case, n_epochs * -(-n_steps // batch_size), size, walk)
 
 
-def compare(learning: Learning, rounds: int) -> Row:
-    """Return the row of one kind of learning."""
+def compare(learning: Learning, rounds: int, target: float | None = TARGET) -> Row:
+    """Return the row of one kind of learning.
+
+    :param target: the greatest ratio; None where there is no target.
+    """
     reached: dict[str, Params] = {}
 
     def plain() -> None:
@@ -124,7 +142,7 @@ def compare(learning: Learning, rounds: int) -> Row:
         "rounds": rounds,
         "plain_ms_a_step": 1e3 * timings["plain"].seconds / learning.n_steps,
         "watched_ms_a_step": 1e3 * timings["watched"].seconds / learning.n_steps,
-        **judged(ratio, TARGET, at_least=False),
+        **({"ratio": ratio} if target is None else judged(ratio, target, at_least=False)),
         "ratio_range": [least, greatest],
         "ratio_of_cpu_time": cpu["watched"] / cpu["plain"],
         "same_bit_for_bit": all(torch.equal(t, reached["plain"][n]) for n, t in reached["watched"].items()),
@@ -133,19 +151,19 @@ def compare(learning: Learning, rounds: int) -> Row:
 
 def run(quick: bool) -> list[Row]:
     """Return a row for each kind of learning."""
-    horizon, pixels, n_epochs = (16, 36, 1) if quick else (200, 84, 2)
+    horizon, pixels, n_epochs, large = (16, 36, 1, 16) if quick else (200, 84, 2, 256)
     parallel = Parallel()
     family = make_family("HalfCheetahVel-v0", horizon=horizon, n_threads=1)
     cheetah = Monitor(SingleEnv(family, **one_task(family.sample_tasks(stream(SEED, "tasks"), 1), 0)))
     images = FakeImageEnv(screen_height=pixels, screen_width=pixels, n_channels=4)
-    # Networks as SB3 makes them. Minibatches are SB3's 64, and on images RL-Zoo3's 256 for Atari as well.
-    cases: list[tuple[Learning, int]] = [
-        (vpg(quick, parallel), 12),
-        (stock("SB3 PPO, 64-64", "MlpPolicy", cheetah, 64 if quick else 2048, 5 * n_epochs, 64), 8),
-        (stock("SB3 PPO, CNN, 256", "CnnPolicy", images, 16 if quick else 512, n_epochs, 16 if quick else 256), 3),
-        (stock("SB3 PPO, CNN, 64", "CnnPolicy", images, 16 if quick else 256, n_epochs, 8 if quick else 64), 3),
+    # Networks as SB3 makes them. On images minibatches are RL-Zoo3's 256 for Atari, and without a target SB3's 64.
+    cases: list[tuple[Learning, int, float | None]] = [
+        (vpg(quick, parallel), 24, TARGET),
+        (stock("SB3 PPO, 64-64", "MlpPolicy", cheetah, 64 if quick else 2048, 5 * n_epochs, 64), 10, TARGET),
+        (stock("SB3 PPO, CNN, 256", "CnnPolicy", images, 2 * large, n_epochs, large), 4, TARGET),
+        (stock("SB3 PPO, CNN, 64", "CnnPolicy", images, large, n_epochs, large // 4), 3, None),
     ]
-    rows = [compare(learning, 1 if quick else rounds) for learning, rounds in cases]
+    rows = [compare(learning, 1 if quick else rounds, target) for learning, rounds, target in cases]
     parallel.close()
     return rows
 

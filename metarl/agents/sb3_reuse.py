@@ -1,8 +1,9 @@
 """One Stable-Baselines3 algorithm that starts over at every task without being rebuilt, and the path it takes.
 
 Nothing of SB3 is changed: an algorithm is put back to where its constructor left it, loaded with an initialisation,
-seeded, and left to its own ``learn()``. Watching hangs on PyTorch's optimiser hooks and on an SB3 callback, reads
-parameters and gradients and writes nothing, so it cannot change what is learnt.
+seeded, and left to its own ``learn()``. Watching hangs on PyTorch's optimiser hooks and on an SB3 callback. It reads
+parameters and gradients and changes no value, so it cannot change what is learnt; the parameters' values lie side by
+side in one vector (:class:`FlatStorage`), so that reading them takes little time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import accumulate
 from types import TracebackType
 from typing import Any
 
@@ -23,7 +26,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv
 
-from metarl.agents.learner import FlatParams, StepsWatcher, Watcher
+from metarl.agents.learner import FlatParams, Watcher
 from metarl.agents.policy import Params
 from metarl.envs.family import Family, Task
 from metarl.envs.vec_env import FamilyVecEnv
@@ -36,9 +39,8 @@ _TARGET = "_target"
 """Ends the names that SB3 gives to target networks; what comes before it is the name of the online network."""
 _BUFFERS = f"{STATISTICS}policy/"
 _MOMENTS = ("mean", "var", "count")
-_STEPS = 16
-_STEPS_BYTES = 1_000_000
-"""What is kept of steps before a watcher is told, at most: about a core's cache."""
+_ALIGNED = 16
+"""Numbers of four bytes in 64 bytes."""
 
 
 @contextmanager
@@ -183,6 +185,7 @@ class ReusableSB3:
         self._env.action_space = copy.deepcopy(self._env.action_space)
         self.algorithm = build(self._env)
         self.parameters = named_parameters(self.algorithm)
+        self._storage = FlatStorage(self.parameters)
         self._optimizers = find_optimizers(self.algorithm)
         plain = (int, float, str, type(None))
         self._attributes = {name: value for name, value in vars(self.algorithm).items() if isinstance(value, plain)}
@@ -216,7 +219,7 @@ class ReusableSB3:
         try:
             with ExitStack() as stack:
                 if watcher is not None:
-                    path = stack.enter_context(Path(self.parameters, self._optimizers, watcher))
+                    path = stack.enter_context(Path(self._storage, self._optimizers, watcher))
                     callbacks.insert(0, _Moves(path))
                 self.algorithm.learn(n_timesteps, callback=callbacks, log_interval=None)  # type: ignore[arg-type]
         except ValueError as error:
@@ -257,72 +260,83 @@ class ReusableSB3:
 
 
 # ------------------------------------------------------------------------------------------------------------- the path
-class _Points:
-    """Room for a few points of a path, the rows of one matrix.
+class FlatStorage:
+    """One vector that holds the values of parameters, so that a path reads and compares all of them at once.
 
-    :param parameters: whose values a point is, by name.
-    :param n_rows: how many.
+    The parameters stay the same objects with the same values; where their values lie is all that changes. Each begins
+    at a multiple of 64 bytes, as PyTorch's own tensors do, because kernels may add up in another order elsewhere; what
+    lies between is zero.
+
+    :param parameters: live tensors by name.
     """
 
-    def __init__(self, parameters: Params, n_rows: int) -> None:
-        self._shapes = {name: tensor.shape for name, tensor in parameters.items()}
-        self.flat = torch.zeros(n_rows, sum(shape.numel() for shape in self._shapes.values()))
-        self.values = self.flat.numpy()
-        self._rows: dict[tuple[int, int], FlatParams] = {}
-        self._parts = [[tensor[row] for tensor in self.rows(0, n_rows).values()] for row in range(n_rows)]
+    def __init__(self, parameters: Params) -> None:
+        self.parameters = parameters
+        ends = list(accumulate(-(-tensor.numel() // _ALIGNED) * _ALIGNED for tensor in parameters.values()))
+        self._starts = [0, *ends]
+        self.now, self.gradient = self._named(torch.zeros(1, ends[-1])), self._named(torch.zeros(1, ends[-1]))
+        """The live values, and room for the gradient; ``[1, …]``."""
+        self._live, self._kept = self.now.flat.numpy().data.cast("B"), bytearray(self.now.flat.nbytes)
+        self._keeper = memoryview(self._kept)
+        self.last = self._named(torch.frombuffer(self._kept, dtype=torch.float32).unsqueeze(0))
+        """The values that :meth:`keep` found."""
+        self._addresses: list[int] = []
+        self.hold()
 
-    def rows(self, start: int, stop: int) -> FlatParams:
-        """Return some points, ``[point, …]``."""
-        if (start, stop) not in self._rows:
-            flat = self.flat[start:stop]
-            parts = torch.split(flat, [shape.numel() for shape in self._shapes.values()], dim=1)
-            named = {n: part.view(-1, *s) for (n, s), part in zip(self._shapes.items(), parts, strict=True)}
-            self._rows[start, stop] = FlatParams(named, flat)
-        return self._rows[start, stop]
+    def _named(self, flat: torch.Tensor) -> FlatParams:
+        parts = zip(self.parameters.items(), self._starts, strict=False)
+        return FlatParams({n: flat[:, at : at + t.numel()].view(1, *t.shape) for (n, t), at in parts}, flat)
 
-    @torch.no_grad()
-    def read(self, row: int, values: Sequence[torch.Tensor | None]) -> None:
-        """Copy the values of all tensors into a row; None is 0."""
-        given, parts = [value for value in values if value is not None], self._parts[row]
-        if len(given) < len(parts):
-            self.flat[row].zero_()
-            parts = [part for part, value in zip(parts, values, strict=True) if value is not None]
-        if given:
-            # Many tensors are small: one call takes half the time of one for each.
-            torch._foreach_copy_(parts, given)
+    def keep(self) -> None:
+        """Remember the values."""
+        self._keeper[:] = self._live
+
+    def moved(self) -> bool:
+        """Return whether a value is not what it was.
+
+        Bits are compared, because writing to ``parameter.data`` leaves no other mark; bytes, because that is the
+        shortest way through Python, which counts when small networks learn.
+        """
+        self.hold()
+        return self._kept != self._live
+
+    def hold(self) -> None:
+        """Take in again what was given a storage of its own by ``parameter.data = ...``, as TRPO does."""
+        if [tensor.data_ptr() for tensor in self.parameters.values()] == self._addresses:
+            return
+        for name, tensor in self.parameters.items():
+            place = self.now[name][0]
+            if tensor.data_ptr() != place.data_ptr():
+                place.copy_(tensor.detach())
+                tensor.data = place
+        self._addresses = [tensor.data_ptr() for tensor in self.parameters.values()]
 
 
 class Path:
     """Tells a watcher every step of every optimiser, and every other move of the parameters, as its own segment.
 
-    A context: hooks are on the optimisers while it is open. The watcher is told of a few steps at a time, because its
-    code and theirs would push each other out of the processor's caches. Memory does not grow with the path.
+    A context: hooks are on the optimisers while it is open. Memory does not grow with the path.
 
-    :param parameters: whose path it is, by name.
+    :param storage: holds the parameters whose path it is.
     :param optimizers: what moves them.
     :param watcher: is told; its tensors are used again later.
     """
 
-    def __init__(self, parameters: Params, optimizers: Sequence[torch.optim.Optimizer], watcher: Watcher) -> None:
-        self._parameters = list(parameters.values())
+    def __init__(self, storage: FlatStorage, optimizers: Sequence[torch.optim.Optimizer], watcher: Watcher) -> None:
+        self._storage = storage
         self._watcher = watcher
-        self._steps_watcher = watcher if isinstance(watcher, StepsWatcher) else None
         self._optimizers = optimizers
-        own = [{id(tensor) for tensor in held(optimizer)} for optimizer in optimizers]
-        self._held = [[tensor if id(tensor) in ids else None for tensor in self._parameters] for ids in own]
-        size = sum(tensor.nbytes for tensor in self._parameters)
-        self._room = max(1, min(_STEPS, _STEPS_BYTES // (3 * size)))
-        # Before each step; after it, with the last point that was reported in front; and the gradients.
-        self._starts, self._gradients = _Points(parameters, self._room), _Points(parameters, self._room)
-        self._ends = _Points(parameters, self._room + 1)
-        self._n_steps = 0
+        places = {id(tensor): storage.gradient[name][0] for name, tensor in storage.parameters.items()}
+        own = [[tensor for tensor in held(optimizer) if id(tensor) in places] for optimizer in optimizers]
+        self._held = [(tensors, [places[id(tensor)] for tensor in tensors]) for tensors in own]
         self._handles: list[Any] = []
 
     def __enter__(self) -> Path:
-        self._ends.read(0, self._parameters)
+        self._storage.hold()
+        self._storage.keep()
         for index, optimizer in enumerate(self._optimizers):
-            self._handles.append(optimizer.register_step_pre_hook(lambda *_, index=index: self._before(index)))
-            self._handles.append(optimizer.register_step_post_hook(lambda *_: self._after()))
+            self._handles.append(optimizer.register_step_pre_hook(partial(self._before, index)))
+            self._handles.append(optimizer.register_step_post_hook(self._after))
         return self
 
     def __exit__(
@@ -332,45 +346,28 @@ class Path:
             self._handles.pop().remove()
 
     def moved(self) -> None:
-        """Report all steps so far, and a segment without a gradient if the parameters were moved since the last."""
-        self._report()
-        self._starts.read(0, self._parameters)
-        self._reach(0)
-        self._ends.flat[0] = self._starts.flat[0]
+        """Report a segment without a gradient if the parameters were moved since the last."""
+        if self._storage.moved():
+            self._report(None)
 
-    def _before(self, index: int) -> None:
-        self._starts.read(self._n_steps, self._parameters)
+    def _before(self, index: int, *_: Any) -> None:
+        self.moved()
         # Read here: an optimiser may work on its gradients in place.
-        self._gradients.read(self._n_steps, [None if tensor is None else tensor.grad for tensor in self._held[index]])
+        tensors, parts = self._held[index]
+        grads = [grad for tensor in tensors if (grad := tensor.grad) is not None]
+        if len(grads) < len(self._storage.parameters):
+            self._storage.gradient.flat.zero_()
+            parts = [part for tensor, part in zip(tensors, parts, strict=True) if tensor.grad is not None]
+        if grads:
+            # Many tensors are small: one call takes half the time of one for each.
+            torch._foreach_copy_(parts, grads)
 
-    def _after(self) -> None:
-        self._n_steps += 1
-        self._ends.read(self._n_steps, self._parameters)
-        if self._n_steps == self._room:
-            self._report()
+    def _after(self, *_: Any) -> None:
+        self._report(self._storage.gradient)
 
-    def _report(self) -> None:
-        n = self._n_steps
-        if n == 0:
-            return
-        starts, ends = self._starts, self._ends
-        if self._steps_watcher is not None and np.array_equal(starts.values[:n], ends.values[:n]):
-            self._steps_watcher.steps(starts.rows(0, n), ends.rows(1, n + 1), self._gradients.rows(0, n))
-        else:
-            for i in range(n):
-                self._reach(i)
-                gradient = self._gradients.rows(i, i + 1)
-                self._watcher.segment(starts.rows(i, i + 1), ends.rows(i + 1, i + 2), gradient, None)
-        ends.flat[0] = ends.flat[n]
-        self._n_steps = 0
-
-    def _reach(self, i: int) -> None:
-        """Report a segment without a gradient if step ``i`` did not start where the one before it ended.
-
-        Values are compared, because writing to ``parameter.data`` leaves no other mark. A NaN is not equal to itself.
-        """
-        if not np.array_equal(self._starts.values[i], self._ends.values[i]):
-            self._watcher.segment(self._ends.rows(i, i + 1), self._starts.rows(i, i + 1), None, None)
+    def _report(self, gradient: FlatParams | None) -> None:
+        self._watcher.segment(self._storage.last, self._storage.now, gradient, None)
+        self._storage.keep()
 
 
 class _Moves(BaseCallback):

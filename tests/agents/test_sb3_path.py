@@ -1,30 +1,17 @@
-"""The path of a stock SB3 algorithm: every move is seen, whoever made it and however the watcher is told."""
+"""The path of a stock SB3 algorithm: every move is seen, whoever made it, in a storage that changes nothing."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 from stable_baselines3 import A2C
 
-from tests.agents.test_sb3 import GOAL, SEED, N, Recorder, make_learner, require_equal
+from metarl.agents.sb3_reuse import FlatStorage, named_parameters
+from tests.agents.test_sb3 import GOAL, SEED, Recorder, make_learner, require_equal
 
 
-class StepsRecorder(Recorder):
-    """Keeps every segment, and is told of several in one call."""
-
-    calls = 0
-
-    def steps(self, start: Any, end: Any, gradient: Any) -> None:
-        self.calls += 1
-        for i in range(len(start.flat)):
-            self.segment(*({n: t[i : i + 1] for n, t in part.items()} for part in (start, end, gradient)), None)
-
-
-@pytest.mark.parametrize("recorder", [Recorder, StepsRecorder])
 @pytest.mark.parametrize("how", ["copy", "data", "swap"])
-def test_a_move_between_two_steps_is_a_segment_of_its_own(monkeypatch, how, recorder):
+def test_a_move_between_two_steps_is_a_segment_of_its_own(monkeypatch, how):
     def train(self):
         for turn in range(3):
             self.policy.optimizer.zero_grad()
@@ -42,7 +29,7 @@ def test_a_move_between_two_steps_is_a_segment_of_its_own(monkeypatch, how, reco
                         log_std.data = log_std.data + 0.25
 
     monkeypatch.setattr(A2C, "train", train)
-    learner, watcher = make_learner("a2c"), recorder()
+    learner, watcher = make_learner("a2c"), Recorder()
     learner.run(learner.init(0), GOAL, SEED, 10, watcher=watcher)
     value = {"value_net.bias"}
     assert watcher.moved == [value, value, {"log_std"}, value] * 2
@@ -51,13 +38,28 @@ def test_a_move_between_two_steps_is_a_segment_of_its_own(monkeypatch, how, reco
         require_equal(before[1], after[0])
 
 
-def test_steps_are_told_together_and_are_the_same():
-    recorders = [Recorder(), StepsRecorder()]
-    for watcher in recorders:
-        learner = make_learner("ppo")
-        learner.run(learner.init(3), GOAL, SEED, N, watcher=watcher)
-    one_by_one, together = recorders
-    assert together.calls < len(together.segments)
-    for a, b in zip(one_by_one.segments, together.segments, strict=True):
-        for own, other in zip(a, b, strict=True):
-            require_equal(own, other)
+def test_storage_keeps_objects_values_and_alignment():
+    model = A2C("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [3, 5]}, device="cpu")
+    parameters = named_parameters(model)
+    before = {name: tensor.detach().clone() for name, tensor in parameters.items()}
+    storage = FlatStorage(parameters)
+    require_equal(named_parameters(model), before)
+    for name, tensor in named_parameters(model).items():
+        assert tensor is parameters[name]
+        assert tensor.is_leaf
+        assert tensor.requires_grad
+        assert tensor.data_ptr() % 64 == 0
+        assert tensor.data_ptr() == storage.now[name].data_ptr()
+    require_equal({name: tensor[0] for name, tensor in storage.now.items()}, before)
+
+
+def test_storage_takes_in_again_what_left_it():
+    model = A2C("MlpPolicy", "CartPole-v1", device="cpu")
+    storage = FlatStorage(named_parameters(model))
+    bias = model.policy.value_net.bias
+    bias.data = bias.data + 2.0
+    assert not torch.equal(storage.now["value_net.bias"][0], bias)
+    assert storage.moved()
+    assert bias.item() == 2.0
+    bias.data.add_(1.0)
+    assert storage.now["value_net.bias"].item() == 3.0

@@ -188,23 +188,50 @@ def test_a_hidden_loss_is_taken_to_first_order() -> None:
 
 
 @pytest.mark.parametrize("metric", ALL)
-def test_steps_in_one_call_are_segments_one_after_another(metric: LeapMetric) -> None:
-    problem = Quadratics(n_tasks=1)
+def test_tensors_of_one_matrix_may_have_gaps_between_them(metric: LeapMetric) -> None:
+    def spread(flat: torch.Tensor) -> FlatParams:
+        params, matrix = split(flat), torch.zeros(len(flat), 30, dtype=torch.float64)
+        for at, tensor in zip((0, 8, 16), params.values(), strict=True):
+            matrix[:, at : at + tensor[0].numel()] = tensor.flatten(1)
+        parts = {
+            name: matrix[:, at : at + tensor[0].numel()].view(tensor.shape)
+            for at, (name, tensor) in zip((0, 8, 16), params.items(), strict=True)
+        }
+        return FlatParams(parts, matrix)
+
+    problem = Quadratics()
     points = problem.path()
     kwargs = {"excluded": ["body.bias"]}
-    together, alone = LeapWatcher(metric, **kwargs), LeapWatcher(metric, **kwargs)
+    spaced, dense = LeapWatcher(metric, **kwargs), LeapWatcher(metric, **kwargs)
+    for start, end in pairwise(points):
+        flats = (start, end, problem.gradient(start))
+        spaced.segment(*map(spread, flats), None)
+        dense.segment(*map(split, flats), None)
+    torch.testing.assert_close(total(spaced), total(dense), rtol=1e-12, atol=1e-12)
+    assert spaced.distance == pytest.approx(dense.distance, rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", ALL)
+def test_a_loss_that_is_shown_at_times_only(metric: LeapMetric) -> None:
+    problem = Quadratics()
+    points = problem.path()
+    seen = LeapWatcher(metric)
     for i, (start, end) in enumerate(pairwise(points)):
-        # One move that no optimiser made.
-        alone.segment(split(start), split(end), None if i == 2 else split(problem.gradient(start)), None)
-    for own in (slice(0, 2), slice(2, 3), slice(3, 5)):
-        starts, ends = torch.cat(points[:-1][own]), torch.cat(points[1:][own])
-        if own.start == 2:
-            together.segment(split(starts), split(ends), None, None)
-            continue
-        flats = (starts, ends, torch.cat([problem.gradient(point) for point in points[:-1][own]]))
-        together.steps(*(FlatParams(split(flat), flat) for flat in flats))
-    torch.testing.assert_close(join(total(together)), join(total(alone)), rtol=1e-12, atol=1e-12)
-    assert together.distance == pytest.approx(alone.distance, rel=1e-12)
+        losses = problem.losses(start) if i in (1, 2) else None
+        seen.segment(split(start), split(end), split(problem.gradient(start)), losses)
+    rises = [None, problem.losses(points[2]) - problem.losses(points[1]), None, None, None]
+    pull, distance = torch.zeros(SIZE, dtype=torch.float64), 0.0
+    for rise, (start, end) in list(zip(rises, pairwise(points), strict=True))[: len(rises) - metric.drop_last]:
+        slope, move = problem.gradient(start), end - start
+        rise = (slope * move).sum(1) if rise is None else rise
+        rise = rise * float(metric.loss)
+        square = (move**2).sum(1) + rise**2
+        weight = 1.0 / square.sqrt() if metric.metric == "length" else torch.ones(TASKS, dtype=torch.float64)
+        fall = rise.abs().neg() if metric.stabilizer else rise
+        pull -= (weight[:, None] * (move + fall[:, None] * slope)).sum(0)
+        distance += float((square.sqrt() if metric.metric == "length" else square).sum())
+    torch.testing.assert_close(join(total(seen)), pull, rtol=1e-10, atol=1e-12)
+    assert seen.distance == pytest.approx(distance, rel=1e-12)
 
 
 def test_a_segment_without_a_gradient_has_no_loss() -> None:
