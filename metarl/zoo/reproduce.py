@@ -193,14 +193,10 @@ def _describe(job: Job) -> dict[str, Any]:
 def _say_missing(missing: Sequence[Mapping[str, Any]]) -> None:
     """Print what is missing: a line for each reason and algorithm."""
     from metarl.zoo.console import say
+    from metarl.zoo.results import missing_lines
 
-    groups: dict[tuple[str, str], dict[str, list[int]]] = {}
-    for item in missing:
-        place = f"ablation on {item['env']}" if item["cell"] else item["env"]
-        groups.setdefault((item["algo"], item["reason"]), {}).setdefault(place, []).append(item["seed"])
-    for (algo, reason), places in groups.items():
-        words = (f"{place} (seed {', '.join(map(str, dict.fromkeys(seeds)))})" for place, seeds in places.items())
-        say(f"Missing: {algo}, {reason}: {', '.join(words)}")
+    for line in missing_lines(missing):
+        say(f"Missing: {line}")
 
 
 def _next(args: argparse.Namespace, experiment: Experiment, missing: Sequence[Mapping[str, Any]], output: Path) -> None:

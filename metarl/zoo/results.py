@@ -169,7 +169,7 @@ class Results:
             ABOUT,
             "```\n" + document["command"] + "\n```",
             f"{len(self.runs)} runs, training seeds {', '.join(map(str, seeds))}, {hours:.1f} h of training on "
-            f"{document['machine']['cores']} cores; commit {document['commit'] or 'unknown'}; {versions}.",
+            f"{_cores(document['machine']['cores'])}; commit {document['commit'] or 'unknown'}; {versions}.",
         ]
         for name, section in self.sections.items():
             lines += [f"## {name}", *(table.markdown() for table in section.tables)]
@@ -177,7 +177,7 @@ class Results:
             lines += [f"![{figure}]({figure}.png)" for figure in section.figures]
         if document["missing"]:
             lines.append("## Missing")
-            lines.append("\n".join(f"- {_missing(item)}" for item in document["missing"]))
+            lines.append("\n".join(f"- {line}" for line in missing_lines(document["missing"])))
         return "\n\n".join(lines) + "\n"
 
 
@@ -199,9 +199,21 @@ def _published(report: Report) -> tuple[Published, ...]:
     return () if set(report.meta["env_kwargs"] or {}) - {"oracle"} else published_for(report.env)
 
 
-def _missing(item: Mapping[str, Any]) -> str:
-    cell = "".join(f", {name} {value}" for name, value in item["cell"].items())
-    return f"{item['algo']} on {item['env']}, seed {item['seed']}{cell}: {item['reason']}"
+def _cores(n: int) -> str:
+    return f"{n} core" if n == 1 else f"{n} cores"
+
+
+def missing_lines(missing: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each algorithm and reason why runs are missing."""
+    groups: dict[tuple[str, str], dict[str, list[int]]] = {}
+    for item in missing:
+        place = f"ablation on {item['env']}" if item["cell"] else item["env"]
+        groups.setdefault((item["algo"], item["reason"]), {}).setdefault(place, []).append(item["seed"])
+    lines = []
+    for (algo, reason), places in groups.items():
+        words = (f"{place} (seed {', '.join(map(str, dict.fromkeys(seeds)))})" for place, seeds in places.items())
+        lines.append(f"{algo}, {reason}: {', '.join(words)}")
+    return lines
 
 
 def _run(item: Trained, folder: Path) -> dict[str, Any]:
