@@ -159,7 +159,7 @@ def run(quick: bool) -> list[Row]:
     # Networks as SB3 makes them. On images minibatches are RL-Zoo3's 256 for Atari, and without a target SB3's 64.
     cases: list[tuple[Learning, int, float | None]] = [
         (vpg(quick, parallel), 24, TARGET),
-        (stock("SB3 PPO, 64-64", "MlpPolicy", cheetah, 64 if quick else 2048, 5 * n_epochs, 64), 10, TARGET),
+        (stock("SB3 PPO, 64-64", "MlpPolicy", cheetah, 64 if quick else 2048, n_epochs, 64), 50, TARGET),
         (stock("SB3 PPO, CNN, 256", "CnnPolicy", images, 2 * large, n_epochs, large), 4, TARGET),
         (stock("SB3 PPO, CNN, 64", "CnnPolicy", images, large, n_epochs, large // 4), 3, None),
     ]
