@@ -34,7 +34,7 @@ def adaptation_figure(
     if not reports:
         raise ConfigError("no reports to draw")
     panels = 2 if task_parameter is None else 3
-    figure = Figure(figsize=(5.0 * panels, 4.0), layout="constrained")
+    figure = Figure(figsize=(5.0 * panels + 2.0, 4.0), layout="constrained")
     axes = figure.subplots(1, panels, sharey=True)
     by_step, by_env_step = axes[0], axes[1]
     for i, report in enumerate(reports):
@@ -50,7 +50,8 @@ def adaptation_figure(
     by_step.set_xlabel("inner steps")
     by_env_step.set_xlabel("env steps of adaptation, per task")
     by_step.set_ylabel(f"return ({level:.0%} intervals by task)")
-    by_step.legend(fontsize="small", loc="lower right")
+    # Outside: bands may lie anywhere inside.
+    figure.legend(*by_step.get_legend_handles_labels(), fontsize="small", loc="outside center right")
     for axis in (by_step, by_env_step):
         axis.grid(alpha=0.3)
     if task_parameter is not None:
