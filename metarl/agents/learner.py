@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -65,20 +65,6 @@ class Watcher(Protocol):
             before its optimiser steps, after it. None where the learner does not show it.
         :param losses: the loss at ``start``, ``[task]``; None where it is not visible.
         :param active: ``[task]``, False for tasks that had stopped already; None: all moved.
-        """
-        ...
-
-
-@runtime_checkable
-class StepsWatcher(Watcher, Protocol):
-    """A watcher that can look at several steps of one task in one call."""
-
-    def steps(self, start: FlatParams, end: FlatParams, gradient: FlatParams) -> None:
-        """Look at segments that follow each other, whose losses are not visible; see :meth:`Watcher.segment`.
-
-        :param start: ``[step, …]``, each the end of the step before.
-        :param end: ``[step, …]``.
-        :param gradient: ``[step, …]``.
         """
         ...
 
