@@ -51,7 +51,7 @@ def adaptation_figure(
     by_env_step.set_xlabel("env steps of adaptation, per task")
     by_step.set_ylabel(f"return ({level:.0%} intervals by task)")
     # Outside: bands may lie anywhere inside.
-    figure.legend(*by_step.get_legend_handles_labels(), fontsize="small", loc="outside center right")
+    figure.legend(*by_step.get_legend_handles_labels(), fontsize="small", loc="outside right center")
     for axis in (by_step, by_env_step):
         axis.grid(alpha=0.3)
     if task_parameter is not None:
