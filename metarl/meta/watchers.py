@@ -175,21 +175,17 @@ class LeapWatcher:
         :param slope: ``[n]``, ∇f(θ_i); None where it is not known.
         :param rise: Δf; NaN where it is not known.
         """
-        square = float(move.dot(move))
+        counted = move if self._counted is None else move * self._counted
+        square = float(counted.dot(counted))
         if square == 0.0:
             return
         if slope is None:
             rise = 0.0
         elif math.isnan(rise):
             rise = float(slope.dot(move))
-        if self._counted is not None:
-            move = move * self._counted
-            square = float(move.dot(move))
         square += rise**2
-        weight = 1.0
-        if self._metric.metric == "length":
-            weight = 1.0 / math.sqrt(square) if square > 0.0 else 0.0
-        self._pull.add_(move, alpha=-weight)
+        weight = 1.0 / math.sqrt(square) if self._metric.metric == "length" else 1.0
+        self._pull.add_(counted, alpha=-weight)
         if slope is not None:
             self._pull.add_(slope, alpha=weight * (abs(rise) if self._metric.stabilizer else -rise))
         self.distance += math.sqrt(square) if self._metric.metric == "length" else square

@@ -292,3 +292,16 @@ def test_what_a_watcher_saw_may_be_overwritten() -> None:
 def test_bad_values(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises((ConfigError, UnknownNameError), match=message):
         LeapMetric(**kwargs)
+
+
+@pytest.mark.parametrize("visible", [True, False])
+def test_a_segment_of_excluded_tensors_only_adds_nothing(visible: bool) -> None:
+    problem = Quadratics()
+    start, end = problem.path()[:2]
+    parts = split(end)
+    moved = {name: parts[name] if name == "body.bias" else tensor for name, tensor in split(start).items()}
+    watcher = LeapWatcher(LeapMetric(), excluded=["body.bias"])
+    watcher.segment(split(start), moved, split(problem.gradient(start)), problem.losses(start) if visible else None)
+    watcher.close()
+    assert watcher.distance == 0.0
+    assert not join(watcher.gradient()).any()
