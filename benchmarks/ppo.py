@@ -6,27 +6,21 @@ turns after every rollout and its update. At the end both are tested on the same
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import stable_baselines3 as sb3
 import torch
-from rich.console import Console
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 
-from benchmarks.measure import SEED, Row, circumstances, interleave, judged, paired_ratio
-from benchmarks.speed import table
+from benchmarks.measure import SEED, Row, interleave, judged, paired_ratio
+from benchmarks.single import run_single
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.ppo import PPO
 from metarl.agents.sampling import collect
-from metarl.checkpoint import write_text_atomic
 from metarl.envs.batch import SingleEnv
 from metarl.envs.family import Family, Tasks, make_family, n_tasks, one_task
 from metarl.meta.statistics import bootstrap_interval, paired_interval
@@ -175,24 +169,16 @@ def run(quick: bool) -> list[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ppo", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
-    parser.add_argument("-o", "--output", type=Path, help="write the record here, as JSON")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    rows = run(options.quick)
-    record: dict[str, Any] = {
-        "command": "python -m benchmarks.ppo" + " --quick" * options.quick,
-        **circumstances(),
-        "family": FAMILY,
-        "rows": rows,
-    }
-    shown = [{key: value for key, value in row.items() if key != "returns"} for row in rows]
-    console = Console()
-    console.print(table("ppo", "PPO on many tasks, against stock PPO on one after another", shown))
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(options.output, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    about = (__doc__ or "").split("\n")[0]
+    run_single(
+        "ppo",
+        about,
+        "PPO on many tasks, against stock PPO on one after another",
+        run,
+        arguments,
+        hidden=["returns"],
+        family=FAMILY,
+    )
 
 
 if __name__ == "__main__":

@@ -6,11 +6,8 @@ is collected meanwhile: that takes the same time either way.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -18,14 +15,13 @@ import numpy as np
 import stable_baselines3 as sb3
 import torch
 from gymnasium import spaces
-from rich.console import Console
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 
-from benchmarks.measure import SEED, Row, circumstances, interleave, judged, paired_ratio
+from benchmarks.measure import SEED, Row, interleave, judged, paired_ratio
 from benchmarks.problems import RELU_100, random_episodes, stacked
-from benchmarks.speed import table
+from benchmarks.single import run_single
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.sb3_reuse import (
@@ -37,7 +33,6 @@ from metarl.agents.sb3_reuse import (
 )
 from metarl.agents.sb3_reuse import Path as SB3Path
 from metarl.agents.vpg import VPG
-from metarl.checkpoint import write_text_atomic
 from metarl.envs.batch import SingleEnv
 from metarl.envs.family import make_family, one_task
 from metarl.meta.watchers import LeapMetric, LeapWatcher
@@ -169,21 +164,8 @@ def run(quick: bool) -> list[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.watching", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
-    parser.add_argument("-o", "--output", type=Path, help="write the record here, as JSON")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    rows = run(options.quick)
-    record: dict[str, Any] = {
-        "command": "python -m benchmarks.watching" + " --quick" * options.quick,
-        **circumstances(),
-        "rows": rows,
-    }
-    Console().print(table("watching", "updates that Leap watches, against the same unwatched", rows))
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(options.output, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    about = (__doc__ or "").split("\n")[0]
+    run_single("watching", about, "updates that Leap watches, against the same unwatched", run, arguments)
 
 
 if __name__ == "__main__":
