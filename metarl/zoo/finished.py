@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ from metarl.zoo.plot import read_curve
 from metarl.zoo.runs import Run
 
 CHECKPOINTS = ("last", "best")
-"""A run's final model, adapted at the rates of the experiment's ``evaluation``; and what validation tasks choose: the
-checkpoint that was best on them after the inner steps of its own training, at the rates that are best on them."""
+"""A run's final model, adapted at the rates of the experiment's ``evaluation``; and what validation tasks choose: of the
+final model and the one that was best on them in the course of training, each at the rates that are best for it, the better
+one."""
 PHASES = ("sampling", "inner", "outer")
 ROUNDS = 3
 """Meta-optimisation steps that are timed of each order."""
@@ -89,11 +91,10 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
     if experiment.is_one_of("unadapted", job.algo):
         last["n_inner_steps"] = 0
     best = {**last, "rates": experiment.rates} if last["n_inner_steps"] else last
-    # No checkpoint of what learns nothing is better than another, and a run without evaluations has none.
-    chosen = run.best if run.best.is_file() and not experiment.is_one_of("untrained", job.algo) else run.final
+    candidates = _candidates(experiment, job, run)
     reports = {}
-    for checkpoint, path, settings in (("last", run.final, last), ("best", chosen, best)):
-        subject = {"model": hashlib.sha256(path.read_bytes()).hexdigest(), "settings": settings}
+    for checkpoint, paths, settings in (("last", [run.final], last), ("best", candidates, best)):
+        subject = {"models": [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths], "settings": settings}
         place = run.folder / "evaluations" / f"{experiment.name}_{checkpoint}.json"
         try:
             report = Report.load(place)
@@ -101,47 +102,65 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
             report = None
         if report is None or report.meta.get("subject") != subject:
             say(f"Evaluating {job}, {checkpoint}")
-            report = _evaluate(load_model(path, n_threads), settings)
+            report = _evaluate([load_model(path, n_threads) for path in paths], settings)
             report = dataclasses.replace(report, meta={**report.meta, "subject": subject})
             report.save(place)
         reports[checkpoint] = report
     return Trained(job, run, reports)
 
 
-def _evaluate(model: MetaAlgorithm, settings: Mapping[str, Any]) -> Report:
-    """Evaluate on test tasks, with rates chosen on validation tasks where ``settings`` have such to choose from."""
+def _candidates(experiment: Experiment, job: Job, run: Run) -> list[Path]:
+    """Return the checkpoints that the best one is chosen from."""
+    # No checkpoint of what learns nothing is better than another, and a run without evaluations has only one.
+    if experiment.is_one_of("untrained", job.algo) or not run.best.is_file():
+        return [run.final]
+    # Training has chosen already for those that do not adapt; the others adapt at other rates there.
+    return [run.best] if experiment.is_one_of("unadapted", job.algo) else [run.best, run.final]
+
+
+def _evaluate(models: Sequence[MetaAlgorithm], settings: Mapping[str, Any]) -> Report:
+    """Evaluate on test tasks: the model, at the rates, that validation tasks choose where there is a choice."""
     settings = dict(settings)
     rates = settings.pop("rates", None)
-    if rates is not None and isinstance(model, AdaptiveAlgorithm):
-        settings["inner_lr"] = choose_rates(model, settings, **rates)
+    model = models[0]
+    adaptive = [each for each in models if isinstance(each, AdaptiveAlgorithm)]
+    if rates is not None and adaptive:
+        choices = [(each, *choose_rates(each, settings, **rates)) for each in adaptive]
+        model, settings["inner_lr"], _ = max(choices, key=lambda choice: choice[2])
     return model.evaluate("test", **settings)
 
 
 def choose_rates(
     model: AdaptiveAlgorithm, settings: Mapping[str, Any], first: Sequence[float], later: Sequence[float], n_tasks: int
-) -> list[float]:
-    """Return the inner rates with the highest return on validation tasks, on average over all steps.
+) -> tuple[list[float], float]:
+    """Return the inner rates that are best on validation tasks, and the return there, a mean over all steps.
+
+    The first step's rate is the one with the highest return after that step, the rate of all later ones then the one
+    with the highest mean return.
 
     :param model: it adapts.
     :param settings: of its evaluation; ``n_inner_steps`` is at least 1.
     :param first: factors of its first training rate, to choose the first step's rate from.
-    :param later: factors of that, to choose the rate of all later steps from.
+    :param later: factors of the rate chosen, to choose the rate of all later steps from.
     :param n_tasks: validation tasks.
     """
-    n_steps = int(settings["n_inner_steps"])
-    start = model.test_rates(1)[0]
-    candidates = [
-        [a * start, *[b * a * start] * (n_steps - 1)] for a in first for b in (later if n_steps > 1 else [1.0])
-    ]
 
     def score(rates: list[float]) -> float:
+        changed = {"n_tasks": n_tasks, "n_inner_steps": len(rates), "inner_lr": rates}
         try:
-            report = model.evaluate("validation", **{**settings, "n_tasks": n_tasks, "inner_lr": rates})
+            report = model.evaluate("validation", **{**settings, **changed})
         except NonFiniteError:
             return -np.inf
         return float(report.returns[..., 1:].mean())
 
-    return max(candidates, key=score)
+    def best(candidates: list[list[float]]) -> tuple[list[float], float]:
+        scores = [score(rates) for rates in candidates]
+        return candidates[int(np.argmax(scores))], max(scores)
+
+    n_later = int(settings["n_inner_steps"]) - 1
+    trained = model.test_rates(1)[0]
+    (start,), reached = best([[factor * trained] for factor in first])
+    return best([[start, *[factor * start] * n_later] for factor in later]) if n_later else ([start], reached)
 
 
 def tested(runs: Sequence[Trained]) -> list[Tested]:

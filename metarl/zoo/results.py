@@ -33,10 +33,10 @@ ABOUT = (
     "together. Intervals are 95% bootstrap intervals by task, then by training seed; algorithms are compared on the "
     "same tasks and streams, and one wins where the interval of the difference excludes zero. last: the end of "
     "training, adapted as in the reference, with half the inner rate after the first step. best: chosen on validation "
-    "tasks, the checkpoint with the highest return after the inner steps of the algorithm's own training, and the "
-    "inner rates with the highest returns over all steps. The oracle sees the task and stays as it is. Of many "
-    "differences one in twenty excludes zero by chance; with one training seed the intervals say nothing about other "
-    "seeds."
+    "tasks, of the end of training and the checkpoint that adapted best in its course, each at the inner rates that "
+    "are best for it, the one with the higher return over all steps. The oracle sees the task and stays as it is. Of "
+    "many differences one in twenty excludes zero by chance; with one training seed the intervals say nothing about "
+    "other seeds."
 )
 
 
