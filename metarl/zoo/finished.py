@@ -28,8 +28,7 @@ from metarl.zoo.runs import Run
 
 CHECKPOINTS = ("last", "best")
 """A run's final model, adapted at the rates of the experiment's ``evaluation``; and what validation tasks choose: of the
-final model and the one that was best on them in the course of training, each at the rates that are best for it, the better
-one."""
+final model and the one that was best on them in training, each at the rates that are best for it, the better one."""
 PHASES = ("sampling", "inner", "outer")
 ROUNDS = 3
 """Meta-optimisation steps that are timed of each order."""
