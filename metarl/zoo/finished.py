@@ -27,8 +27,8 @@ from metarl.zoo.plot import read_curve
 from metarl.zoo.runs import Run
 
 CHECKPOINTS = ("last", "best")
-"""A run's final model, adapted at the rates of the experiment's ``evaluation``; and what validation tasks choose: of the
-final model and the one that was best on them in training, each at the rates that are best for it, the better one."""
+"""A run's final model, adapted at the rates of the experiment's ``evaluation``; and what validation tasks choose: of
+that model and the one that was best on them in training, each at the rates best for it, the better one."""
 PHASES = ("sampling", "inner", "outer")
 ROUNDS = 3
 """Meta-optimisation steps that are timed of each order."""
