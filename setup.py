@@ -47,7 +47,7 @@ setup(
         "ale-py>=0.11",
         "gymnasium>=1.1,<2",
         "matplotlib>=3.8",
-        "mujoco>=3.3.5",
+        "mujoco>=3.17",
         "numpy>=1.26",
         "pandas>=2.2",
         "PyYAML>=6.0.1",

@@ -12,7 +12,7 @@ import pytest
 from metarl.envs.ant import AntVel
 from metarl.envs.family import Family, State, Tasks, make_family, take_tasks
 from metarl.envs.half_cheetah import HalfCheetahVel
-from metarl.envs.mujoco import Model, gymnasium_spec
+from metarl.envs.mujoco import Model, _pair_with_ground, gymnasium_spec
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.streams import stream, task_streams
 
@@ -178,6 +178,60 @@ def test_callers_on_several_threads_share_a_family() -> None:
             assert_equal(alone, future.result())
     family.n_threads = 2
     assert_equal(alone, trajectory(family, tasks, actions))
+
+
+@pytest.mark.parametrize(
+    ("id", "arguments", "n_pairs"),
+    [("AntVel-v0", {}, 13), ("AntVel-v0", {"physics": "gymnasium"}, 13), ("HalfCheetahVel-v0", {}, 8)],
+)
+def test_listed_contacts_are_those_that_mujoco_finds(
+    id: str, arguments: dict[str, str], n_pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = make_family(id, **arguments)
+    monkeypatch.setattr("metarl.envs.mujoco._pair_with_ground", lambda spec: None)
+    found = make_family(id, **arguments)
+    assert (listed.model.step.npair, found.model.step.npair) == (n_pairs, 0)
+    tasks, actions = found.sample_tasks(stream(0, "tasks"), N_TASKS), actions_of(found, 60)
+    assert_equal(trajectory(found, tasks, actions), trajectory(listed, tasks, actions))
+
+
+BALLS = """<mujoco>
+<worldbody>
+  <geom name="floor" type="plane" size="5 5 1" {floor}/>
+  <body pos="0 0 .1">{joint}<geom size=".1" {geom}/><body pos=".5 0 0"><joint/><geom size=".1" {geom}/></body></body>
+  <body pos="1 0 .1"><freejoint/><geom size=".1" {geom}/></body>
+</worldbody>
+</mujoco>"""
+APART = 'contype="1" conaffinity="0"'
+FREE = "<freejoint/>"
+
+
+@pytest.mark.parametrize(
+    ("geom", "floor", "joint", "n_pairs"),
+    [
+        (APART, "", FREE, 3),
+        (f'{APART} margin=".02"', 'margin=".01" friction="2 .1 .1" condim="4"', FREE, 3),
+        ("", "", FREE, 0),  # the balls touch each other
+        (APART, "", "", 0),  # the first is fixed to the world
+        (APART, 'solref=".03 1"', FREE, 0),
+        (APART, 'priority="1"', FREE, 0),
+    ],
+)
+def test_contacts_are_listed_where_that_changes_nothing(geom: str, floor: str, joint: str, n_pairs: int) -> None:
+    xml = BALLS.format(geom=geom, floor=floor, joint=joint)
+    found = mujoco.MjModel.from_xml_string(xml)
+    spec = mujoco.MjSpec.from_string(xml)
+    _pair_with_ground(spec)
+    listed = spec.compile()
+    assert listed.npair == n_pairs
+    states = []
+    for model in (found, listed):
+        data = mujoco.MjData(model)
+        data.qvel[:] = 1.0
+        mujoco.mj_step(model, data, nstep=200)
+        assert data.ncon
+        states.append(np.concatenate([data.qpos, data.qvel]))
+    np.testing.assert_array_equal(*states)
 
 
 class HeavyCheetah(HalfCheetahVel):
