@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import mujoco
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
@@ -48,6 +49,16 @@ class AntDirConstants(AntConstants):
 
     directions: str
     """``"forward_backward"`` or ``"any"``."""
+
+
+def ant_spec(physics: str) -> mujoco.MjSpec:
+    """Return the robot: Gymnasium's, or with the constants of the reference; see :class:`Ant`."""
+    spec = gymnasium_spec("ant.xml")
+    if physics == "reference":
+        spec.option.timestep = 0.02
+        for geom in spec.geoms:
+            geom.solimp[:3] = 0.8, 0.8, 0.01
+    return spec
 
 
 class Ant(MujocoFamily):
@@ -93,13 +104,8 @@ class Ant(MujocoFamily):
         if not constants.min_z < constants.max_z:
             raise ConfigError(f"min_z={constants.min_z}: below max_z={constants.max_z}")
         reference = constants.physics == "reference"
-        spec = gymnasium_spec("ant.xml")
-        if reference:
-            spec.option.timestep = 0.02
-            for geom in spec.geoms:
-                geom.solimp[:3] = 0.8, 0.8, 0.01
         super().__init__(
-            spec,
+            ant_spec(constants.physics),
             frame_skip=1 if reference else 5,
             horizon=constants.horizon,
             action_scale=constants.action_scale,
