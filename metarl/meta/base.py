@@ -109,6 +109,8 @@ class MetaAlgorithm(ABC):
 
     name: ClassVar[str] = ""
     """The name on the command line."""
+    is_told_the_task: ClassVar[bool] = False
+    """Whether it observes the task: then what counts is its return before adaptation."""
     policy: FunctionalPolicy
     """The policy as functions of its tensors; stock SB3 algorithms have policies of their own."""
 

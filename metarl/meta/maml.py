@@ -172,6 +172,7 @@ class Oracle(Pretrain):
     """
 
     name: ClassVar[str] = "oracle"
+    is_told_the_task: ClassVar[bool] = True
 
     def _make_family(self, env: str | Family, n_threads: int | None) -> Family:
         from metarl.envs.oracle import Oracle as OracleView

@@ -82,8 +82,8 @@ class RunCallback(BaseCallback):
 class Evaluation:
     """Returns before and after adaptation on fixed validation tasks, kept in the run folder.
 
-    The return after as many inner steps as in training is what SB3's keys hold and what chooses the best model; the
-    adaptation curve goes on to :data:`INNER_STEPS`.
+    The return after as many inner steps as in training is what SB3's keys hold and what chooses the best model, for one
+    that is told the task the return before any; the adaptation curve goes on to :data:`INNER_STEPS`.
 
     :param run: where evaluations.npz, meta_evaluations.npz and best_model.safetensors go.
     :param every: env steps between evaluations.
@@ -109,7 +109,7 @@ class Evaluation:
         """Evaluate, log, and write the files."""
         subject = model if self._twin is None else self._twin
         subject.params = model.params
-        trained = max(1, getattr(model, "n_inner_steps", 1))
+        trained = 0 if model.is_told_the_task else max(1, getattr(model, "n_inner_steps", 1))
         steps = self._steps or max(trained, INNER_STEPS)
         report = subject.evaluate("validation", steps, n_tasks=self._n_tasks, n_episodes=self._n_episodes)
         lengths = np.asarray(report.meta["ep_lengths"], dtype=np.float64)[:, trained]

@@ -113,20 +113,25 @@ def _candidates(experiment: Experiment, job: Job, run: Run) -> list[Path]:
     # No checkpoint of what learns nothing is better than another, and a run without evaluations has only one.
     if experiment.is_one_of("untrained", job.algo) or not run.best.is_file():
         return [run.final]
-    # Training has chosen already for those that do not adapt; the others adapt at other rates there.
-    return [run.best] if experiment.is_one_of("unadapted", job.algo) else [run.best, run.final]
+    return [run.best, run.final]
 
 
 def _evaluate(models: Sequence[MetaAlgorithm], settings: Mapping[str, Any]) -> Report:
     """Evaluate on test tasks: the model, at the rates, that validation tasks choose where there is a choice."""
     settings = dict(settings)
     rates = settings.pop("rates", None)
-    model = models[0]
-    adaptive = [each for each in models if isinstance(each, AdaptiveAlgorithm)]
-    if rates is not None and adaptive:
-        choices = [(each, *choose_rates(each, settings, **rates)) for each in adaptive]
-        model, settings["inner_lr"], _ = max(choices, key=lambda choice: choice[2])
-    return model.evaluate("test", **settings)
+
+    def choose(model: MetaAlgorithm) -> tuple[float, dict[str, Any]]:
+        if rates is not None and isinstance(model, AdaptiveAlgorithm):
+            inner_lr, reached = choose_rates(model, settings, **rates)
+            return reached, {**settings, "inner_lr": inner_lr}
+        if len(models) == 1:
+            return 0.0, settings
+        return float(model.evaluate("validation", **settings).returns[..., -1].mean()), settings
+
+    choices = [(model, *choose(model)) for model in models]
+    model, _, chosen = max(choices, key=lambda choice: choice[1])
+    return model.evaluate("test", **chosen)
 
 
 def choose_rates(

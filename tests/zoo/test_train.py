@@ -72,6 +72,17 @@ def test_evaluations(trained: Path) -> None:
     assert float(row["eval/return_after_3"]) == pytest.approx(meta["post"][-1, 2].mean(), abs=1e-9)
 
 
+def test_what_is_told_the_task_is_judged_before_adaptation(tmp_path: Path) -> None:
+    words = [*TINY, "inner_lr:0.3", "--algo", "oracle", "-f", str(tmp_path)]
+    assert main(words) == 0
+    run = tmp_path / "oracle" / "PointMass-v0_1"
+    arrays, meta = read_npz(run / "evaluations.npz"), read_npz(run / "meta_evaluations.npz")
+    assert np.array_equal(arrays["results"], meta["pre"])
+    best, after = (arrays["timesteps"][np.argmax(each)] for each in (meta["pre"].mean(1), meta["post"][:, 0].mean(1)))
+    assert best != after
+    assert metarl.load(run / "best_model").num_timesteps == best
+
+
 def test_a_run_goes_on_with_as_many_inner_steps_as_it_was_evaluated_with(trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
