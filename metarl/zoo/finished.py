@@ -192,12 +192,16 @@ def learning(experiment: Experiment, runs: Sequence[Trained]) -> list[Learning]:
         arrays = [read_npz(path) for item in own if (path := item.run.folder / "meta_evaluations.npz").is_file()]
         if not arrays:
             continue
-        n = min(len(each["timesteps"]) for each in arrays)
+        # The run with the fewest evaluations says where the points are; of each other run the nearest ones are taken.
+        grid = min((each["timesteps"] for each in arrays), key=len)
+        nearest = [np.abs(each["timesteps"][:, None] - grid).argmin(0) for each in arrays]
         adapts = not experiment.is_one_of("unadapted", algo)
-        values = np.stack([(each["post"][:n, 0] if adapts else each["pre"][:n]).T for each in arrays])
+        returns = [each["post"][:, 0] if adapts else each["pre"] for each in arrays]
+        values = np.stack([each[points].T for each, points in zip(returns, nearest, strict=True)])
+        steps = [each["timesteps"][points] for each, points in zip(arrays, nearest, strict=True)]
         # With so few distinct tasks validation and test tasks are the same ones, in the same order.
         strata = own[0].reports["last"].strata
-        found.append(Learning(algo, np.mean([each["timesteps"][:n] for each in arrays], axis=0), values, strata))
+        found.append(Learning(algo, np.mean(steps, axis=0), values, strata))
     return found
 
 

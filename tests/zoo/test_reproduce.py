@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import metarl
-from metarl.checkpoint import load_checkpoint
+from metarl.checkpoint import load_checkpoint, write_npz_atomic
 from metarl.errors import NonFiniteError
 from metarl.meta.maml import MAML
 from metarl.meta.report import Report
@@ -25,7 +25,7 @@ from metarl.zoo import findings
 from metarl.zoo.__main__ import main
 from metarl.zoo.experiment import find, jobs, load_experiment, names, scales
 from metarl.zoo.findings import Verdict
-from metarl.zoo.finished import choose_rates
+from metarl.zoo.finished import Trained, choose_rates, evaluate_run, learning
 from metarl.zoo.runs import open_run
 
 from .conftest import Refused, contents
@@ -140,6 +140,24 @@ def test_verdicts_are_paired_intervals_and_the_oracle_stays_as_it_is(logs: Path)
         assert item["winner"] == {None: None, True: item["a"], False: item["b"]}[ahead]
     pairs = {(item["a"], item["b"]) for item in verdicts}
     assert len(record["sentences"]["AntVel-v0"]) == len(pairs) == 6
+
+
+def test_learning_curves_of_runs_with_other_evaluations_meet_at_equal_env_steps(logs: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(NAME, "smoke")
+    runs = []
+    for job in jobs(experiment, ["PointMass-v0"], ["maml"], parts=["comparison"]):
+        found = find(job, logs).run
+        assert found is not None
+        shutil.copytree(found.folder, tmp_path / found.folder.name)
+        run = open_run(tmp_path / found.folder.name)
+        runs.append(Trained(job, run, {"last": evaluate_run(experiment, job, run, 1).reports["last"]}))
+    for run, points in ((runs[0].run, [100, 210]), (runs[1].run, [49, 103, 151, 199, 260])):
+        path = run.folder / "meta_evaluations.npz"
+        post = np.broadcast_to(np.array(points)[:, None, None], (len(points), 1, 2))
+        write_npz_atomic(path, timesteps=np.array(points), pre=-post[:, 0], post=post)
+    (curve,) = learning(experiment, runs)
+    assert curve.timesteps.tolist() == [101.5, 204.5]
+    assert curve.returns[:, 0].tolist() == [[100, 210], [103, 199]]
 
 
 def test_tables_figures_and_text(logs: Path) -> None:
