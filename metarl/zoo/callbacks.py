@@ -69,14 +69,15 @@ class RunCallback(BaseCallback):
     def _on_step(self) -> bool:
         before, now = self._seen, self.model.num_timesteps
         self._seen = now
-        last = now >= self._total or self._interrupts.requested
         if self._evaluation is not None and self._evaluation.due(before, now, now >= self._total):
             self._evaluation.run(self.model)
-        if last or crossed(before, now, self._save_freq):
+        # Asked once: what stops here has been saved, and what comes later waits for the next iteration.
+        stop = self._interrupts.requested
+        if stop or now >= self._total or crossed(before, now, self._save_freq):
             flush(self.model.logger)
             self.model.save(self._run.checkpoint)
         self._reporter.update(now, self.model.n_iterations)
-        return not self._interrupts.requested
+        return not stop
 
 
 class Evaluation:

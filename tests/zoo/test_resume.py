@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import metarl
 from metarl.checkpoint import load_checkpoint, read_npz
+from metarl.zoo import callbacks, console
 from metarl.zoo.__main__ import main
 
 from .conftest import TINY, Refused, contents
@@ -128,6 +129,26 @@ def test_the_number_of_threads_changes_no_bit(env: str, n_threads: int, killed: 
     assert found[f"threads_{n_threads}"] == 0
     name = Path("fomaml") / f"{env}_1"
     assert_same_run(killed / env / "threads_2" / name, killed / env / f"threads_{n_threads}" / name)
+
+
+@pytest.mark.parametrize("place", [(callbacks.Evaluation, "run"), (console.Reporter, "update")])
+def test_an_interrupt_at_the_end_of_an_iteration_loses_nothing(
+    place: tuple[type, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, name = place
+    original = getattr(owner, name)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(owner, name, original)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    words = [*TINY, "--algo", "fomaml", "-f", str(tmp_path), "-n", "4000", "--save-freq", "100000"]
+    assert main(words) == 130
+    run = tmp_path / "fomaml" / "PointMass-v0_1"
+    steps = metarl.load(run / "checkpoint").num_timesteps
+    assert 0 < steps == int(numbers(run)[-1]["time/total_timesteps"]) < 4000
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
