@@ -19,7 +19,7 @@ from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.report import Report
 from metarl.meta.statistics import Bands, bootstrap_bands
-from metarl.zoo.algorithms import load_model
+from metarl.zoo.algorithms import algorithm, load_model
 from metarl.zoo.console import say
 from metarl.zoo.experiment import Entry, Experiment, Job
 from metarl.zoo.outputs import write_record
@@ -87,7 +87,7 @@ class Learning:
 def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | None) -> Trained:
     """Evaluate a finished run on test tasks, or read what it was evaluated to before; that is kept in its folder."""
     last = {**experiment.evaluation, "n_episodes": job.entry.episodes}
-    if experiment.is_one_of("unadapted", job.algo):
+    if algorithm(job.algo).is_told_the_task:
         last["n_inner_steps"] = 0
     best = {**last, "rates": experiment.rates} if last["n_inner_steps"] else last
     candidates = _candidates(experiment, job, run)
@@ -195,7 +195,7 @@ def learning(experiment: Experiment, runs: Sequence[Trained]) -> list[Learning]:
         # The run with the fewest evaluations says where the points are; of each other run the nearest ones are taken.
         grid = min((each["timesteps"] for each in arrays), key=len)
         nearest = [np.abs(each["timesteps"][:, None] - grid).argmin(0) for each in arrays]
-        adapts = not experiment.is_one_of("unadapted", algo)
+        adapts = not algorithm(algo).is_told_the_task
         returns = [each["post"][:, 0] if adapts else each["pre"] for each in arrays]
         values = np.stack([each[points].T for each, points in zip(returns, nearest, strict=True)])
         steps = [each["timesteps"][points] for each, points in zip(arrays, nearest, strict=True)]

@@ -234,6 +234,22 @@ def test_contacts_are_listed_where_that_changes_nothing(geom: str, floor: str, j
     np.testing.assert_array_equal(*states)
 
 
+@pytest.mark.parametrize(
+    ("own", "n_pairs"),
+    [
+        ("<contact/>", 3),
+        ('<contact><exclude body1="world" body2="a"/></contact>', 0),
+        ('<contact><pair geom1="floor" geom2="g"/></contact>', 1),
+    ],
+)
+def test_a_robot_that_lists_contacts_itself_is_left_alone(own: str, n_pairs: int) -> None:
+    xml = BALLS.format(geom=APART, floor="", joint=FREE)
+    xml = xml.replace('<body pos="1 0 .1"><freejoint/><geom', '<body name="a" pos="1 0 .1"><freejoint/><geom name="g"')
+    spec = mujoco.MjSpec.from_string(xml.replace("</mujoco>", f"{own}</mujoco>"))
+    _pair_with_ground(spec)
+    assert spec.compile().npair == n_pairs
+
+
 class HeavyCheetah(HalfCheetahVel):
     """Every task has its own torso mass: 1 + velocity times the original."""
 
