@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -50,7 +51,7 @@ class ActorCriticSamples(Samples):
         return self.of(super().to(dtype), self.values.to(dtype), self.returns.to(dtype))
 
 
-class ActorCritic:
+class ActorCritic(ABC):
     """What A2C and PPO share; arguments, defaults and meaning are SB3's.
 
     Batches are whole episodes. One that was cut at the horizon is worth what the critic expects of its final
@@ -158,9 +159,9 @@ class ActorCritic:
             total = total - self.ent_coef * distribution.entropy()
         return (samples.weights * total).sum(-1)
 
+    @abstractmethod
     def actor_loss(self, log_prob: torch.Tensor, samples: ActorCriticSamples) -> torch.Tensor:
         """Return the actor's loss for each sample, ``[task, n]``."""
-        raise NotImplementedError
 
     def predicted(self, values: torch.Tensor, samples: ActorCriticSamples) -> torch.Tensor:
         """Return what the value loss compares with the λ-returns, ``[task, n]``."""
