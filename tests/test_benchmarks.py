@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import measure, speed, watching
+from benchmarks import measure, search, speed, watching
+from metarl.zoo import __main__ as zoo
 
 
 def test_a_quick_run_prints_tables_and_writes_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,3 +71,21 @@ def test_ratios_are_paired() -> None:
 @pytest.mark.parametrize("name", sorted(speed.ENTRIES))
 def test_every_entry_says_what_it_measures(name: str) -> None:
     assert (speed.ENTRIES[name].__doc__ or "").strip()
+
+
+def test_a_search_record_has_a_row_for_each_evaluation_of_each_trial(tmp_path: Path) -> None:
+    small = ["meta_batch_size:2", "n_episodes:2", "policy_kwargs.net_arch:[8]", "n_inner_steps:1"]
+    for rate in ("0.1", "0.3"):
+        command = ["train", "--algo", "reptile", "--env", "PointMass-v0", "-n", "800", "--eval-freq", "400"]
+        command += ["--n-eval-tasks", "3", "--no-progress", "-f", str(tmp_path / "tune"), "-params", *small]
+        assert zoo.main([*command, f"inner_lr:{rate}"]) == 0
+    for _ in range(2):  # the second time it replaces what it wrote
+        search.main([str(tmp_path / "tune"), "-o", str(tmp_path)])
+    with open(tmp_path / "reptile_search.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["inner_lr"], row["env_steps"]) for row in rows] == [
+        (rate, steps) for rate in ("0.1", "0.3") for steps in ("400", "800")
+    ]
+    assert {row["validation_tasks"] for row in rows} == {"3"}
+    assert json.loads(rows[0]["other"]) == {"policy_kwargs": {"activation_fn": "relu", "net_arch": [8]}}
+    assert all(float(row["return_1"]) < 0 for row in rows)
