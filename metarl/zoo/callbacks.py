@@ -14,6 +14,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from metarl.checkpoint import read_npz, write_npz_atomic
+from metarl.errors import NonFiniteError
 from metarl.logging import flush, record_figure
 from metarl.zoo.console import Reporter
 from metarl.zoo.interrupts import Interrupts
@@ -38,6 +39,8 @@ def crossed(before: int, after: int, every: int) -> bool:
 
 class RunCallback(BaseCallback):
     """Evaluates on validation tasks, keeps the best model, saves checkpoints, shows progress, and stops on request.
+
+    An evaluation in which adaptation diverges is left out, and said; training goes on.
 
     :param run: where files go.
     :param reporter: shows progress.
@@ -70,7 +73,11 @@ class RunCallback(BaseCallback):
         before, now = self._seen, self.model.num_timesteps
         self._seen = now
         if self._evaluation is not None and self._evaluation.due(before, now, now >= self._total):
-            self._evaluation.run(self.model)
+            try:
+                self._evaluation.run(self.model)
+            except NonFiniteError as error:
+                # To stop here would be to stop here again whenever the run goes on.
+                self._reporter.note(f"No evaluation after {now:,} env steps, adaptation diverged: {error}")
         # Asked once: what stops here has been saved, and what comes later waits for the next iteration.
         stop = self._interrupts.requested
         if stop or now >= self._total or crossed(before, now, self._save_freq):

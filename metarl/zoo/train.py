@@ -219,9 +219,13 @@ def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, record
     from metarl.zoo.console import say, show_commands
     from metarl.zoo.evaluate import full_run, show_reports
 
-    report = model.evaluate(split="test", n_tasks=recorded["n_eval_tasks"], n_episodes=recorded["eval_episodes"])
-    report.meta["env_kwargs"] = model.env_kwargs
-    show_reports([report, *full_run(report)])
+    try:
+        report = model.evaluate(split="test", n_tasks=recorded["n_eval_tasks"], n_episodes=recorded["eval_episodes"])
+    except NonFiniteError as error:
+        say(f"No returns on test tasks, adaptation diverged: {error}")
+    else:
+        report.meta["env_kwargs"] = model.env_kwargs
+        show_reports([report, *full_run(report)])
     say(f"Saved {folder.final}")
     where = _this_run(args, folder)
     commands = {

@@ -241,3 +241,31 @@ def test_nan_reward_keeps_the_last_checkpoint(
     checkpoint = tmp_path / "fomaml" / "Broken-v0_1" / "checkpoint.safetensors"
     assert str(checkpoint) in line
     assert metarl.load(checkpoint).n_iterations == 2
+
+
+class Diverging(PointMass):
+    """The first task of a held-out split has rewards that are no numbers."""
+
+    split = "validation"
+
+    def step(self, tasks: Any, *args: Any, **kwargs: Any) -> Any:
+        step = super().step(tasks, *args, **kwargs)
+        bad = (tasks["goal"] == self.tasks(self.split, 1)["goal"]).all(-1)
+        return step._replace(reward=np.where(bad[:, None], np.nan, step.reward))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_an_evaluation_that_diverges_is_left_out(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(family._REGISTRY, "Diverging-v0", family.FamilySpec("Diverging-v0", Diverging, {}))
+    monkeypatch.setattr(Diverging, "split", split)
+    words = ["--env", "Diverging-v0", "--verbose", "1", "--no-progress", "-f", str(tmp_path)]
+    assert main([*TINY, *words]) == 0
+    run = tmp_path / "fomaml" / "Diverging-v0_1"
+    assert (run / "Diverging-v0.safetensors").is_file()
+    assert (run / "meta_evaluations.npz").is_file() == (split == "test")
+    out = capsys.readouterr().out
+    said = "No evaluation after 400 env steps" if split == "validation" else "No returns on test tasks"
+    assert f"{said}, adaptation diverged: non-finite reward in Diverging-v0 task" in out
+    assert "Next:" in out
