@@ -68,7 +68,8 @@ def choose(model: MetaAlgorithm, kind: str | None, optimizer: str | None, n_envs
         arguments = {**loop.stock_arguments(n_envs), "device": "cpu"}
         return Settings(loop.algorithm, model.policy_name, arguments, loop.normalize, is_stock=True)
     learner = getattr(model, "learner", "vpg")
-    kind = kind or (learner if learner in KINDS else "ppo")
+    if kind is None:
+        kind = learner if learner in KINDS else "ppo"
     if kind not in KINDS:
         if kind in ALGORITHMS:
             raise ConfigError(
@@ -93,7 +94,8 @@ def choose(model: MetaAlgorithm, kind: str | None, optimizer: str | None, n_envs
 
 
 def _gamma(model: MetaAlgorithm) -> float:
-    return getattr(model, "gamma", None) or 0.99
+    gamma: float | None = getattr(model, "gamma", None)
+    return 0.99 if gamma is None else gamma
 
 
 def _rollout(model: MetaAlgorithm, n_envs: int) -> dict[str, Any]:

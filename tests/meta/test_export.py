@@ -176,6 +176,11 @@ def test_one_update_is_one_inner_step(kind: str, discrete: bool, normalize: bool
         torch.testing.assert_close(tensor.detach() - before[name], step, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_discount_of_zero_is_exported(optimizer: str) -> None:
+    assert export_sb3(make_model(gamma=0.0), optimizer=optimizer).on().gamma == 0.0
+
+
 def test_sgd_export_has_the_size_of_an_inner_batch() -> None:
     model = make_model()
     sb3 = to_sb3(model, "ppo", value_tasks=0)
