@@ -23,7 +23,8 @@ from metarl.streams import stream
 if TYPE_CHECKING:
     from metarl.meta.report import Report
 
-RATE_RULES = ("constant", "half_after_first")
+RATE_RULES: dict[str, float | None] = {"constant": None, "half_after_first": 0.5, "hundredth_after_first": 0.01}
+"""Test rates after the first step, as parts of the first training rate; None: the training rates go on."""
 
 
 class AdaptiveAlgorithm(MetaAlgorithm):
@@ -232,9 +233,9 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         """Return the inner rates for adaptation at test time.
 
         :param rule: ``"constant"`` goes on with the last training rate; ``"half_after_first"`` takes the first
-            training rate and then half of it, as the reference does.
-        :param inner_lr: rates that overrule the rule; the last one goes on where there are fewer than inner steps. The
-            reference tests AntDir with ``[0.1, 0.001]``.
+            training rate and then half of it, as the reference does, ``"hundredth_after_first"`` a hundredth, as it
+            does for AntDir.
+        :param inner_lr: rates that overrule the rule; the last one goes on where there are fewer than inner steps.
         :raises ConfigError: an unknown rule, a rate that is not positive, or more rates than inner steps.
         """
         require_range("n_inner_steps", n_inner_steps, 0, integer=True)
@@ -247,8 +248,9 @@ class AdaptiveAlgorithm(MetaAlgorithm):
             return [float(given[min(k, len(given) - 1)]) for k in range(n_inner_steps)]
         if rule not in RATE_RULES:
             raise ConfigError(f"inner_lr_rule={rule!r} is unknown: use {' or '.join(RATE_RULES)}")
-        if rule == "half_after_first":
-            return [self.rates[0] * (1.0 if k == 0 else 0.5) for k in range(n_inner_steps)]
+        later = RATE_RULES[rule]
+        if later is not None:
+            return [self.rates[0] * (1.0 if k == 0 else later) for k in range(n_inner_steps)]
         return [self.rates[min(k, len(self.rates) - 1)] for k in range(n_inner_steps)]
 
     def evaluate(

@@ -109,8 +109,8 @@ def paired_interval(
 ) -> Interval:
     """Return the mean of ``a − b`` with its interval, for two methods tested on the same tasks and streams.
 
-    Tasks are resampled jointly for both. Runs are resampled for each on its own: training seed 1 of one method has
-    nothing to do with seed 1 of another, and their numbers may differ.
+    Tasks are resampled jointly for both. Runs are resampled for each on its own: their numbers may differ, and what
+    training seed 1 of two methods shares, initial parameters and training tasks, says little about where they end.
 
     :param a: ``[run, task]`` or ``[task]``.
     :param b: the same tasks, in the same order.

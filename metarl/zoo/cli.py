@@ -177,8 +177,9 @@ def _evaluate(parser: Parser) -> Parser:
     rates.add_argument(
         "--inner-lr-rule",
         default="constant",
-        choices=("constant", "half_after_first"),
-        help="half_after_first: the reference's test rule, full rate on the first step and half after",
+        choices=("constant", "half_after_first", "hundredth_after_first"),
+        help="half_after_first: the reference's test rule, full rate on the first step and half after; on AntDir it is "
+        "hundredth_after_first",
     )
     rates.add_argument(
         "--inner-lr",

@@ -30,6 +30,8 @@ class Entry:
     :param n_timesteps: env steps of a run, support and query together.
     :param seeds: training seeds.
     :param episodes: for each inner step and task of an evaluation on test tasks.
+    :param evaluation: arguments of ``evaluate`` on test tasks: the experiment's, with the entry's own on top.
+    :param rates: what :func:`~metarl.zoo.finished.choose_rates` chooses test rates from, the same way.
     :param hyperparams: what overrules the algorithms' YAML; dotted keys reach into mappings.
     :param grid: hyperparameters whose every combination is run; none: no ablation.
     """
@@ -39,6 +41,8 @@ class Entry:
     n_timesteps: int
     seeds: Sequence[int]
     episodes: int
+    evaluation: Mapping[str, Any]
+    rates: Mapping[str, Any]
     hyperparams: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
@@ -59,8 +63,7 @@ class Experiment:
     :param name: of the experiment.
     :param scale: how large.
     :param entries: its runs, in the order in which they are started.
-    :param evaluation: arguments of ``evaluate`` on test tasks.
-    :param rates: what :func:`~metarl.zoo.finished.choose_rates` chooses test rates from.
+    :param n_inner_steps: inner steps of evaluations on test tasks.
     :param n_evaluations: evaluations on validation tasks in a run.
     :param settings: the rest of the file.
     """
@@ -68,8 +71,7 @@ class Experiment:
     name: str
     scale: str
     entries: Sequence[Entry]
-    evaluation: Mapping[str, Any]
-    rates: Mapping[str, Any]
+    n_inner_steps: int
     n_evaluations: int
     settings: Mapping[str, Any]
 
@@ -132,7 +134,7 @@ class Job:
         words = ["train", "--algo", self.algo, "--env", self.entry.env, "--seed", str(self.seed)]
         words += ["-n", str(self.entry.n_timesteps), "-f", str(self.log_folder(folder))]
         words += ["--eval-freq", str(max(1, self.entry.n_timesteps // experiment.n_evaluations))]
-        words += ["--n-eval-tasks", str(experiment.evaluation["n_tasks"])]
+        words += ["--n-eval-tasks", str(self.entry.evaluation["n_tasks"])]
         pairs = [f"{name}:{json.dumps(value)}" for name, value in self.hyperparams.items()]
         return words + (["-params", *pairs] if pairs else [])
 
@@ -174,7 +176,12 @@ def load_experiment(name: str, scale: str) -> Experiment:
     if scale not in known:
         raise unknown_name("scale", scale, known)
     found = known[scale]
-    entries = [Entry(**{"algos": document["algos"], **item}) for item in found.pop("entries")]
+    shared = {name: found.pop(name) for name in ("evaluation", "rates")}
+    entries = [
+        Entry(**{"algos": document["algos"], **item, **{key: {**shared[key], **item.get(key, {})} for key in shared}})
+        for item in found.pop("entries")
+    ]
+    found["n_inner_steps"] = int(shared["evaluation"]["n_inner_steps"])
     return Experiment(name, scale, entries, settings=document, **found)
 
 

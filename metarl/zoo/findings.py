@@ -105,7 +105,7 @@ def sentences(found: Sequence[Verdict]) -> list[str]:
             outcomes: dict[str, list[str]] = {}
             for item in own:
                 if item.step == step:
-                    outcome = f"{item.winner} wins" if item.winner else "no difference"
+                    outcome = f"{item.winner} wins" if item.winner else "no clear difference"
                     outcomes.setdefault(outcome, []).append(item.checkpoint)
             words = ", ".join(f"{outcome} ({' and '.join(kinds)})" for outcome, kinds in outcomes.items())
             clauses.append(f"after {steps(step)} {words}")
@@ -152,7 +152,7 @@ def ablation_sentences(found: Sequence[tuple[Mapping[str, Any], Verdict]]) -> li
         groups.setdefault((item.a, item.b, item.checkpoint, item.step), []).append(item.winner)
     return [
         f"Ablation, {checkpoint} checkpoints after {steps(step)}: of {len(winners)} settings {a} wins "
-        f"{winners.count(a)} and {b} {winners.count(b)}; {winners.count(None)} show no difference."
+        f"{winners.count(a)} and {b} {winners.count(b)}; {winners.count(None)} show no clear difference."
         for (a, b, checkpoint, step), winners in groups.items()
     ]
 

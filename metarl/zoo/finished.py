@@ -86,10 +86,10 @@ class Learning:
 
 def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | None) -> Trained:
     """Evaluate a finished run on test tasks, or read what it was evaluated to before; that is kept in its folder."""
-    last = {**experiment.evaluation, "n_episodes": job.entry.episodes}
+    last = {**job.entry.evaluation, "n_episodes": job.entry.episodes}
     if algorithm(job.algo).is_told_the_task:
         last["n_inner_steps"] = 0
-    best = {**last, "rates": experiment.rates} if last["n_inner_steps"] else last
+    best = {**last, "rates": job.entry.rates} if last["n_inner_steps"] else last
     candidates = _candidates(experiment, job, run)
     reports = {}
     for checkpoint, paths, settings in (("last", [run.final], last), ("best", candidates, best)):

@@ -6,7 +6,7 @@
     checkpoint.safetensors    the state to go on from     progress.csv, events…    what the logger wrote
     evaluations.npz           timesteps, results, ep_lengths: SB3's keys, after as many inner steps as in training
     meta_evaluations.npz      timesteps, pre[n, task], post[n, step, task], task_<parameter>[task]
-    <Env-v0>/config.yml       hyperparameters             <Env-v0>/args.yml        every flag, and the format's version
+    <Env-v0>/config.yml       hyperparameters             <Env-v0>/args.yml        flags, commits, the format's version
     <Env-v0>/command.txt      the command line
 """
 
@@ -63,6 +63,14 @@ class Run(NamedTuple):
     def args(self) -> dict[str, Any]:
         """Return the flags that the run was started with."""
         return _read_mapping(self.records / "args.yml")
+
+    def commands(self) -> list[str]:
+        """Return the command that the run was started with, and those that it went on with."""
+        path = self.records / "command.txt"
+        try:
+            return path.read_text(encoding="utf-8").splitlines()
+        except (FileNotFoundError, UnicodeDecodeError):
+            raise CheckpointError(f"{path} is missing or damaged: the run folder is not whole") from None
 
 
 def create_run(log_folder: str | Path, algo: str, env_id: str, suffix: str = "") -> Run:

@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _start(args: argparse.Namespace, source: Path | None) -> int:
     from metarl.zoo.algorithms import algorithm, check_env, copy_parameters, load_model, twin
+    from metarl.zoo.circumstances import commit
     from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge
 
     origin = None if source is None else load_model(source)
@@ -80,6 +81,7 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
         "eval_env_kwargs": args.eval_env_kwargs,
         "tensorboard": None,
         "started_from": None if source is None else str(source),
+        "commits": [commit()],
     }
     try:
         recorded["tensorboard"] = _tensorboard_folder(args, folder)
@@ -98,6 +100,7 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
 
 def _go_on(args: argparse.Namespace, source: Path) -> int:
     from metarl.zoo.algorithms import algorithm
+    from metarl.zoo.circumstances import commit
     from metarl.zoo.console import format_steps, say
 
     folder = open_run(source)
@@ -119,8 +122,9 @@ def _go_on(args: argparse.Namespace, source: Path) -> int:
             recorded["save_freq"] = args.save_freq
         # The checkpoint holds all that the final model of a shorter run held.
         folder.final.unlink(missing_ok=True)
-        history = (folder.records / "command.txt").read_text(encoding="utf-8").splitlines()
-        write_records(folder, {**config, "n_timesteps": total}, recorded, args.argv, history)
+        commits = recorded.get("commits", [])
+        recorded["commits"] = [*commits, *({commit()} - set(commits[-1:]))]
+        write_records(folder, {**config, "n_timesteps": total}, recorded, args.argv, folder.commands())
         return _train(args, folder, model, total, recorded, fresh=False)
 
 

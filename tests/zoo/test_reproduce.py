@@ -420,13 +420,13 @@ def test_sentences_say_who_wins() -> None:
     ]
     assert [item.winner for item in found] == ["maml", "leap", "maml", None]
     assert findings.sentences(found) == [
-        "maml against leap: after 1 step maml wins (last and best); after 3 steps leap wins (last), no difference "
-        "(best). maml minus leap: last 2.00 [1.00, 3.00], -2.00 [-3.00, -1.00]; best 2.00 [1.00, 3.00], "
+        "maml against leap: after 1 step maml wins (last and best); after 3 steps leap wins (last), no clear "
+        "difference (best). maml minus leap: last 2.00 [1.00, 3.00], -2.00 [-3.00, -1.00]; best 2.00 [1.00, 3.00], "
         "0.50 [-1.00, 2.00]."
     ]
     cells = [({"n_episodes": i}, item) for i in (5, 10) for item in found]
     assert findings.ablation_sentences(cells)[1] == (
-        "Ablation, last checkpoints after 3 steps: of 2 settings maml wins 0 and leap 2; 0 show no difference."
+        "Ablation, last checkpoints after 3 steps: of 2 settings maml wins 0 and leap 2; 0 show no clear difference."
     )
 
 
