@@ -130,6 +130,35 @@ def _of_target(name: str) -> bool:
     return name.split(".")[0].endswith(_TARGET)
 
 
+@contextmanager
+def require_finite(algorithm: BaseAlgorithm, where: str) -> Iterator[None]:
+    """Raise :class:`NonFiniteError`, in one line, if learning in this context diverges.
+
+    Actions, rewards and observations that come of parameters that are not finite are not what went wrong first: their
+    errors give way.
+
+    :param where: ends the message.
+    """
+    kind = type(algorithm).__name__
+
+    def check(cause: Exception | None) -> None:
+        for name, tensor in named_parameters(algorithm).items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise NonFiniteError(f"{kind} reached a {name!r} that is not finite, {where}") from cause
+
+    try:
+        yield
+    except (ValueError, NonFiniteError) as error:
+        check(error)
+        words = str(error).split()
+        if words[:2] == ["Expected", "parameter"]:
+            # PyTorch's distributions: finite parameters may be so large that a mean is infinite, or a scale 0.
+            message = f"{kind} reached a distribution of actions whose {words[2]} is not valid, {where}"
+            raise NonFiniteError(message) from error
+        raise
+    check(None)
+
+
 def merge_statistics(start: Params, reached: Sequence[Params]) -> Params:
     """Return the statistics of an initialisation after several tasks were learnt from it.
 
@@ -213,27 +242,15 @@ class ReusableSB3:
         """Call the algorithm's own ``learn()``.
 
         :param callback: comes after the watcher has seen where the parameters are.
-        :raises NonFiniteError: parameters that are not finite.
+        :raises NonFiniteError: parameters, an observation or a reward that are not finite.
         """
         callbacks = [callback]
-        try:
-            with ExitStack() as stack:
-                if watcher is not None:
-                    path = stack.enter_context(Path(self._storage, self._optimizers, watcher))
-                    callbacks.insert(0, _Moves(path))
-                self.algorithm.learn(n_timesteps, callback=callbacks, log_interval=None)  # type: ignore[arg-type]
-        except ValueError as error:
-            # What PyTorch's distributions say of parameters that are NaN.
-            self._require_finite(error)
-            raise
-        self._require_finite(None)
-
-    def _require_finite(self, cause: Exception | None) -> None:
-        for name, tensor in self.parameters.items():
-            if not bool(torch.isfinite(tensor).all()):
-                task = {k: np.asarray(v).tolist() for k, v in self._env.get_attr("task")[0].items()}
-                kind = type(self.algorithm).__name__
-                raise NonFiniteError(f"{kind} reached a {name!r} that is not finite, on the task {task}") from cause
+        task = {name: np.asarray(value).tolist() for name, value in self._env.get_attr("task")[0].items()}
+        with require_finite(self.algorithm, f"on the task {task}"), ExitStack() as stack:
+            if watcher is not None:
+                path = stack.enter_context(Path(self._storage, self._optimizers, watcher))
+                callbacks.insert(0, _Moves(path))
+            self.algorithm.learn(n_timesteps, callback=callbacks, log_interval=None)  # type: ignore[arg-type]
 
     def evaluate(self, task: Task, seed: int, n_episodes: int, deterministic: bool) -> tuple[float, float]:
         """Return the mean undiscounted return and length of fresh episodes, in copies of the task apart from those

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from metarl.envs.batch import as_batch, episode_stream, fresh_seed
 from metarl.envs.family import Family, State, Task, Tasks, make_family, n_tasks, one_task, take_tasks
 from metarl.envs.groups import group_tasks
-from metarl.errors import ConfigError, TaskError, unknown_name
+from metarl.errors import ConfigError, NonFiniteError, TaskError, unknown_name
 
 
 class FamilyVecEnv(VecEnv):
@@ -26,6 +26,9 @@ class FamilyVecEnv(VecEnv):
     but one call of the family steps them all. Copies reset by themselves in the env step that ends an episode. An ended
     copy's info has ``terminal_observation``, ``episode`` (as ``Monitor`` writes it) and the terms of the reward; those
     of all copies are in :attr:`reward_terms`.
+
+    An action, a reward or an observation that is NaN or infinite raises :class:`~metarl.errors.NonFiniteError` in the
+    very :meth:`step` or :meth:`reset` that takes or would return it, in plain SB3 too, which by itself would go on.
 
     :param family: a registered name or a family.
     :param tasks: a batch of tasks of equal spaces.
@@ -82,17 +85,22 @@ class FamilyVecEnv(VecEnv):
         self._returns[:] = 0.0
         self._started = time.time()
         self.reset_infos = [{} for _ in range(self.num_envs)]
+        self._require_finite("observation", obs[:, 0])
         return np.array(obs[:, 0])
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = np.asarray(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
+        self._require_finite("action", self._actions)
         step = self.family.step(self._tasks, self._state, self._actions[:, None], self._rngs)
         self._state = step.state
         self.reward_terms = {name: value[:, 0] for name, value in step.info.items()}
         obs, rewards, terminated = np.array(step.obs[:, 0]), step.reward[:, 0], step.terminated[:, 0]
+        rounded = rewards.astype(np.float32)
+        self._require_finite("reward", rounded)
         self._elapsed += 1
+        self._require_finite("observation", obs)
         # Monitor adds up what the environment returned, before DummyVecEnv rounds it to float32.
         self._returns += rewards
         truncated = ~terminated & (self._elapsed >= self.family.horizon)
@@ -113,7 +121,7 @@ class FamilyVecEnv(VecEnv):
                     },
                 }
             obs[ended] = self._restart(ended)
-        return obs, rewards.astype(np.float32), dones, infos
+        return obs, rounded, dones, infos
 
     def _restart(self, ended: np.ndarray) -> np.ndarray:
         """Start new episodes in some copies; return their observations."""
@@ -123,7 +131,23 @@ class FamilyVecEnv(VecEnv):
         self._state = {name: _replaced(value, ended, state[name]) for name, value in self._state.items()}
         self._elapsed[ended] = 0
         self._returns[ended] = 0.0
+        self._require_finite("observation", obs[:, 0], ended)
         return np.asarray(obs[:, 0])
+
+    def _require_finite(self, what: str, values: np.ndarray, copies: np.ndarray | None = None) -> None:
+        """Raise unless all values are finite.
+
+        :param values: ``[copy, ...]``.
+        :param copies: which copies they are of; None: all.
+        """
+        finite = np.isfinite(values)
+        if finite.all():
+            return
+        row = int(np.argmin(finite.reshape(len(values), -1).all(1)))
+        copy = row if copies is None else int(copies[row])
+        task = {name: np.asarray(value).tolist() for name, value in one_task(self._tasks, copy).items()}
+        where = f"{self.family.id} task {task}, copy {copy}, time step {self._elapsed[copy]}"
+        raise NonFiniteError(f"non-finite {what} in {where}")
 
     def close(self) -> None:
         self.family.close()

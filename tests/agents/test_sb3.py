@@ -35,12 +35,13 @@ class Lane(Family):
     """A point on a line that is paid for being near ``goal``; far out an episode ends early.
 
     :param discrete: three actions (left, stay, right) instead of a speed.
-    :param bad: pays NaN.
+    :param bad: what is NaN from the third env step on: ``"reward"``, ``"observation"`` or nothing; ``"reset"``: the
+        first observation.
     """
 
     id = "Lane-v0"
 
-    def __init__(self, discrete: bool = False, bad: bool = False) -> None:
+    def __init__(self, discrete: bool = False, bad: str = "") -> None:
         self.task_space = spaces.Dict({"goal": spaces.Box(-1.0, 1.0, (), np.float64)})
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         box = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -51,10 +52,14 @@ class Lane(Family):
     def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
         x = np.stack([rng.normal(0.0, 0.5, n_envs) for rng in rngs])
         state = {"x": x, "t": np.zeros(x.shape)}
-        return state, self._observe(state)
+        return state, self._observe(state) + np.float32(np.nan if self.bad == "reset" else 0.0)
 
     def _observe(self, state: State) -> np.ndarray:
-        return np.stack([state["x"], state["t"] / self.horizon], axis=-1).astype(np.float32)
+        x = state["x"] + self._spoil("observation", state)
+        return np.stack([x, state["t"] / self.horizon], axis=-1).astype(np.float32)
+
+    def _spoil(self, what: str, state: State) -> np.ndarray:
+        return np.where((state["t"] >= 3) & (self.bad == what), np.nan, 0.0)
 
     def step(
         self,
@@ -67,7 +72,7 @@ class Lane(Family):
         speed = actions - 1.0 if isinstance(self.action_space, spaces.Discrete) else np.clip(actions[..., 0], -1, 1)
         noise = np.stack([rng.normal(0.0, 0.1, speed.shape[1]) for rng in rngs])
         state = {"x": state["x"] + 0.5 * speed + noise, "t": state["t"] + 1}
-        reward = -np.abs(state["x"] - tasks["goal"][:, None]) + (np.nan if self.bad else 0.0)
+        reward = -np.abs(state["x"] - tasks["goal"][:, None]) + self._spoil("reward", state)
         return Step(state, self._observe(state), reward, np.abs(state["x"]) > 1.5, {"reward": reward})
 
 
@@ -90,7 +95,7 @@ GOAL = {"goal": 0.5}
 SEED = seed_sequence(0, "task", 7)
 
 
-def family_of(name: str) -> Family:
+def family_of(name: str) -> Lane:
     return Lane(discrete=name in ("dqn", "qrdqn"))
 
 
@@ -665,14 +670,55 @@ def test_bad_calls_are_one_line():
         learner.run({**params, "mine": torch.zeros(2)}, GOAL, SEED, N)
 
 
-@pytest.mark.parametrize("name", ["ppo", "sac"])
+@pytest.mark.parametrize("name", ["ppo", "sac", "td3"])
 def test_divergence_is_named(name):
-    learner = SB3Learner(Lane(bad=True), name, policy_kwargs=POLICY_KWARGS, **SMALL[name][1])
+    learner = make_learner(name, learning_rate=1e30)
     with pytest.raises(NonFiniteError, match=r"is not finite, on the task \{'goal': 0.5\}") as caught:
         learner.run(learner.init(0), GOAL, SEED, N)
     assert "\n" not in str(caught.value)
-    with pytest.raises(NonFiniteError, match="is not finite"):
-        learner.query_gradient(learner.init(0), GOAL, SEED, 16)
+
+
+def test_a_distribution_that_finite_parameters_spoil_is_named():
+    learner = make_learner("ppo")
+    params = learner.init(0)
+    params["log_std"] = torch.tensor([-1e30])
+    with pytest.raises(
+        NonFiniteError, match=r"^PPO reached .* actions whose scale is not valid, on the task"
+    ) as caught:
+        learner.run(params, GOAL, SEED, N)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("what", "time"), [("reward", 2), ("observation", 3)])
+def test_what_a_family_spoils_is_named(name, what, time):
+    family = family_of(name)
+    family.bad = what
+    learner = SB3Learner(family, name, policy_kwargs=POLICY_KWARGS, **SMALL[name][1])
+    message = rf"^non-finite {what} in Lane-v0 task \{{'goal': 0.5\}}, copy [01], time step {time}$"
+    params = learner.init(0)
+    with pytest.raises(NonFiniteError, match=message):
+        learner.run(params, GOAL, SEED, N, watcher=Recorder())
+    with pytest.raises(NonFiniteError, match=message):
+        learner.query_gradient(params, GOAL, SEED, 16)
+    with pytest.raises(NonFiniteError, match=message):
+        learner.evaluate(params, GOAL, SEED, 1)
+
+
+def test_plain_sb3_is_told_what_is_not_finite():
+    def env(bad: str) -> FamilyVecEnv:
+        return FamilyVecEnv(Lane(bad=bad), {"goal": [0.0, 0.5]}, n_envs=2)
+
+    with pytest.raises(NonFiniteError, match=r"^non-finite observation in Lane-v0 .*, copy \d, time step 3$"):
+        PPO("MlpPolicy", env("observation"), n_steps=8, batch_size=8, seed=0, device="cpu").learn(8)
+    with pytest.raises(NonFiniteError, match=r"^non-finite observation in Lane-v0 .*, copy 0, time step 0$"):
+        env("reset").reset()
+    still = env("")
+    still.reset()
+    actions = np.zeros((4, 1), dtype=np.float32)
+    actions[2] = np.inf
+    with pytest.raises(NonFiniteError, match=r"^non-finite action in Lane-v0 task .* 0.5\}, copy 2, time step 0$"):
+        still.step(actions)
 
 
 def test_every_algorithm_is_tested():
