@@ -17,11 +17,17 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from metarl.agents.policy import Params
 from metarl.agents.sb3 import ALGORITHMS, SB3Learner, learning_seed
-from metarl.agents.sb3_reuse import load_initialisation, merge_statistics, read_initialisation, sb3_generators
+from metarl.agents.sb3_reuse import (
+    load_initialisation,
+    merge_statistics,
+    read_initialisation,
+    require_finite,
+    sb3_generators,
+)
 from metarl.envs.family import Family, Tasks, one_task
 from metarl.envs.family import n_tasks as count_tasks
 from metarl.envs.vec_env import FamilyVecEnv
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, NonFiniteError
 from metarl.meta.base import AdaptedPolicy
 from metarl.meta.loops import Amount, Learnt, PathWatcher, Streams
 from metarl.meta.progress import Timer
@@ -205,14 +211,17 @@ class SB3Loop:
         """Learn one environment, whose task need not be known, from ``theta``.
 
         There is one copy of it, so a rollout takes as many env steps as all copies have in training.
+
+        :raises NonFiniteError: learning diverged, or an observation or a reward is not finite.
         """
-        algorithm = self._at(*rates).build(DummyVecEnv([lambda: Monitor(env)]), **self._sizes(1))
+        algorithm = self._at(*rates).build(DummyVecEnv([lambda: Monitor(_Finite(env))]), **self._sizes(1))
         load_initialisation(algorithm, theta)
         returns = _Returns()
         with sb3_generators():
             algorithm.set_random_seed(learning_seed(seed_sequence(seed, "adapt")))
             if rates:
-                algorithm.learn(len(rates) * self._size(amount), callback=returns, log_interval=None)  # type: ignore[arg-type]
+                with require_finite(algorithm, f"in {env}"):
+                    algorithm.learn(len(rates) * self._size(amount), callback=returns, log_interval=None)  # type: ignore[arg-type]
         return AdaptedSB3(algorithm, read_initialisation(algorithm), algorithm.num_timesteps, returns.values)
 
     @property
@@ -265,6 +274,27 @@ class _Row:
             self.returns.append(float(part.mean()) if len(part) else np.nan)
             self.env_steps.append(env_steps / n_batches)
             self.n_episodes.append(len(part))
+
+
+class _Finite(gym.Wrapper[Any, Any, Any, Any]):
+    """Raises :class:`NonFiniteError` for an observation or a reward that is not finite, where SB3 would go on."""
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        self._time = 0
+        obs, info = self.env.reset(**kwargs)
+        self._require("observation", obs)
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._require("reward", reward)
+        self._time += 1
+        self._require("observation", obs)
+        return obs, reward, terminated, truncated, info
+
+    def _require(self, what: str, value: Any) -> None:
+        if not np.isfinite(value).all():
+            raise NonFiniteError(f"non-finite {what} in {self.env} at time step {self._time}")
 
 
 class _Returns(BaseCallback):

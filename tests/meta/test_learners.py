@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from metarl.agents.a2c import A2C
 from metarl.agents.sb3 import SB3Learner
 from metarl.agents.sb3_reuse import merge_statistics
 from metarl.envs.batch import SingleEnv
-from metarl.errors import MetaRLError, UnknownNameError
+from metarl.errors import MetaRLError, NonFiniteError, UnknownNameError
 from metarl.meta.base import load
 from metarl.meta.inner import expand
 from metarl.meta.maml import FOMAML, MAML
@@ -321,6 +322,39 @@ def test_predicting_and_adapting_to_a_hidden_task(learner: str) -> None:
     assert np.array_equal(drawn[0], drawn[2]) == isinstance(env.action_space, spaces.Discrete)
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+class Spoilt(gym.Wrapper[Any, Any, Any, Any]):
+    """Makes the second reward, or the second observation, NaN."""
+
+    def __init__(self, env: gym.Env[Any, Any], what: str) -> None:
+        super().__init__(env)
+        self._what = what
+        self._n_steps = 0
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, *rest = self.env.step(action)
+        self._n_steps += 1
+        if self._n_steps == 2:
+            obs, reward = (obs, np.nan) if self._what == "reward" else (np.full_like(obs, np.nan), reward)
+        return obs, reward, *rest
+
+
+@pytest.mark.parametrize("learner", ["sb3_a2c", "sb3_dqn", "sb3_ppo", "sb3_sac", "vpg"])
+@pytest.mark.parametrize(("what", "time"), [("reward", 0), ("observation", 1)])
+def test_a_spoilt_environment_is_named_in_adapting(learner: str, what: str, time: int) -> None:
+    model = make("reptile", learner)
+    env = Spoilt(SingleEnv(model.family, target=0.8), what)
+    with pytest.raises(NonFiniteError, match=f"^non-finite {what} in <Spoilt.*> at time step {time}$"):
+        model.adapt(env, 3)
+
+
+@pytest.mark.parametrize("learner", ["sb3_dqn", "sb3_ppo", "sb3_sac"])
+def test_divergence_is_named_in_adapting(learner: str) -> None:
+    model = make("reptile", learner)
+    with pytest.raises(NonFiniteError, match=r" reached a .* is not (finite|valid), in <SingleEnv") as caught:
+        model.adapt(SingleEnv(model.family, target=0.8), 3, inner_lr=1e30)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("learner", ["sb3_ppo", "sb3_trpo"])
