@@ -335,7 +335,7 @@ def family_ids() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def make_family(id: str, *, oracle: bool = False, **kwargs: Any) -> Family:
+def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
     """Build a registered family.
 
     :param oracle: return the oracle view, whose observation ends with the task (:class:`metarl.envs.oracle.Oracle`).
@@ -366,9 +366,9 @@ def check_arguments(
     :param own: arguments that the caller sets itself: they are not to be given either.
     """
     parameters = inspect.signature(function).parameters
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    known = [name for name in parameters if name not in ("self", *own)]
+    variable = [name for name, parameter in parameters.items() if parameter.kind is inspect.Parameter.VAR_KEYWORD]
+    refused = ("self", *own)
+    known = [name for name in parameters if name not in (*refused, *variable)]
     for name in kwargs:
-        if name not in known:
+        if name in refused or not (variable or name in known):
             raise unknown_name(kind, name, known)

@@ -208,6 +208,8 @@ def test_every_registered_family_is_in_gymnasium():
         ("PointMas-v0", {}, "unknown environment 'PointMas-v0': did you mean 'PointMass-v0'?"),
         ("antvel-v0", {}, "did you mean 'AntVel-v0'?"),
         ("PointMass-v0", {"horizn": 3}, "unknown argument of PointMass 'horizn': did you mean 'horizon'?"),
+        ("PointMass-v0", {"id": "x"}, "unknown argument of PointMass 'id': "),
+        ("PointMass-v0", {"self": "x"}, "unknown argument of PointMass-v0 'self': "),
     ],
 )
 def test_unknown_names(id, kwargs, message):
