@@ -97,9 +97,16 @@ class Update:
         phi = join(parallel.map(step, chunks(n_tasks, [self.support], self.policy.width, None)))
         self.query = self.vpg.process(random_episodes(stream(SEED, "query"), *size), phi)
 
-    def objective(self, *, first_order: bool) -> LocalObjective:
+    def objective(self, *, first_order: bool, fisher_fraction: float = 1.0) -> LocalObjective:
         """Return a fresh objective: MAML's, or FOMAML's on the same batches."""
         batches: list[Samples] = [self.support]
         return LocalObjective(
-            self.vpg, self.theta, batches, self.query, [0.1], first_order=first_order, parallel=self._parallel
+            self.vpg,
+            self.theta,
+            batches,
+            self.query,
+            [0.1],
+            first_order=first_order,
+            fisher_fraction=fisher_fraction,
+            parallel=self._parallel,
         )

@@ -40,6 +40,10 @@ class NonFiniteError(MetaRLError, ArithmeticError):
     """A NaN or infinity in rewards, observations or gradients."""
 
 
+class DivergedError(NonFiniteError):
+    """Learning went so far astray that actions or parameters are no numbers; the environment's numbers are."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Return the error for an unknown ``name``, with the nearest known one or the whole list.
 

@@ -19,7 +19,7 @@ from metarl.agents.distributions import draw_noise
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.envs.family import Family, Tasks, n_tasks, one_task, take_tasks
-from metarl.errors import ConfigError, NonFiniteError
+from metarl.errors import ConfigError, DivergedError, NonFiniteError
 
 N_BLOCKS = 2
 """Blocks of tasks that are collected side by side where a family gains from it: while one block waits for its policy,
@@ -252,7 +252,8 @@ def _require_finite(family: Family, tasks: Tasks, episodes: Episodes) -> None:
     if found:
         time, _, what, task, env = min(found)
         values = {key: np.asarray(value).tolist() for key, value in one_task(tasks, task).items()}
-        raise NonFiniteError(f"non-finite {what} in {family.id} task {task} {values}, copy {env}, time step {time}")
+        kind = DivergedError if what == "action" else NonFiniteError
+        raise kind(f"non-finite {what} in {family.id} task {task} {values}, copy {env}, time step {time}")
 
 
 def _collect_transitions(
@@ -400,7 +401,8 @@ def collect_env(
 def _finite(what: str, value: np.ndarray | np.float64, env: gym.Env[Any, Any], time: int) -> np.ndarray:
     array = np.asarray(value)
     if not np.isfinite(array).all():
-        raise NonFiniteError(f"non-finite {what} in {env} at time step {time}")
+        kind = DivergedError if what == "action" else NonFiniteError
+        raise kind(f"non-finite {what} in {env} at time step {time}")
     return array
 
 

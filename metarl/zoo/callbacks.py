@@ -14,9 +14,9 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from metarl.checkpoint import read_npz, write_npz_atomic
-from metarl.errors import NonFiniteError
+from metarl.errors import DivergedError
 from metarl.logging import flush, record_figure
-from metarl.zoo.console import Reporter
+from metarl.zoo.console import Reporter, warn
 from metarl.zoo.interrupts import Interrupts
 from metarl.zoo.runs import Run
 
@@ -75,9 +75,9 @@ class RunCallback(BaseCallback):
         if self._evaluation is not None and self._evaluation.due(before, now, now >= self._total):
             try:
                 self._evaluation.run(self.model)
-            except NonFiniteError as error:
+            except DivergedError as error:
                 # To stop here would be to stop here again whenever the run goes on.
-                self._reporter.note(f"No evaluation after {now:,} env steps, adaptation diverged: {error}")
+                warn(f"no evaluation after {now:,} env steps, adaptation diverged: {error}")
         # Asked once: what stops here has been saved, and what comes later waits for the next iteration.
         stop = self._interrupts.requested
         if stop or now >= self._total or crossed(before, now, self._save_freq):

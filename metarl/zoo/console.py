@@ -27,6 +27,11 @@ def say(message: str, style: str = "") -> None:
     console().print(message, style=style, markup=False)
 
 
+def warn(message: str) -> None:
+    """Print one line on stderr, whatever the verbosity."""
+    print("metarl: warning: " + " ".join(message.split()), file=sys.stderr)
+
+
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
     """Print a table; columns of numbers are aligned to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", caption=note or None, caption_justify="left")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import CheckpointError, ConfigError, NonFiniteError
+from metarl.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError
 from metarl.zoo.runs import Run, command_line, create_run, locked, open_run, write_records
 
 if TYPE_CHECKING:
@@ -220,13 +220,13 @@ def _stopped(args: argparse.Namespace, folder: Run) -> int:
 
 def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, recorded: Mapping[str, Any]) -> None:
     """Show returns on test tasks before and after each inner step, and what to type next."""
-    from metarl.zoo.console import say, show_commands
+    from metarl.zoo.console import say, show_commands, warn
     from metarl.zoo.evaluate import full_run, show_reports
 
     try:
         report = model.evaluate(split="test", n_tasks=recorded["n_eval_tasks"], n_episodes=recorded["eval_episodes"])
-    except NonFiniteError as error:
-        say(f"No returns on test tasks, adaptation diverged: {error}")
+    except DivergedError as error:
+        warn(f"no returns on test tasks, adaptation diverged: {error}")
     else:
         report.meta["env_kwargs"] = model.env_kwargs
         show_reports([report, *full_run(report)])

@@ -243,29 +243,38 @@ def test_nan_reward_keeps_the_last_checkpoint(
     assert metarl.load(checkpoint).n_iterations == 2
 
 
-class Diverging(PointMass):
-    """The first task of a held-out split has rewards that are no numbers."""
+class Held(PointMass):
+    """In the first task of a held-out split rewards are no numbers, or observations so large that actions are none."""
 
-    split = "validation"
+    split, what = "validation", "action"
 
     def step(self, tasks: Any, *args: Any, **kwargs: Any) -> Any:
         step = super().step(tasks, *args, **kwargs)
-        bad = (tasks["goal"] == self.tasks(self.split, 1)["goal"]).all(-1)
-        return step._replace(reward=np.where(bad[:, None], np.nan, step.reward))
+        bad = (tasks["goal"] == self.tasks(self.split, 1)["goal"]).all(-1)[:, None]
+        if self.what == "reward":
+            return step._replace(reward=np.where(bad, np.nan, step.reward))
+        return step._replace(obs=np.where(bad[..., None], np.float32(3e38), step.obs))
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_an_evaluation_that_diverges_is_left_out(
     split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(family._REGISTRY, "Diverging-v0", family.FamilySpec("Diverging-v0", Diverging, {}))
-    monkeypatch.setattr(Diverging, "split", split)
-    words = ["--env", "Diverging-v0", "--verbose", "1", "--no-progress", "-f", str(tmp_path)]
+    monkeypatch.setitem(family._REGISTRY, "Held-v0", family.FamilySpec("Held-v0", Held, {}))
+    monkeypatch.setattr(Held, "split", split)
+    words = ["--env", "Held-v0", "--verbose", "1" if split == "test" else "0", "--no-progress", "-f", str(tmp_path)]
     assert main([*TINY, *words]) == 0
-    run = tmp_path / "fomaml" / "Diverging-v0_1"
-    assert (run / "Diverging-v0.safetensors").is_file()
+    run = tmp_path / "fomaml" / "Held-v0_1"
+    assert (run / "Held-v0.safetensors").is_file()
     assert (run / "meta_evaluations.npz").is_file() == (split == "test")
-    out = capsys.readouterr().out
-    said = "No evaluation after 400 env steps" if split == "validation" else "No returns on test tasks"
-    assert f"{said}, adaptation diverged: non-finite reward in Diverging-v0 task" in out
-    assert "Next:" in out
+    said = "no evaluation after 400 env steps" if split == "validation" else "no returns on test tasks"
+    expected = f"metarl: warning: {said}, adaptation diverged: non-finite action in Held-v0 task"
+    assert expected in capsys.readouterr().err
+
+
+def test_a_nan_reward_in_an_evaluation_stops_the_run(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(family._REGISTRY, "Held-v0", family.FamilySpec("Held-v0", Held, {}))
+    monkeypatch.setattr(Held, "what", "reward")
+    assert "non-finite reward in Held-v0 task" in refused(*TINY, "--env", "Held-v0", "-f", tmp_path)
