@@ -24,7 +24,7 @@ def choose_constants(lineages: Mapping[str, C], lineage: str, changes: Mapping[s
     :raises UnknownNameError: no such lineage or field.
     :raises ConfigError: a value of another type than the lineage's.
     """
-    if lineage not in lineages:
+    if not isinstance(lineage, str) or lineage not in lineages:
         raise unknown_name("lineage", str(lineage), lineages)
     constants = lineages[lineage]
     names = [field.name for field in fields(constants)]

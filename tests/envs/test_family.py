@@ -210,6 +210,8 @@ def test_every_registered_family_is_in_gymnasium():
         ("PointMass-v0", {"horizn": 3}, "unknown argument of PointMass 'horizn': did you mean 'horizon'?"),
         ("PointMass-v0", {"id": "x"}, "unknown argument of PointMass 'id': "),
         ("PointMass-v0", {"self": "x"}, "unknown argument of PointMass-v0 'self': "),
+        ("PointMass-v0", {"lineage": [1]}, "unknown lineage '[1]': "),
+        ("AntDir-v0", {"lineage": {}}, "unknown lineage '{}': "),
     ],
 )
 def test_unknown_names(id, kwargs, message):
