@@ -134,8 +134,10 @@ class MujocoFamily(Family):
     ) -> None:
         if n_threads is None:
             n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if n_threads < 1:
-            raise ConfigError(f"n_threads={n_threads}: at least 1")
+        if not isinstance(n_threads, int) or isinstance(n_threads, bool) or n_threads < 1:
+            raise ConfigError(f"n_threads={n_threads!r}: an integer of at least 1")
+        if not isinstance(warm_start, bool):
+            raise ConfigError(f"warm_start={warm_start!r}: True or False")
         if reset_noise not in _RESET_NOISE:
             raise unknown_name("reset_noise", reset_noise, _RESET_NOISE)
         if not action_scale > 0:

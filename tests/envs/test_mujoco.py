@@ -298,7 +298,8 @@ def test_every_task_may_have_its_own_model(make: type[HeavyCheetah] | type[Heavy
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"n_threads": 0}, ConfigError, "n_threads=0"),
+        *(({"n_threads": n}, ConfigError, f"n_threads={n!r}: an integer of at least 1") for n in (0, 1.5, "a", True)),
+        *(({"warm_start": value}, ConfigError, f"warm_start={value!r}: True or False") for value in (3, "a", None)),
         ({"reset_noise": "gym"}, UnknownNameError, "gymnasium"),
         ({"horizon": 0}, ConfigError, "horizon=0: at least 1 env step"),
         ({"action_scale": -1.0}, ConfigError, "action_scale"),
