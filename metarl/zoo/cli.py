@@ -330,7 +330,9 @@ def _which_run(parser: argparse._ActionsContainer, several: bool, saved: bool = 
     if saved:
         group = parser.add_mutually_exclusive_group()
         group.add_argument("--load-best", action="store_true", help="the best of the run's evaluations")
-        group.add_argument("--load-checkpoint", action="store_true", help="the run's last checkpoint")
+        group.add_argument(
+            "--load-checkpoint", "--load-last-checkpoint", action="store_true", help="the run's last checkpoint"
+        )
         _pairs(parser, "--env-kwargs", "arguments of the family that overrule the run's")
 
 

@@ -37,6 +37,7 @@ from metarl.zoo.console import CountBars, Reporter
         ),
         (["train", "--env"], "argument --env: expected one argument"),
         (["evaluate", "--load-best", "--load-checkpoint"], "not allowed with argument --load-best"),
+        (["evaluate", "--load-best", "--load-last-checkpoint"], "not allowed with argument --load-best"),
         (["plot", "--kind", "pie"], "invalid choice: 'pie'"),
     ],
 )

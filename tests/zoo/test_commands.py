@@ -63,8 +63,9 @@ def test_evaluate_with_rates_of_ones_own(logs: Path, tmp_path: Path) -> None:
 
 def test_which_model_is_evaluated(logs: Path, tmp_path: Path) -> None:
     run = logs / "fomaml" / "PointMass-v0_1"
-    for flag, name in (("--load-best", "best_model"), ("--load-checkpoint", "checkpoint")):
-        out = tmp_path / f"{name}.json"
+    flags = {"--load-best": "best_model", "--load-checkpoint": "checkpoint", "--load-last-checkpoint": "checkpoint"}
+    for flag, name in flags.items():
+        out = tmp_path / f"{flag}.json"
         assert main(["evaluate", "-i", str(run), *QUICK, flag, "-o", str(out)]) == 0
         assert json.loads(out.read_text())["reports"][0]["meta"]["model"] == str(run / f"{name}.safetensors")
 
