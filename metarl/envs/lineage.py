@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +23,7 @@ def choose_constants(lineages: Mapping[str, C], lineage: str, changes: Mapping[s
     :param changes: values by field name.
     :param family: for error messages.
     :raises UnknownNameError: no such lineage or field.
-    :raises ConfigError: a value of another type than the lineage's.
+    :raises ConfigError: a value of another type than the lineage's, or a number that is not finite.
     """
     if not isinstance(lineage, str) or lineage not in lineages:
         raise unknown_name("lineage", str(lineage), lineages)
@@ -36,6 +37,9 @@ def choose_constants(lineages: Mapping[str, C], lineage: str, changes: Mapping[s
         right = isinstance(value, kind) or (kind is float and isinstance(value, int))
         if not right or (isinstance(value, bool) and kind is not bool):
             raise ConfigError(f"{name}={value!r}: {family} takes a {kind.__name__}")
+        # JSON, as checkpoints use it, has no others. Written so that NaN counts as too large.
+        if kind is float and not abs(value) <= sys.float_info.max:
+            raise ConfigError(f"{name}={value!r}: {family} takes a finite float")
     return replace(constants, **changes)
 
 

@@ -47,7 +47,7 @@ class PointMassConstants:
     observe_distance: bool = False
     """Whether the observation ends with the distance to the goal, which tells much of the task."""
     arena: float = np.inf
-    """Walls: the position is clipped to ± this, m."""
+    """Walls: the position is clipped to ± this, m; by default there are none."""
     horizon: int = 100
     """Longest episode, env steps."""
 
@@ -159,7 +159,7 @@ class PointMass(Family):
         if c.horizon < 1:
             raise ConfigError(f"horizon={c.horizon}: at least 1 env step")
         for name in ("start_range", "start_speed"):
-            if not 0 <= getattr(c, name) < np.inf:
+            if getattr(c, name) < 0:
                 raise ConfigError(f"{name}={getattr(c, name)}: 0 or more")
         if c.reward == "corner" and c.goals != "corners":
             raise ConfigError("reward='corner' needs goals='corners'")

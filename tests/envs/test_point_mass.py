@@ -218,7 +218,12 @@ def test_not_a_number_is_passed_on():
         ({"wrap_actions": 1}, ConfigError, "wrap_actions=1: PointMass takes a bool"),
         ({"horizon": -1}, ConfigError, "horizon=-1: at least 1 env step"),
         ({"goal_range": -1.0}, ConfigError, "goal_range=-1.0: above 0"),
-        ({"max_step": float("nan")}, ConfigError, "max_step=nan: above 0"),
+        *(
+            ({name: value}, ConfigError, f"{name}={value}: PointMass takes a finite float")
+            for name in ("goal_range", "goal_bonus", "arena")
+            for value in (math.nan, math.inf, -math.inf)
+        ),
+        ({"max_step": 10**400}, ConfigError, ": PointMass takes a finite float"),
         ({"start_range": -0.1}, ConfigError, "start_range=-0.1: 0 or more"),
         ({"reward": "dense"}, ConfigError, "reward='dense': one of 'distance', 'squared', 'corner', 'near'"),
         ({"termination": "off"}, ConfigError, "termination='off': one of"),
