@@ -13,7 +13,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -69,7 +69,6 @@ class Family(ABC):
     """Whether several threads may step the family at once, and it gains from that: its steps are native code."""
     observes_task: bool = False
     """Whether the observation tells the task on purpose, as the oracle view's does."""
-    version_history: ClassVar[str] = "v0: first version."
 
     # ----------------------------------------------------------------------------------------------------------- tasks
     def sample_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
