@@ -208,7 +208,9 @@ def _export(parser: Parser) -> Parser:
         default=None,
         help="sgd: an update is an inner step (default but for trpo); adam: fine-tuning with SB3's settings",
     )
-    parser.add_argument("-o", "--output", default=None, metavar="FILE.zip", help="default: <run>/export/<env>.zip")
+    parser.add_argument(
+        "-o", "--output", type=_name, default=None, metavar="FILE.zip", help="default: <run>/export/<env>.zip"
+    )
     _pairs(parser, "--task", "the task that the zip's environment is set to (default: a draw)")
     _overwrite(parser)
     return parser
@@ -253,7 +255,9 @@ def _plot(parser: Parser) -> Parser:
         help="columns of progress.csv",
     )
     parser.add_argument("-w", "--window", type=_count, default=1, help="meta-iterations in the running mean")
-    parser.add_argument("-o", "--output", default=None, metavar="FILE", help="png or svg (default: in the run)")
+    parser.add_argument(
+        "-o", "--output", type=_name, default=None, metavar="FILE", help="png or svg (default: in the run)"
+    )
     _overwrite(parser)
     return parser
 
@@ -299,8 +303,10 @@ def _list(parser: Parser) -> Parser:
 
 
 def _algo_and_env(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--algo", default=None, help=f"{', '.join(ALGORITHMS)} (default: fomaml)")
-    parser.add_argument("--env", default=None, help="a family's id, see `metarl list envs` (default: PointMass-v0)")
+    parser.add_argument("--algo", type=_name, default=None, help=f"{', '.join(ALGORITHMS)} (default: fomaml)")
+    parser.add_argument(
+        "--env", type=_name, default=None, help="a family's id, see `metarl list envs` (default: PointMass-v0)"
+    )
     _packages(parser)
 
 
@@ -337,8 +343,12 @@ def _which_run(parser: argparse._ActionsContainer, several: bool, saved: bool = 
 
 
 def _record_and_figure(parser: Parser) -> None:
-    parser.add_argument("-o", "--output", default=None, metavar="FILE.json", help="the record (default: in the run)")
-    parser.add_argument("--figure", default=None, metavar="FILE", help="the figure, png or svg (default: beside it)")
+    parser.add_argument(
+        "-o", "--output", type=_name, default=None, metavar="FILE.json", help="the record (default: in the run)"
+    )
+    parser.add_argument(
+        "--figure", type=_name, default=None, metavar="FILE", help="the figure, png or svg (default: beside it)"
+    )
     _overwrite(parser)
 
 
@@ -356,6 +366,13 @@ def _parse_pairs(args: argparse.Namespace) -> None:
     for name in ("hyperparams", "env_kwargs", "eval_env_kwargs", "task"):
         if hasattr(args, name):
             setattr(args, name, parse_pairs(getattr(args, name), "--" + name.replace("_", "-")))
+
+
+def _name(text: str) -> str:
+    """A name that is not empty, as that of an unset shell variable is."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def _count(text: str) -> int:

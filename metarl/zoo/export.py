@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import unknown_name
+from metarl.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -68,7 +68,10 @@ def task_env(model: MetaAlgorithm, task: dict[str, Any]) -> gym.Env[Any, Any] | 
 
 def _output(args: argparse.Namespace, source: Source, model: MetaAlgorithm, kind: str) -> Path:
     if args.output is not None:
-        return Path(args.output)
+        path = Path(args.output)
+        if not path.name:
+            raise ConfigError(f"cannot write the export as {args.output!r}: use a name in .zip")
+        return path
     if source.run is not None:
         return source.run.folder / "export" / f"{source.run.env_id}.zip"
     return Path(f"{model.name}_{model.family.id}_{kind}.zip")

@@ -39,6 +39,11 @@ from metarl.zoo.console import CountBars, Reporter
         (["evaluate", "--load-best", "--load-checkpoint"], "not allowed with argument --load-best"),
         (["evaluate", "--load-best", "--load-last-checkpoint"], "not allowed with argument --load-best"),
         (["plot", "--kind", "pie"], "invalid choice: 'pie'"),
+        (["train", "--algo", ""], "argument --algo: it is empty"),
+        (["evaluate", "--env", ""], "argument --env: it is empty"),
+        (["export", "-o", ""], "argument -o/--output: it is empty"),
+        (["plot", "--output="], "argument -o/--output: it is empty"),
+        (["finetune", "--figure", ""], "argument --figure: it is empty"),
     ],
 )
 def test_bad_input_is_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

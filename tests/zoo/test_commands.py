@@ -232,6 +232,8 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["export", "--to", "sac"], "an initialisation that was learnt around 'vpg' starts ppo, a2c, trpo, no sac"),
         (["export", "--to", "pppo"], "unknown export format 'pppo': did you mean 'ppo'"),
         (["export", "--algo", "oracle"], "there is no run of oracle on PointMass-v0"),
+        (["export", "-o", "."], "cannot write the export as '.': use a name in .zip"),
+        (["export", "-o", "/"], "cannot write the export as '/': use a name in .zip"),
         (["plot", "--exp-id", "3"], "numbers of PointMass-v0: 1"),
     ],
 )
