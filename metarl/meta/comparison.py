@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -128,9 +128,12 @@ def _against(first: Report, report: Report, level: float) -> str:
 
 
 def comparison_figure(
-    reports: Sequence[Report], published: Sequence[Published] | None = None, level: float = 0.95
+    reports: Sequence[Report],
+    published: Sequence[Published] | None = None,
+    level: float = 0.95,
+    colours: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Draw several reports, and published numbers, in one figure."""
+    """Draw several reports, and published numbers, in one figure; see :func:`metarl.meta.figures.adaptation_figure`."""
     from metarl.meta.figures import adaptation_figure
 
-    return adaptation_figure(reports, published, level=level)
+    return adaptation_figure(reports, published, level=level, colours=colours)

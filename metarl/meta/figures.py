@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ def adaptation_figure(
     *,
     task_parameter: str | None = None,
     level: float = 0.95,
+    colours: Mapping[str, str] | None = None,
 ) -> Figure:
     """Draw the return against inner steps and against env steps, with bands.
 
@@ -29,6 +30,7 @@ def adaptation_figure(
     :param published: dashed lines against inner steps only; their env steps are not comparable.
     :param task_parameter: a scalar task parameter of the first report; a third panel shows each task before and after
         adaptation.
+    :param colours: by algorithm, where several figures are to agree; the first line is blue and so on by default.
     :raises ConfigError: no reports, or a task parameter that is not scalar.
     """
     if not reports:
@@ -41,10 +43,12 @@ def adaptation_figure(
         bands = report.bands(level)
         steps = np.arange(report.n_inner_steps + 1)
         for axis, x in ((by_step, steps), (by_env_step, report.env_steps)):
-            axis.plot(x, bands.mean, marker="o", color=f"C{i}", label=report.label)
-            axis.fill_between(x, bands.low, bands.high, color=f"C{i}", alpha=0.2, linewidth=0)
+            colour = (colours or {}).get(report.algo, f"C{i}")
+            axis.plot(x, bands.mean, marker="o", color=colour, label=report.label)
+            axis.fill_between(x, bands.low, bands.high, color=colour, alpha=0.2, linewidth=0)
     for i, entry in enumerate(published or ()):
-        style: dict[str, Any] = {"color": f"C{len(reports) + i}", "linestyle": "--", "linewidth": 1.0, "marker": "x"}
+        colour = (colours or {}).get(entry.method.lower(), f"C{len(reports) + i}")
+        style: dict[str, Any] = {"color": colour, "linestyle": "--", "linewidth": 1.0, "marker": "x"}
         by_step.plot(np.arange(len(entry.returns)), entry.returns, label=f"{entry.method}, published", **style)
     by_step.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_step.set_xlabel("inner steps")

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 MakeModel = Callable[[VecEnv, int], BaseAlgorithm]
 """Builds a stock model on an environment from a seed: :meth:`Exported.on` and :meth:`Exported.scratch` are such."""
 
+TABLE_ROWS = 12
+"""Points of a table, at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class LearningCurves:
@@ -197,7 +200,7 @@ class CurveComparison:
     saved: StepsSaved
     level: float
 
-    def table(self, n_rows: int = 10) -> Table:
+    def table(self, n_rows: int = TABLE_ROWS) -> Table:
         """Return a table with some of the points, the last one included."""
         table = learning_table([self.a, self.b], self.level, n_rows)
         differences = [*map(str, map(self.points.at, _marks(self.points.n_points, n_rows))), str(self.mean)]
@@ -208,8 +211,10 @@ class CurveComparison:
             f"{self.a.label} against {self.b.label}, {len(self.a.returns)} tasks",
             (
                 f"paired {self.level:.0%} intervals by task, one seed a task",
+                *_left_out(self.points.n_points, n_rows),
                 f"env steps saved on the way to the final return of {self.b.label}: {saved.interval} of "
-                f"{saved.budget:,} ({saved.not_reached} tasks never got there)",
+                f"{saved.budget:,} (below 0: it took more; {saved.not_reached} of "
+                f"{len(self.a.returns)} tasks never got there)",
             ),
         )
 
@@ -255,7 +260,7 @@ def _require_paired(a: LearningCurves, b: LearningCurves) -> None:
         raise ConfigError(f"{a.label} and {b.label} cannot be paired: their points are at different env steps")
 
 
-def learning_table(curves: Sequence[LearningCurves], level: float = 0.95, n_rows: int = 10) -> Table:
+def learning_table(curves: Sequence[LearningCurves], level: float = 0.95, n_rows: int = TABLE_ROWS) -> Table:
     """Return a table with a column for each method and a row for some of the points, the last one included.
 
     :param curves: on the same tasks, with points at the same env steps.
@@ -269,7 +274,7 @@ def learning_table(curves: Sequence[LearningCurves], level: float = 0.95, n_rows
         ("env steps", *(curve.label for curve in curves)),
         rows,
         f"Return while a task is learnt, {len(curves[0].returns)} tasks",
-        (f"{level:.0%} intervals by task, one seed a task",),
+        (f"{level:.0%} intervals by task, one seed a task", *_left_out(bands[0].n_points, n_rows)),
     )
 
 
@@ -278,11 +283,17 @@ def _marks(n_points: int, n_rows: int) -> list[int]:
     return [int(i) for i in np.unique(np.linspace(0, n_points - 1, n_rows).round())]
 
 
+def _left_out(n_points: int, n_rows: int) -> list[str]:
+    """Return a line that says so where a table does not have all points."""
+    shown = len(_marks(n_points, n_rows))
+    return [f"{shown} of {n_points} points; the figure and the record have all"] if shown < n_points else []
+
+
 def learning_figure(curves: Sequence[LearningCurves], title: str = "", level: float = 0.95) -> Figure:
     """Draw curves against env steps, with bands."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
     axis = figure.subplots()
     for i, curve in enumerate(curves):
         bands = curve.bands(level)
@@ -292,7 +303,8 @@ def learning_figure(curves: Sequence[LearningCurves], title: str = "", level: fl
     axis.set_xlabel("env steps of learning, per task")
     axis.set_ylabel(f"return ({level:.0%} intervals by task)")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="small", loc="lower right")
+    # Outside: bands may lie anywhere inside.
+    figure.legend(fontsize="small", loc="outside right center")
     return figure
 
 

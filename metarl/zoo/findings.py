@@ -19,6 +19,7 @@ from metarl.zoo.finished import CHECKPOINTS, PHASES, Learning, Tested, Trained, 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,20 @@ def sentences(found: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-def adaptation_figures(items: Sequence[Tested], published: Sequence[Published], env: str) -> dict[str, Figure]:
-    """Draw the returns against inner steps and against env steps of adaptation, a figure for each checkpoint."""
+def adaptation_figures(
+    items: Sequence[Tested], published: Sequence[Published], env: str, algos: Sequence[str]
+) -> dict[str, Figure]:
+    """Draw the returns against inner steps and against env steps of adaptation, a figure for each checkpoint.
+
+    :param algos: all algorithms of the experiment; an algorithm has its colour by its place there.
+    """
     found = {kind: [item.report for item in of_checkpoint(items, kind)] for kind in CHECKPOINTS}
-    return {f"{env}_{kind}": comparison_figure(reports, published) for kind, reports in found.items() if reports}
+    colours = {algo: f"C{i}" for i, algo in enumerate(algos)}
+    return {
+        f"{env}_{kind}": comparison_figure(reports, published, colours=colours)
+        for kind, reports in found.items()
+        if reports
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------ ablation
@@ -201,17 +212,20 @@ def learning_figure(curves: Mapping[str, Sequence[Learning]], algos: Sequence[st
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.0 * len(curves), 4.0), layout="constrained")
+    figure = Figure(figsize=(5.0 * len(curves) + 1.5, 4.0), layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    lines: dict[str, Line2D] = {}
     for panel, (env, own) in zip(panels, curves.items(), strict=True):
         for curve in own:
             bands, colour = curve.bands(), f"C{algos.index(curve.algo)}"
-            panel.plot(curve.timesteps, bands.mean, marker="o", markersize=3, color=colour, label=curve.algo)
-            panel.fill_between(curve.timesteps, bands.low, bands.high, color=colour, alpha=0.15, linewidth=0)
+            millions = curve.timesteps / 1e6
+            (lines[curve.algo],) = panel.plot(millions, bands.mean, marker="o", markersize=3, color=colour)
+            panel.fill_between(millions, bands.low, bands.high, color=colour, alpha=0.15, linewidth=0)
         panel.set_title(env)
-        panel.set_xlabel("env steps, support and query together")
+        panel.set_xlabel("million env steps, support and query together")
         panel.grid(alpha=0.3)
-        panel.legend(fontsize="small", loc="lower right")
+    # Outside: curves may lie anywhere inside.
+    figure.legend(list(lines.values()), list(lines), fontsize="small", loc="outside right center")
     panels[0].set_ylabel("validation return after 1 step, oracle before it (95%)")
     return figure
 

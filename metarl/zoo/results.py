@@ -85,7 +85,7 @@ class Results:
         published = _published(items[0].report)
         table = findings.returns_table(items, published, f"{entry.env}, test tasks")
         found = findings.verdicts(items, self._last)
-        figures = findings.adaptation_figures(items, published, entry.env)
+        figures = findings.adaptation_figures(items, published, entry.env, self.experiment.settings["algos"])
         self._add(entry.env, [table], findings.sentences(found), figures)
         self.verdicts += [{"env": entry.env, "cell": {}, **item.to_dict()} for item in found]
         self.tested += items

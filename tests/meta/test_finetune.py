@@ -114,6 +114,8 @@ def test_a_table_and_a_figure_of_several_curves() -> None:
     assert [row[0] for row in table.rows] == ["0", "200", "mean of all"]
     assert table.rows[1][1].startswith("4.00 [")
     assert table.rows[-1][1:] == ["3.00", "1.50"]
+    assert table.notes[-1] == "2 of 3 points; the figure and the record have all"
+    assert len(learning_table(curves).notes) == 1
     (axis,) = learning_figure(curves, "Walk-v0, test tasks").axes
     assert axis.get_title() == "Walk-v0, test tasks"
     assert [line.get_label() for line in axis.lines] == ["a", "b"]
