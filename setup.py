@@ -9,11 +9,11 @@ HERE = Path(__file__).resolve().parent
 # Read, not imported: importing metarl would need torch before it is installed.
 VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "metarl" / "version.py").read_text(encoding="utf-8")).group(1)
 
+# No extra for Meta-World: its releases pin mujoco 3.3.0, which has not got the contact sensors that the Ants read.
 EXTRAS = {
     "ray": ["ray>=2.9"],
     "optuna": ["optuna>=3.6"],
     "video": ["moviepy>=1.0.3"],
-    "metaworld": ["metaworld>=3.0.0"],
     "carl": ["carl-bench>=1.1"],
     "dev": [
         "hypothesis>=6.100",
