@@ -6,6 +6,7 @@ export is a copy. Functions take one task's tensors or a stack with a leading ta
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,15 +37,24 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
 }
 POLICIES: dict[str, type[ActorCriticPolicy]] = {"MlpPolicy": ActorCriticPolicy}
+_SET_HERE = ("observation_space", "action_space", "lr_schedule")
+_EMPTY = {
+    "features_extractor_kwargs": "MlpPolicy has no features extractor",
+    "optimizer_kwargs": "gradient steps are the learner's own",
+}
 
 
 def sb3_policy_kwargs(policy_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return ``policy_kwargs`` as SB3 takes them: the activation function may be given by name.
 
-    :raises ConfigError: an unknown keyword or activation, or gSDE, which ignores functional parameters.
+    :raises UnknownNameError: an unknown keyword or activation.
+    :raises ConfigError: a value of the wrong type, or gSDE, which ignores functional parameters.
     """
     kwargs = dict(policy_kwargs or {})
-    check_arguments(ActorCriticPolicy.__init__, kwargs, "policy keyword")
+    check_arguments(ActorCriticPolicy.__init__, kwargs, "policy keyword", own=_SET_HERE)
+    for name, parameter in inspect.signature(ActorCriticPolicy.__init__).parameters.items():
+        if isinstance(parameter.default, bool) and not isinstance(kwargs.get(name, False), bool):
+            raise ConfigError(f"{name}={kwargs[name]!r} is not true or false")
     if kwargs.get("use_sde"):
         raise ConfigError("use_sde=True is not supported: gSDE samples from the module, not from adapted parameters")
     if kwargs.get("squash_output"):
@@ -63,8 +73,14 @@ def sb3_policy_kwargs(policy_kwargs: Mapping[str, Any] | None) -> dict[str, Any]
         raise ConfigError(f"net_arch={net_arch!r} is not a list of positive integers, such as [100, 100]")
     if kwargs.get("features_extractor_class", FlattenExtractor) is not FlattenExtractor:
         raise ConfigError("only policies without a features extractor (MlpPolicy) are supported")
+    for name, reason in _EMPTY.items():
+        if kwargs.get(name) not in (None, {}):
+            raise ConfigError(f"{name}={kwargs[name]!r} is not supported: {reason}")
+    optimizer = kwargs.get("optimizer_class", torch.optim.Adam)
+    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+        raise ConfigError(f"optimizer_class={optimizer!r} is not a subclass of torch.optim.Optimizer")
     log_std = kwargs.get("log_std_init", 0.0)
-    if not isinstance(log_std, (int, float)) or not math.isfinite(log_std):
+    if not isinstance(log_std, (int, float)) or isinstance(log_std, bool) or not math.isfinite(log_std):
         raise ConfigError(f"log_std_init={log_std!r} is not a finite number")
     return kwargs
 
@@ -123,7 +139,7 @@ class FunctionalPolicy:
         policy_kwargs: Mapping[str, Any] | None = None,
         critic: bool = False,
     ) -> None:
-        if policy not in POLICIES:
+        if not isinstance(policy, str) or policy not in POLICIES:
             raise unknown_name("policy", policy, POLICIES)
         if not isinstance(observation_space, spaces.Box) or is_image_space(observation_space):
             raise ConfigError(

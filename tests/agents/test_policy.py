@@ -231,6 +231,15 @@ class Gated(nn.Module):
         ({"net_arcg": [64]}, "did you mean 'net_arch'"),
         ({"features_extractor_class": Gated}, "features extractor"),
         ({"log_std_init": "zero"}, "log_std_init"),
+        ({"log_std_init": True}, "log_std_init=True is not a finite number"),
+        ({"ortho_init": 3}, "ortho_init=3 is not true or false"),
+        ({"normalize_images": "no"}, "normalize_images='no' is not true or false"),
+        ({"lr_schedule": 0.1}, "unknown policy keyword 'lr_schedule'"),
+        ({"optimizer_class": "sgd"}, "optimizer_class='sgd' is not a subclass of torch.optim.Optimizer"),
+        ({"optimizer_class": int}, "optimizer_class=<class 'int'> is not"),
+        ({"optimizer_kwargs": {"eps": 0.1}}, r"optimizer_kwargs=\{'eps': 0.1\} is not supported"),
+        ({"optimizer_kwargs": 3}, "optimizer_kwargs=3 is not supported"),
+        ({"features_extractor_kwargs": {"dim": 3}}, r"features_extractor_kwargs=\{'dim': 3\} is not supported"),
     ],
 )
 def test_bad_keywords_are_refused_in_one_line(kwargs: dict[str, Any], message: str) -> None:
@@ -259,3 +268,5 @@ def test_spaces_that_are_not_supported_are_refused(observation: spaces.Space[Any
 def test_unknown_policy() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'MlpPolicy'"):
         FunctionalPolicy("MlpPolicyy", OBS, BOX)
+    with pytest.raises(UnknownNameError, match="known: MlpPolicy"):
+        FunctionalPolicy([1], OBS, BOX)  # type: ignore[arg-type]
