@@ -22,7 +22,6 @@ from metarl.meta.objective import MetaGradient, MetaObjective
 from metarl.meta.outer import Outer, OuterStep, TrustRegion
 from metarl.meta.progress import Timer
 
-
 SETTINGS = {"all episodes in the Fisher": (1.0, 0.01), "a quarter of them, as in the YAML": (0.25, 0.02)}
 """Of the trust region: share of the episodes in the Fisher information, and its size."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import measure, search, speed, watching
+from benchmarks import coverage, measure, search, speed, watching
 from metarl.zoo import __main__ as zoo
 
 
@@ -89,3 +89,13 @@ def test_a_search_record_has_a_row_for_each_evaluation_of_each_trial(tmp_path: P
     assert {row["validation_tasks"] for row in rows} == {"3"}
     assert json.loads(rows[0]["other"]) == {"policy_kwargs": {"activation_fn": "relu", "net_arch": [8]}}
     assert all(float(row["return_1"]) < 0 for row in rows)
+
+
+def test_intervals_hold_the_truth_where_runs_do_not_differ() -> None:
+    mean, difference = coverage.coverage(n_runs=3, run_spread=0.0, rest=1.0, trials=100, n_resamples=200)
+    assert mean > 0.85
+    assert difference > 0.9
+
+
+def test_few_runs_that_differ_make_intervals_too_narrow() -> None:
+    assert coverage.coverage(n_runs=2, run_spread=10.0, rest=2.0, trials=100, n_resamples=200)[1] < 0.85

@@ -36,7 +36,7 @@ ABOUT = (
     "best: chosen on validation tasks, of the end of training and the checkpoint that adapted best in its course "
     "(after as many inner steps as it was trained with), each at the inner rates that are best for it, the one with "
     "the higher return over all steps. The oracle sees the task and stays as it is. Intervals from few training seeds "
-    "are too narrow: where nothing differs, up to 12 of 100 exclude zero with 3 seeds and 30 with 2 "
+    "are too narrow: where nothing differs, up to 13 of 100 exclude zero with 3 seeds and 32 with 2 "
     "(benchmarks/coverage.py); with one they say nothing about other seeds. No clear difference is not equality."
 )
 
