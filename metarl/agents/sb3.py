@@ -308,7 +308,8 @@ class SB3Learner:
         :param n_eval_episodes: episodes of each.
         :param deterministic: evaluate the most likely actions instead of drawn ones.
         :raises ConfigError: tensors that do not fit, or a budget that is all warm-up.
-        :raises NonFiniteError: learning diverged, or the family gave an observation or a reward that is not finite.
+        :raises DivergedError: learning diverged.
+        :raises NonFiniteError: the family gave an observation or a reward that is not finite.
         """
         _require_positive(n_timesteps=n_timesteps, n_eval_episodes=n_eval_episodes)
         self.require_budget(n_timesteps)

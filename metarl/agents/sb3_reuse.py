@@ -30,7 +30,7 @@ from metarl.agents.learner import FlatParams, Watcher
 from metarl.agents.policy import Params
 from metarl.envs.family import Family, Task
 from metarl.envs.vec_env import FamilyVecEnv
-from metarl.errors import ConfigError, NonFiniteError
+from metarl.errors import ConfigError, DivergedError, NonFiniteError
 from metarl.streams import stream
 
 STATISTICS = "statistics/"
@@ -132,7 +132,7 @@ def _of_target(name: str) -> bool:
 
 @contextmanager
 def require_finite(algorithm: BaseAlgorithm, where: str) -> Iterator[None]:
-    """Raise :class:`NonFiniteError`, in one line, if learning in this context diverges.
+    """Raise :class:`DivergedError`, in one line, if learning in this context diverges.
 
     Actions, rewards and observations that come of parameters that are not finite are not what went wrong first: their
     errors give way.
@@ -144,7 +144,7 @@ def require_finite(algorithm: BaseAlgorithm, where: str) -> Iterator[None]:
     def check(cause: Exception | None) -> None:
         for name, tensor in named_parameters(algorithm).items():
             if not bool(torch.isfinite(tensor).all()):
-                raise NonFiniteError(f"{kind} reached a {name!r} that is not finite, {where}") from cause
+                raise DivergedError(f"{kind} reached a {name!r} that is not finite, {where}") from cause
 
     try:
         yield
@@ -154,7 +154,7 @@ def require_finite(algorithm: BaseAlgorithm, where: str) -> Iterator[None]:
         if words[:2] == ["Expected", "parameter"]:
             # PyTorch's distributions: finite parameters may be so large that a mean is infinite, or a scale 0.
             message = f"{kind} reached a distribution of actions whose {words[2]} is not valid, {where}"
-            raise NonFiniteError(message) from error
+            raise DivergedError(message) from error
         raise
     check(None)
 
@@ -242,7 +242,8 @@ class ReusableSB3:
         """Call the algorithm's own ``learn()``.
 
         :param callback: comes after the watcher has seen where the parameters are.
-        :raises NonFiniteError: parameters, an observation or a reward that are not finite.
+        :raises DivergedError: parameters that are not finite.
+        :raises NonFiniteError: an observation or a reward of the family that is not.
         """
         callbacks = [callback]
         task = {name: np.asarray(value).tolist() for name, value in self._env.get_attr("task")[0].items()}

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from metarl.envs.batch import as_batch, episode_stream, fresh_seed
 from metarl.envs.family import Family, State, Task, Tasks, make_family, n_tasks, one_task, take_tasks
 from metarl.envs.groups import group_tasks
-from metarl.errors import ConfigError, NonFiniteError, TaskError, unknown_name
+from metarl.errors import ConfigError, DivergedError, NonFiniteError, TaskError, unknown_name
 
 
 class FamilyVecEnv(VecEnv):
@@ -27,8 +27,9 @@ class FamilyVecEnv(VecEnv):
     copy's info has ``terminal_observation``, ``episode`` (as ``Monitor`` writes it) and the terms of the reward; those
     of all copies are in :attr:`reward_terms`.
 
-    An action, a reward or an observation that is NaN or infinite raises :class:`~metarl.errors.NonFiniteError` in the
-    very :meth:`step` or :meth:`reset` that takes or would return it, in plain SB3 too, which by itself would go on.
+    A reward or an observation that is NaN or infinite raises :class:`~metarl.errors.NonFiniteError` in the very
+    :meth:`step` or :meth:`reset` that would return it, and such an action :class:`~metarl.errors.DivergedError`: in
+    plain SB3 too, which by itself would go on.
 
     :param family: a registered name or a family.
     :param tasks: a batch of tasks of equal spaces.
@@ -147,7 +148,8 @@ class FamilyVecEnv(VecEnv):
         copy = row if copies is None else int(copies[row])
         task = {name: np.asarray(value).tolist() for name, value in one_task(self._tasks, copy).items()}
         where = f"{self.family.id} task {task}, copy {copy}, time step {self._elapsed[copy]}"
-        raise NonFiniteError(f"non-finite {what} in {where}")
+        kind = DivergedError if what == "action" else NonFiniteError
+        raise kind(f"non-finite {what} in {where}")
 
     def close(self) -> None:
         self.family.close()

@@ -212,7 +212,8 @@ class SB3Loop:
 
         There is one copy of it, so a rollout takes as many env steps as all copies have in training.
 
-        :raises NonFiniteError: learning diverged, or an observation or a reward is not finite.
+        :raises DivergedError: learning diverged.
+        :raises NonFiniteError: an observation or a reward of the environment is not finite.
         """
         algorithm = self._at(*rates).build(DummyVecEnv([lambda: Monitor(_Finite(env))]), **self._sizes(1))
         load_initialisation(algorithm, theta)

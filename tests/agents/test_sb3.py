@@ -26,7 +26,7 @@ from metarl.agents.sb3_reuse import load_initialisation, merge_statistics, read_
 from metarl.envs.check import check_family
 from metarl.envs.family import Family, State, Step, Tasks
 from metarl.envs.vec_env import FamilyVecEnv
-from metarl.errors import ConfigError, MetaRLError, NonFiniteError
+from metarl.errors import ConfigError, DivergedError, MetaRLError, NonFiniteError
 from metarl.streams import seed_sequence
 from tests.agents.toys import Staircase
 
@@ -673,7 +673,7 @@ def test_bad_calls_are_one_line():
 @pytest.mark.parametrize("name", ["ppo", "sac", "td3"])
 def test_divergence_is_named(name):
     learner = make_learner(name, learning_rate=1e30)
-    with pytest.raises(NonFiniteError, match=r"is not finite, on the task \{'goal': 0.5\}") as caught:
+    with pytest.raises(DivergedError, match=r"is not finite, on the task \{'goal': 0.5\}") as caught:
         learner.run(learner.init(0), GOAL, SEED, N)
     assert "\n" not in str(caught.value)
 
@@ -697,8 +697,9 @@ def test_what_a_family_spoils_is_named(name, what, time):
     learner = SB3Learner(family, name, policy_kwargs=POLICY_KWARGS, **SMALL[name][1])
     message = rf"^non-finite {what} in Lane-v0 task \{{'goal': 0.5\}}, copy [01], time step {time}$"
     params = learner.init(0)
-    with pytest.raises(NonFiniteError, match=message):
+    with pytest.raises(NonFiniteError, match=message) as caught:
         learner.run(params, GOAL, SEED, N, watcher=Recorder())
+    assert not isinstance(caught.value, DivergedError)
     with pytest.raises(NonFiniteError, match=message):
         learner.query_gradient(params, GOAL, SEED, 16)
     with pytest.raises(NonFiniteError, match=message):
@@ -717,7 +718,7 @@ def test_plain_sb3_is_told_what_is_not_finite():
     still.reset()
     actions = np.zeros((4, 1), dtype=np.float32)
     actions[2] = np.inf
-    with pytest.raises(NonFiniteError, match=r"^non-finite action in Lane-v0 task .* 0.5\}, copy 2, time step 0$"):
+    with pytest.raises(DivergedError, match=r"^non-finite action in Lane-v0 task .* 0.5\}, copy 2, time step 0$"):
         still.step(actions)
 
 

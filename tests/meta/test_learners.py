@@ -16,7 +16,7 @@ from metarl.agents.a2c import A2C
 from metarl.agents.sb3 import SB3Learner
 from metarl.agents.sb3_reuse import merge_statistics
 from metarl.envs.batch import SingleEnv
-from metarl.errors import MetaRLError, NonFiniteError, UnknownNameError
+from metarl.errors import DivergedError, MetaRLError, NonFiniteError, UnknownNameError
 from metarl.meta.base import load
 from metarl.meta.inner import expand
 from metarl.meta.maml import FOMAML, MAML
@@ -352,7 +352,7 @@ def test_a_spoilt_environment_is_named_in_adapting(learner: str, what: str, time
 @pytest.mark.parametrize("learner", ["sb3_dqn", "sb3_ppo", "sb3_sac"])
 def test_divergence_is_named_in_adapting(learner: str) -> None:
     model = make("reptile", learner)
-    with pytest.raises(NonFiniteError, match=r" reached a .* is not (finite|valid), in <SingleEnv") as caught:
+    with pytest.raises(DivergedError, match=r" reached a .* is not (finite|valid), in <SingleEnv") as caught:
         model.adapt(SingleEnv(model.family, target=0.8), 3, inner_lr=1e30)
     assert "\n" not in str(caught.value)
 
