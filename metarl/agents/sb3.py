@@ -220,7 +220,9 @@ class SB3Learner:
 
     def _policy_kwargs(self, given: Mapping[str, Any]) -> dict[str, Any]:
         kwargs = dict(given)
-        check_arguments(self._class.policy_aliases[self.policy].__init__, kwargs, "policy keyword", own=SPACES)
+        init = self._class.policy_aliases[self.policy].__init__
+        check_arguments(init, kwargs, "policy keyword", own=SPACES)
+        check_values(init, kwargs, "policy_kwargs.")
         activation = kwargs.get("activation_fn")
         if isinstance(activation, str):
             if activation not in ACTIVATIONS:

@@ -1,6 +1,7 @@
 """Which values the arguments of stock algorithms may have.
 
-SB3 looks at few of them when it is built: most others fail while it learns, or change what it learns.
+SB3 looks at few of them when it is built: most others fail while it learns, or change what it learns. What a policy
+makes classes and layers of (``net_arch``, ``activation_fn``, ``optimizer_class``, …) fails when it is built.
 """
 
 from __future__ import annotations
@@ -84,8 +85,17 @@ ALLOWED: dict[str, Allowed] = {
     # of VecNormalize
     **dict.fromkeys(("norm_obs", "norm_reward"), SWITCH),
     **dict.fromkeys(("clip_obs", "clip_reward", "epsilon"), POSITIVE),
+    # of policies
+    **dict.fromkeys(("ortho_init", "full_std", "use_expln", "squash_output", "normalize_images"), SWITCH),
+    **dict.fromkeys(("share_features_extractor", "batch_norm"), SWITCH),
+    **dict.fromkeys(("n_critics", "n_quantiles"), COUNT),
+    **dict.fromkeys(("log_std_init", "clip_mean"), NUMBER),
+    **dict.fromkeys(("optimizer_kwargs", "features_extractor_kwargs"), MAPPING),
+    "batch_norm_momentum": FRACTION,
+    "batch_norm_eps": WEIGHT,
+    "renorm_warmup_steps": COUNT_OR_ZERO,
 }
-"""By the argument's name: it means the same to every algorithm that has it."""
+"""By the argument's name: it means the same to every algorithm or policy that has it."""
 
 LEARNT: dict[str, Allowed] = {
     "ent_coef": Allowed("a number of at least 0, 'auto' or 'auto_<first value>'", _is_learnt_coefficient),

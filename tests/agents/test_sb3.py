@@ -621,6 +621,27 @@ def test_bad_values_of_normalize_are_one_line(normalize, message):
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("name", "argument", "value", "allowed"),
+    [
+        ("crossq", "batch_norm_eps", "x", NUMBER),
+        ("crossq", "batch_norm_momentum", 1.5, FRACTION),
+        ("crossq", "renorm_warmup_steps", "x", "an integer of at least 0"),
+        ("crossq", "batch_norm", "yes", SWITCH),
+        ("ppo", "log_std_init", "x", "a finite number"),
+        ("ppo", "ortho_init", 1, SWITCH),
+        ("sac", "n_critics", 0, INTEGER),
+        ("sac", "clip_mean", "x", "a finite number"),
+        ("tqc", "n_quantiles", 2.5, INTEGER),
+        ("ppo", "optimizer_kwargs", 3, "a mapping or None"),
+    ],
+)
+def test_bad_values_of_a_policy_are_one_line(name, argument, value, allowed):
+    with pytest.raises(ConfigError) as caught:
+        SB3Learner(family_of(name), name, policy_kwargs={argument: value})
+    assert str(caught.value) == f"policy_kwargs.{argument}={value!r} is not {allowed}"
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_every_argument_is_checked(name):
     parameters = inspect.signature(ALGORITHMS[name].__init__).parameters
@@ -645,6 +666,16 @@ def test_every_argument_is_checked(name):
 def test_whatever_sb3_takes_is_taken(name, kwargs):
     learner = make_learner(name, **kwargs)
     assert {argument: learner.kwargs[argument] for argument in kwargs} == kwargs
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_number_of_a_policy_is_checked(name):
+    for policy in ALGORITHMS[name].policy_aliases.values():
+        for argument, parameter in inspect.signature(policy.__init__).parameters.items():
+            if isinstance(parameter.default, (bool, int, float)):
+                check_values(policy.__init__, {argument: parameter.default})
+                with pytest.raises(ConfigError, match=f"{argument}="):
+                    check_values(policy.__init__, {argument: "nonsense"})
 
 
 def test_a_list_is_a_training_frequency():
