@@ -34,7 +34,8 @@ class Leap(PathAlgorithm):
     :param metric: ``"length"`` (p = 1, the paper's choice) or ``"energy"`` (p = 2).
     :param loss: measure on the loss surface; False: in the space of parameters.
     :param stabilizer: take −abs(∆f) for ∆f in the meta-gradient.
-    :param drop_last: leave the last segment out, as the reference code does.
+    :param drop_last: leave the last segment out, as the reference code does; where no path has another one, training
+        raises :class:`~metarl.errors.ConfigError`.
 
     The other parameters are those of :class:`~metarl.meta.path.PathAlgorithm`,
     :class:`~metarl.meta.adaptive.AdaptiveAlgorithm` and :class:`~metarl.meta.base.MetaAlgorithm`; ``outer`` is
@@ -70,5 +71,10 @@ class Leap(PathAlgorithm):
     def _learn(self, tasks: Tasks, streams: Streams, timer: Timer) -> tuple[Learnt, MetaGradient]:
         watcher = LeapWatcher(self._measure, self.excluded)
         learnt = self._walk(tasks, streams, timer, watcher)
+        if self.drop_last and not watcher.n_segments:
+            raise ConfigError(
+                f"drop_last with n_inner_steps={self.n_inner_steps}: {self.learner!r} took one step of its optimiser "
+                "on every path, and nothing is left"
+            )
         gradient = {name: tensor / len(learnt.returns) for name, tensor in watcher.gradient().items()}
         return learnt, MetaGradient(watcher.distance / len(learnt.returns), gradient, None, [])

@@ -100,6 +100,8 @@ class LeapWatcher:
         self._pull = torch.empty(0)
         self.distance = 0.0
         """The distance of the paths so far, summed over tasks."""
+        self.n_segments = 0
+        """Segments that were counted so far, over all tasks."""
 
     def segment(
         self,
@@ -175,6 +177,7 @@ class LeapWatcher:
         :param slope: ``[n]``, ∇f(θ_i); None where it is not known.
         :param rise: Δf; NaN where it is not known.
         """
+        self.n_segments += 1
         counted = move if self._counted is None else move * self._counted
         square = float(counted.dot(counted))
         if square == 0.0:

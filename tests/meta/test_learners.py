@@ -16,7 +16,7 @@ from metarl.agents.a2c import A2C
 from metarl.agents.sb3 import SB3Learner
 from metarl.agents.sb3_reuse import merge_statistics
 from metarl.envs.batch import SingleEnv
-from metarl.errors import DivergedError, MetaRLError, NonFiniteError, UnknownNameError
+from metarl.errors import ConfigError, DivergedError, MetaRLError, NonFiniteError, UnknownNameError
 from metarl.meta.base import load
 from metarl.meta.inner import expand
 from metarl.meta.maml import FOMAML, MAML
@@ -120,6 +120,24 @@ def test_the_other_stock_algorithms_run(learner: str) -> None:
     moved = [name for name, tensor in model.params.items() if name.startswith("statistics/policy/")]
     assert bool(moved) == (learner == "sb3_crossq")
     assert all(not torch.equal(model.params[name], start[name]) for name in moved if name.endswith("steps"))
+
+
+@pytest.mark.parametrize(
+    ("learner", "kwargs"),
+    [
+        ("ppo", {"n_epochs": 1, "batch_size": 32}),
+        ("sb3_a2c", {"n_envs": 4, "n_steps": 8}),
+        ("sb3_ppo", {"n_envs": 4, "n_steps": 8, "batch_size": 32, "n_epochs": 1}),
+    ],
+)
+def test_a_path_of_one_segment_leaves_leap_nothing_without_its_last(learner: str, kwargs: dict[str, Any]) -> None:
+    model = make("leap", learner, n_inner_steps=1, learner_kwargs=kwargs, drop_last=True)
+    start = copy(model.params)
+    with pytest.raises(ConfigError, match=r"drop_last with n_inner_steps=1: .* nothing is left") as caught:
+        model.train()
+    assert "\n" not in str(caught.value)
+    assert equal(model.params, start)
+    assert not equal(run_iterations(make("leap", learner, learner_kwargs=kwargs, drop_last=True), 1).params, start)
 
 
 @pytest.mark.parametrize(
