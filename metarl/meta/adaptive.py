@@ -16,7 +16,7 @@ from metarl.meta.base import AdaptedPolicy, MetaAlgorithm, versions
 from metarl.meta.evaluation import evaluation_tasks
 from metarl.meta.learners import Loop, default_rate, make_loop, require_learner
 from metarl.meta.loops import Amount, FunctionalLoop, Learnt, Streams
-from metarl.meta.outer import Outer, make_outer, require_range
+from metarl.meta.outer import LARGEST_SEED, Outer, make_outer, require_range
 from metarl.meta.progress import Timer
 from metarl.streams import stream
 
@@ -290,7 +290,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         if kwargs:
             raise unknown_name("argument of evaluate:", next(iter(kwargs)), ["n_tasks", "n_episodes", "inner_lr_rule"])
         require_range("n_tasks", n_tasks, 1, integer=True)
-        require_range("seed", seed, 0, integer=True)
+        require_range("seed", seed, 0, LARGEST_SEED, integer=True)
         amount = self._amount(n_episodes, n_transitions)
         rates = self.test_rates(3 if n_inner_steps is None else n_inner_steps, inner_lr_rule, inner_lr)
         tasks, strata = evaluation_tasks(self.family, split, n_tasks)
@@ -348,7 +348,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         """
         if kwargs:
             raise unknown_name("argument of adapt:", next(iter(kwargs)), ["n_inner_steps", "n_episodes", "seed"])
-        require_range("seed", seed, 0, integer=True)
+        require_range("seed", seed, 0, LARGEST_SEED, integer=True)
         amount = self._amount(n_episodes, n_transitions)
         self.check_env(env)
         steps = self.n_inner_steps if n_inner_steps is None else n_inner_steps

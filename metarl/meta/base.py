@@ -27,7 +27,7 @@ from metarl.checkpoint import load_checkpoint, save_checkpoint
 from metarl.envs.family import Family, family_ids, make_family
 from metarl.envs.oracle import Oracle as OracleView
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError, unknown_name
-from metarl.meta.outer import Outer, require_range
+from metarl.meta.outer import LARGEST_SEED, Outer, require_range
 from metarl.meta.progress import ProgressBar
 from metarl.streams import stream
 
@@ -132,7 +132,7 @@ class MetaAlgorithm(ABC):
         if n_threads is not None:
             require_range("n_threads", n_threads, 1, integer=True)
         if seed is not None:
-            require_range("seed", seed, 0, integer=True)
+            require_range("seed", seed, 0, LARGEST_SEED, integer=True)
         if device not in ("cpu", "auto"):
             raise ConfigError(f"device={device!r} is not supported: use 'cpu' or 'auto'")
         self.env_kwargs = dict(env_kwargs or {})

@@ -15,6 +15,10 @@ from metarl.envs.family import check_arguments
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError, unknown_name
 from metarl.meta.objective import MetaObjective, dot, norm
 
+LARGEST = 10**12
+"""The largest count that is taken: an array of so many entries cannot be had, and NumPy overflows at some more."""
+LARGEST_SEED = 2**64 - 1
+
 
 @dataclass(frozen=True)
 class OuterStep:
@@ -52,7 +56,12 @@ class Outer(Protocol):
 
 
 def require_range(name: str, value: Any, low: float, high: float = math.inf, *, integer: bool = False) -> None:
-    """Raise :class:`ConfigError` unless ``low ≤ value ≤ high`` (``low < value`` where low is 0 and not an integer)."""
+    """Raise :class:`ConfigError` unless ``low ≤ value ≤ high`` (``low < value`` where low is 0 and not an integer).
+
+    :param high: the largest value; of integers :data:`LARGEST` by default.
+    """
+    if integer and high == math.inf:
+        high = LARGEST
     ok = is_number(value) and (isinstance(value, int) or not integer) and abs(value) < math.inf
     ok = ok and (low <= value <= high if integer or low != 0.0 else low < value <= high)
     if not ok:

@@ -16,6 +16,8 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells count it."""
 
 OUT_OF_MEMORY = "out of memory: use a smaller meta_batch_size, n_episodes or --n-eval-tasks"
+TOO_LARGE = ("can't allocate memory", "Maximum allowed dimension exceeded", "array is too big")
+"""How torch says it, and NumPy of arrays that no memory could hold."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(describe_os_error(error))
     except MemoryError as error:
         return _fail(f"{OUT_OF_MEMORY} ({error})")
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # how torch says it
+    except (RuntimeError, ValueError) as error:
+        if not any(words in str(error) for words in TOO_LARGE):
             raise
         return _fail(OUT_OF_MEMORY)
     except KeyboardInterrupt:

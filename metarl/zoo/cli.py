@@ -16,6 +16,9 @@ COMMANDS = {
 
 ALGORITHMS = ("maml", "fomaml", "reptile", "leap", "pretrain", "random", "oracle")
 
+LARGEST = 10**12
+"""The largest count: :data:`metarl.meta.outer.LARGEST`, whose module loads torch."""
+
 _EXAMPLES = """\
 examples:
   metarl train --algo fomaml --env PointMass-v0 -n 3_000_000
@@ -383,6 +386,8 @@ def _count(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if not (value >= 1 and value.is_integer()):
         raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    if value > LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is more than {LARGEST:g}")
     return int(text) if text.isdigit() else int(value)
 
 

@@ -161,6 +161,8 @@ def check_hyperparameters(config: Mapping[str, Any], algorithm: type) -> dict[st
     :raises UnknownNameError: a name that the constructor does not take.
     :raises ConfigError: a value of the wrong type, or ``n_timesteps`` missing.
     """
+    from metarl.meta.outer import require_range
+
     hints = constructor_hyperparameters(algorithm)
     known = {name: hint for name, hint in hints.items() if name not in RESERVED}
     known |= {"n_timesteps": int, "env_kwargs": dict[str, Any] | None, "policy": str}
@@ -173,8 +175,7 @@ def check_hyperparameters(config: Mapping[str, Any], algorithm: type) -> dict[st
         result[name] = convert(name, value, known[name])
     if "n_timesteps" not in result:
         raise ConfigError("n_timesteps is missing: give -n")
-    if result["n_timesteps"] < 1:
-        raise ConfigError(f"n_timesteps={result['n_timesteps']} is not a positive number of env steps")
+    require_range("n_timesteps", result["n_timesteps"], 1, integer=True)
     return result
 
 

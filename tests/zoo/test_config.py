@@ -125,6 +125,7 @@ def test_nearest_name() -> None:
         ("first_order", 1),
         ("n_timesteps", "many"),
         ("n_timesteps", 0),
+        ("n_timesteps", 1e30),
         ("policy", 3),
     ],
 )

@@ -159,6 +159,13 @@ def test_seed_is_drawn_and_recorded(tmp_path: Path) -> None:
     assert seeds[0] != seeds[1]
 
 
+def test_a_seed_may_be_the_time_in_nanoseconds(tmp_path: Path) -> None:
+    seed = 1_700_000_000_123_456_789
+    argv = [*TINY, "--algo", "random", "--seed", str(seed), "-n", "1", "-f", str(tmp_path)]
+    assert main(argv) == 0
+    assert metarl.load(tmp_path / "random" / "PointMass-v0_1" / "PointMass-v0").seed == seed
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -171,6 +178,8 @@ def test_seed_is_drawn_and_recorded(tmp_path: Path) -> None:
         (["-params", "gamma:1.5"], "gamma"),
         (["-params", "n_inner_steps:2", "inner_lr:[0.1]"], "inner_lr has 1 rates for 2 inner steps"),
         (["-params", "meta_batch_size:0"], "meta_batch_size=0"),
+        (["-params", "meta_batch_size:1e30"], "is not an integer in [1, 1e+12]"),
+        (["-params", "n_episodes:1e30"], "is not an integer in [1, 1e+12]"),
         (["-params", "outer_kwargs.max_k:1"], "did you mean 'max_kl'?"),
         (["-params", "outer:newton"], "newton"),
         (["-params", "seed:3"], "seed is no hyperparameter: use --seed"),
