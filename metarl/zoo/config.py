@@ -107,6 +107,17 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
     return result
 
 
+def merge_env_kwargs(config: Mapping[str, Any], env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``config`` with arguments of the family on top of its own.
+
+    :raises ConfigError: its own ``env_kwargs`` are no mapping.
+    """
+    if not env_kwargs:
+        return dict(config)
+    own = convert("env_kwargs", config.get("env_kwargs"), dict[str, Any] | None)
+    return {**config, "env_kwargs": merge(own or {}, env_kwargs)}
+
+
 def load_hyperparameters(algo: str, env_id: str, conf_file: str | None = None) -> dict[str, Any]:
     """Return the YAML's hyperparameters of an environment, or those under ``default``.
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 def _start(args: argparse.Namespace, source: Path | None) -> int:
     from metarl.zoo.algorithms import algorithm, check_env, copy_parameters, load_model, twin
     from metarl.zoo.circumstances import commit
-    from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge
+    from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge, merge_env_kwargs
 
     origin = None if source is None else load_model(source)
     algo = args.algo or (origin.name if origin else "fomaml")
@@ -55,9 +55,7 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
     config = merge(load_hyperparameters(algo, env_id, args.conf_file), args.hyperparams)
     if args.n_timesteps is not None:
         config["n_timesteps"] = args.n_timesteps
-    if args.env_kwargs:
-        config["env_kwargs"] = merge(config.get("env_kwargs") or {}, args.env_kwargs)
-    config = check_hyperparameters(config, cls)
+    config = check_hyperparameters(merge_env_kwargs(config, args.env_kwargs), cls)
     args.seed = secrets.randbelow(2**31) if args.seed < 0 else args.seed
     # Built before the run folder, so that a value out of range leaves nothing behind.
     model = cls(

@@ -186,6 +186,7 @@ def test_a_seed_may_be_the_time_in_nanoseconds(tmp_path: Path) -> None:
         (["-params", "policy:CnnPolicy"], "CnnPolicy"),
         (["--env-kwargs", "horizn:3"], "did you mean 'horizon'?"),
         (["--env-kwargs", "horizon:-3"], "horizon"),
+        (["-params", "env_kwargs:3"], "env_kwargs=3 is of the wrong type"),
         (["--eval-env-kwargs", "horizn:3"], "did you mean 'horizon'?"),
         (["--eval-env-kwargs", "observe_distance:true"], "observation_space"),
         (["--device", "cuda"], "--device cuda is not available"),
