@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
     from metarl.zoo.sources import Source
 
-KINDS = ("ppo", "a2c", "trpo")
-"""What an actor of ours can be exported to."""
-
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""

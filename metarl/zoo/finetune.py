@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import UnknownNameError
-from metarl.zoo.export import KINDS
+from metarl.errors import ConfigError, UnknownNameError
 from metarl.zoo.runs import command_line
 
 if TYPE_CHECKING:
@@ -22,10 +21,13 @@ FORMAT, VERSION = "metarl-finetuning", 1
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    from metarl.meta.export_settings import KINDS
     from metarl.meta.finetune import finetune, learning_figure
     from metarl.zoo.console import CountBars, console, say
     from metarl.zoo.outputs import record_and_figure, write_figure, write_record
 
+    if args.seed < 0:
+        raise ConfigError(f"--seed {args.seed}: a seed is 0 or more")
     kind = args.to.lower()
     if kind not in KINDS:
         raise UnknownNameError(f"unknown SB3 algorithm {args.to!r}: known: {', '.join(KINDS)}", args.to, KINDS)
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
     """Return the meta-learnt initialisation; from scratch and without ``-i``, a model of what the YAML says."""
     from metarl.zoo.algorithms import algorithm, check_env, load_model
-    from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge
+    from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge_env_kwargs
     from metarl.zoo.sources import find_sources, wanted
     from metarl.zoo.train import threads
 
@@ -73,8 +75,7 @@ def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
     cls = algorithm(algo)
     check_env(env_id)
     config = load_hyperparameters(algo, env_id)
-    config["env_kwargs"] = merge(config.get("env_kwargs") or {}, args.env_kwargs)
-    config = check_hyperparameters(config, cls)
+    config = check_hyperparameters(merge_env_kwargs(config, args.env_kwargs), cls)
     del config["n_timesteps"]
     return cls(env=env_id, n_threads=threads(args), **config), None
 
