@@ -63,8 +63,8 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def dump_yaml(value: Any) -> str:
-    """Return YAML that :func:`load_yaml` reads back equal."""
-    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=True, default_flow_style=None))
+    """Return YAML that :func:`load_yaml` reads back equal; its last line is ``...``, so that a cut shows."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=True, default_flow_style=None, explicit_end=True))
 
 
 def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError
 
-FORMAT = 1
-"""Version of the run folder's layout."""
+FORMAT = 2
+"""Version of the run folder's layout. Since 2 the last line of config.yml and args.yml is ``...``, and a file without
+it is refused as cut off: what is left of cut YAML may be whole YAML, with other values. 1 is read as well."""
 
 TRAINED = Path(__file__).parent / "trained"
 """Initialisations that ship with the package: ``trained/<algo>/<Env-v0>.safetensors``."""
@@ -58,11 +59,11 @@ class Run(NamedTuple):
 
     def config(self) -> dict[str, Any]:
         """Return the run's hyperparameters."""
-        return _read_mapping(self.records / "config.yml")
+        return _read_mapping(self.records / "config.yml", cut_shows=self.args()["format"] != 1)
 
     def args(self) -> dict[str, Any]:
         """Return the flags that the run was started with."""
-        return _read_mapping(self.records / "args.yml")
+        return _read_args(self.records / "args.yml")
 
     def commands(self) -> list[str]:
         """Return the command that the run was started with, and those that it went on with."""
@@ -151,9 +152,7 @@ def open_run(folder: str | Path) -> Run:
     found = sorted(folder.glob("*/args.yml"))
     if len(found) != 1:
         raise CheckpointError(f"{folder} is not a run folder: it has no <env>/args.yml")
-    args = _read_mapping(found[0])
-    if args.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has format {args.get('format')!r}: this version reads {FORMAT}")
+    args = _read_args(found[0])
     algo, env_id = args.get("algo"), found[0].parent.name
     if not isinstance(algo, str) or args.get("env") != env_id:
         raise CheckpointError(f"{found[0]} is damaged: algo={algo!r}, env={args.get('env')!r}")
@@ -214,15 +213,32 @@ def shipped_model(algo: str, env_id: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def _read_args(path: Path) -> dict[str, Any]:
+    args = _read_mapping(path)
+    if args.get("format") == 1:
+        return args
+    args = _read_mapping(path, cut_shows=True)
+    if args.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {args.get('format')!r}: this version reads 1 and {FORMAT}")
+    return args
+
+
+def _read_mapping(path: Path, cut_shows: bool = False) -> dict[str, Any]:
+    """Read a mapping.
+
+    :param cut_shows: whether its last line must be ``...``.
+    """
     from metarl.zoo.config import load_yaml
 
     try:
-        value = load_yaml(path.read_text(encoding="utf-8"), str(path))
+        text = path.read_text(encoding="utf-8")
+        value = load_yaml(text, str(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: the run folder is not whole") from None
     except (ConfigError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is damaged: it holds no mapping")
+    if cut_shows and not text.endswith("\n...\n"):
+        raise CheckpointError(f"{path} is damaged: its end is cut off")
     return value

@@ -46,7 +46,7 @@ def test_records_are_read_back(tmp_path: Path) -> None:
     run = make(tmp_path)
     assert runs.open_run(run.folder) == run
     assert run.config() == {"n_timesteps": 10, "gamma": 0.99}
-    assert run.args() == {"seed": 3, "format": 1, "algo": "maml", "env": "PointMass-v0"}
+    assert run.args() == {"seed": 3, "format": 2, "algo": "maml", "env": "PointMass-v0"}
     command = (run.records / "command.txt").read_text()
     assert command == "python -m metarl.zoo train -params 'a:[1, 2]'\n"
 
@@ -85,7 +85,7 @@ def test_what_is_no_run_folder(tmp_path: Path) -> None:
     args = run.records / "args.yml"
     text = args.read_text()
     for damaged, message in [
-        (text.replace("format: 1", "format: 2"), "has format 2: this version reads 1"),
+        (text.replace("format: 2", "format: 3"), "has format 3: this version reads 1 and 2"),
         (text.replace("env: PointMass-v0", "env: AntVel-v0"), "is damaged"),
         ("[1, 2]", "holds no mapping"),
         ("a: [1", "is damaged"),
@@ -97,6 +97,29 @@ def test_what_is_no_run_folder(tmp_path: Path) -> None:
     args.unlink()
     with pytest.raises(CheckpointError, match="is not a run folder"):
         runs.open_run(run.folder)
+
+
+def test_records_that_are_cut_off_are_refused(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    for name in ("config.yml", "args.yml"):
+        path = run.records / name
+        whole = path.read_text()
+        for length in range(len(whole)):
+            path.write_text(whole[:length])
+            with pytest.raises(CheckpointError, match=r"\.yml is damaged: "):
+                runs.open_run(run.folder).config()
+        path.write_text(whole)
+    assert runs.open_run(run.folder).config() == {"n_timesteps": 10, "gamma": 0.99}
+
+
+def test_records_of_the_first_format_are_read(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    config, args = run.records / "config.yml", run.records / "args.yml"
+    args.write_text("algo: maml\nenv: PointMass-v0\nformat: 1\nseed: 3\n")
+    for text in ("gamma: 0.99\nn_timesteps: 10\n", config.read_text()):  # the second: killed while it was brought up
+        config.write_text(text)
+        assert runs.open_run(run.folder).config() == {"n_timesteps": 10, "gamma": 0.99}
+    assert runs.open_run(run.folder).args()["seed"] == 3
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
