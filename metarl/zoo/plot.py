@@ -7,7 +7,7 @@ import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -151,9 +151,25 @@ def last_evaluation(run: Run, label: str) -> Report:
         returns = np.concatenate([arrays["pre"][-1][:, None], arrays["post"][-1].T], axis=1)
         tasks = {name.removeprefix("task_"): value for name, value in arrays.items() if name.startswith("task_")}
         steps = arrays["env_steps"][-1]
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
-    return Report(run.algo, run.env_id, "validation", returns[None], steps, tasks, [0], label=label)
+    strata = _strata(run, len(returns))
+    return Report(run.algo, run.env_id, "validation", returns[None], steps, tasks, [0], strata, label)
+
+
+def _strata(run: Run, n_tasks: int) -> np.ndarray | None:
+    """Return the strata of a run's evaluations, see :class:`~metarl.meta.report.Report`; its family says them."""
+    from metarl.envs import make_family
+    from metarl.meta.evaluation import evaluation_tasks
+    from metarl.zoo.config import convert, merge
+
+    hint = dict[str, Any] | None
+    own = convert("env_kwargs", run.config().get("env_kwargs"), hint) or {}
+    changed = convert("eval_env_kwargs", run.args().get("eval_env_kwargs"), hint) or {}
+    family = make_family(run.env_id, **merge(own, changed))
+    strata = evaluation_tasks(family, "validation", n_tasks)[1]
+    family.close()
+    return None if strata is None else np.array(strata)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ import metarl
 from metarl.meta.learners import FUNCTIONAL, STOCK
 from metarl.zoo import runs
 from metarl.zoo.__main__ import main
-from metarl.zoo.plot import read_curve, running_mean, training_figure
+from metarl.zoo.plot import last_evaluation, read_curve, running_mean, training_figure
 
 from .conftest import TINY, Refused, contents
 
@@ -153,6 +153,19 @@ def test_plots(logs: Path, tmp_path: Path, refused: Refused) -> None:
     assert "holds no rows" in refused("plot", "-f", logs)
 
 
+def test_the_intervals_of_a_plot_are_those_of_an_evaluation(trained: Path, tmp_path: Path) -> None:
+    words = ["--env-kwargs", "goals:corners", "--n-eval-tasks", "8", "-n", "100", "--seed", "0", "-f", str(tmp_path)]
+    assert main([*TINY, *words]) == 0
+    run = tmp_path / "fomaml" / "PointMass-v0_1"
+    expected = metarl.load(run / "PointMass-v0").evaluate("validation", n_tasks=8)
+    report = last_evaluation(runs.open_run(run), "a run")
+    assert report.strata is not None
+    assert report.strata.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    for ours, theirs in zip(report.bands(), expected.bands(), strict=True):
+        assert np.array_equal(ours, theirs)
+    assert last_evaluation(runs.open_run(trained), "a run").strata is None
+
+
 def test_the_axes_of_a_plot_say_what_they_show(trained: Path) -> None:
     item = runs.open_run(trained)
     for keys, expected in (
@@ -258,7 +271,7 @@ def test_damaged_files(logs: Path, tmp_path: Path, refused: Refused) -> None:
         for command in ("evaluate", "export"):
             assert "damaged" in refused(command, "-f", logs)
     args = run / "PointMass-v0" / "args.yml"
-    args.write_text(args.read_text().replace("format: 1", "format: 9"))
+    args.write_text(args.read_text().replace("format: 2", "format: 9"))
     for command in ("evaluate", "export", "plot"):
         assert "has format 9" in refused(command, "-f", logs)
 
