@@ -120,15 +120,13 @@ def read_record(path: Path) -> list[Report]:
 
 def training_seconds(run: Run) -> float | None:
     """Return how long a run has trained, over all its processes; None where its log does not say."""
-    from metarl.zoo.plot import read_curve
+    from metarl.zoo.plot import read_curve, run_on
 
     try:
         elapsed = read_curve(run, "time/iterations", "time/time_elapsed").y
     except MetaRLError:
         return None
-    # The clock starts again with each process: the last value before a fall is what that process took.
-    ends = [value for value, following in zip(elapsed, [*elapsed[1:], 0.0], strict=True) if following < value]
-    return float(sum(ends))
+    return float(run_on(elapsed)[-1]) if len(elapsed) else 0.0
 
 
 def _labelled(reports: list[Report], sources: Sequence[Source], merge: bool) -> list[Report]:

@@ -74,14 +74,16 @@ def training_figure(runs: Sequence[Run], keys: Sequence[str], axis: str, window:
         panel = panels[envs.index(item.env_id)]
         for j, key in enumerate(keys):
             curve = read_curve(item, column, key)
+            x = run_on(curve.x) if axis == "time" else curve.x
             label = f"{item.algo}/{item.folder.name} {key}"
-            panel.plot(curve.x, running_mean(curve.y, window), styles[j % 4], color=f"C{i}", label=label)
+            panel.plot(x, running_mean(curve.y, window), styles[j % 4], color=f"C{i}", label=label)
     for env_id, panel in zip(envs, panels, strict=True):
         panel.set_title(env_id)
         panel.set_xlabel(caption)
         panel.set_ylabel(quantity(keys))
         panel.grid(alpha=0.3)
-        panel.legend(fontsize="small", loc="lower right")
+        # Below: curves may lie anywhere inside.
+        panel.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15))
     return figure
 
 
@@ -123,6 +125,14 @@ def read_curve(run: Run, x: str, y: str) -> Curve:
         raise CheckpointError(f"{path}: {error}") from None
     points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     return Curve(points[:, 0], points[:, 1])
+
+
+def run_on(elapsed: np.ndarray) -> np.ndarray:
+    """Return the seconds of a run from those of its processes, whose clocks start anew where it was gone on with."""
+    falls = np.flatnonzero(np.diff(elapsed) < 0)
+    offsets = np.zeros(len(elapsed))
+    np.add.at(offsets, falls + 1, elapsed[falls])
+    return elapsed + np.cumsum(offsets)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -16,7 +17,8 @@ import metarl
 from metarl.meta.learners import FUNCTIONAL, STOCK
 from metarl.zoo import runs
 from metarl.zoo.__main__ import main
-from metarl.zoo.plot import last_evaluation, read_curve, running_mean, training_figure
+from metarl.zoo.evaluate import training_seconds
+from metarl.zoo.plot import last_evaluation, read_curve, run_on, running_mean, training_figure
 
 from .conftest import TINY, Refused, contents
 
@@ -164,6 +166,24 @@ def test_the_intervals_of_a_plot_are_those_of_an_evaluation(trained: Path, tmp_p
     for ours, theirs in zip(report.bands(), expected.bands(), strict=True):
         assert np.array_equal(ours, theirs)
     assert last_evaluation(runs.open_run(trained), "a run").strata is None
+
+
+def test_the_time_of_a_run_that_was_gone_on_with_runs_on(trained: Path, tmp_path: Path) -> None:
+    run = runs.open_run(shutil.copytree(trained, tmp_path / trained.name))
+    with open(run.folder / "progress.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    clocked = [row for row in rows if row["time/time_elapsed"]]
+    seconds = [3.0, 24.0, *np.arange(1.0, len(clocked) - 1)]  # stopped after 24 s
+    for row, value in zip(clocked, seconds, strict=True):
+        row["time/time_elapsed"] = str(value)
+    with open(run.folder / "progress.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    (line,) = training_figure([run], ["meta/post_adapt_rew"], "time", 1).axes[0].lines
+    assert list(line.get_xdata()) == [3.0, 24.0, *np.arange(25.0, 23.0 + len(clocked))]
+    assert training_seconds(run) == line.get_xdata()[-1]
+    np.testing.assert_array_equal(run_on(np.array([3.0, 1.0, 1.0, 5.0, 2.0])), [3.0, 4.0, 4.0, 8.0, 10.0])
 
 
 def test_the_axes_of_a_plot_say_what_they_show(trained: Path) -> None:
