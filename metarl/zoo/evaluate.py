@@ -59,6 +59,12 @@ def run(args: argparse.Namespace) -> int:
         reports.append(dataclasses.replace(report, meta=meta))
     reports = _labelled(reports, sources, args.merge)
     tables = show_reports(reports)
+    trained = max((size for size in sizes if size is not None), default=0)
+    if args.episodes is not None and 2 * args.episodes <= trained:
+        say(
+            f"{args.episodes} episodes for each inner step, where training had {trained}: steps are noisier than the "
+            "inner rates are meant for, see --inner-lr"
+        )
     _write_record(record, reports, tables, args)
     write_figure(figure, _figure(reports))
     say(f"Saved {record} and {figure}")

@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     # Looked at before the value network is fitted, which takes a while.
     require_new([path, *others], args.overwrite)
     env = task_env(model, args.task)
+    path.parent.mkdir(parents=True, exist_ok=True)
     say(f"Collecting on training tasks for {kind}'s value network")
     exported = export_sb3(model, kind, optimizer=args.optimizer)
     save_sb3(exported, path, args.overwrite, env)

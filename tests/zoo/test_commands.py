@@ -45,7 +45,9 @@ def test_evaluate_equals_the_library(logs: Path, capsys: pytest.CaptureFixture[s
     assert record["versions"]["torch"]
     assert record["reports"][0]["meta"]["training_seconds"] > 0
     assert (run / "evaluations" / "shifted_1.png").read_bytes().startswith(b"\x89PNG")
-    assert "gain" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "gain" in out
+    assert "steps are noisier" not in out
     # another evaluation is another record
     assert main(argv) == 0
     assert (run / "evaluations" / "shifted_2.json").is_file()
@@ -70,6 +72,19 @@ def test_which_model_is_evaluated(logs: Path, tmp_path: Path) -> None:
         out = tmp_path / f"{flag}.json"
         assert main(["evaluate", "-i", str(run), *QUICK, flag, "-o", str(out)]) == 0
         assert json.loads(out.read_text())["reports"][0]["meta"]["model"] == str(run / f"{name}.safetensors")
+
+
+def test_fewer_episodes_than_in_training_are_said(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "-f", str(logs), *QUICK, "--episodes", "1"]) == 0
+    assert "1 episodes for each inner step, where training had 2: steps are noisier" in capsys.readouterr().out
+
+
+def test_an_export_that_cannot_be_written_collects_nothing(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = logs / "fomaml" / "PointMass-v0_1"
+    assert main(["export", "-i", str(run), "-o", str(run / "progress.csv" / "x" / "model.zip")]) == 2
+    said = capsys.readouterr()
+    assert "progress.csv" in said.err
+    assert "Collecting" not in said.out
 
 
 def test_several_runs_in_one_table(logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
