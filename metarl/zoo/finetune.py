@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     say(f"Saved {record} and {figure}")
     averages = [float(curves.returns.mean()) for curves in found.exports]
     best = optimizers[averages.index(max(averages))] if averages else None
+    if averages and max(averages) < float(found.baseline.returns.mean()):
+        say(f"{kind.upper()} from scratch learnt better than from any export: train the initialisation for longer")
     _next(args, kind, source, best)
     return 0
 
@@ -132,7 +134,7 @@ def _next(args: argparse.Namespace, kind: str, source: Source | None, best: str 
     commands = {}
     if best is not None:
         words = ["export", "-i", name, *packages, "--to", kind, "--optimizer", best]
-        commands[command_line(words)] = "export what learnt best"
+        commands[command_line(words)] = "the export that learnt best"
     else:
         commands[command_line(["finetune", "-i", name, *packages])] = "from the export"
     commands[command_line(["evaluate", "-i", name, *packages])] = "evaluate"

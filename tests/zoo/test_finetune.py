@@ -43,6 +43,7 @@ def test_finetune_equals_the_library(logs: Path, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     for words in ("PPO from scratch, adam: 2 tasks done", "difference", "env steps saved", "export -i ", "adam"):
         assert words in out
+    assert ("from scratch learnt better" in out) == (comparison["mean"][0] < 0)
     # another experiment is another record
     assert main(argv) == 0
     assert (run / "finetune" / "validation_2.json").is_file()
