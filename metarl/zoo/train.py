@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError
+from metarl.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError, UnknownNameError
 from metarl.zoo.runs import Run, command_line, create_run, locked, open_run, write_records
 
 if TYPE_CHECKING:
@@ -23,8 +23,20 @@ MAY_CHANGE = frozenset(
 )
 """Flags that may be typed when a run goes on: none of them changes a number that the run computes."""
 
-RECORDED = ("log_folder", "seed", "device", "log_interval", "eval_freq", "eval_episodes", "n_eval_tasks", "save_freq")
-"""Flags that args.yml keeps as they are."""
+RECORDED: dict[str, Any] = {
+    "log_folder": str,
+    "seed": int,
+    "device": str,
+    "log_interval": int,
+    "eval_freq": int,
+    "eval_episodes": int | None,
+    "n_eval_tasks": int,
+    "save_freq": int,
+}
+"""Flags that args.yml keeps as they are, and their types."""
+
+COUNTS = ("log_interval", "eval_episodes", "n_eval_tasks")
+"""Those of them that are positive."""
 
 HPARAM_METRICS = ("eval/mean_reward", "eval/adapt_gain", "meta/post_adapt_rew")
 """Scalars that TensorBoard's HParams page shows beside the hyperparameters."""
@@ -97,20 +109,17 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
 
 
 def _go_on(args: argparse.Namespace, source: Path) -> int:
-    from metarl.zoo.algorithms import algorithm
     from metarl.zoo.circumstances import commit
     from metarl.zoo.console import format_steps, say
 
     folder = open_run(source)
     with locked(folder):
-        config, recorded = folder.config(), folder.args()
+        config, recorded = _read_records(folder)
         _refuse_conflicts(args, folder, config, recorded)
         if not folder.checkpoint.is_file():
             raise CheckpointError(f"{folder.folder} has no checkpoint.safetensors: start a new run")
-        missing = [name for name in (*RECORDED, "eval_env_kwargs", "tensorboard") if name not in recorded]
-        if missing or "n_timesteps" not in config:
-            raise CheckpointError(f"{folder.records} is damaged: {(missing or ['n_timesteps'])[0]} is missing")
-        model = algorithm(folder.algo).load(folder.checkpoint, n_threads=threads(args))
+        _check_evaluations(folder, recorded["n_eval_tasks"])
+        model = _load_checkpoint(folder, recorded, threads(args))
         total = int(args.n_timesteps or config["n_timesteps"])
         if model.num_timesteps >= total and folder.final.is_file():
             done = f"{format_steps(model.num_timesteps)} of {format_steps(total)} env steps done"
@@ -120,10 +129,81 @@ def _go_on(args: argparse.Namespace, source: Path) -> int:
             recorded["save_freq"] = args.save_freq
         # The checkpoint holds all that the final model of a shorter run held.
         folder.final.unlink(missing_ok=True)
-        commits = recorded.get("commits", [])
+        commits = recorded["commits"]
         recorded["commits"] = [*commits, *({commit()} - set(commits[-1:]))]
         write_records(folder, {**config, "n_timesteps": total}, recorded, args.argv, folder.commands())
         return _train(args, folder, model, total, recorded, fresh=False)
+
+
+def _read_records(folder: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the hyperparameters and the flags of a run.
+
+    :raises CheckpointError: one is missing, or has a wrong type.
+    """
+    from metarl.meta.outer import require_range
+    from metarl.zoo.algorithms import algorithm
+    from metarl.zoo.config import check_hyperparameters, convert
+
+    config, recorded = folder.config(), {"commits": [], **folder.args()}
+    types = {**RECORDED, "eval_env_kwargs": dict[str, Any], "tensorboard": str | None, "commits": list[str | None]}
+    path = folder.records / "args.yml"
+    try:
+        cls = algorithm(folder.algo)
+        for name, hint in types.items():
+            if name not in recorded:
+                raise ConfigError(f"{name} is missing")
+            recorded[name] = convert(name, recorded[name], hint)
+            if name in COUNTS and recorded[name] is not None:
+                require_range(name, recorded[name], 1, integer=True)
+        path = folder.records / "config.yml"
+        return check_hyperparameters(config, cls), recorded
+    except (ConfigError, UnknownNameError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def _check_evaluations(folder: Run, n_tasks: int) -> None:
+    """Raise :class:`CheckpointError` unless further evaluations fit those that a run has.
+
+    :param n_tasks: tasks in an evaluation.
+    """
+    from metarl.checkpoint import read_npz
+    from metarl.zoo.callbacks import META, RESULTS
+
+    for file, names in (("evaluations.npz", RESULTS), ("meta_evaluations.npz", META)):
+        path = folder.folder / file
+        if not path.is_file():
+            continue
+        arrays = read_npz(path)
+        for name in names:
+            if name not in arrays:
+                raise CheckpointError(f"{path} is damaged: {name} is missing")
+        n = arrays["timesteps"].size
+        n_steps = arrays["post"].shape[1] if "post" in arrays and arrays["post"].ndim == 3 else 0
+        shapes = {"timesteps": (n,), "post": (n, n_steps, n_tasks), "env_steps": (n, n_steps + 1)}
+        for name in names:
+            shape, kind = shapes.get(name, (n, n_tasks)), arrays[name].dtype.kind
+            if arrays[name].shape != shape or kind not in "iuf":
+                raise CheckpointError(
+                    f"{path} is damaged: {name} is {arrays[name].dtype} {list(arrays[name].shape)}, not numbers "
+                    f"{list(shape)}"
+                )
+
+
+def _load_checkpoint(folder: Run, recorded: Mapping[str, Any], n_threads: int | None) -> MetaAlgorithm:
+    """Return the model that a run goes on with.
+
+    :raises CheckpointError: it is another one than args.yml says.
+    """
+    from metarl.zoo.algorithms import load_model
+
+    model = load_model(folder.checkpoint, n_threads)
+    for name, value in (("algo", model.name), ("env", model.family.id), ("seed", model.seed)):
+        if recorded[name] != value:
+            raise CheckpointError(
+                f"{folder.records / 'args.yml'} is damaged: {name} is {recorded[name]!r}, and {value!r} in "
+                f"{folder.checkpoint.name}"
+            )
+    return model
 
 
 def _refuse_conflicts(

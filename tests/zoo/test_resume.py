@@ -21,7 +21,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl
-from metarl.checkpoint import load_checkpoint, read_npz
+from metarl.checkpoint import load_checkpoint, read_npz, write_npz_atomic
 from metarl.zoo import callbacks, console
 from metarl.zoo.__main__ import main
 
@@ -215,6 +215,61 @@ def test_a_damaged_run_is_refused(trained: Path, tmp_path: Path, refused: Refuse
     (run / "PointMass-v0" / "config.yml").unlink()
     assert "config.yml is missing" in refused("train", "-i", run, "-n", "9999")
     assert "is not a run folder" in refused("train", "-i", run / "PointMass-v0")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("config.yml", "n_timesteps: 400\n", "n_timesteps: x\n", "n_timesteps='x' is of the wrong type"),
+        ("config.yml", "n_timesteps: 400\n", "", "n_timesteps is missing"),
+        ("config.yml", "00\n", "", "its end is cut off"),
+        ("args.yml", "eval_freq: 160", "eval_freq: x", "eval_freq='x' is of the wrong type"),
+        ("args.yml", "save_freq: -1", "save_freq: null", "save_freq=None is of the wrong type"),
+        ("args.yml", "tensorboard: null", "tensorboard: 3", "tensorboard=3 is of the wrong type"),
+        ("args.yml", "eval_env_kwargs: {}", "eval_env_kwargs: x", "eval_env_kwargs='x' is of the wrong type"),
+        ("args.yml", "n_eval_tasks: 3", "n_eval_tasks: 0", "n_eval_tasks=0 is not an integer in"),
+        ("args.yml", "save_freq: -1\n", "", "save_freq is missing"),
+        ("args.yml", "algo: fomaml", "algo: maml", "algo is 'maml', and 'fomaml' in checkpoint.safetensors"),
+        ("args.yml", "algo: fomaml", "algo: fomal", "did you mean 'fomaml'?"),
+        ("args.yml", "seed: 0", "seed: 1", "seed is 1, and 0 in checkpoint.safetensors"),
+    ],
+)
+def test_damaged_records_are_refused(
+    name: str, old: str, new: str, message: str, trained: Path, tmp_path: Path, refused: Refused
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    path = run / "PointMass-v0" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text[: text.index(old)] if message == "its end is cut off" else text.replace(old, new))
+    before = contents(run)
+    line = refused("train", "-i", run, "-n", "9999")
+    assert f"{path} is damaged: " in line
+    assert message in line
+    assert contents(run) == {**before, ".lock": b""}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("evaluations.npz", {"results": None}, "results is missing"),
+        ("evaluations.npz", {"results": np.zeros((3, 9))}, "results is float64 [3, 9], not numbers [3, 3]"),
+        ("evaluations.npz", {"timesteps": np.array(["a", "b", "c"])}, "timesteps is <U1 [3], not numbers [3]"),
+        ("meta_evaluations.npz", {"post": None}, "post is missing"),
+        ("meta_evaluations.npz", {"post": np.zeros(3)}, "post is float64 [3], not numbers [3, 0, 3]"),
+    ],
+)
+def test_damaged_evaluations_are_refused(
+    name: str, change: dict[str, Any], message: str, trained: Path, tmp_path: Path, refused: Refused
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    arrays = {**read_npz(run / name), **change}
+    write_npz_atomic(run / name, **{key: value for key, value in arrays.items() if value is not None})
+    before = contents(run)
+    assert f"{run / name} is damaged: {message}" in refused("train", "-i", run, "-n", "9999")
+    assert contents(run) == {**before, ".lock": b""}
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path: Path) -> None:
