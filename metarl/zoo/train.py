@@ -301,6 +301,7 @@ def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, record
     from metarl.zoo.console import say, show_commands, warn
     from metarl.zoo.evaluate import full_run, show_reports
 
+    say(f"Testing on {recorded['n_eval_tasks']} held-out tasks")
     try:
         report = model.evaluate(split="test", n_tasks=recorded["n_eval_tasks"], n_episodes=recorded["eval_episodes"])
     except DivergedError as error:
