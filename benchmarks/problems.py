@@ -10,7 +10,8 @@ from gymnasium import spaces
 from benchmarks.measure import SEED
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
-from metarl.agents.sampling import Episodes, Samples, collect
+from metarl.agents.samples import Samples
+from metarl.agents.sampling import Episodes, collect
 from metarl.agents.vpg import VPG
 from metarl.envs.family import Family
 from metarl.meta.inner import expand, inner_path, join

@@ -15,7 +15,8 @@ from benchmarks.measure import SEED, Row, interleave, judged, paired_ratio
 from benchmarks.problems import RELU_100, TANH_64, Update
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import Params
-from metarl.agents.sampling import Episodes, Samples
+from metarl.agents.samples import Samples
+from metarl.agents.sampling import Episodes
 from metarl.agents.vpg import VPG
 from metarl.meta.maml import FOMAML, MAML
 from metarl.meta.objective import MetaGradient, MetaObjective

@@ -4,7 +4,8 @@ from metarl.agents.a2c import A2C
 from metarl.agents.learner import Learner, LearnerState, Watcher
 from metarl.agents.policy import FunctionalPolicy
 from metarl.agents.ppo import PPO
-from metarl.agents.sampling import Episodes, Samples, collect, collect_env
+from metarl.agents.samples import Samples
+from metarl.agents.sampling import Episodes, collect, collect_env
 from metarl.agents.vpg import VPG
 
 __all__ = [

@@ -12,7 +12,7 @@ from metarl.agents.descent import descend, task_blocks
 from metarl.agents.learner import LearnerState, Rate, Watcher
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy
-from metarl.agents.sampling import Samples
+from metarl.agents.samples import Samples
 
 
 class A2C(ActorCritic):

@@ -16,7 +16,8 @@ from metarl.agents.learner import LearnerState
 from metarl.agents.optimizers import Layout, make_optimizer
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
-from metarl.agents.sampling import Episodes, Samples, pack
+from metarl.agents.samples import Samples, pack
+from metarl.agents.sampling import Episodes
 from metarl.errors import ConfigError
 
 

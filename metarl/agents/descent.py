@@ -13,7 +13,7 @@ from metarl.agents.learner import FlatParams, Learner, LearnerState, Rate, Watch
 from metarl.agents.optimizers import FlatRate, Layout, Optimizer, clip_norms, take_step
 from metarl.agents.parallel import Parallel, single_threaded_torch
 from metarl.agents.policy import Params
-from metarl.agents.sampling import Samples
+from metarl.agents.samples import Samples
 
 BLOCK_TASKS = 8
 BLOCK_BYTES = 2_000_000

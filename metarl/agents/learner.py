@@ -16,7 +16,8 @@ import torch
 
 from metarl.agents.distributions import Distribution
 from metarl.agents.policy import FunctionalPolicy, Params
-from metarl.agents.sampling import Episodes, Samples
+from metarl.agents.samples import Samples
+from metarl.agents.sampling import Episodes
 
 Rate = float | Params
 """A learning rate: one number, or one tensor for each parameter (elementwise)."""

@@ -13,7 +13,7 @@ from metarl.agents.distributions import Distribution
 from metarl.agents.learner import LearnerState, Rate, Watcher
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy
-from metarl.agents.sampling import Samples
+from metarl.agents.samples import Samples
 
 
 class PPO(ActorCritic):

@@ -15,7 +15,8 @@ from metarl.agents.learner import LearnerState, Rate, Watcher
 from metarl.agents.optimizers import SGD
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
-from metarl.agents.sampling import Episodes, Samples, pack
+from metarl.agents.samples import Samples, pack
+from metarl.agents.sampling import Episodes
 from metarl.errors import ConfigError
 
 SURROGATES = ("log_likelihood", "likelihood_ratio")

@@ -1,6 +1,7 @@
 """Meta-wrappers: what is learnt across tasks."""
 
-from metarl.meta.base import AdaptedPolicy, MetaAlgorithm, algorithms, load
+from metarl.meta.adapted import AdaptedPolicy
+from metarl.meta.base import MetaAlgorithm, algorithms, load
 from metarl.meta.leap import Leap
 from metarl.meta.maml import FOMAML, MAML, Oracle, Pretrain, RandomInit
 from metarl.meta.reptile import Reptile

@@ -12,7 +12,8 @@ from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.policy import Params
 from metarl.envs.family import Family, Tasks
 from metarl.errors import ConfigError, unknown_name
-from metarl.meta.base import AdaptedPolicy, MetaAlgorithm, versions
+from metarl.meta.adapted import AdaptedPolicy
+from metarl.meta.base import MetaAlgorithm, versions
 from metarl.meta.evaluation import evaluation_tasks
 from metarl.meta.learners import Loop, default_rate, make_loop, require_learner
 from metarl.meta.loops import Amount, FunctionalLoop, Learnt, Streams

@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -22,11 +22,11 @@ from stable_baselines3.common.utils import configure_logger
 
 from metarl.agents.parallel import Parallel, single_threaded_torch
 from metarl.agents.policy import ACTIVATIONS, FunctionalPolicy, Params
-from metarl.agents.sampling import clip_actions
 from metarl.checkpoint import load_checkpoint, save_checkpoint
 from metarl.envs.family import Family, family_ids, make_family
 from metarl.envs.oracle import Oracle as OracleView
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError, unknown_name
+from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.outer import LARGEST_SEED, Outer, require_range
 from metarl.meta.progress import ProgressBar
 from metarl.streams import stream
@@ -39,57 +39,6 @@ if TYPE_CHECKING:
 
 Self = TypeVar("Self", bound="MetaAlgorithm")
 MaybeCallback = BaseCallback | list[BaseCallback] | Any | None
-
-
-class AdaptedPolicy:
-    """A policy with the parameters that adaptation reached.
-
-    :param policy: the functional policy.
-    :param params: the parameters of one task.
-    :param env_steps: env steps that adaptation took.
-    :param returns: mean undiscounted return of the episodes collected before each inner step.
-    """
-
-    def __init__(
-        self, policy: FunctionalPolicy, params: Params, env_steps: int = 0, returns: Sequence[float] = ()
-    ) -> None:
-        self.policy = policy
-        self.params = params
-        self.env_steps = env_steps
-        self.returns = list(returns)
-
-    def predict(
-        self,
-        observation: np.ndarray,
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        rng: np.random.Generator | None = None,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Return actions for one observation or a batch, clipped to the action space, as SB3's ``predict`` does.
-
-        :param observation: ``[*observation]`` or ``[n, *observation]``.
-        :param deterministic: take the most likely action.
-        :param rng: draws the action otherwise; None takes fresh entropy.
-        """
-        del episode_start
-        array = np.asarray(observation, dtype=np.float32)
-        shape = self.policy.observation_space.shape
-        single = array.shape == shape
-        batch = array[None] if single else array
-        if batch.shape[1:] != shape:
-            raise ConfigError(f"observation has shape {array.shape}: the policy takes {shape} or [n, *{shape}]")
-        with torch.inference_mode():
-            distribution = self.policy.distribution(self.params, torch.from_numpy(batch))
-            if deterministic:
-                actions = distribution.mode()
-            else:
-                from metarl.agents.distributions import draw_noise
-
-                noise = draw_noise(self.policy.action_space, rng or np.random.default_rng(), (len(batch),))
-                actions = distribution.sample(torch.from_numpy(noise))
-        result = clip_actions(self.policy.action_space, self.policy.actions_to_env(actions))
-        return (result[0] if single else result), state
 
 
 class MetaAlgorithm(ABC):

@@ -20,7 +20,7 @@ from metarl.agents.learner import Learner, LearnerState, Rate, Watcher
 from metarl.agents.optimizers import SGD
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import Params
-from metarl.agents.sampling import Samples
+from metarl.agents.samples import Samples
 
 
 def expand(params: Params, n_tasks: int) -> Params:

@@ -12,10 +12,11 @@ import numpy as np
 from metarl.agents.learner import Learner, LearnerState, Watcher
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import Params
-from metarl.agents.sampling import Episodes, Samples, collect, collect_env
+from metarl.agents.samples import Samples
+from metarl.agents.sampling import Episodes, collect, collect_env
 from metarl.envs.family import Family, Tasks
 from metarl.envs.family import n_tasks as count_tasks
-from metarl.meta.base import AdaptedPolicy
+from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.inner import expand
 from metarl.meta.progress import Timer
 from metarl.streams import seed_sequence

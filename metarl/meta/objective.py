@@ -17,7 +17,7 @@ from metarl.agents.distributions import Distribution
 from metarl.agents.learner import Learner, Rate
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import Linearization, Params
-from metarl.agents.sampling import Samples
+from metarl.agents.samples import Samples
 from metarl.errors import ConfigError
 from metarl.meta.inner import InnerStep, expand, inner_path
 

@@ -28,7 +28,7 @@ from metarl.envs.family import Family, Tasks, one_task
 from metarl.envs.family import n_tasks as count_tasks
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, NonFiniteError
-from metarl.meta.base import AdaptedPolicy
+from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.loops import Amount, Learnt, PathWatcher, Streams
 from metarl.meta.progress import Timer
 from metarl.streams import seed_sequence, stream
@@ -62,7 +62,7 @@ class AdaptedSB3(AdaptedPolicy):
         deterministic: bool = False,
         rng: np.random.Generator | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Return actions without the algorithm's exploration; see :meth:`metarl.meta.base.AdaptedPolicy.predict`.
+        """Return actions without the algorithm's exploration; see :meth:`metarl.meta.adapted.AdaptedPolicy.predict`.
 
         Observations are normalised where learning normalises them.
         """

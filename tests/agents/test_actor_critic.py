@@ -14,7 +14,7 @@ from metarl.agents.actor_critic import ActorCritic, ActorCriticSamples, standard
 from metarl.agents.hessian import LossDerivatives
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import Params
-from metarl.agents.sampling import mean_weights
+from metarl.agents.samples import mean_weights
 from metarl.envs.family import make_family
 from metarl.errors import ConfigError, MetaRLError
 from metarl.meta.inner import expand

@@ -15,7 +15,7 @@ from metarl.agents.descent import task_blocks
 from metarl.agents.optimizers import Layout, clip_norms
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import Params
-from metarl.agents.sampling import mean_weights
+from metarl.agents.samples import mean_weights
 from metarl.streams import seed_sequence
 from tests.agents.sb3_twin import stack
 

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from metarl.agents.distributions import Distribution
 from metarl.agents.hessian import LossDerivatives, activation_derivatives
 from metarl.agents.policy import ACTIVATIONS, FunctionalPolicy, Params
-from metarl.agents.sampling import Samples
+from metarl.agents.samples import Samples
 from metarl.agents.vpg import VPG
 from metarl.meta.inner import expand
 from tests.meta.problems import TASKS, make_params, make_samples

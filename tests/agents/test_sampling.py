@@ -13,16 +13,8 @@ from gymnasium import spaces
 
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
-from metarl.agents.sampling import (
-    Episodes,
-    Samples,
-    clip_actions,
-    collect,
-    collect_env,
-    mean_weights,
-    pack,
-    split_streams,
-)
+from metarl.agents.samples import Samples, mean_weights, pack
+from metarl.agents.sampling import Episodes, clip_actions, collect, collect_env, split_streams
 from metarl.envs.batch import SingleEnv
 from metarl.envs.family import Tasks, make_family, take_tasks
 from metarl.errors import ConfigError, NonFiniteError

@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 
 from metarl.agents.policy import FunctionalPolicy, Params
-from metarl.agents.sampling import Samples, mean_weights
+from metarl.agents.samples import Samples, mean_weights
 from metarl.agents.vpg import VPG
 
 TASKS, ENVS, LONGEST = 3, 4, 6

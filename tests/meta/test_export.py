@@ -21,7 +21,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import explained_variance
 
 from metarl import FOMAML
-from metarl.agents.sampling import Samples, collect
+from metarl.agents.samples import Samples
+from metarl.agents.sampling import collect
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
 from metarl.meta.export import KINDS, Exported, export_sb3, load_sb3, save_sb3, space_to_json, to_sb3

@@ -13,7 +13,7 @@ from metarl.agents.distributions import MIN_LOG_STD
 from metarl.agents.learner import Rate
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import Params
-from metarl.agents.sampling import Samples, mean_weights
+from metarl.agents.samples import Samples, mean_weights
 from metarl.agents.vpg import VPG
 from metarl.errors import ConfigError
 from metarl.meta.inner import expand, inner_path, scale
