@@ -24,7 +24,7 @@ OTHER = "other"
 """Holds those that differ from the YAML beside these."""
 N_STEPS = 3
 RETURNS = tuple(f"return_{k}" for k in range(N_STEPS + 1))
-COLUMNS = ("env", *SETTINGS, OTHER, "seed", "env_steps", "validation_tasks", *RETURNS)
+COLUMNS = ("env", *SETTINGS, OTHER, "n_timesteps", "seed", "env_steps", "validation_tasks", *RETURNS)
 NOT_SEARCHED = ("n_timesteps", "env_kwargs")
 """Hyperparameters that say how long and on what."""
 
@@ -60,7 +60,7 @@ def trial_rows(run: Run) -> list[dict[str, Any]]:
     rows = []
     for steps, before, after in zip(evaluations["timesteps"], evaluations["pre"], evaluations["post"], strict=True):
         returns = [before.mean(), *after.mean(-1)]
-        row = {"env": run.env_id, **settings, "seed": run.args()["seed"]}
+        row = {"env": run.env_id, **settings, "n_timesteps": config["n_timesteps"], "seed": run.args()["seed"]}
         row |= {"env_steps": int(steps), "validation_tasks": len(before)}
         rows.append(row | {name: f"{value:.1f}" for name, value in zip(RETURNS, returns, strict=False)})
     return rows
@@ -74,7 +74,7 @@ def as_text(value: Any) -> str:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return rows as CSV, those of one environment and setting one after another, and every one once."""
     distinct = {tuple(row.get(name, "") for name in COLUMNS): None for row in rows}
-    numbers = [COLUMNS.index(name) for name in ("seed", "env_steps")]
+    numbers = [COLUMNS.index(name) for name in ("n_timesteps", "seed", "env_steps")]
     ordered = sorted(distinct, key=lambda row: (*map(str, row[: numbers[0]]), *(row[i] for i in numbers)))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
