@@ -77,8 +77,8 @@ def test_a_search_record_has_a_row_for_each_evaluation_of_each_trial(tmp_path: P
     small = ["meta_batch_size:2", "n_episodes:2", "policy_kwargs.net_arch:[8]", "n_inner_steps:1"]
     for rate in ("0.1", "0.3"):
         command = ["train", "--algo", "reptile", "--env", "PointMass-v0", "-n", "800", "--eval-freq", "400"]
-        command += ["--seed", "3", "--n-eval-tasks", "3", "--no-progress", "-f", str(tmp_path / "tune"), "-params", *small]
-        assert zoo.main([*command, f"inner_lr:{rate}"]) == 0
+        command += ["--seed", "3", "--n-eval-tasks", "3", "--no-progress", "-f", str(tmp_path / "tune")]
+        assert zoo.main([*command, "-params", *small, f"inner_lr:{rate}"]) == 0
     for _ in range(2):  # the second time it replaces what it wrote
         search.main([str(tmp_path / "tune"), "-o", str(tmp_path)])
     with open(tmp_path / "reptile_search.csv", newline="", encoding="utf-8") as file:
