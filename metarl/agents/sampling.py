@@ -365,19 +365,19 @@ def collect_env(
                 if len(row[0]) >= max_steps:
                     raise ConfigError(f"an episode of {env} did not end within {max_steps} env steps")
                 # A copy: many environments write every observation to the same array.
-                seen = _finite("observation", np.array(obs, dtype=np.float32), env, len(row[0]))
+                seen = finite_array("observation", np.array(obs, dtype=np.float32), env, len(row[0]))
                 noise = torch.from_numpy(draw_noise(policy.action_space, action_rng, (1,)))
                 action = policy.distribution(params, torch.from_numpy(seen[None])).sample(noise)
                 row[0].append(seen)
-                row[1].append(_finite("action", action[0].numpy(), env, len(row[0]) - 1))
+                row[1].append(finite_array("action", action[0].numpy(), env, len(row[0]) - 1))
                 # The environment's bounds, not the policy's: in float64 they may be a little narrower.
                 clipped = clip_actions(env.action_space, policy.actions_to_env(action))[0]
                 obs, reward, terminated, truncated, _ = env.step(clipped)
-                row[2].append(float(_finite("reward", np.float64(reward), env, len(row[2]))))
+                row[2].append(float(finite_array("reward", np.float64(reward), env, len(row[2]))))
             rows.append(row)
             steps += len(row[2])
             ends.append(terminated)
-            finals.append(_finite("observation", np.array(obs, dtype=np.float32), env, len(row[2])))
+            finals.append(finite_array("observation", np.array(obs, dtype=np.float32), env, len(row[2])))
     longest = max(len(row[2]) for row in rows)
 
     def table(column: int) -> np.ndarray:
@@ -398,7 +398,12 @@ def collect_env(
     )
 
 
-def _finite(what: str, value: np.ndarray | np.float64, env: gym.Env[Any, Any], time: int) -> np.ndarray:
+def finite_array(what: str, value: np.ndarray | np.float64, env: gym.Env[Any, Any], time: int) -> np.ndarray:
+    """Return what an environment gave or took as an array.
+
+    :param what: ``"observation"``, ``"action"`` or ``"reward"``.
+    :raises NonFiniteError: it is NaN or infinite; :class:`~metarl.errors.DivergedError` for an action.
+    """
     array = np.asarray(value)
     if not np.isfinite(array).all():
         kind = DivergedError if what == "action" else NonFiniteError
