@@ -1,7 +1,7 @@
 """Search records: what was tried for the shipped hyperparameters, and what validation tasks returned.
 
 Trials are ordinary runs with other values, such as ``train --algo reptile --env HalfCheetahVel-v0 -n 8_000_000
---eval-freq 8_000_000 -f tune -params inner_lr:0.1``.
+--eval-freq 8_000_000 -f tune -params inner_lr:0.1``. A record keeps the rows that it has: trials may be of another day.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ OTHER = "other"
 """Holds those that differ from the YAML beside these."""
 N_STEPS = 3
 RETURNS = tuple(f"return_{k}" for k in range(N_STEPS + 1))
-COLUMNS = ("env", *SETTINGS, OTHER, "n_timesteps", "seed", "env_steps", "validation_tasks", *RETURNS)
+TRIAL = ("env", *SETTINGS, OTHER, "n_timesteps", "seed", "env_steps", "validation_tasks")
+"""What a row is known by: measured again, it replaces the former one."""
+COLUMNS = (*TRIAL, *RETURNS)
 NOT_SEARCHED = ("n_timesteps", "env_kwargs")
 """Hyperparameters that say how long and on what."""
 
@@ -43,8 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not found:
             continue
         path = args.output / f"{algo}_search.csv"
-        write_text_atomic(path, table(found))
-        print(f"{path}: {len(found)} rows")
+        former = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))) if path.is_file() else []
+        text = table([*former, *found])
+        write_text_atomic(path, text)
+        print(f"{path}: {len(text.splitlines()) - 1} rows, {len(former)} before")
 
 
 def trial_rows(run: Run) -> list[dict[str, Any]]:
@@ -72,13 +76,14 @@ def as_text(value: Any) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as CSV, those of one environment and setting one after another, and every one once."""
-    distinct = {tuple(row.get(name, "") for name in COLUMNS): None for row in rows}
-    numbers = [COLUMNS.index(name) for name in ("n_timesteps", "seed", "env_steps")]
-    ordered = sorted(distinct, key=lambda row: (*map(str, row[: numbers[0]]), *(row[i] for i in numbers)))
+    """Return rows as CSV, those of one environment and setting one after another; of two of one trial the later one."""
+    distinct = {tuple(str(row[name]) for name in TRIAL): row for row in rows}
+    numbers = [TRIAL.index(name) for name in ("n_timesteps", "seed", "env_steps")]
+    ordered = sorted(distinct, key=lambda trial: (*trial[: numbers[0]], *(int(trial[i]) for i in numbers)))
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([COLUMNS, *ordered])
+    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(distinct[trial] for trial in ordered)
     return out.getvalue()
 
 

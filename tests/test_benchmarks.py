@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,10 +80,16 @@ def test_a_search_record_has_a_row_for_each_evaluation_of_each_trial(tmp_path: P
         command = ["train", "--algo", "reptile", "--env", "PointMass-v0", "-n", "800", "--eval-freq", "400"]
         command += ["--seed", "3", "--n-eval-tasks", "3", "--no-progress", "-f", str(tmp_path / "tune")]
         assert zoo.main([*command, "-params", *small, f"inner_lr:{rate}"]) == 0
-    for _ in range(2):  # the second time it replaces what it wrote
+
+    def record() -> list[dict[str, str]]:
         search.main([str(tmp_path / "tune"), "-o", str(tmp_path)])
-    with open(tmp_path / "reptile_search.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        with open(tmp_path / "reptile_search.csv", newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    rows = record()
+    assert record() == rows  # each trial once
+    shutil.rmtree(tmp_path / "tune" / "reptile" / "PointMass-v0_2")
+    assert record() == rows  # trials whose folders are gone stay
     steps = [int(row["env_steps"]) for row in rows]
     assert [row["inner_lr"] for row in rows] == ["0.1"] * (len(rows) // 2) + ["0.3"] * (len(rows) // 2)
     assert len(rows) >= 4
