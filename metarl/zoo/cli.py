@@ -291,7 +291,11 @@ def _reproduce(parser: Parser) -> Parser:
         help="where the runs are, finished and half-finished ones too (default: logs/<experiment>/<scale>)",
     )
     parser.add_argument(
-        "-o", "--output", default="", metavar="FOLDER", help="tables, figures, record (default: results, in -f)"
+        "-o",
+        "--output",
+        default="",
+        metavar="FOLDER",
+        help="tables, figures, record (default: results, in -f); runs of a record that is there count, folders or not",
     )
     parser.add_argument("--num-threads", type=int, default=-1, help="threads (default: all)")
     _packages(parser)

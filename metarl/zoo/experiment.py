@@ -240,7 +240,7 @@ def find(job: Job, folder: Path) -> Found:
 
     :raises MetaRLError: its hyperparameters do not fit the algorithm.
     """
-    wanted = _plain(job.config())
+    wanted = plain(job.config())
     best: Run | None = None
     others: dict[str, str] = {}
     places = sorted(
@@ -264,8 +264,8 @@ def find(job: Job, folder: Path) -> Found:
     return Found(best, others)
 
 
-def _plain(config: Mapping[str, Any]) -> Any:
-    """Return what a configuration is once it was written and read."""
+def plain(config: Mapping[str, Any]) -> Any:
+    """Return what settings are once they were written and read."""
     return load_yaml(dump_yaml(dict(config)), "hyperparameters")
 
 

@@ -217,7 +217,7 @@ def learning_figure(curves: Mapping[str, Sequence[Learning]], algos: Sequence[st
     lines: dict[str, Line2D] = {}
     for panel, (env, own) in zip(panels, curves.items(), strict=True):
         for curve in own:
-            bands, colour = curve.bands(), f"C{algos.index(curve.algo)}"
+            bands, colour = curve.bands, f"C{algos.index(curve.algo)}"
             millions = curve.timesteps / 1e6
             (lines[curve.algo],) = panel.plot(millions, bands.mean, marker="o", markersize=3, color=colour)
             panel.fill_between(millions, bands.low, bands.high, color=colour, alpha=0.15, linewidth=0)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from metarl.meta.base import MetaAlgorithm
 from metarl.meta.report import Report
 from metarl.meta.statistics import Bands, bootstrap_bands
 from metarl.zoo.algorithms import algorithm, load_model
+from metarl.zoo.circumstances import commit
 from metarl.zoo.console import say
 from metarl.zoo.experiment import Entry, Experiment, Job
 from metarl.zoo.outputs import write_record
@@ -39,13 +40,15 @@ class Trained:
     """One finished run of an experiment.
 
     :param job: what it was for.
-    :param run: its folder.
+    :param run: its folder; None where only a record is left of it.
     :param reports: by checkpoint.
+    :param facts: what the record says of a run without a folder.
     """
 
     job: Job
-    run: Run
+    run: Run | None
     reports: Mapping[str, Report]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,23 +73,25 @@ class Learning:
 
     :param algo: the algorithm.
     :param timesteps: ``[point]``, env steps of training, a mean over runs.
-    :param returns: ``[run, task, point]``, after one inner step; of policies that do not adapt, before.
-    :param strata: see :class:`~metarl.meta.report.Report`.
+    :param bands: mean returns after one inner step, of policies that do not adapt before it, with 95% intervals by
+        task, then by run.
+    :param n_runs: how many runs.
     """
 
     algo: str
     timesteps: np.ndarray
-    returns: np.ndarray
-    strata: np.ndarray | None
+    bands: Bands
+    n_runs: int
 
-    def bands(self) -> Bands:
-        """Return mean returns with 95% intervals by task, then by run."""
-        return bootstrap_bands(self.returns, strata=self.strata)
+
+def evaluation_of(job: Job) -> dict[str, Any]:
+    """Return the arguments with which a job's run is evaluated on test tasks."""
+    return {**job.entry.evaluation, "n_episodes": job.entry.episodes}
 
 
 def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | None) -> Trained:
     """Evaluate a finished run on test tasks, or read what it was evaluated to before; that is kept in its folder."""
-    last = {**job.entry.evaluation, "n_episodes": job.entry.episodes}
+    last = evaluation_of(job)
     if algorithm(job.algo).is_told_the_task:
         last["n_inner_steps"] = 0
     best = {**last, "rates": job.entry.rates} if last["n_inner_steps"] else last
@@ -102,7 +107,7 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
         if report is None or report.meta.get("subject") != subject:
             say(f"Evaluating {job}, {checkpoint}")
             report = _evaluate([load_model(path, n_threads) for path in paths], settings)
-            report = dataclasses.replace(report, meta={**report.meta, "subject": subject})
+            report = dataclasses.replace(report, meta={**report.meta, "subject": subject, "commit": commit()})
             report.save(place)
         reports[checkpoint] = report
     return Trained(job, run, reports)
@@ -185,11 +190,12 @@ def of_checkpoint(items: Sequence[Tested], kind: str) -> list[Tested]:
 
 
 def learning(experiment: Experiment, runs: Sequence[Trained]) -> list[Learning]:
-    """Return the learning curves of the runs of one environment; runs that were never evaluated have none."""
+    """Return the learning curves of the run folders of one environment; runs that were never evaluated have none."""
     found = []
     for algo in dict.fromkeys(item.job.algo for item in runs):
         own = [item for item in runs if item.job.algo == algo]
-        arrays = [read_npz(path) for item in own if (path := item.run.folder / "meta_evaluations.npz").is_file()]
+        folders = [item.run.folder for item in own if item.run is not None]
+        arrays = [read_npz(path) for folder in folders if (path := folder / "meta_evaluations.npz").is_file()]
         if not arrays:
             continue
         # The run with the fewest evaluations says where the points are; of each other run the nearest ones are taken.
@@ -201,7 +207,7 @@ def learning(experiment: Experiment, runs: Sequence[Trained]) -> list[Learning]:
         steps = [each["timesteps"][points] for each, points in zip(arrays, nearest, strict=True)]
         # With so few distinct tasks validation and test tasks are the same ones, in the same order.
         strata = own[0].reports["last"].strata
-        found.append(Learning(algo, np.mean(steps, axis=0), values, strata))
+        found.append(Learning(algo, np.mean(steps, axis=0), bootstrap_bands(values, strata=strata), len(values)))
     return found
 
 
@@ -210,10 +216,10 @@ def times(runs: Sequence[Trained]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for algo in dict.fromkeys(item.job.algo for item in runs):
         seconds: dict[str, list[np.ndarray]] = {phase: [] for phase in PHASES}
-        for item in runs:
-            for phase in PHASES if item.job.algo == algo else ():
+        for run in [item.run for item in runs if item.job.algo == algo and item.run is not None]:
+            for phase in PHASES:
                 try:
-                    seconds[phase].append(read_curve(item.run, "time/iterations", f"time/{phase}").y)
+                    seconds[phase].append(read_curve(run, "time/iterations", f"time/{phase}").y)
                 except MetaRLError:  # it logged nothing, or has no such phase
                     continue
         medians = {phase: float(np.median(np.concatenate(parts))) for phase, parts in seconds.items() if parts}
@@ -231,8 +237,9 @@ def step_seconds(experiment: Experiment, runs: Sequence[Trained], n_threads: int
     :return: by algorithm, one number for each round; empty where one of the two has no finished run.
     """
     orders = experiment.settings["orders"]
-    first_runs = {algo: next((item for item in runs if item.job.algo == algo), None) for algo in orders}
-    paths = [item.run.final for item in first_runs.values() if item is not None]
+    folders = [(item.job.algo, item.run) for item in runs if item.run is not None]
+    first_runs = {algo: next((run for name, run in folders if name == algo), None) for algo in orders}
+    paths = [run.final for run in first_runs.values() if run is not None]
     if len(paths) < len(orders):
         return {}
     subject = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]

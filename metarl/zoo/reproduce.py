@@ -15,13 +15,15 @@ from metarl.zoo.runs import command_line
 if TYPE_CHECKING:
     from metarl.zoo.experiment import Experiment, Job
     from metarl.zoo.finished import Trained
+    from metarl.zoo.recorded import Recorded
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code: 1 if a run failed."""
     from metarl.zoo.console import say
     from metarl.zoo.experiment import jobs, load_experiment
-    from metarl.zoo.results import RECORD, TEXT, Results, require_own
+    from metarl.zoo.recorded import RECORD, Recorded
+    from metarl.zoo.results import TEXT, Results
     from metarl.zoo.train import threads
 
     began = time.monotonic()
@@ -29,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = jobs(experiment, args.only_env, args.only_algo, args.seeds, args.only_part)
     folder = Path(args.log_folder or Path("logs") / experiment.name / experiment.scale)
     output = Path(args.output or folder / "results")
-    require_own(output)
-    work = Work(experiment, chosen, folder, args)
+    recorded = Recorded.read(output, experiment)
+    work = Work(experiment, chosen, folder, recorded, args)
     if args.train:
         interrupted = work.train()
         if interrupted:
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     extra = [job for job in chosen if job.seed not in job.entry.seeds]
     runs, missing = work.collect([*jobs(experiment), *extra], threads(args))
     if runs:
-        results = Results(experiment, runs, threads(args))
+        results = Results(experiment, runs, threads(args), recorded)
         results.show()
         results.write(output, folder, command_line(args.argv), time.monotonic() - began, missing)
         say(f"Saved {output / RECORD}, {output / TEXT} and {len(results.figures)} figures")
@@ -54,11 +56,15 @@ class Work:
     :param experiment: what is to be done.
     :param chosen: the jobs of this command.
     :param folder: where the run folders are.
+    :param recorded: runs that count without a folder.
     :param args: the command's arguments.
     """
 
-    def __init__(self, experiment: Experiment, chosen: Sequence[Job], folder: Path, args: argparse.Namespace) -> None:
+    def __init__(
+        self, experiment: Experiment, chosen: Sequence[Job], folder: Path, recorded: Recorded, args: argparse.Namespace
+    ) -> None:
         self.experiment, self.chosen, self.folder, self.args = experiment, chosen, folder, args
+        self.recorded = recorded
         self.failed: dict[str, str] = {}
         """Why, by job in words."""
 
@@ -66,12 +72,16 @@ class Work:
         """Do what is left of the chosen jobs; returns the exit code of one that was interrupted, else 0."""
         from metarl.zoo.console import say
 
-        todo = [job for job in self.chosen if not job.unavailable() and not self._finished(job)]
-        done = len(self.chosen) - len(todo)
-        away = sum(bool(job.unavailable()) for job in self.chosen)
+        possible = [job for job in self.chosen if not job.unavailable()]
+        left = [job for job in possible if not self._finished(job)]
+        todo = [job for job in left if not self._recorded(job)]
+        away, kept = len(self.chosen) - len(possible), len(left) - len(todo)
         say(
             f"{self.experiment.name}, {self.experiment.scale}: {len(self.chosen)} runs under {self.folder}, "
-            f"{done - away} finished, {len(todo)} to do" + (f", {away} not possible yet" if away else "")
+            f"{len(possible) - len(left)} finished, "
+            + (f"{kept} only in the record of these results, " if kept else "")
+            + f"{len(todo)} to do"
+            + (f", {away} not possible yet" if away else "")
         )
         clock = Clock(self.experiment, self.folder)
         for i, job in enumerate(todo):
@@ -97,6 +107,12 @@ class Work:
         for path, difference in found.others.items() if found.run is None else ():
             say(f"{path} does not count: {difference}")
         return found.finished
+
+    def _recorded(self, job: Job) -> bool:
+        try:
+            return self.recorded.trained(job) is not None
+        except MetaRLError:  # said when its turn comes
+            return False
 
     def _train(self, job: Job) -> int:
         from metarl.zoo.cli import parse
@@ -132,6 +148,9 @@ class Work:
                     found = find(job, self.folder)
                     if found.finished and found.run is not None:
                         runs.append(evaluate_run(self.experiment, job, found.run, n_threads))
+                        continue
+                    if (kept := self.recorded.trained(job)) is not None:
+                        runs.append(kept)
                         continue
                     reason = self.failed.get(str(job)) or ("not started" if found.run is None else "not finished")
                 except MetaRLError as error:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metarl.checkpoint import write_text_atomic
-from metarl.errors import ConfigError
 from metarl.meta.published import Published, published_for
 from metarl.meta.report import STREAM_KEYS, Report
 from metarl.meta.tables import Table
@@ -20,14 +19,26 @@ from metarl.zoo.circumstances import circumstances
 from metarl.zoo.console import console, say
 from metarl.zoo.evaluate import training_seconds
 from metarl.zoo.experiment import Entry, Experiment
-from metarl.zoo.finished import CHECKPOINTS, Learning, Tested, Trained, by_entry, learning, step_seconds, tested, times
+from metarl.zoo.finished import (
+    CHECKPOINTS,
+    Learning,
+    Tested,
+    Trained,
+    by_cell,
+    by_entry,
+    evaluation_of,
+    learning,
+    step_seconds,
+    tested,
+    times,
+)
 from metarl.zoo.outputs import write_figure, write_record
+from metarl.zoo.recorded import FORMAT, RECORD, VERSION, Recorded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMAT, VERSION = "metarl-reproduction", 1
-RECORD, TEXT = "record.json", "results.md"
+TEXT = "results.md"
 ABOUT = (
     "Returns on held-out tasks before and after inner steps, with equal env steps of training, support and query "
     "together. Intervals are 95% bootstrap intervals by task, then by training seed; algorithms are compared on the "
@@ -61,14 +72,17 @@ class Results:
     :param experiment: what they are runs of.
     :param runs: at least one.
     :param n_threads: to measure with, None for all.
+    :param recorded: has the learning curves and times of runs without a folder.
     """
 
-    def __init__(self, experiment: Experiment, runs: Sequence[Trained], n_threads: int | None) -> None:
-        self.experiment, self.runs, self._n_threads = experiment, runs, n_threads
+    def __init__(
+        self, experiment: Experiment, runs: Sequence[Trained], n_threads: int | None, recorded: Recorded
+    ) -> None:
+        self.experiment, self.runs, self._n_threads, self._recorded = experiment, runs, n_threads, recorded
         self.sections: dict[str, Section] = {}
         self.figures: dict[str, Figure] = {}
         self.verdicts: list[dict[str, Any]] = []
-        self.tested: list[Tested] = []
+        self.tested: list[tuple[Mapping[str, Any], Tested]] = []
         self.curves: dict[str, list[Learning]] = {}
         self.seconds: dict[str, dict[str, dict[str, float]]] = {}
         self.measured: dict[str, dict[str, list[float]]] = {}
@@ -88,14 +102,19 @@ class Results:
         figures = findings.adaptation_figures(items, published, entry.env, self.experiment.settings["algos"])
         self._add(entry.env, [table], findings.sentences(found), figures)
         self.verdicts += [{"env": entry.env, "cell": {}, **item.to_dict()} for item in found]
-        self.tested += items
-        self.seconds[entry.env] = times(runs)
-        measured = step_seconds(self.experiment, runs, self._n_threads)
+        self.tested += [({}, item) for item in items]
+        algos = dict.fromkeys(item.job.algo for item in runs)
+        seconds = self._recorded.times(entry.env) | times(runs)
+        self.seconds[entry.env] = {algo: seconds[algo] for algo in algos if algo in seconds}
+        measured = step_seconds(self.experiment, runs, self._n_threads) or self._recorded.step_seconds(entry.env)
         if measured:
             self.measured[entry.env] = measured
-        curves = learning(self.experiment, runs)
+        curves: dict[str, Learning] = {}
+        for curve in (*learning(self.experiment, runs), *self._recorded.learning(entry.env)):
+            if curve.algo in algos and (curve.algo not in curves or curve.n_runs > curves[curve.algo].n_runs):
+                curves[curve.algo] = curve
         if curves:
-            self.curves[entry.env] = curves
+            self.curves[entry.env] = [curves[algo] for algo in algos if algo in curves]
 
     def _ablation(self, entry: Entry, runs: Sequence[Trained]) -> None:
         tables = [findings.ablation_table(runs, kind, self._last) for kind in CHECKPOINTS]
@@ -104,6 +123,7 @@ class Results:
         figures = {f"{name}_{kind}": findings.ablation_figure(runs, kind, self._last) for kind in CHECKPOINTS}
         self._add(f"Ablation on {entry.env}", tables, findings.ablation_sentences(found), figures)
         self.verdicts += [{"env": entry.env, "cell": dict(cell), **item.to_dict()} for cell, item in found]
+        self.tested += [(cell, item) for cell, own in by_cell(runs) for item in tested(own)]
 
     def _training(self) -> None:
         settings = self.experiment.settings
@@ -155,13 +175,14 @@ class Results:
             "times": self.seconds,
             "step_seconds": self.measured,
             "learning": [_curve(env, curve) for env, own in self.curves.items() for curve in own],
-            "reports": [_report(item) for item in self.tested],
+            "reports": [_report(cell, item) for cell, item in self.tested],
         }
         write_text_atomic(output / TEXT, self._text(document))
         write_record(output / RECORD, document)
 
     def _text(self, document: Mapping[str, Any]) -> str:
         hours = sum(item["training_seconds"] or 0.0 for item in document["runs"]) / 3600
+        commits = dict.fromkeys(item["evaluated_at"] or "unknown" for item in document["runs"])
         versions = ", ".join(f"{name} {value}" for name, value in document["versions"].items())
         seeds = sorted({item.job.seed for item in self.runs})
         lines = [
@@ -169,8 +190,7 @@ class Results:
             ABOUT,
             "```\n" + document["command"] + "\n```",
             f"{len(self.runs)} runs, training seeds {', '.join(map(str, seeds))}, {hours:.1f} h of training on "
-            f"{_cores(document['machine']['cores'])}; evaluated at commit {document['commit'] or 'unknown'}; "
-            f"{versions}.",
+            f"{_cores(document['machine']['cores'])}; evaluated at commit {', '.join(commits)}; {versions}.",
         ]
         for name, section in self.sections.items():
             lines += [f"## {name}", *(table.markdown() for table in section.tables)]
@@ -180,19 +200,6 @@ class Results:
             lines.append("## Missing")
             lines.append("\n".join(f"- {line}" for line in missing_lines(document["missing"])))
         return "\n\n".join(lines) + "\n"
-
-
-def require_own(output: Path) -> None:
-    """Raise :class:`ConfigError` if results would replace something else."""
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"-o {output} is a file: results are several files, name a folder")
-    record = output / RECORD
-    try:
-        foreign = record.exists() and json.loads(record.read_text(encoding="utf-8")).get("format") != FORMAT
-    except (OSError, ValueError, AttributeError):
-        foreign = True
-    if foreign:
-        raise ConfigError(f"{record} is no record of `metarl reproduce`: choose another folder")
 
 
 def _published(report: Report) -> tuple[Published, ...]:
@@ -218,6 +225,8 @@ def missing_lines(missing: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _run(item: Trained, folder: Path) -> dict[str, Any]:
+    if item.run is None:
+        return dict(item.facts)
     return {
         "env": item.job.entry.env,
         "algo": item.job.algo,
@@ -226,7 +235,8 @@ def _run(item: Trained, folder: Path) -> dict[str, Any]:
         "run": item.run.folder.relative_to(folder).as_posix(),
         "num_timesteps": {kind: report.meta["num_timesteps"] for kind, report in item.reports.items()},
         "inner_lr": {kind: report.meta["inner_lr"] for kind, report in item.reports.items()},
-        "evaluation": {**item.job.entry.evaluation, "n_episodes": item.job.entry.episodes},
+        "evaluation": evaluation_of(item.job),
+        "evaluated_at": item.reports["best"].meta.get("commit"),
         "training_seconds": training_seconds(item.run),
         "commits": item.run.args().get("commits", []),
         "commands": item.run.commands(),
@@ -236,14 +246,15 @@ def _run(item: Trained, folder: Path) -> dict[str, Any]:
 
 
 def _curve(env: str, curve: Learning) -> dict[str, Any]:
-    bands = curve.bands()
-    points = {"timesteps": curve.timesteps, "mean": bands.mean, "low": bands.low, "high": bands.high}
-    return {"env": env, "algo": curve.algo, **{name: np.round(value, 3).tolist() for name, value in points.items()}}
+    points = {"timesteps": curve.timesteps, **curve.bands._asdict()}
+    numbers = {name: np.round(value, 3).tolist() for name, value in points.items()}
+    return {"env": env, "algo": curve.algo, "n_runs": curve.n_runs, **numbers}
 
 
-def _report(item: Tested) -> dict[str, Any]:
+def _report(cell: Mapping[str, Any], item: Tested) -> dict[str, Any]:
     """Return a report that :class:`~metarl.meta.report.Report` reads, with what it needs to be paired."""
     meta = {name: item.report.meta[name] for name in STREAM_KEYS} | {"num_timesteps": list(item.num_timesteps)}
+    meta |= {"cell": dict(cell)} if cell else {}
     short = dataclasses.replace(item.report, returns=np.round(item.report.returns, 3), meta=meta)
     document: dict[str, Any] = json.loads(short.to_json())
     return document

@@ -51,8 +51,9 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def reports(record: dict[str, Any]) -> dict[tuple[str, str], Report]:
+    """Return those of the comparison."""
     found = (Report.from_json(json.dumps(item)) for item in record["reports"])
-    return {(report.env, report.label): report for report in found}
+    return {(report.env, report.label): report for report in found if "cell" not in report.meta}
 
 
 # ------------------------------------------------------------------------------------------------------------- results
@@ -157,7 +158,8 @@ def test_learning_curves_of_runs_with_other_evaluations_meet_at_equal_env_steps(
         write_npz_atomic(path, timesteps=np.array(points), pre=-post[:, 0], post=post)
     (curve,) = learning(experiment, runs)
     assert curve.timesteps.tolist() == [101.5, 204.5]
-    assert curve.returns[:, 0].tolist() == [[100, 210], [103, 199]]
+    assert curve.bands.mean.tolist() == [101.5, 204.5]  # of 100 and 103, 210 and 199
+    assert curve.n_runs == 2
 
 
 def test_tables_figures_and_text(logs: Path) -> None:
@@ -216,6 +218,70 @@ def test_finished_runs_are_left_alone(logs: Path, tmp_path: Path, capsys: pytest
     assert "Missing: maml, not started: HalfCheetahVel-v0 (seed 0), AntDir-v0 (seed 0)" in out
     go_on = f"Next: python -m metarl.zoo reproduce {NAME} --scale smoke -f {logs} -o {tmp_path} does what is missing"
     assert out.splitlines()[-1] == go_on
+
+
+def test_a_record_stands_for_run_folders_that_are_elsewhere(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on another machine: the record of a clone counts, and only what it lacks is trained."""
+    output, folder = tmp_path / "results", tmp_path / "logs"
+    shutil.copytree(logs / "results", output)
+    argv = [*SMOKE, "-f", str(folder), "-o", str(output)]
+    chosen = ["--only-algo", *ALGOS, "--only-env", "PointMass-v0", "AntVel-v0"]
+    assert main([*argv, *chosen]) == 0
+    assert "16 runs under" in (out := capsys.readouterr().out)
+    assert "0 finished, 16 only in the record of these results, 0 to do" in out
+    assert contents(folder) == {}
+    whole, again = read(logs / "results"), read(output)
+    for name in ("runs", "missing", "times", "step_seconds", "learning"):
+        assert again[name] == whole[name], name
+    for ours, theirs in zip(reports(again).values(), reports(whole).values(), strict=True):
+        assert ours.seeds == theirs.seeds
+        assert ours.meta == theirs.meta
+        np.testing.assert_array_equal(ours.returns, theirs.returns)
+    assert again["tables"].keys() == whole["tables"].keys() == again["sentences"].keys()
+    for ours, theirs in zip(again["verdicts"], whole["verdicts"], strict=True):
+        np.testing.assert_allclose(ours.pop("interval"), theirs.pop("interval"), atol=2e-3)
+        assert ours == theirs
+    # A run here counts before that of the record, a further seed beside those of the record.
+    assert main([*argv, "--only-algo", "random", "--only-env", "PointMass-v0", "--seeds", "0", "5"]) == 0
+    assert "1 only in the record of these results, 1 to do" in capsys.readouterr().out
+    merged = reports(read(output))["PointMass-v0", "random, last"]
+    assert merged.seeds == (0, 1, 5)
+    before = reports(whole)["PointMass-v0", "random, last"]
+    np.testing.assert_array_equal(merged.returns[:2], before.returns)
+    runs = [run for run in read(output)["runs"] if run["algo"] == "random" and run["env"] == "PointMass-v0"]
+    assert [run["seed"] for run in runs] == [0, 1, 5]
+    # What has other hyperparameters or evaluations than those of today does not stand for anything.
+    record = read(output)
+    maml, fomaml = (next(run for run in record["runs"] if run["algo"] == algo) for algo in ("maml", "fomaml"))
+    maml["hyperparams"]["inner_lr"] = 0.3
+    fomaml["evaluation"]["n_tasks"] = 5
+    (output / "record.json").write_text(json.dumps(record))
+    assert main([*argv, "--no-train"]) == 0
+    missing = {(item["algo"], item["seed"]) for item in read(output)["missing"] if item["env"] == "PointMass-v0"}
+    assert missing >= {("maml", 0), ("fomaml", 0)}
+    assert not missing & {("maml", 1), ("random", 0), ("oracle", 1)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale": "laptop"}, "is of first-order-rl at scale laptop, not of first-order-rl at scale smoke"),
+        ({"version": 9}, "has record format 9: this metarl reads 1"),
+        ({"reports": [{"format": "metarl-report"}]}, "has report format None"),
+        ({"learning": [{"env": "PointMass-v0"}]}, "the record is damaged: KeyError('mean')"),
+        ({"runs": 3}, "the record is damaged: TypeError"),
+    ],
+)
+def test_a_record_that_cannot_be_gone_on_with_stays_as_it_is(
+    changes: dict[str, Any], message: str, logs: Path, tmp_path: Path, refused: Refused
+) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps({**read(logs / "results"), **changes}))
+    before = contents(tmp_path)
+    assert message in refused(*SMOKE, "-f", str(tmp_path / "logs"), "-o", str(tmp_path))
+    assert contents(tmp_path) == before
 
 
 KILLED = """
