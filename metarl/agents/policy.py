@@ -40,6 +40,7 @@ POLICIES: dict[str, type[ActorCriticPolicy]] = {"MlpPolicy": ActorCriticPolicy}
 _SET_HERE = ("observation_space", "action_space", "lr_schedule")
 _EMPTY = {
     "features_extractor_kwargs": "MlpPolicy has no features extractor",
+    "optimizer_class": "gradient steps are the learner's own",
     "optimizer_kwargs": "gradient steps are the learner's own",
 }
 
@@ -76,9 +77,6 @@ def sb3_policy_kwargs(policy_kwargs: Mapping[str, Any] | None) -> dict[str, Any]
     for name, reason in _EMPTY.items():
         if kwargs.get(name) not in (None, {}):
             raise ConfigError(f"{name}={kwargs[name]!r} is not supported: {reason}")
-    optimizer = kwargs.get("optimizer_class", torch.optim.Adam)
-    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
-        raise ConfigError(f"optimizer_class={optimizer!r} is not a subclass of torch.optim.Optimizer")
     log_std = kwargs.get("log_std_init", 0.0)
     if not isinstance(log_std, (int, float)) or isinstance(log_std, bool) or not math.isfinite(log_std):
         raise ConfigError(f"log_std_init={log_std!r} is not a finite number")

@@ -19,6 +19,7 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnRewardThreshold,
 )
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from metarl.agents.policy import ACTIVATIONS
 from metarl.checkpoint import load_checkpoint, save_checkpoint
@@ -220,7 +221,7 @@ def test_an_activation_given_as_a_class_is_saved_by_name(tmp_path: Path) -> None
 
 
 def test_arguments_that_cannot_be_saved_are_refused_before_learning() -> None:
-    model = small(policy_kwargs={"optimizer_class": torch.optim.SGD})
+    model = small(policy_kwargs={"features_extractor_class": FlattenExtractor})
     with pytest.raises(ConfigError, match=r"policy_kwargs=.*cannot be saved"):
         model.learn(1)
     assert model.n_iterations == 0
