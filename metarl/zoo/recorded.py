@@ -71,22 +71,24 @@ class Recorded:
 
     def trained(self, job: Job) -> Trained | None:
         """Return the run of a job with its evaluations, None where there is none with its hyperparameters."""
-        wanted, evaluation = plain(job.config()), plain(evaluation_of(job))
-        for facts in self._runs:
-            if (facts["env"], facts["algo"], facts["seed"], facts["cell"]) != (
-                job.entry.env,
-                job.algo,
-                job.seed,
-                dict(job.cell),
-            ):
-                continue
-            if facts["hyperparams"] != wanted or facts["evaluation"] != evaluation:
+        for facts in self._facts(job):
+            if facts["hyperparams"] != plain(job.config()) or facts["evaluation"] != plain(evaluation_of(job)):
                 continue
             reports = {kind: self._report(job, kind) for kind in CHECKPOINTS}
             found = {kind: report for kind, report in reports.items() if report is not None}
             if len(found) == len(CHECKPOINTS):
                 return Trained(job, None, found, {"evaluated_at": self._commit, **facts})
         return None
+
+    def reason(self, job: Job) -> str:
+        """Return why the record's run of a job does not count, empty if it has none."""
+        if not self._facts(job):
+            return ""
+        return "in the record with other hyperparameters, another evaluation or no returns"
+
+    def _facts(self, job: Job) -> list[dict[str, Any]]:
+        wanted = (job.entry.env, job.algo, job.seed, dict(job.cell))
+        return [each for each in self._runs if (each["env"], each["algo"], each["seed"], each["cell"]) == wanted]
 
     def _report(self, job: Job, kind: str) -> Report | None:
         """Return the report of one run, of those that hold all runs of an algorithm."""

@@ -152,7 +152,8 @@ class Work:
                     if (kept := self.recorded.trained(job)) is not None:
                         runs.append(kept)
                         continue
-                    reason = self.failed.get(str(job)) or ("not started" if found.run is None else "not finished")
+                    state = self.recorded.reason(job) or "not started" if found.run is None else "not finished"
+                    reason = self.failed.get(str(job)) or state
                 except MetaRLError as error:
                     reason = " ".join(str(error).split())
             missing.append({**_describe(job), "reason": reason, "possible": possible})
