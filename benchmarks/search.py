@@ -22,6 +22,8 @@ SETTINGS = ("learner", "inner_lr", "n_inner_steps", "meta_batch_size", "n_episod
 """Hyperparameters that every row has."""
 OTHER = "other"
 """Holds those that differ from the YAML beside these."""
+DEFAULT = "default"
+"""What a trial has without naming it."""
 N_STEPS = 3
 RETURNS = tuple(f"return_{k}" for k in range(N_STEPS + 1))
 TRIAL = ("env", *SETTINGS, OTHER, "n_timesteps", "seed", "env_steps", "validation_tasks")
@@ -58,7 +60,11 @@ def trial_rows(run: Run) -> list[dict[str, Any]]:
     if not path.is_file() or config.get("env_kwargs"):
         return []
     named = (*SETTINGS, *NOT_SEARCHED)
-    other = {name: value for name, value in config.items() if name not in named and shipped.get(name) != value}
+    other = {
+        name: config.get(name, DEFAULT)
+        for name in {**shipped, **config}
+        if name not in named and shipped.get(name) != config.get(name)
+    }
     settings = {name: as_text(config.get(name)) for name in SETTINGS} | {OTHER: as_text(other or None)}
     evaluations = read_npz(path)
     rows = []

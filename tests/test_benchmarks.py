@@ -74,7 +74,9 @@ def test_every_entry_says_what_it_measures(name: str) -> None:
     assert (speed.ENTRIES[name].__doc__ or "").strip()
 
 
-def test_a_search_record_has_a_row_for_each_evaluation_of_each_trial(tmp_path: Path) -> None:
+def test_a_search_record_has_a_row_for_each_evaluation_of_each_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small = ["meta_batch_size:2", "n_episodes:2", "policy_kwargs.net_arch:[8]", "n_inner_steps:1"]
     for rate in ("0.1", "0.3"):
         command = ["train", "--algo", "reptile", "--env", "PointMass-v0", "-n", "800", "--eval-freq", "400"]
@@ -98,6 +100,10 @@ def test_a_search_record_has_a_row_for_each_evaluation_of_each_trial(tmp_path: P
     assert {row["validation_tasks"] for row in rows} == {"3"}
     assert json.loads(rows[0]["other"]) == {"policy_kwargs": {"activation_fn": "relu", "net_arch": [8]}}
     assert all(float(row["return_1"]) < 0 for row in rows)
+    # What the shipped settings name and a trial leaves to its default is a difference too.
+    shipped = {**search.load_hyperparameters("reptile", "PointMass-v0"), "surrogate": "likelihood_ratio"}
+    monkeypatch.setattr(search, "load_hyperparameters", lambda *_: shipped)
+    assert json.loads(record()[0]["other"])["surrogate"] == "default"
 
 
 def test_intervals_hold_the_truth_where_runs_do_not_differ() -> None:
