@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from metarl.checkpoint import read_npz, write_text_atomic
-from metarl.zoo.config import HYPERPARAMS, load_hyperparameters
+from metarl.zoo.config import HYPERPARAMS
 from metarl.zoo.runs import Run, list_runs
 
 SETTINGS = ("learner", "inner_lr", "n_inner_steps", "meta_batch_size", "n_episodes", "outer", "outer_kwargs")
 """Hyperparameters that every row has."""
 OTHER = "other"
-"""Holds those that differ from the YAML beside these."""
-DEFAULT = "default"
-"""What a trial has without naming it."""
+"""Holds all the others, whatever the YAML beside the record says today."""
 N_STEPS = 3
 RETURNS = tuple(f"return_{k}" for k in range(N_STEPS + 1))
 TRIAL = ("env", *SETTINGS, OTHER, "n_timesteps", "seed", "env_steps", "validation_tasks")
@@ -47,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not found:
             continue
         path = args.output / f"{algo}_search.csv"
-        former = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))) if path.is_file() else []
+        former = read(path) if path.is_file() else []
         text = table([*former, *found])
         write_text_atomic(path, text)
         print(f"{path}: {len(text.splitlines()) - 1} rows, {len(former)} before")
@@ -56,16 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def trial_rows(run: Run) -> list[dict[str, Any]]:
     """Return a row for each evaluation of a run: the mean returns of validation tasks after 0 to 3 inner steps."""
     path = run.folder / "meta_evaluations.npz"
-    config, shipped = run.config(), load_hyperparameters(run.algo, run.env_id)
+    config = run.config()
     if not path.is_file() or config.get("env_kwargs"):
         return []
-    named = (*SETTINGS, *NOT_SEARCHED)
-    other = {
-        name: config.get(name, DEFAULT)
-        for name in {**shipped, **config}
-        if name not in named and shipped.get(name) != config.get(name)
-    }
-    settings = {name: as_text(config.get(name)) for name in SETTINGS} | {OTHER: as_text(other or None)}
+    other = {name: value for name, value in sorted(config.items()) if name not in (*SETTINGS, *NOT_SEARCHED)}
+    settings = {name: as_text(config.get(name)) for name in SETTINGS} | {OTHER: as_text(other)}
     evaluations = read_npz(path)
     rows = []
     for steps, before, after in zip(evaluations["timesteps"], evaluations["pre"], evaluations["post"], strict=True):
@@ -76,9 +69,17 @@ def trial_rows(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a record."""
+    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise SystemExit(f"{path} is no search record: its columns are not {', '.join(COLUMNS)}")
+    return list(reader)
+
+
 def as_text(value: Any) -> str:
     """Return a hyperparameter as it stands in a record."""
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -101,6 +101,11 @@ class Job:
         return f"{self.algo} on {self.entry.env}, seed {self.seed}{cell}"
 
     @property
+    def key(self) -> tuple[str, str, int, str]:
+        """What tells it from every other job of its experiment."""
+        return self.entry.env, self.algo, self.seed, json.dumps(dict(self.cell), sort_keys=True)
+
+    @property
     def hyperparams(self) -> dict[str, Any]:
         """What overrules the YAML."""
         return {**self.entry.hyperparams, **self.cell}

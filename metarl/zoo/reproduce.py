@@ -32,17 +32,23 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.log_folder or Path("logs") / experiment.name / experiment.scale)
     output = Path(args.output or folder / "results")
     recorded = Recorded.read(output, experiment)
+    if not args.output:  # results that belong to the run folders beside them stand for none of these
+        recorded = Recorded({}, experiment)
     work = Work(experiment, chosen, folder, recorded, args)
     if args.train:
         interrupted = work.train()
         if interrupted:
             print(f"metarl: or go on with all of it: {command_line(args.argv)}", file=sys.stderr)
             return interrupted
-    extra = [job for job in chosen if job.seed not in job.entry.seeds]
-    runs, missing = work.collect([*jobs(experiment), *extra], threads(args))
+    extra = [job for job in (*chosen, *recorded.jobs()) if job.seed not in job.entry.seeds]
+    planned = {job.key: job for job in (*jobs(experiment), *extra)}
+    runs, missing = work.collect(list(planned.values()), threads(args))
     if runs:
         results = Results(experiment, runs, threads(args), recorded)
         results.show()
+        former = recorded.keep_former(output)
+        if former is not None:
+            say(f"Runs of the former record do not count any more: it is {former} now")
         results.write(output, folder, command_line(args.argv), time.monotonic() - began, missing)
         say(f"Saved {output / RECORD}, {output / TEXT} and {len(results.figures)} figures")
     _say_missing(missing)

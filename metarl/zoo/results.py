@@ -84,6 +84,7 @@ class Results:
         self.verdicts: list[dict[str, Any]] = []
         self.tested: list[tuple[Mapping[str, Any], Tested]] = []
         self.curves: dict[str, list[Learning]] = {}
+        self._partial: list[str] = []
         self.seconds: dict[str, dict[str, dict[str, float]]] = {}
         self.measured: dict[str, dict[str, list[float]]] = {}
         self._last = experiment.n_inner_steps
@@ -104,7 +105,12 @@ class Results:
         self.verdicts += [{"env": entry.env, "cell": {}, **item.to_dict()} for item in found]
         self.tested += [({}, item) for item in items]
         algos = dict.fromkeys(item.job.algo for item in runs)
-        seconds = self._recorded.times(entry.env) | times(runs)
+        here = {algo: sum(item.job.algo == algo and item.run is not None for item in runs) for algo in algos}
+        former = self._recorded.times(entry.env)
+        former = {
+            algo: own for algo, own in former.items() if self._recorded.n_runs(entry.env, algo) > here.get(algo, 0)
+        }
+        seconds = times(runs) | former
         self.seconds[entry.env] = {algo: seconds[algo] for algo in algos if algo in seconds}
         measured = step_seconds(self.experiment, runs, self._n_threads) or self._recorded.step_seconds(entry.env)
         if measured:
@@ -115,6 +121,12 @@ class Results:
                 curves[curve.algo] = curve
         if curves:
             self.curves[entry.env] = [curves[algo] for algo in algos if algo in curves]
+            whole = {algo: sum(item.job.algo == algo for item in runs) for algo in algos}
+            self._partial += [
+                f"The learning curve of {curve.algo} on {entry.env} is of {curve.n_runs} of {whole[curve.algo]} runs."
+                for curve in self.curves[entry.env]
+                if curve.n_runs < whole[curve.algo]
+            ]
 
     def _ablation(self, entry: Entry, runs: Sequence[Trained]) -> None:
         tables = [findings.ablation_table(runs, kind, self._last) for kind in CHECKPOINTS]
@@ -129,7 +141,7 @@ class Results:
         settings = self.experiment.settings
         if self.curves:
             figure = findings.learning_figure(self.curves, settings["algos"])
-            self._add("Training", [], [], {"learning": figure})
+            self._add("Training", [], self._partial, {"learning": figure})
         if any(self.seconds.values()):
             lines = findings.speed_sentences(self.measured, settings["published_ratio"])
             self._add("Time", [findings.times_table(self.seconds)], lines, {})
@@ -185,11 +197,13 @@ class Results:
         commits = dict.fromkeys(item["evaluated_at"] or "unknown" for item in document["runs"])
         versions = ", ".join(f"{name} {value}" for name, value in document["versions"].items())
         seeds = sorted({item.job.seed for item in self.runs})
+        n_former = sum(item.run is None for item in self.runs)
+        former = f" ({n_former} of them from an earlier record, which has their versions)" if n_former else ""
         lines = [
             f"# {self.experiment.name}, {self.experiment.scale}",
             ABOUT,
             "```\n" + document["command"] + "\n```",
-            f"{len(self.runs)} runs, training seeds {', '.join(map(str, seeds))}, {hours:.1f} h of training on "
+            f"{len(self.runs)} runs{former}, training seeds {', '.join(map(str, seeds))}, {hours:.1f} h of training on "
             f"{_cores(document['machine']['cores'])}; evaluated at commit {', '.join(commits)}; {versions}.",
         ]
         for name, section in self.sections.items():
@@ -236,6 +250,7 @@ def _run(item: Trained, folder: Path) -> dict[str, Any]:
         "num_timesteps": {kind: report.meta["num_timesteps"] for kind, report in item.reports.items()},
         "inner_lr": {kind: report.meta["inner_lr"] for kind, report in item.reports.items()},
         "evaluation": evaluation_of(item.job),
+        "rates": dict(item.job.entry.rates),
         "evaluated_at": item.reports["best"].meta.get("commit"),
         "training_seconds": training_seconds(item.run),
         "commits": item.run.args().get("commits", []),

@@ -233,8 +233,10 @@ def test_a_record_stands_for_run_folders_that_are_elsewhere(
     assert "0 finished, 16 only in the record of these results, 0 to do" in out
     assert contents(folder) == {}
     whole, again = read(logs / "results"), read(output)
-    for name in ("runs", "missing", "times", "step_seconds", "learning"):
+    for name in ("missing", "times", "step_seconds", "learning"):
         assert again[name] == whole[name], name
+    assert again["runs"] == [{**run, "from_record": True} for run in whole["runs"]]
+    assert "16 runs (16 of them from an earlier record" in (output / "results.md").read_text()
     for ours, theirs in zip(reports(again).values(), reports(whole).values(), strict=True):
         assert ours.seeds == theirs.seeds
         assert ours.meta == theirs.meta
@@ -252,22 +254,82 @@ def test_a_record_stands_for_run_folders_that_are_elsewhere(
     np.testing.assert_array_equal(merged.returns[:2], before.returns)
     runs = [run for run in read(output)["runs"] if run["algo"] == "random" and run["env"] == "PointMass-v0"]
     assert [run["seed"] for run in runs] == [0, 1, 5]
-    # What has other hyperparameters or evaluations than those of today does not stand for anything.
-    record = read(output)
-    maml, fomaml = (next(run for run in record["runs"] if run["algo"] == algo) for algo in ("maml", "fomaml"))
+    assert [run.get("from_record", False) for run in runs] == [True, True, False]
+    shutil.rmtree(folder)
+    assert main([*argv, "--no-train"]) == 0
+    assert reports(read(output))["PointMass-v0", "random, last"].seeds == (0, 1, 5)  # without being named again
+    assert not list(output.glob("former_record_*"))
+
+
+def test_a_run_folder_counts_before_the_record(logs: Path, tmp_path: Path) -> None:
+    output, folder = tmp_path / "results", tmp_path / "logs"
+    record = read(logs / "results")
+    for report in record["reports"]:
+        report["returns"] = (np.array(report["returns"]) - 7.0).tolist()
+    for curve in record["learning"]:
+        curve["mean"] = np.round(np.array(curve["mean"]) - 7.0, 3).tolist()
+    output.mkdir()
+    (output / "record.json").write_text(json.dumps(record))
+    shutil.copytree(logs / "maml" / "PointMass-v0_2", folder / "maml" / "PointMass-v0_2")  # seed 1
+    argv = [*SMOKE, "-f", str(folder), "-o", str(output), "--no-train"]
+    assert main(argv) == 0
+    found, before = (reports(item)["PointMass-v0", "maml, last"] for item in (read(output), read(logs / "results")))
+    np.testing.assert_allclose(found.returns[0], before.returns[0] - 7.0)
+    np.testing.assert_allclose(found.returns[1], before.returns[1])
+    # A curve of two runs says more than one of the run that is here, unless one of the two does not count.
+    assert curves(read(output))["PointMass-v0", "maml"] == curves(record)["PointMass-v0", "maml"]
+    changed = read(output)
+    (run,) = (
+        r for r in changed["runs"] if (r["env"], r["algo"], r["seed"], r["cell"]) == ("PointMass-v0", "maml", 0, {})
+    )
+    run["hyperparams"]["inner_lr"] = 0.3
+    (output / "record.json").write_text(json.dumps(changed))
+    assert main(argv) == 0
+    alone = curves(read(output))["PointMass-v0", "maml"]
+    assert alone["n_runs"] == 1
+    assert np.abs(np.subtract(alone["mean"], curves(record)["PointMass-v0", "maml"]["mean"])).max() > 1.0
+    assert list(read(output)["step_seconds"]) == ["AntVel-v0"]
+
+
+def curves(record: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(item["env"], item["algo"]): item for item in record["learning"]}
+
+
+def test_recorded_runs_that_do_not_count_any_more_are_kept_beside(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What has other hyperparameters or evaluations than those of today does not stand for anything."""
+    output, folder = tmp_path / "results", tmp_path / "logs"
+    output.mkdir()
+    record = read(logs / "results")
+    maml, fomaml, oracle = (
+        next(run for run in record["runs"] if run["algo"] == algo and not run["cell"])
+        for algo in ("maml", "fomaml", "oracle")
+    )
     maml["hyperparams"]["inner_lr"] = 0.3
     fomaml["evaluation"]["n_tasks"] = 5
+    oracle["rates"]["first"] = [9.0]
     (output / "record.json").write_text(json.dumps(record))
-    assert main([*argv, "--no-train"]) == 0
+    assert main([*SMOKE, "-f", str(folder), "-o", str(output), "--no-train"]) == 0
+    assert json.loads((output / "former_record_1.json").read_text()) == record
+    assert f"do not count any more: it is {output / 'former_record_1.json'} now" in capsys.readouterr().out
     missing = {
         (item["algo"], item["seed"]): item["reason"]
         for item in read(output)["missing"]
         if item["env"] == "PointMass-v0" and not item["cell"]
     }
     changed = "in the record with other hyperparameters, another evaluation or no returns"
-    assert missing["maml", 0] == missing["fomaml", 0] == changed
+    assert missing["maml", 0] == missing["fomaml", 0] == missing["oracle", 0] == changed
     assert missing["reptile", 0] == "not started"
     assert not missing.keys() & {("maml", 1), ("random", 0), ("oracle", 1)}
+
+
+def test_a_deleted_run_is_trained_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*ONE, "--only-algo", "random", "-f", str(tmp_path)]
+    assert main(argv) == 0
+    shutil.rmtree(tmp_path / "random")
+    assert main(argv) == 0
+    assert capsys.readouterr().out.count("0 finished, 1 to do") == 2
 
 
 @pytest.mark.parametrize(
@@ -277,14 +339,28 @@ def test_a_record_stands_for_run_folders_that_are_elsewhere(
         ({"version": 9}, "has record format 9: this metarl reads 1"),
         ({"reports": [{"format": "metarl-report"}]}, "has report format None"),
         ({"learning": [{"env": "PointMass-v0"}]}, "the record is damaged: KeyError('mean')"),
+        ({"learning.0.mean": [1.0]}, "the learning curve of maml on PointMass-v0 has points without a value"),
         ({"runs": 3}, "the record is damaged: TypeError"),
+        ({"runs.0.hyperparams": None}, "the record is damaged: TypeError"),
+        ({"runs.0": {"env": "PointMass-v0"}}, "the record is damaged: KeyError('algo')"),
+        ({"reports.0.meta": {}}, "the record is damaged: KeyError('num_timesteps')"),
+        ({"reports.0.meta.num_timesteps": [1]}, "num_timesteps of maml, last on PointMass-v0 are not one for each run"),
+        ({"step_seconds.PointMass-v0": {"maml": [1.0]}}, "step_seconds are not two algorithms'"),
+        ({"times.PointMass-v0": 3}, "the record is damaged: AttributeError"),
     ],
 )
 def test_a_record_that_cannot_be_gone_on_with_stays_as_it_is(
     changes: dict[str, Any], message: str, logs: Path, tmp_path: Path, refused: Refused
 ) -> None:
     path = tmp_path / "record.json"
-    path.write_text(json.dumps({**read(logs / "results"), **changes}))
+    record = read(logs / "results")
+    for place, value in changes.items():
+        *way, last = (int(key) if key.isdigit() else key for key in place.split("."))
+        part: Any = record
+        for key in way:
+            part = part[key]
+        part[last] = value
+    path.write_text(json.dumps(record))
     before = contents(tmp_path)
     assert message in refused(*SMOKE, "-f", str(tmp_path / "logs"), "-o", str(tmp_path))
     assert contents(tmp_path) == before
