@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import resource
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ import metarl
 from metarl.checkpoint import read_npz, write_npz_atomic
 from metarl.envs import family
 from metarl.envs.point_mass import PointMass
+from metarl.meta.report import Report
 from metarl.zoo.__main__ import main
 
 from .conftest import TINY, Refused, contents
@@ -72,13 +74,25 @@ def test_evaluations(trained: Path) -> None:
     assert float(row["eval/return_after_3"]) == pytest.approx(meta["post"][-1, 2].mean(), abs=1e-9)
 
 
-def test_what_is_told_the_task_is_judged_before_adaptation(tmp_path: Path) -> None:
+def test_what_is_told_the_task_is_judged_before_adaptation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = metarl.ALGORITHMS["oracle"].evaluate
+
+    def shifted(self: Any, *args: Any, **kwargs: Any) -> Report:
+        """Before adaptation the last checkpoint is best, after it the first, whatever so little training does."""
+        report = evaluate(self, *args, **kwargs)
+        returns = report.returns.copy()
+        returns[..., 0] += 1e3 * self.num_timesteps
+        returns[..., 1:] -= 1e3 * self.num_timesteps
+        return dataclasses.replace(report, returns=returns)
+
+    monkeypatch.setattr(metarl.ALGORITHMS["oracle"], "evaluate", shifted)
     words = [*TINY, "inner_lr:0.3", "--algo", "oracle", "-f", str(tmp_path)]
     assert main(words) == 0
     run = tmp_path / "oracle" / "PointMass-v0_1"
     arrays, meta = read_npz(run / "evaluations.npz"), read_npz(run / "meta_evaluations.npz")
     assert np.array_equal(arrays["results"], meta["pre"])
     best, after = (arrays["timesteps"][np.argmax(each)] for each in (meta["pre"].mean(1), meta["post"][:, 0].mean(1)))
+    assert (best, after) == (arrays["timesteps"][-1], arrays["timesteps"][0])
     assert best != after
     assert metarl.load(run / "best_model").num_timesteps == best
 
