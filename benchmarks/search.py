@@ -24,9 +24,7 @@ OTHER = "other"
 """Holds all the others, whatever the YAML beside the record says today."""
 N_STEPS = 3
 RETURNS = tuple(f"return_{k}" for k in range(N_STEPS + 1))
-TRIAL = ("env", *SETTINGS, OTHER, "n_timesteps", "seed", "env_steps", "validation_tasks")
-"""What a row is known by: measured again, it replaces the former one."""
-COLUMNS = (*TRIAL, *RETURNS)
+COLUMNS = ("env", *SETTINGS, OTHER, "n_timesteps", "seed", "env_steps", "validation_tasks", *RETURNS)
 NOT_SEARCHED = ("n_timesteps", "env_kwargs")
 """Hyperparameters that say how long and on what."""
 
@@ -83,14 +81,16 @@ def as_text(value: Any) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as CSV, those of one environment and setting one after another; of two of one trial the later one."""
-    distinct = {tuple(str(row[name]) for name in TRIAL): row for row in rows}
-    numbers = [TRIAL.index(name) for name in ("n_timesteps", "seed", "env_steps")]
-    ordered = sorted(distinct, key=lambda trial: (*trial[: numbers[0]], *(int(trial[i]) for i in numbers)))
+    """Return rows as CSV, those of one environment and setting one after another, and every one once.
+
+    Of a trial that was made again on another machine, where last bits differ, both are there.
+    """
+    distinct = {tuple(str(row.get(name, "")) for name in COLUMNS) for row in rows}
+    numbers = [COLUMNS.index(name) for name in ("n_timesteps", "seed", "env_steps")]
+    ordered = sorted(distinct, key=lambda row: (*row[: numbers[0]], *(int(row[i]) for i in numbers), row))
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(distinct[trial] for trial in ordered)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([COLUMNS, *ordered])
     return out.getvalue()
 
 
