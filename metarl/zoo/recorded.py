@@ -149,23 +149,24 @@ class Recorded:
         return dataclasses.replace(merged, returns=merged.returns[place : place + 1], seeds=(job.seed,), meta=meta)
 
     # --------------------------------------------------------------------------------- what is said of all runs at once
-    def n_runs(self, env: str, algo: str) -> int:
-        """Return how many runs of a comparison the record's curves and times are of; 0 if one does not count."""
+    def seeds(self, env: str, algo: str) -> set[int]:
+        """Return the seeds of a comparison's runs that its curves and times are of; none if one does not count."""
         jobs = [self._job(facts) for facts in self._runs if _of(facts, env, algo)]
-        return len(jobs) if all(job is not None and self._counts(job) for job in jobs) else 0
+        counting = [job for job in jobs if job is not None and self._counts(job)]
+        return {job.seed for job in counting} if len(counting) == len(jobs) else set()
 
     def learning(self, env: str) -> list[Learning]:
         """Return the learning curves on an environment, of algorithms whose runs all count."""
-        return [curve for place, curve in self._learning if place == env and self.n_runs(env, curve.algo)]
+        return [curve for place, curve in self._learning if place == env and self.seeds(env, curve.algo)]
 
     def times(self, env: str) -> dict[str, dict[str, float]]:
         """Return the seconds of the phases of a meta-iteration, of algorithms whose runs all count."""
-        return {algo: own for algo, own in self._times.get(env, {}).items() if self.n_runs(env, algo)}
+        return {algo: own for algo, own in self._times.get(env, {}).items() if self.seeds(env, algo)}
 
     def step_seconds(self, env: str) -> dict[str, list[float]]:
         """Return the seconds of the meta-optimisation step by algorithm, empty if a run of these does not count."""
         found = self._step_seconds.get(env, {})
-        return dict(found) if all(self.n_runs(env, algo) for algo in found) else {}
+        return dict(found) if all(self.seeds(env, algo) for algo in found) else {}
 
     def _curve(self, item: Mapping[str, Any]) -> Learning:
         bands = Bands(*(np.array(item[name], dtype=np.float64) for name in Bands._fields))

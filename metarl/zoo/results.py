@@ -105,20 +105,24 @@ class Results:
         self.verdicts += [{"env": entry.env, "cell": {}, **item.to_dict()} for item in found]
         self.tested += [({}, item) for item in items]
         algos = dict.fromkeys(item.job.algo for item in runs)
-        here = {algo: sum(item.job.algo == algo and item.run is not None for item in runs) for algo in algos}
-        former = self._recorded.times(entry.env)
-        former = {
-            algo: own for algo, own in former.items() if self._recorded.n_runs(entry.env, algo) > here.get(algo, 0)
+        here = {
+            algo: {item.job.seed for item in runs if item.job.algo == algo and item.run is not None} for algo in algos
         }
-        seconds = times(runs) | former
+        # What a record says of runs together holds only while none of them has made room for a run folder.
+        former = {algo: self._recorded.seeds(entry.env, algo) for algo in algos}
+        former = {
+            algo: seeds for algo, seeds in former.items() if len(seeds) > len(here[algo]) and not seeds & here[algo]
+        }
+        seconds = times(runs) | {algo: s for algo, s in self._recorded.times(entry.env).items() if algo in former}
         self.seconds[entry.env] = {algo: seconds[algo] for algo in algos if algo in seconds}
-        measured = step_seconds(self.experiment, runs, self._n_threads) or self._recorded.step_seconds(entry.env)
+        recorded = self._recorded.step_seconds(entry.env)
+        measured = step_seconds(self.experiment, runs, self._n_threads) or (
+            recorded if recorded.keys() <= former.keys() else {}
+        )
         if measured:
             self.measured[entry.env] = measured
-        curves: dict[str, Learning] = {}
-        for curve in (*learning(self.experiment, runs), *self._recorded.learning(entry.env)):
-            if curve.algo in algos and (curve.algo not in curves or curve.n_runs > curves[curve.algo].n_runs):
-                curves[curve.algo] = curve
+        curves = {curve.algo: curve for curve in learning(self.experiment, runs)}
+        curves |= {curve.algo: curve for curve in self._recorded.learning(entry.env) if curve.algo in former}
         if curves:
             self.curves[entry.env] = [curves[algo] for algo in algos if algo in curves]
             whole = {algo: sum(item.job.algo == algo for item in runs) for algo in algos}
