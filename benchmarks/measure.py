@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from metarl.agents.parallel import available_cores
 from metarl.meta.base import versions
+from metarl.streams import stream
 
 Row = dict[str, Any]
 """One line of a table: ``case``, then numbers and texts by name."""
@@ -59,6 +62,14 @@ def paired_ratio(above: Timing, below: Timing) -> tuple[float, float, float]:
     """Return the median, least and greatest ratio of wall times over the rounds."""
     ratios = [a / b for a, b in zip(above.wall, below.wall, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def median_interval(above: Timing, below: Timing) -> tuple[float, float]:
+    """Return the 95% bootstrap interval of the median ratio over the rounds: how far scatter can have moved it."""
+    ratios = np.array(above.wall) / np.array(below.wall)
+    draws = stream(SEED, "bootstrap").choice(ratios, (2000, len(ratios)))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def judged(ratio: float, target: float, *, at_least: bool) -> Row:

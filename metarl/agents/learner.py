@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -66,6 +66,20 @@ class Watcher(Protocol):
             before its optimiser steps, after it. None where the learner does not show it.
         :param losses: the loss at ``start``, ``[task]``; None where it is not visible.
         :param active: ``[task]``, False for tasks that had stopped already; None: all moved.
+        """
+        ...
+
+
+@runtime_checkable
+class StepsWatcher(Watcher, Protocol):
+    """A watcher that takes several steps of one task at once: starting a few operations for each would cost more."""
+
+    def steps(self, starts: FlatParams, end: FlatParams, gradients: FlatParams, n: int) -> None:
+        """Look at ``n`` segments, one after another, of a stock algorithm, whose losses are not visible.
+
+        :param starts: parameters before each step, ``[≥ n, …]``; each is where the segment before ended.
+        :param end: parameters after the last, ``[1, …]``.
+        :param gradients: as :meth:`segment` gets it, ``[≥ n, …]``.
         """
         ...
 

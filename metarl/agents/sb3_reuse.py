@@ -1,9 +1,7 @@
-"""One Stable-Baselines3 algorithm that starts over at every task without being rebuilt, and the path it takes.
+"""One Stable-Baselines3 algorithm that starts over at every task without being rebuilt.
 
 Nothing of SB3 is changed: an algorithm is put back to where its constructor left it, loaded with an initialisation,
-seeded, and left to its own ``learn()``. Watching hangs on PyTorch's optimiser hooks and on an SB3 callback. It reads
-parameters and gradients and changes no value, so it cannot change what is learnt; the parameters' values lie side by
-side in one vector (:class:`FlatStorage`), so that reading them takes little time.
+seeded, and left to its own ``learn()``. How it is watched meanwhile: :mod:`metarl.agents.sb3_path`.
 """
 
 from __future__ import annotations
@@ -12,9 +10,6 @@ import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from itertools import accumulate
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -26,8 +21,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv
 
-from metarl.agents.learner import FlatParams, Watcher
+from metarl.agents.learner import Watcher
 from metarl.agents.policy import Params
+from metarl.agents.sb3_path import FlatStorage, Path, held
 from metarl.envs.family import Family, Task
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, DivergedError, NonFiniteError
@@ -39,8 +35,6 @@ _TARGET = "_target"
 """Ends the names that SB3 gives to target networks; what comes before it is the name of the online network."""
 _BUFFERS = f"{STATISTICS}policy/"
 _MOMENTS = ("mean", "var", "count")
-_ALIGNED = 16
-"""Numbers of four bytes in 64 bytes."""
 
 
 @contextmanager
@@ -70,11 +64,6 @@ def find_optimizers(algorithm: BaseAlgorithm) -> list[torch.optim.Optimizer]:
     owners = [algorithm, *algorithm.policy.modules()]
     found = [value for owner in owners for value in vars(owner).values() if isinstance(value, torch.optim.Optimizer)]
     return list({id(optimizer): optimizer for optimizer in found}.values())
-
-
-def held(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """Return the tensors that an optimiser moves."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def read_initialisation(algorithm: BaseAlgorithm) -> Params:
@@ -275,117 +264,6 @@ class ReusableSB3:
                     episodes.setdefault(index, (episode["r"], episode["l"]))
         mean_return, mean_length = np.mean([episodes[index] for index in range(n_episodes)], axis=0)
         return float(mean_return), float(mean_length)
-
-
-# ------------------------------------------------------------------------------------------------------------- the path
-class FlatStorage:
-    """One vector that holds the values of parameters, so that a path reads and compares all of them at once.
-
-    The parameters stay the same objects with the same values; where their values lie is all that changes. Each begins
-    at a multiple of 64 bytes, as PyTorch's own tensors do, because kernels may add up in another order elsewhere; what
-    lies between is zero.
-
-    :param parameters: live tensors by name.
-    """
-
-    def __init__(self, parameters: Params) -> None:
-        self.parameters = parameters
-        ends = list(accumulate(-(-tensor.numel() // _ALIGNED) * _ALIGNED for tensor in parameters.values()))
-        self._starts = [0, *ends]
-        self.now, self.gradient = self._named(torch.zeros(1, ends[-1])), self._named(torch.zeros(1, ends[-1]))
-        """The live values, and room for the gradient; ``[1, …]``."""
-        self._live, self._kept = self.now.flat.numpy().data.cast("B"), bytearray(self.now.flat.nbytes)
-        self._keeper = memoryview(self._kept)
-        self.last = self._named(torch.frombuffer(self._kept, dtype=torch.float32).unsqueeze(0))
-        """The values that :meth:`keep` found."""
-        self._addresses: list[int] = []
-        self.hold()
-
-    def _named(self, flat: torch.Tensor) -> FlatParams:
-        parts = zip(self.parameters.items(), self._starts, strict=False)
-        return FlatParams({n: flat[:, at : at + t.numel()].view(1, *t.shape) for (n, t), at in parts}, flat)
-
-    def keep(self) -> None:
-        """Remember the values."""
-        self._keeper[:] = self._live
-
-    def moved(self) -> bool:
-        """Return whether a value is not what it was.
-
-        Bits are compared, because writing to ``parameter.data`` leaves no other mark; bytes, because that is the
-        shortest way through Python, which counts when small networks learn.
-        """
-        self.hold()
-        return self._kept != self._live
-
-    def hold(self) -> None:
-        """Take in again what was given a storage of its own by ``parameter.data = ...``, as TRPO does."""
-        if [tensor.data_ptr() for tensor in self.parameters.values()] == self._addresses:
-            return
-        for name, tensor in self.parameters.items():
-            place = self.now[name][0]
-            if tensor.data_ptr() != place.data_ptr():
-                place.copy_(tensor.detach())
-                tensor.data = place
-        self._addresses = [tensor.data_ptr() for tensor in self.parameters.values()]
-
-
-class Path:
-    """Tells a watcher every step of every optimiser, and every other move of the parameters, as its own segment.
-
-    A context: hooks are on the optimisers while it is open. Memory does not grow with the path.
-
-    :param storage: holds the parameters whose path it is.
-    :param optimizers: what moves them.
-    :param watcher: is told; its tensors are used again later.
-    """
-
-    def __init__(self, storage: FlatStorage, optimizers: Sequence[torch.optim.Optimizer], watcher: Watcher) -> None:
-        self._storage = storage
-        self._watcher = watcher
-        self._optimizers = optimizers
-        places = {id(tensor): storage.gradient[name][0] for name, tensor in storage.parameters.items()}
-        own = [[tensor for tensor in held(optimizer) if id(tensor) in places] for optimizer in optimizers]
-        self._held = [(tensors, [places[id(tensor)] for tensor in tensors]) for tensors in own]
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> Path:
-        self._storage.hold()
-        self._storage.keep()
-        for index, optimizer in enumerate(self._optimizers):
-            self._handles.append(optimizer.register_step_pre_hook(partial(self._before, index)))
-            self._handles.append(optimizer.register_step_post_hook(self._after))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-
-    def moved(self) -> None:
-        """Report a segment without a gradient if the parameters were moved since the last."""
-        if self._storage.moved():
-            self._report(None)
-
-    def _before(self, index: int, *_: Any) -> None:
-        self.moved()
-        # Read here: an optimiser may work on its gradients in place.
-        tensors, parts = self._held[index]
-        grads = [grad for tensor in tensors if (grad := tensor.grad) is not None]
-        if len(grads) < len(self._storage.parameters):
-            self._storage.gradient.flat.zero_()
-            parts = [part for tensor, part in zip(tensors, parts, strict=True) if tensor.grad is not None]
-        if grads:
-            # Many tensors are small: one call takes half the time of one for each.
-            torch._foreach_copy_(parts, grads)
-
-    def _after(self, *_: Any) -> None:
-        self._report(self._storage.gradient)
-
-    def _report(self, gradient: FlatParams | None) -> None:
-        self._watcher.segment(self._storage.last, self._storage.now, gradient, None)
-        self._storage.keep()
 
 
 class _Moves(BaseCallback):

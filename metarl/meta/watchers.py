@@ -118,17 +118,32 @@ class LeapWatcher:
         slope = None if gradient is None or not self._metric.loss else self._flat(gradient)
         tasks = range(len(before)) if active is None else active.nonzero().flatten().tolist()
         if self._last is None and losses is None and not self._metric.drop_last:
-            if self._moves.shape != before.shape:
-                self._moves = torch.empty_like(before)
-            moves = torch.sub(after, before, out=self._moves)
-            for task in tasks:
-                self._add(moves[task], None if slope is None else slope[task], math.nan)
+            moves = torch.sub(after, before, out=self._moves_like(before))
+            if active is not None:
+                moves, slope = moves[tasks], None if slope is None else slope[tasks]
+            self._add(moves, slope, [math.nan] * len(moves))
             return
         seen = [math.nan] * len(before) if slope is None or losses is None else losses.tolist()
         if self._last is None:
             self._last = _Segments(before)
         self._end(self._last, tasks, seen)
         self._last.put(before, after, slope, tasks, seen)
+
+    def steps(self, starts: FlatParams, end: FlatParams, gradients: FlatParams, n: int) -> None:
+        """Look at several segments of one task; see :class:`metarl.agents.learner.StepsWatcher`."""
+        if not self._places:
+            self._begin(starts)
+        before, slopes = starts.flat[:n], gradients.flat[:n]
+        if self._last is not None or self._metric.drop_last:
+            after = torch.cat([before[1:], end.flat])
+            for i in range(n):
+                start, reached, slope = (FlatParams({}, matrix[i : i + 1]) for matrix in (before, after, slopes))
+                self.segment(start, reached, slope, None)
+            return
+        moves = self._moves_like(starts.flat)[:n]
+        torch.sub(before[1:], before[:-1], out=moves[:-1])
+        torch.sub(end.flat, before[-1:], out=moves[-1:])
+        self._add(moves, slopes if self._metric.loss else None, [math.nan] * n)
 
     def close(self) -> None:
         """End the paths of a stack of tasks; the next segment begins those of another."""
@@ -161,6 +176,12 @@ class LeapWatcher:
             return params.flat
         return torch.cat([params[name].detach().flatten(1) for name in self._places], dim=1)
 
+    def _moves_like(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Return room for the moves of a stack or of several steps."""
+        if self._moves.shape != matrix.shape:
+            self._moves = torch.empty_like(matrix)
+        return self._moves
+
     def _end(self, segments: _Segments, tasks: Sequence[int], losses: list[float]) -> None:
         """Add the segments of some tasks that wait.
 
@@ -168,27 +189,45 @@ class LeapWatcher:
         """
         for task in tasks:
             if segments.waits[task]:
-                self._add(segments.move[task], segments.slope[task], losses[task] - segments.losses[task])
+                row = slice(task, task + 1)
+                self._add(segments.move[row], segments.slope[row], [losses[task] - segments.losses[task]])
 
-    def _add(self, move: torch.Tensor, slope: torch.Tensor | None, rise: float) -> None:
-        """Add a segment.
+    def _add(self, moves: torch.Tensor, slopes: torch.Tensor | None, rises: list[float]) -> None:
+        """Add segments.
 
-        :param move: ``[n]``, Δθ.
-        :param slope: ``[n]``, ∇f(θ_i); None where it is not known.
-        :param rise: Δf; NaN where it is not known.
+        :param moves: ``[segment, n]``, Δθ.
+        :param slopes: ``[segment, n]``, ∇f(θ_i); None where it is not known.
+        :param rises: Δf of each; NaN where it is not known.
         """
-        self.n_segments += 1
-        counted = move if self._counted is None else move * self._counted
-        square = float(counted.dot(counted))
-        if square == 0.0:
-            return
-        if slope is None:
-            rise = 0.0
-        elif math.isnan(rise):
-            rise = float(slope.dot(move))
-        square += rise**2
-        weight = 1.0 / math.sqrt(square) if self._metric.metric == "length" else 1.0
-        self._pull.add_(counted, alpha=-weight)
-        if slope is not None:
-            self._pull.add_(slope, alpha=weight * (abs(rise) if self._metric.stabilizer else -rise))
-        self.distance += math.sqrt(square) if self._metric.metric == "length" else square
+        self.n_segments += len(moves)
+        counted = moves if self._counted is None else moves * self._counted
+        squares = _dots(counted, counted)
+        if slopes is None:
+            rises = [0.0] * len(moves)
+        elif any(map(math.isnan, rises)):
+            first_order = _dots(slopes, moves)
+            rises = [known if known == known else f for known, f in zip(rises, first_order, strict=True)]
+        lengths = [math.sqrt(s + r**2) if s else 0.0 for s, r in zip(squares, rises, strict=True)]
+        length = self._metric.metric == "length"
+        weights = [float(d > 0.0) / (d if length and d else 1.0) for d in lengths]
+        _add_rows(self._pull, counted, [-w for w in weights])
+        if slopes is not None:
+            falls = [w * (abs(r) if self._metric.stabilizer else -r) for w, r in zip(weights, rises, strict=True)]
+            _add_rows(self._pull, slopes, falls)
+        self.distance += sum(lengths) if length else sum(d**2 for d in lengths)
+
+
+def _dots(a: torch.Tensor, b: torch.Tensor) -> list[float]:
+    """Return the inner products of the rows of two matrices."""
+    if len(a) == 1:
+        return [float(a[0].dot(b[0]))]
+    products: list[float] = torch.linalg.vecdot(a, b).tolist()
+    return products
+
+
+def _add_rows(total: torch.Tensor, rows: torch.Tensor, weights: list[float]) -> None:
+    """Add the weighted sum of the rows of a matrix to ``total``."""
+    if len(rows) == 1:
+        total.add_(rows[0], alpha=weights[0])
+    else:
+        total.addmv_(rows.mT, torch.tensor(weights, dtype=rows.dtype))

@@ -6,8 +6,41 @@ import pytest
 import torch
 from stable_baselines3 import A2C
 
-from metarl.agents.sb3_reuse import FlatStorage, named_parameters
-from tests.agents.test_sb3 import GOAL, SEED, Recorder, make_learner, require_equal
+from metarl.agents import sb3_path
+from metarl.agents.sb3_path import FlatStorage
+from metarl.agents.sb3_reuse import named_parameters
+from metarl.meta.watchers import LeapMetric, LeapWatcher
+from tests.agents.test_sb3 import GOAL, SEED, N, Recorder, make_learner, require_equal
+
+
+class OneByOne:
+    """Hides that a watcher takes several steps at once."""
+
+    def __init__(self, watcher: LeapWatcher) -> None:
+        self.segment = watcher.segment
+
+
+@pytest.mark.parametrize("name", ["ppo", "trpo", "sac"])
+@pytest.mark.parametrize("metric", [LeapMetric(), LeapMetric("energy", loss=False), LeapMetric(drop_last=True)])
+@pytest.mark.parametrize("room", [3, 32])
+def test_steps_at_once_are_the_same_as_one_by_one(monkeypatch, name, metric, room):
+    monkeypatch.setattr(sb3_path, "_MOST_STEPS", room)
+    excluded = ["log_std"] if name != "sac" else ["log_ent_coef"]
+    together, alone = LeapWatcher(metric, excluded), LeapWatcher(metric, excluded)
+    learner = make_learner(name)
+    calls = []
+    monkeypatch.setattr(together, "steps", lambda *a, told=together.steps: (calls.append(a[3]), told(*a)))
+    for watcher in (together, OneByOne(alone)):
+        run = learner.run(learner.init(3), GOAL, SEED, N, watcher=watcher)
+    together.close(), alone.close()
+    assert max(calls) <= room
+    assert max(calls) > 1
+    assert together.n_segments == alone.n_segments > 0
+    assert together.distance == pytest.approx(alone.distance, rel=1e-5)
+    expected = alone.gradient()
+    torch.testing.assert_close(together.gradient(), expected, rtol=1e-4, atol=1e-6)
+    assert any(tensor.any() for tensor in expected.values())
+    assert set(expected) == set(learner.parameters) <= set(run.params)
 
 
 @pytest.mark.parametrize("how", ["copy", "data", "swap"])
