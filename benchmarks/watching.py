@@ -149,10 +149,10 @@ def run(quick: bool) -> list[Row]:
     images = FakeImageEnv(screen_height=pixels, screen_width=pixels, n_channels=4)
     # Networks as SB3 makes them. On images minibatches are RL-Zoo3's 256 for Atari, and without a target SB3's 64.
     cases: list[tuple[Learning, int, float | None]] = [
-        (vpg(quick, parallel), 40, TARGET),
+        (vpg(quick, parallel), 60, TARGET),
         (stock("SB3 PPO, 64-64", "MlpPolicy", cheetah, 64 if quick else 2048, 1, 64), 200, TARGET),
-        (stock("SB3 PPO, CNN, 256", "CnnPolicy", images, 2 * large, 1, large), 16, TARGET),
-        (stock("SB3 PPO, CNN, 64", "CnnPolicy", images, large, 1, large // 4), 24, None),
+        (stock("SB3 PPO, CNN, 256", "CnnPolicy", images, large, 1, large), 60, TARGET),
+        (stock("SB3 PPO, CNN, 64", "CnnPolicy", images, large // 2, 1, large // 4), 60, None),
     ]
     rows = [compare(learning, 1 if quick else rounds, target) for learning, rounds, target in cases]
     parallel.close()

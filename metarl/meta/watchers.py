@@ -13,6 +13,8 @@ from metarl.agents.policy import Params
 from metarl.errors import ConfigError, unknown_name
 
 METRICS = ("length", "energy")
+_BLOCK_BYTES = 1 << 19
+"""Segments that are added together: those of small networks take few operations and still lie in the cache."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +81,16 @@ class _Segments:
 class LeapWatcher:
     """Adds up Leap's meta-gradient (eq. 8 with J = I) and the length of paths, one stack of tasks after another.
 
-    A segment adds −(Δf ∇f(θ_i) + Δθ) ‖γ_{i+1} − γ_i‖^{p−2}; the factor p is left to the step size, as in the reference
-    code. Δf is the loss that the next segment reports minus its own, each on its own minibatch, as there. Where the
-    learner does not show its loss, and for the last segment, after which no loss is reported, Δf is taken to first
-    order: ⟨∇f(θ_i), Δθ⟩. A segment without a gradient has a length in the space of parameters only, and one that did
-did not move has none and adds nothing. Memory is two copies of the stack, however long the paths are; one where the
+        A segment adds −(Δf ∇f(θ_i) + Δθ) ‖γ_{i+1} − γ_i‖^{p−2}; the factor p is left to the step size, as in the reference
+        code. Δf is the loss that the next segment reports minus its own, each on its own minibatch, as there. Where the
+        learner does not show its loss, and for the last segment, after which no loss is reported, Δf is taken to first
+        order: ⟨∇f(θ_i), Δθ⟩. A segment without a gradient has a length in the space of parameters only, and one that did
+    not move has none and adds nothing. Memory is two copies of the stack, however long the paths are; one where the
     learner does not show its loss, because nothing waits for it. Steps of a stock algorithm come several at a time
     (:meth:`steps`), which takes less time than one by one and gives the same up to rounding.
 
     :param metric: how paths are measured.
-    :param excluded: names of tensors that are not meta-learnt: their movement has no length and pulls nothing.
+        :param excluded: names of tensors that are not meta-learnt: their movement has no length and pulls nothing.
     """
 
     def __init__(self, metric: LeapMetric, excluded: Collection[str] = ()) -> None:
@@ -188,18 +190,26 @@ did not move has none and adds nothing. Memory is two copies of the stack, howev
 
         :param losses: of all tasks, at the segments' ends; NaN where it is not visible.
         """
-        for task in tasks:
-            if segments.waits[task]:
-                row = slice(task, task + 1)
-                self._add(segments.move[row], segments.slope[row], [losses[task] - segments.losses[task]])
+        rows = [task for task in tasks if segments.waits[task]]
+        rises = [losses[task] - segments.losses[task] for task in rows]
+        moves, slopes = segments.move, segments.slope
+        if len(rows) < len(moves):
+            moves, slopes = moves[rows], slopes[rows]
+        self._add(moves, slopes, rises)
 
     def _add(self, moves: torch.Tensor, slopes: torch.Tensor | None, rises: list[float]) -> None:
-        """Add segments.
+        """Add segments, as many at a time as stay in the cache.
 
         :param moves: ``[segment, n]``, Δθ.
         :param slopes: ``[segment, n]``, ∇f(θ_i); None where it is not known.
         :param rises: Δf of each; NaN where it is not known.
         """
+        size = max(1, _BLOCK_BYTES // (moves.shape[1] * moves.element_size()))
+        for at in range(0, len(moves), size):
+            block = slice(at, at + size)
+            self._add_block(moves[block], None if slopes is None else slopes[block], rises[block])
+
+    def _add_block(self, moves: torch.Tensor, slopes: torch.Tensor | None, rises: list[float]) -> None:
         self.n_segments += len(moves)
         counted = moves if self._counted is None else moves * self._counted
         squares = _dots(counted, counted)
