@@ -151,8 +151,8 @@ def run(quick: bool) -> list[Row]:
     cases: list[tuple[Learning, int, float | None]] = [
         (vpg(quick, parallel), 60, TARGET),
         (stock("SB3 PPO, 64-64", "MlpPolicy", cheetah, 64 if quick else 2048, 1, 64), 200, TARGET),
-        (stock("SB3 PPO, CNN, 256", "CnnPolicy", images, large, 1, large), 60, TARGET),
-        (stock("SB3 PPO, CNN, 64", "CnnPolicy", images, large // 2, 1, large // 4), 60, None),
+        (stock("SB3 PPO, CNN, 256", "CnnPolicy", images, 2 * large, 1, large), 40, TARGET),
+        (stock("SB3 PPO, CNN, 64", "CnnPolicy", images, large, 1, large // 4), 40, None),
     ]
     rows = [compare(learning, 1 if quick else rounds, target) for learning, rounds, target in cases]
     parallel.close()

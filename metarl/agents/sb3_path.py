@@ -20,7 +20,7 @@ from metarl.agents.policy import Params
 
 _ALIGNED = 16
 """Numbers of four bytes in 64 bytes."""
-_HISTORY_BYTES = 1 << 19
+_HISTORY_BYTES = 1 << 20
 _MOST_STEPS = 32
 """How much of a path is kept before a watcher is told: steps of small networks that still lie in the cache."""
 

@@ -81,16 +81,16 @@ class _Segments:
 class LeapWatcher:
     """Adds up Leap's meta-gradient (eq. 8 with J = I) and the length of paths, one stack of tasks after another.
 
-        A segment adds −(Δf ∇f(θ_i) + Δθ) ‖γ_{i+1} − γ_i‖^{p−2}; the factor p is left to the step size, as in the reference
-        code. Δf is the loss that the next segment reports minus its own, each on its own minibatch, as there. Where the
-        learner does not show its loss, and for the last segment, after which no loss is reported, Δf is taken to first
-        order: ⟨∇f(θ_i), Δθ⟩. A segment without a gradient has a length in the space of parameters only, and one that did
+    A segment adds −(Δf ∇f(θ_i) + Δθ) ‖γ_{i+1} − γ_i‖^{p−2}; the factor p is left to the step size, as in the reference
+    code. Δf is the loss that the next segment reports minus its own, each on its own minibatch, as there. Where the
+    learner does not show its loss, and for the last segment, after which no loss is reported, Δf is taken to first
+    order: ⟨∇f(θ_i), Δθ⟩. A segment without a gradient has a length in the space of parameters only, and one that did
     not move has none and adds nothing. Memory is two copies of the stack, however long the paths are; one where the
     learner does not show its loss, because nothing waits for it. Steps of a stock algorithm come several at a time
     (:meth:`steps`), which takes less time than one by one and gives the same up to rounding.
 
     :param metric: how paths are measured.
-        :param excluded: names of tensors that are not meta-learnt: their movement has no length and pulls nothing.
+    :param excluded: names of tensors that are not meta-learnt: their movement has no length and pulls nothing.
     """
 
     def __init__(self, metric: LeapMetric, excluded: Collection[str] = ()) -> None:
