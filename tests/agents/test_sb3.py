@@ -146,11 +146,6 @@ class Recorder:
         return [{n for n in start if not torch.equal(start[n], end[n])} for start, end, _ in self.segments]
 
 
-@pytest.fixture(autouse=True)
-def _no_folders(monkeypatch, tmp_path):
-    monkeypatch.setenv("SB3_LOGDIR", str(tmp_path / "logs"))
-
-
 def test_the_family_keeps_its_promises():
     check_family(Lane(), n=3)
     check_family(Lane(discrete=True), n=3)
