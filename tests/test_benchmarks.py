@@ -44,6 +44,8 @@ def test_a_quick_run_compares_watched_with_unwatched(tmp_path: Path, capsys: pyt
     assert [row["case"].split(",")[0] for row in record["rows"]] == ["VPG"] + ["SB3 PPO"] * 3
     for row in record["rows"]:
         assert row["same_bit_for_bit"]
+        low, high = row["ratio_interval"]
+        assert row["ratio_range"][0] <= low <= row["ratio"] <= high <= row["ratio_range"][1]
         assert row.get("met") == (row["ratio"] <= 1.05 if "target" in row else None)
     assert ["target" in row for row in record["rows"]] == [True, True, True, False]
     assert "ratio" in capsys.readouterr().out

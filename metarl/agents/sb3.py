@@ -67,7 +67,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from metarl.agents.learner import Watcher
 from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.policy import ACTIVATIONS, Params
-from metarl.agents.sb3_arguments import check_values
+from metarl.agents.sb3_arguments import check_together, check_values
 from metarl.agents.sb3_reuse import (
     ReusableSB3,
     load_initialisation,
@@ -202,6 +202,7 @@ class SB3Learner:
         check_names(algorithm, kwargs)
         check_values(self._class.__init__, {**kwargs, "policy_kwargs": policy_kwargs})
         check_values(SB3Learner.__init__, {"n_envs": n_envs, "normalize": normalize})
+        check_together(self._class, {**kwargs, "policy_kwargs": policy_kwargs}, n_envs)
         if policy not in list(self._class.policy_aliases):
             raise unknown_name(f"policy of {self._class.__name__}", policy, self._class.policy_aliases)
         if isinstance(kwargs.get("train_freq"), (list, tuple)):

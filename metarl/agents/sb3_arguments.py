@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from sb3_contrib import CrossQ
 from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.noise import ActionNoise
 
@@ -119,3 +120,25 @@ def check_values(function: Callable[..., Any], kwargs: Mapping[str, Any], prefix
         if allowed is not None:
             words = f"{allowed.words} or None" if default is None else allowed.words
             require(f"{prefix}{name}", value, allowed.holds(value) or (value is None and default is None), words)
+
+
+def check_together(cls: type, kwargs: Mapping[str, Any], n_envs: int) -> None:
+    """Raise :class:`ConfigError` for arguments that are fine by themselves and not together: nothing would be learnt.
+
+    :param cls: a stock algorithm.
+    :param kwargs: its arguments, each of them allowed.
+    :param n_envs: copies of the task.
+    """
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]  # of the class, not of an instance
+    values = {**{name: parameter.default for name, parameter in parameters.items()}, **kwargs}
+    if "top_quantiles_to_drop_per_net" in values:
+        n_quantiles = (values["policy_kwargs"] or {}).get("n_quantiles", 25)
+        dropped = values["top_quantiles_to_drop_per_net"]
+        words = f"less than a critic's n_quantiles, {n_quantiles}"
+        require("top_quantiles_to_drop_per_net", dropped, dropped < n_quantiles, words)
+    if "sub_sampling_factor" in values:
+        size = values["n_steps"] * n_envs
+        factor = values["sub_sampling_factor"]
+        require("sub_sampling_factor", factor, factor <= size, f"at most the env steps of a rollout, {size}")
+    if cls is CrossQ:
+        require("batch_size", values["batch_size"], values["batch_size"] > 1, "more than 1: CrossQ normalises batches")

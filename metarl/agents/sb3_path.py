@@ -95,11 +95,12 @@ class FlatStorage:
         """Take in again what was given a storage of its own by ``parameter.data = ...``, as TRPO does."""
         if list(map(torch.Tensor.data_ptr, self.parameters.values())) == self._addresses:
             return
-        for name, tensor in self.parameters.items():
-            place = self.now[name][0]
-            if tensor.data_ptr() != place.data_ptr():
-                place.copy_(tensor.detach())
-                tensor.data = place
+        places = [(tensor, self.now[name][0]) for name, tensor in self.parameters.items()]
+        # Values first: one parameter's may lie where another's belong.
+        away = [(t, place, t.detach().clone()) for t, place in places if t.data_ptr() != place.data_ptr()]
+        for tensor, place, value in away:
+            place.copy_(value)
+            tensor.data = place
         self._addresses = [tensor.data_ptr() for tensor in self.parameters.values()]
 
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     C = TypeVar("C", bound=DataclassInstance)
 
 
+_KINDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a name"}
+"""What a field takes, in words."""
+
+
 def choose_constants(lineages: Mapping[str, C], lineage: str, changes: Mapping[str, Any], family: str) -> C:
     """Return a lineage's constants with some of them replaced.
 
@@ -36,10 +40,10 @@ def choose_constants(lineages: Mapping[str, C], lineage: str, changes: Mapping[s
         # A bool is an int to Python, but not a number to anybody who writes `horizon=true`.
         right = isinstance(value, kind) or (kind is float and isinstance(value, int))
         if not right or (isinstance(value, bool) and kind is not bool):
-            raise ConfigError(f"{name}={value!r}: {family} takes a {kind.__name__}")
+            raise ConfigError(f"{name}={value!r}: {family} takes {_KINDS.get(kind, kind.__name__)}")
         # JSON, as checkpoints use it, has no others. Written so that NaN counts as too large.
         if kind is float and not abs(value) <= sys.float_info.max:
-            raise ConfigError(f"{name}={value!r}: {family} takes a finite float")
+            raise ConfigError(f"{name}={value!r}: {family} takes a finite number")
     return replace(constants, **changes)
 
 

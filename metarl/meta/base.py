@@ -243,7 +243,8 @@ class MetaAlgorithm(ABC):
         try:
             stats = self.train()
         except NonFiniteError as error:
-            raise NonFiniteError(f"meta-iteration {self.n_iterations}: {error}") from None
+            # Counted as progress lines count it: the one that was going on.
+            raise NonFiniteError(f"meta-iteration {self.n_iterations + 1}: {error}") from None
         self.n_iterations += 1
         return stats
 

@@ -16,6 +16,9 @@ COMMANDS = {
 
 ALGORITHMS = ("maml", "fomaml", "reptile", "leap", "pretrain", "random", "oracle")
 
+MOST_TASKS, MOST_THREADS = 100_000, 1024
+"""Sizes beyond which a number is a slip of the hand: nobody would live to see the result."""
+
 LARGEST = 10**12
 """The largest count: :data:`metarl.meta.outer.LARGEST`, whose module loads torch."""
 
@@ -143,14 +146,22 @@ def _train(parser: Parser) -> Parser:
     _pairs(what, "--eval-env-kwargs", "arguments of the family for evaluations (default: those of --env-kwargs)")
     what.add_argument("--seed", type=int, default=-1, help="seed of the run; negative: drawn, and recorded (default)")
     what.add_argument("--device", default="auto", help="auto or cpu: the batches of meta-RL are small")
-    what.add_argument("--num-threads", type=int, default=-1, help="threads for physics and gradients (default: all)")
+    what.add_argument(
+        "--num-threads", type=_threads, default=-1, help="threads for physics and gradients (default: all)"
+    )
     logs = parser.add_argument_group("logs")
     logs.add_argument("-f", "--log-folder", default="logs", help="run folders are LOG_FOLDER/<algo>/<env>_<k>")
     logs.add_argument(
         "-tb", "--tensorboard-log", default="", help="TensorBoard folder (default: inside the run folder)"
     )
     logs.add_argument("--log-interval", type=_count, default=1, help="meta-iterations between two log entries")
-    logs.add_argument("--verbose", type=int, default=1, help="0: nothing, 1: progress, 2: the logger's tables as well")
+    logs.add_argument(
+        "--verbose",
+        type=int,
+        default=1,
+        choices=(0, 1, 2),
+        help="0: nothing, 1: progress (default), 2: the logger's tables as well",
+    )
     logs.add_argument(
         "-P",
         "--progress",
@@ -162,17 +173,17 @@ def _train(parser: Parser) -> Parser:
     saves = parser.add_argument_group("evaluations and checkpoints")
     saves.add_argument(
         "--eval-freq",
-        type=int,
+        type=_interval,
         default=None,
         metavar="N",
         help="env steps between evaluations on validation tasks (default: a tenth of -n, and at least 10 "
         "meta-iterations; -1: never)",
     )
     saves.add_argument("--eval-episodes", type=_count, default=None, help="episodes a task (default: as in training)")
-    saves.add_argument("--n-eval-tasks", type=_count, default=40, help="tasks in an evaluation")
+    saves.add_argument("--n-eval-tasks", type=_tasks, default=40, help="tasks in an evaluation")
     saves.add_argument(
         "--save-freq",
-        type=int,
+        type=_interval,
         default=-1,
         metavar="N",
         help="env steps between checkpoints (default: one after every meta-iteration)",
@@ -181,11 +192,13 @@ def _train(parser: Parser) -> Parser:
 
 
 def _evaluate(parser: Parser) -> Parser:
-    _which_run(parser, several=True)
+    _which_run(parser, "run folders or .safetensors files, instead of --algo and --env", several=True)
     parser.add_argument("--split", default="test", help="validation, test or shifted tasks")
-    parser.add_argument("--n-eval-tasks", type=_count, default=40, help="tasks")
+    parser.add_argument("--n-eval-tasks", type=_tasks, default=40, help="tasks")
     parser.add_argument("--n-inner-steps", type=int, default=3, help="inner steps to adapt for")
-    parser.add_argument("--episodes", type=_count, default=None, help="episodes for each inner step and task")
+    parser.add_argument(
+        "--episodes", type=_count, default=None, help="episodes for each inner step and task (default: as in training)"
+    )
     rates = parser.add_mutually_exclusive_group()
     rates.add_argument(
         "--inner-lr-rule",
@@ -205,14 +218,14 @@ def _evaluate(parser: Parser) -> Parser:
     parser.add_argument(
         "--merge", action="store_true", help="join runs of one algorithm: intervals by task and by training seed"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the evaluation's streams")
-    parser.add_argument("--num-threads", type=int, default=-1, help="threads (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the evaluation's streams (default: 0)")
+    parser.add_argument("--num-threads", type=_threads, default=-1, help="threads (default: all)")
     _record_and_figure(parser)
     return parser
 
 
 def _export(parser: Parser) -> Parser:
-    _which_run(parser, several=False)
+    _which_run(parser, "a run folder or a .safetensors file, instead of --algo and --env")
     parser.add_argument(
         "--to", default=None, help="ppo, a2c or trpo (default: what the initialisation was learnt for, else ppo)"
     )
@@ -230,7 +243,7 @@ def _export(parser: Parser) -> Parser:
 
 
 def _finetune(parser: Parser) -> Parser:
-    _which_run(parser, several=False)
+    _which_run(parser, "a run folder or a .safetensors file, instead of --algo and --env")
     parser.add_argument(
         "--from-scratch",
         action="store_true",
@@ -249,15 +262,15 @@ def _finetune(parser: Parser) -> Parser:
         "-n", "--n-timesteps", type=_count, default=20_000, metavar="N", help="env steps for each task and method"
     )
     parser.add_argument("--split", default="test", help="validation, test or shifted tasks")
-    parser.add_argument("--n-eval-tasks", type=_count, default=20, help="tasks")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the tasks' streams")
-    parser.add_argument("--num-threads", type=int, default=-1, help="threads for physics (default: all)")
+    parser.add_argument("--n-eval-tasks", type=_tasks, default=20, help="tasks")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the tasks' streams (default: 0)")
+    parser.add_argument("--num-threads", type=_threads, default=-1, help="threads for physics (default: all)")
     _record_and_figure(parser)
     return parser
 
 
 def _plot(parser: Parser) -> Parser:
-    _which_run(parser, several=True, saved=False)
+    _which_run(parser, "run folders, instead of --algo and --env", several=True, saved=False)
     parser.add_argument("--kind", default="training", choices=("training", "adaptation"), help="which curves")
     parser.add_argument("-x", default="steps", choices=("steps", "iterations", "time"), help="horizontal axis")
     parser.add_argument(
@@ -265,7 +278,7 @@ def _plot(parser: Parser) -> Parser:
         nargs="+",
         default=["meta/pre_adapt_rew", "meta/post_adapt_rew"],
         metavar="KEY",
-        help="columns of progress.csv",
+        help="columns of progress.csv (default: meta/pre_adapt_rew meta/post_adapt_rew)",
     )
     parser.add_argument("-w", "--window", type=_count, default=1, help="meta-iterations in the running mean")
     parser.add_argument(
@@ -307,13 +320,15 @@ def _reproduce(parser: Parser) -> Parser:
         metavar="FOLDER",
         help="tables, figures, record (default: results, in -f); runs of a record that is there count, folders or not",
     )
-    parser.add_argument("--num-threads", type=int, default=-1, help="threads (default: all)")
+    parser.add_argument("--num-threads", type=_threads, default=-1, help="threads (default: all)")
     _packages(parser)
     return parser
 
 
 def _list(parser: Parser) -> Parser:
-    parser.add_argument("what", nargs="?", default="all", choices=("all", "algos", "learners", "envs", "runs"))
+    parser.add_argument(
+        "what", nargs="?", default="all", choices=("all", "algos", "learners", "envs", "runs"), help="default: all"
+    )
     _packages(parser)
     parser.add_argument("-f", "--log-folder", default="logs", help="where the runs are")
     return parser
@@ -338,7 +353,7 @@ def _packages(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def _which_run(parser: argparse._ActionsContainer, several: bool, saved: bool = True) -> None:
+def _which_run(parser: argparse._ActionsContainer, named: str, several: bool = False, saved: bool = True) -> None:
     _algo_and_env(parser)
     parser.add_argument("-f", "--folder", "--log-folder", dest="log_folder", default="logs", help="where the runs are")
     parser.add_argument("--exp-id", type=int, default=0, help="number of the run (default: 0, the latest)")
@@ -348,7 +363,7 @@ def _which_run(parser: argparse._ActionsContainer, several: bool, saved: bool = 
         nargs="+" if several else 1,
         default=[],
         metavar="RUN_OR_FILE",
-        help="run folders or .safetensors files, instead of --algo and --env",
+        help=named,
     )
     if saved:
         group = parser.add_mutually_exclusive_group()
@@ -403,6 +418,27 @@ def _count(text: str) -> int:
     if value > LARGEST:
         raise argparse.ArgumentTypeError(f"{text} is more than {LARGEST:g}")
     return int(text) if text.isdigit() else int(value)
+
+
+def _tasks(text: str) -> int:
+    """A number of tasks."""
+    value = _count(text)
+    if value > MOST_TASKS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_TASKS}")
+    return value
+
+
+def _interval(text: str) -> int:
+    """A positive number of env steps, or -1."""
+    return -1 if text == "-1" else _count(text)
+
+
+def _threads(text: str) -> int:
+    """A positive number of threads, or -1 for all."""
+    value = _interval(text)
+    if value > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_THREADS}")
+    return value
 
 
 def _typed(parser: Parser, argv: list[str]) -> frozenset[str]:

@@ -38,7 +38,21 @@ OWN = ("n_timesteps", "env_kwargs", "policy")
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that reads ``1e-3`` as a number, as everybody means it (YAML 1.1 wants ``1.0e-3``)."""
+    """A safe loader that reads ``1e-3`` as a number, as everybody means it (YAML 1.1 wants ``1.0e-3``).
+
+    A key that is given twice is an error: one of the two values would be lost.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping, before anything is merged into it."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.composer.ComposerError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                seen.add(key.value)
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -137,6 +151,8 @@ def load_hyperparameters(algo: str, env_id: str, conf_file: str | None = None) -
     if not isinstance(table, dict):
         raise ConfigError(f"{path} is not a mapping from environments to hyperparameters")
     entry = table.get(env_id, table.get("default"))
+    if not isinstance(entry, dict) and not {env_id, "default"}.isdisjoint(table):
+        raise ConfigError(f"{path}: the entry for {env_id} is {entry!r}, not a mapping of hyperparameters")
     if not isinstance(entry, dict):
         raise ConfigError(
             f"{path} has no hyperparameters for {env_id} and no default: known: {', '.join(map(str, table))}"

@@ -145,7 +145,8 @@ class Reporter:
 
     def update(self, num_timesteps: int, iteration: int) -> None:
         """Show the state after a meta-iteration."""
-        returns = self.writer.text()
+        # A line tells what is new; the bar shows the last that is known.
+        returns = self.writer.text() if self._progress is not None else self.writer.news()
         # Env steps a second of this process, those of an earlier one not counted.
         rate = (num_timesteps - self.start) / max(time.monotonic() - self._began, 1e-9)
         if self._progress is not None:
@@ -175,12 +176,14 @@ class ReturnsWriter(KVWriter):
     def __init__(self) -> None:
         self.pre: float | None = None
         self.post: float | None = None
+        self._told = ""
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Take the two returns out of what is logged."""
         del key_excluded, step
         self.pre = key_values.get(PRE, self.pre)
         self.post = key_values.get(POST, self.post)
+        self._told = ""
 
     def close(self) -> None:
         """Nothing is open."""
@@ -190,3 +193,10 @@ class ReturnsWriter(KVWriter):
         if self.pre is None or self.post is None:
             return ""
         return f"return {self.pre:.2f} → {self.post:.2f}"
+
+    def news(self) -> str:
+        """Return the same, empty where nothing was logged since the last call."""
+        if self._told:
+            return ""
+        self._told = self.text()
+        return self._told

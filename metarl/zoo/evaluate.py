@@ -163,14 +163,14 @@ def _by_number(report: Report, source: Source) -> str:
 
 
 def _write_record(path: Path, reports: Sequence[Report], tables: Sequence[str], args: argparse.Namespace) -> None:
-    from metarl.meta.base import versions
+    from metarl.zoo.circumstances import circumstances
     from metarl.zoo.outputs import write_record
 
     document = {
         "format": FORMAT,
         "version": VERSION,
         "command": command_line(args.argv),
-        "versions": versions(),
+        **circumstances(),
         "eval_seed": args.seed,
         "training_seeds": [list(report.seeds) for report in reports],
         "tables": list(tables),

@@ -90,13 +90,13 @@ def _optimizers(kind: str, from_scratch: bool) -> list[str]:
 def _document(
     args: argparse.Namespace, model: MetaAlgorithm, source: Source | None, found: Finetuning
 ) -> dict[str, Any]:
-    from metarl.meta.base import versions
+    from metarl.zoo.circumstances import circumstances
 
     return {
         "format": FORMAT,
         "version": VERSION,
         "command": command_line(args.argv),
-        "versions": versions(),
+        **circumstances(),
         "algo": args.to.lower(),
         "env": model.family.id,
         "env_kwargs": model.env_kwargs,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from metarl.errors import CheckpointError, unknown_name
+from metarl.errors import CheckpointError, ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from metarl.zoo.outputs import figure_format, free_name, require_new, write_figure
     from metarl.zoo.sources import find_runs
 
+    unused = args.given & {"x", "y", "window"} if args.kind == "adaptation" else ()
+    if unused:
+        raise ConfigError(f"{', '.join(sorted(unused))}: for training curves only, not with --kind adaptation")
     runs = find_runs(args)
     folder = runs[0].folder if len(runs) == 1 else Path(args.log_folder)
     path = Path(args.output) if args.output else free_name(folder, args.kind, [".png"]).with_suffix(".png")

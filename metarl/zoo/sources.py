@@ -7,7 +7,7 @@ import difflib
 from pathlib import Path
 from typing import NamedTuple
 
-from metarl.errors import CheckpointError
+from metarl.errors import CheckpointError, ConfigError
 from metarl.zoo.runs import Run, find_run, open_run, saved_model, shipped_model
 
 
@@ -33,6 +33,7 @@ def find_sources(args: argparse.Namespace) -> list[Source]:
     :raises MetaRLError: nothing there; the message says what exists.
     """
     if args.trained_agent:
+        _refuse_names(args)
         return [_named(Path(text), args) for text in args.trained_agent]
     run = wanted_run(args)
     if run is not None:
@@ -41,6 +42,7 @@ def find_sources(args: argparse.Namespace) -> list[Source]:
     shipped = shipped_model(algo, env_id)
     if shipped is None:
         raise CheckpointError(f"there is no run of {algo} on {env_id} under {args.log_folder}: train one first")
+    _refuse_choice(args, shipped)
     from metarl.zoo.console import say
 
     say(f"No run of {algo} on {env_id} under {args.log_folder}: using the initialisation that ships with metarl")
@@ -50,6 +52,7 @@ def find_sources(args: argparse.Namespace) -> list[Source]:
 def find_runs(args: argparse.Namespace) -> list[Run]:
     """Return the run folders that the arguments name."""
     if args.trained_agent:
+        _refuse_names(args)
         return [open_run(text) for text in args.trained_agent]
     run = wanted_run(args)
     if run is None:
@@ -82,7 +85,23 @@ def _named(path: Path, args: argparse.Namespace) -> Source:
         near = difflib.get_close_matches(path.name, [other.name for other in others], n=1)
         hint = f": did you mean {path.with_name(near[0])}?" if near else ""
         raise CheckpointError(f"there is no run folder or file {path}{hint}")
+    _refuse_choice(args, path)
     return Source(path, None)
+
+
+def _refuse_names(args: argparse.Namespace) -> None:
+    """Refuse what ``-i`` says already."""
+    for name in ("algo", "env", "exp_id"):
+        if name in args.given:
+            raise ConfigError(f"--{name.replace('_', '-')} cannot be given with -i, which names the models already")
+
+
+def _refuse_choice(args: argparse.Namespace, file: Path) -> None:
+    """Refuse to choose among the models of a run where there is none."""
+    for name in ("load_best", "load_checkpoint"):
+        if getattr(args, name):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} chooses among the models of a run folder: {file} is a single one")
 
 
 def _model(run: Run, args: argparse.Namespace) -> Path:

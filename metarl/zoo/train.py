@@ -64,6 +64,8 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
     env_id = args.env or (origin.family.id if origin else "PointMass-v0")
     cls = algorithm(algo)
     check_env(env_id)
+    if {"n_episodes", "n_transitions"} <= args.hyperparams.keys():
+        raise ConfigError("n_episodes and n_transitions both say how large a batch is: give one of them")
     config = merge(load_hyperparameters(algo, env_id, args.conf_file), args.hyperparams)
     if args.n_timesteps is not None:
         config["n_timesteps"] = args.n_timesteps
@@ -254,6 +256,8 @@ def _train(
             twin(model, recorded["eval_env_kwargs"], threads(args)) if recorded["eval_env_kwargs"] else None,
         )
         evaluation.cut(model.num_timesteps)
+    if not fresh:
+        _warn_of_lost_points(folder, model.n_iterations // recorded["log_interval"])
     formats = ["csv", "tensorboard", *(["stdout"] if args.verbose > 1 else [])]
     logger = make_logger(folder.folder, formats, recorded["tensorboard"], None if fresh else model.num_timesteps)
     reporter = Reporter(total, model.num_timesteps, bar=bar, lines=args.verbose > 0)
@@ -284,6 +288,23 @@ def _train(
     return 0
 
 
+def _warn_of_lost_points(folder: Run, expected: int) -> None:
+    """Say if the log has fewer meta-iterations than the checkpoint has done.
+
+    :param expected: how many were logged.
+    """
+    from metarl.zoo.console import warn
+    from metarl.zoo.plot import read_curve
+
+    try:
+        found = len(read_curve(folder, "time/iterations", "time/iterations").y)
+    except (CheckpointError, UnknownNameError):
+        found = 0
+    if found < expected:
+        path = folder.folder / "progress.csv"
+        warn(f"{path} has {found} of {expected} log entries: the others were cut off or damaged, and stay missing")
+
+
 def _this_run(args: argparse.Namespace, folder: Run) -> list[str]:
     """Return the words that name a run in a command."""
     return ["-i", str(folder.folder), *(["--gym-packages", *args.gym_packages] if args.gym_packages else [])]
@@ -306,6 +327,10 @@ def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, record
         report = model.evaluate(split="test", n_tasks=recorded["n_eval_tasks"], n_episodes=recorded["eval_episodes"])
     except DivergedError as error:
         warn(f"no returns on test tasks, adaptation diverged: {error}")
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"on test tasks, after training: {error}; the trained model is whole: {folder.final}"
+        ) from error
     else:
         report.meta["env_kwargs"] = model.env_kwargs
         show_reports([report, *full_run(report)])

@@ -615,6 +615,22 @@ def test_bad_values_are_one_line(name, argument, value, allowed):
 
 
 @pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("tqc", {"top_quantiles_to_drop_per_net": 25}, "=25 is not less than a critic's n_quantiles, 25"),
+        ("tqc", {"top_quantiles_to_drop_per_net": 4, "policy_kwargs": {"n_quantiles": 4}}, "n_quantiles, 4"),
+        ("trpo", {"n_steps": 10, "sub_sampling_factor": 50}, "=50 is not at most the env steps of a rollout, 10"),
+        ("crossq", {"batch_size": 1}, "batch_size=1 is not more than 1"),
+    ],
+)
+def test_values_that_learn_nothing_together_are_one_line(name, kwargs, message):
+    with pytest.raises(ConfigError) as caught:
+        SB3Learner(family_of(name), name, **kwargs)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("normalize", "message"),
     [
         ({"gamma": "x"}, "normalize.gamma='x' is not a number in [0, 1]"),

@@ -96,3 +96,15 @@ def test_storage_takes_in_again_what_left_it():
     assert bias.item() == 2.0
     bias.data.add_(1.0)
     assert storage.now["value_net.bias"].item() == 3.0
+
+
+def test_storage_takes_in_parameters_that_exchanged_theirs():
+    model = A2C("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": {"pi": [4], "vf": [4]}}, device="cpu")
+    storage = FlatStorage(named_parameters(model))
+    a, b = model.policy.mlp_extractor.policy_net[0].weight, model.policy.mlp_extractor.value_net[0].weight
+    before = a.detach().clone(), b.detach().clone()
+    assert not torch.equal(*before)
+    a.data, b.data = b.data, a.data
+    assert storage.moved()
+    require_equal({"a": a.detach(), "b": b.detach()}, {"a": before[1], "b": before[0]})
+    require_equal({name: tensor[0] for name, tensor in storage.now.items()}, named_parameters(model))

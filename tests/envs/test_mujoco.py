@@ -303,7 +303,7 @@ def test_every_task_may_have_its_own_model(make: type[HeavyCheetah] | type[Heavy
         ({"reset_noise": "gym"}, UnknownNameError, "gymnasium"),
         ({"horizon": 0}, ConfigError, "horizon=0: at least 1 env step"),
         ({"action_scale": -1.0}, ConfigError, "action_scale"),
-        ({"control_cost": np.inf}, ConfigError, "control_cost=inf: AntVel takes a finite float"),
+        ({"control_cost": np.inf}, ConfigError, "control_cost=inf: AntVel takes a finite number"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, object], error: type[Exception], text: str) -> None:

@@ -213,17 +213,17 @@ def test_not_a_number_is_passed_on():
     [
         ({"lineage": "maml"}, UnknownNameError, "unknown lineage 'maml': did you mean 'maml_rl'?"),
         ({"wrap": False}, UnknownNameError, "unknown argument of PointMass 'wrap': did you mean 'wrap_actions'?"),
-        ({"horizon": 1.5}, ConfigError, "horizon=1.5: PointMass takes a int"),
-        ({"horizon": True}, ConfigError, "horizon=True: PointMass takes a int"),
-        ({"wrap_actions": 1}, ConfigError, "wrap_actions=1: PointMass takes a bool"),
+        ({"horizon": 1.5}, ConfigError, "horizon=1.5: PointMass takes a whole number"),
+        ({"horizon": True}, ConfigError, "horizon=True: PointMass takes a whole number"),
+        ({"wrap_actions": 1}, ConfigError, "wrap_actions=1: PointMass takes True or False"),
         ({"horizon": -1}, ConfigError, "horizon=-1: at least 1 env step"),
         ({"goal_range": -1.0}, ConfigError, "goal_range=-1.0: above 0"),
         *(
-            ({name: value}, ConfigError, f"{name}={value}: PointMass takes a finite float")
+            ({name: value}, ConfigError, f"{name}={value}: PointMass takes a finite number")
             for name in ("goal_range", "goal_bonus", "arena")
             for value in (math.nan, math.inf, -math.inf)
         ),
-        ({"max_step": 10**400}, ConfigError, ": PointMass takes a finite float"),
+        ({"max_step": 10**400}, ConfigError, ": PointMass takes a finite number"),
         ({"start_range": -0.1}, ConfigError, "start_range=-0.1: 0 or more"),
         ({"reward": "dense"}, ConfigError, "reward='dense': one of 'distance', 'squared', 'corner', 'near'"),
         ({"termination": "off"}, ConfigError, "termination='off': one of"),

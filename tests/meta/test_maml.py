@@ -186,7 +186,7 @@ def test_a_nan_reward_stops_and_names_task_and_iteration(outer: str) -> None:
         model.learn(10**6, callback=watch)
     assert "\n" not in str(caught.value)
     assert model.n_iterations == len(snapshots)
-    assert f"meta-iteration {len(snapshots)}:" in str(caught.value)
+    assert f"meta-iteration {len(snapshots) + 1}:" in str(caught.value)
     assert len(snapshots) > 0
     params, steps, state = snapshots[-1]
     assert equal(model.params, params)

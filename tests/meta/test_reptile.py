@@ -167,7 +167,7 @@ def test_a_serial_iteration_that_fails_did_not_happen() -> None:
     params, state = copy(model.params), model.outer_optimizer.state()
     tasks = model.family.sample_tasks(stream(3, "tasks", 0), 4)
     assert tasks["offset"].tolist().index(2) > 0  # tasks before it are learnt
-    with pytest.raises(NonFiniteError, match="meta-iteration 0: non-finite reward in Staircase-v0 task"):
+    with pytest.raises(NonFiniteError, match="meta-iteration 1: non-finite reward in Staircase-v0 task"):
         model.learn(10**6)
     assert equal(model.params, params)
     assert equal(model.outer_optimizer.state(), state)

@@ -11,7 +11,8 @@ import torch
 from metarl.agents.learner import FlatParams
 from metarl.agents.policy import Params
 from metarl.errors import ConfigError, UnknownNameError
-from metarl.meta.watchers import LeapMetric, LeapWatcher
+from metarl.meta import watchers
+from metarl.meta.watchers import METRICS, LeapMetric, LeapWatcher
 
 TASKS, STEPS = 4, 5
 SHAPES = {"body.weight": (2, 3), "body.bias": (2,), "head.weight": (1, 2)}
@@ -305,3 +306,35 @@ def test_a_segment_of_excluded_tensors_only_adds_nothing(visible: bool) -> None:
     watcher.close()
     assert watcher.distance == 0.0
     assert not join(watcher.gradient()).any()
+
+
+@pytest.mark.parametrize("metric", ALL)
+@pytest.mark.parametrize("visible", [True, False])
+def test_segments_that_are_added_in_blocks(monkeypatch: pytest.MonkeyPatch, metric: LeapMetric, visible: bool) -> None:
+    problem = Quadratics()
+    points = problem.path()
+    results = []
+    for size in (1, 2 * SIZE * 8, 1 << 20):  # one, two and all of four tasks at a time
+        monkeypatch.setattr(watchers, "_BLOCK_BYTES", size)
+        watcher = LeapWatcher(metric)
+        for start, end in pairwise(points):
+            losses = problem.losses(start) if visible else None
+            watcher.segment(split(start), split(end), split(problem.gradient(start)), losses)
+        results.append((join(total(watcher)), watcher.distance, watcher.n_segments))
+    assert results[0][2] == TASKS * (STEPS - metric.drop_last)
+    for pull, distance, n_segments in results[1:]:
+        torch.testing.assert_close(pull, results[0][0], rtol=1e-12, atol=1e-12)
+        assert distance == pytest.approx(results[0][1], rel=1e-12)
+        assert n_segments == results[0][2]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_loss_that_explodes_is_infinitely_long_and_no_error(metric: str) -> None:
+    problem = Quadratics()
+    points = problem.path()
+    watcher = LeapWatcher(LeapMetric(metric))
+    for i, (start, end) in enumerate(pairwise(points)):
+        losses = problem.losses(start) + (1e200 if i == 2 else 0.0)
+        watcher.segment(split(start), split(end), split(problem.gradient(start)), losses)
+    watcher.close()
+    assert watcher.distance > 1e199

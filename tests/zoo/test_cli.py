@@ -42,6 +42,18 @@ from metarl.zoo.console import CountBars, Reporter
         (["evaluate", "--load-best", "--load-checkpoint"], "not allowed with argument --load-best"),
         (["evaluate", "--load-best", "--load-last-checkpoint"], "not allowed with argument --load-best"),
         (["plot", "--kind", "pie"], "invalid choice: 'pie'"),
+        (["train", "--num-threads", "0"], "argument --num-threads: 0 is not a positive whole number"),
+        (["evaluate", "--num-threads", "2000"], "argument --num-threads: 2000 is more than 1024"),
+        (["train", "--verbose", "3"], "argument --verbose: invalid choice: 3"),
+        (["train", "--eval-freq", "-9"], "argument --eval-freq: -9 is not a positive whole number"),
+        (["train", "--save-freq", "0"], "argument --save-freq: 0 is not a positive whole number"),
+        (["evaluate", "--n-eval-tasks", "1e6"], "argument --n-eval-tasks: 1e6 is more than 100000"),
+        (["train", "-params", "n_episodes:5", "n_transitions:9"], "n_episodes and n_transitions both say"),
+        (["evaluate", "-i", "run", "--algo", "maml"], "--algo cannot be given with -i"),
+        (["export", "-i", "run", "--env", "x"], "--env cannot be given with -i"),
+        (["plot", "-i", "run", "--exp-id", "2"], "--exp-id cannot be given with -i"),
+        (["evaluate", "--algo", "fomaml", "-f", "nowhere", "--load-best"], "--load-best chooses among the models of a"),
+        (["plot", "--kind", "adaptation", "-w", "3"], "window: for training curves only"),
         (["train", "--algo", ""], "argument --algo: it is empty"),
         (["evaluate", "--env", ""], "argument --env: it is empty"),
         (["export", "-o", ""], "argument -o/--output: it is empty"),
@@ -161,3 +173,28 @@ def test_help_loads_nothing_heavy(command: list[str]) -> None:
 def test_the_parser_knows_what_it_does_not_import() -> None:
     assert set(cli.ALGORITHMS) == metarl.ALGORITHMS.keys()
     assert cli.LARGEST == outer.LARGEST
+
+
+def test_help_says_defaults_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in cli.COMMANDS:
+        main([name, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        for flag in re.split(r" (?=--?[a-z])", text):
+            assert flag.count("(default") <= 1, flag
+        assert "%(" not in text
+    main(["evaluate", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "inner steps to adapt for (default: 3)" in text
+    assert "tasks (default: 40)" in text
+
+
+def test_lines_of_progress_tell_what_is_new(capsys: pytest.CaptureFixture[str]) -> None:
+    with Reporter(30, 0, bar=False, lines=True) as reporter:
+        for iteration in (1, 2, 3):
+            if iteration != 2:
+                reporter.writer.write({"meta/pre_adapt_rew": iteration, "meta/post_adapt_rew": 9.0}, {})
+            reporter.update(10 * iteration, iteration)
+    lines = capsys.readouterr().out.splitlines()
+    assert ["return" in line for line in lines] == [True, False, True]
+    assert "1.00 → 9.00" in lines[0]
+    assert "3.00 → 9.00" in lines[2]

@@ -156,9 +156,10 @@ def test_plots(logs: Path, tmp_path: Path, refused: Refused) -> None:
     run = logs / "fomaml" / "PointMass-v0_1"
     for kind in ("training", "adaptation"):
         path = tmp_path / f"{kind}.svg"
-        assert main(["plot", "-i", str(run), str(run), "--kind", kind, "-o", str(path), "-w", "2"]) == 0
+        assert main(["plot", "-i", str(run), str(run), "--kind", kind, "-o", str(path)]) == 0
         assert b"<svg" in path.read_bytes()
-    assert main(["plot", "-f", str(logs), "-x", "time", "-y", "eval/mean_reward"]) == 0
+    assert main(["plot", "-f", str(logs), "-x", "time", "-y", "eval/mean_reward", "-w", "2"]) == 0
+    assert "x: for training curves only" in refused("plot", "-f", logs, "--kind", "adaptation", "-x", "time")
     assert (run / "training_1.png").read_bytes().startswith(b"\x89PNG")
     for axis in ("time/time_elapsed", "time/iterations", "time/total_timesteps"):
         curve = read_curve(runs.open_run(run), axis, "eval/mean_reward")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -179,3 +180,15 @@ def test_another_outer_optimiser_does_not_inherit_arguments() -> None:
         "learning_rate": 0.01
     }
     assert config.merge(base, {"outer": "trpo"}) == base
+
+
+def test_a_key_that_is_given_twice_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yml"
+    path.write_text("PointMass-v0: {n_timesteps: 5, n_timesteps: 6}\n")
+    with pytest.raises(ConfigError, match="'n_timesteps' is given twice"):
+        config.load_hyperparameters("maml", "PointMass-v0", str(path))
+    path.write_text("default: &default {n_timesteps: 5}\nPointMass-v0: {<<: *default, n_timesteps: 6}\n")
+    assert config.load_hyperparameters("maml", "PointMass-v0", str(path)) == {"n_timesteps": 6}
+    path.write_text("PointMass-v0:\n")
+    with pytest.raises(ConfigError, match="the entry for PointMass-v0 is None"):
+        config.load_hyperparameters("maml", "PointMass-v0", str(path))

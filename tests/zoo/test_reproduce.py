@@ -491,7 +491,7 @@ def test_a_run_that_fails_does_not_stop_the_others(
     monkeypatch.setattr(MAML, "train", fails)
     argv = [*ONE, "--only-algo", "maml", "fomaml", "-f", str(tmp_path)]
     assert main(argv) == 1
-    assert "Run 1 of 2 failed: meta-iteration 0: the loss of task 1 is nan" in capsys.readouterr().out
+    assert "Run 1 of 2 failed: meta-iteration 1: the loss of task 1 is nan" in capsys.readouterr().out
     record = read(tmp_path / "results")
     assert [run["algo"] for run in record["runs"]] == ["fomaml"]
     (reason,) = (

@@ -287,3 +287,20 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path: Path) -> Non
     assert 0 < model.num_timesteps < 2400
     assert main(["train", "-i", str(run), "--verbose", "0"]) == 0
     assert metarl.load(run / "PointMass-v0").num_timesteps >= 2400
+
+
+def test_points_that_a_log_has_lost_are_said(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / trained.name))
+    log = run / "progress.csv"
+    lines = log.read_text().splitlines(keepends=True)
+    entries = sum(bool(row["time/iterations"]) for row in csv.DictReader(lines))
+    log.write_text("".join([*lines[:2], lines[2][:5]]))
+    assert main(["train", "-i", str(run), "-n", "800", "--verbose", "0"]) == 0
+    told = capsys.readouterr().err
+    assert told == (
+        f"metarl: warning: {log} has 1 of {entries} log entries: the others were cut off or damaged, and stay missing\n"
+    )
+    capsys.readouterr()
+    whole = Path(shutil.copytree(trained, tmp_path / "whole"))
+    assert main(["train", "-i", str(whole), "-n", "800", "--verbose", "0"]) == 0
+    assert capsys.readouterr().err == ""
