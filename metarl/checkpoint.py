@@ -88,11 +88,11 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
         _refuse(path, "its document is missing")
     try:
         stored = safetensors.torch.load(data)
-        tensors = {name: stored[name].clone() for name in names}
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{path} is truncated or damaged: {_one_line(error)}") from error
-    if len(tensors) != len(stored):
+    if sorted(names, key=str) != sorted(stored):
         _refuse(path, "its tensors are not the ones its document names")
+    tensors = {name: stored[name].clone() for name in names}
     if header.get("sha256") != _digest(tensors, _dump_json(document)):
         _refuse(path, "its content does not match its checksum")
     return tensors, document

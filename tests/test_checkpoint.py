@@ -309,6 +309,14 @@ def test_other_versions_are_refused(tmp_path: Path, version: object, word: str) 
     assert word in message
 
 
+@pytest.mark.parametrize("names", [["x"], ["x", "y", "z"], ["x", "x"], ["x", 1], [["x"], "y"]])
+def test_tensors_other_than_those_named_are_refused(tmp_path: Path, names: list[object]) -> None:
+    path = tmp_path / "model"
+    header = {"format": checkpoint.FORMAT, "version": checkpoint.VERSION, "document": {}, "tensors": names}
+    safetensors.torch.save_file({"x": torch.ones(2), "y": torch.ones(2)}, path, {"metarl": json.dumps(header)})
+    assert "its tensors are not the ones its document names" in one_line_error(path)
+
+
 def with_header(header: dict[str, object], payload: bytes, length: int | None = None) -> bytes:
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + payload

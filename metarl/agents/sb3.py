@@ -224,6 +224,11 @@ class SB3Learner:
         init = self._class.policy_aliases[self.policy].__init__
         check_arguments(init, kwargs, "policy keyword", own=SPACES)
         check_values(init, kwargs, "policy_kwargs.")
+        arch = kwargs.get("net_arch")
+        parts = ("pi", "vf" if issubclass(self._class, OnPolicyAlgorithm) else "qf")
+        for part in arch if isinstance(arch, Mapping) else ():
+            if part not in parts:  # SB3 would leave it out and say nothing
+                raise unknown_name(f"network of {self._class.__name__} in net_arch", part, parts)
         activation = kwargs.get("activation_fn")
         if isinstance(activation, str):
             if activation not in ACTIVATIONS:

@@ -18,10 +18,13 @@ FIGURES = ("png", "svg", "pdf")
 
 
 def require_new(paths: Iterable[Path], overwrite: bool) -> None:
-    """Raise :class:`ConfigError` if one of the files exists and is not to be overwritten."""
+    """Raise :class:`ConfigError` if one of the files cannot be made, or exists and is not to be overwritten."""
     for path in paths:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder: choose another name")
+        existing = next(folder for folder in path.absolute().parents if folder.exists())
+        if not existing.is_dir():
+            raise ConfigError(f"cannot write {path}: {existing} is a file, not a folder")
         if path.exists() and not overwrite:
             raise ConfigError(f"{path} exists already: choose another name, or overwrite it with --overwrite")
 

@@ -544,6 +544,8 @@ def test_no_folders_are_left_behind(tmp_path):
         (Lane(), "ppo", {"policy": ["MlpPolicy"]}, r"unknown policy of PPO \['MlpPolicy'\]"),
         (Lane(), "ppo", {"policy_kwargs": {"action_space": 1}}, "unknown policy keyword 'action_space'"),
         (Lane(), "ppo", {"policy_kwargs": {"net_arch": [-1]}}, "PPO: Trying to create tensor with negative dimension"),
+        (Lane(), "ppo", {"policy_kwargs": {"net_arch": {"pi": [4], "qf": [4]}}}, "of PPO in net_arch 'qf'"),
+        (Lane(), "sac", {"policy_kwargs": {"net_arch": {"pi": [4], "vf": [4]}}}, "of SAC in net_arch 'vf'"),
         (Lane(), "ppo", {"normalize": {"clip": 1.0}}, "unknown argument of VecNormalize: 'clip'"),
         (Lane(), "ppo", {"normalize": {"norm_obs_keys": ["a"]}}, "argument of VecNormalize: 'norm_obs_keys'"),
         (Lane(), "ppo", {"batch_size": 1}, "PPO: `batch_size` must be greater than 1"),

@@ -232,6 +232,8 @@ def test_nothing_is_overwritten_unasked(logs: Path, tmp_path: Path, refused: Ref
     free = tmp_path / "free.json"
     assert "is a folder" in refused("evaluate", "-i", run, *QUICK, "-o", free, "--figure", tmp_path / "folder.png")
     assert "use a name in .json" in refused("evaluate", "-i", run, *QUICK, "-o", tmp_path / "record.png")
+    below_a_file = refused("evaluate", "-i", run, *QUICK, "-o", record / "below" / "free.json")
+    assert f"{record} is a file, not a folder" in below_a_file
     assert record.read_text() == "mine"
     # a figure that nobody asked to replace is not the figure of the next record
     (run / "evaluations").mkdir()
