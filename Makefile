@@ -5,7 +5,7 @@ VENV ?= .venv
 PIP_FLAGS ?=
 # Test processes; 1 runs in this one.
 JOBS ?= 2
-# The main job: FOMAML on AntVel-v0 with real physics, sized to about five minutes on two cores.
+# The main job: FOMAML on AntVel-v0 with real physics, sized to five minutes on two fast cores.
 ALGO ?= fomaml
 ENV ?= AntVel-v0
 TRAIN_STEPS ?= 6000000

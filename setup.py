@@ -60,7 +60,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["metarl = metarl.zoo.__main__:main"]},
+    entry_points={"console_scripts": ["metarl = metarl.zoo.__main__:script"]},
     classifiers=[
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",

@@ -60,7 +60,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
 
 def test_the_console_script_and_the_licence(wheel: zipfile.ZipFile) -> None:
     (entry,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "metarl = metarl.zoo.__main__:main" in wheel.read(entry).decode()
+    assert "metarl = metarl.zoo.__main__:script" in wheel.read(entry).decode()
     assert any(name.endswith("LICENSE") for name in wheel.namelist())
 
 

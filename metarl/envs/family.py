@@ -19,7 +19,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.errors import ConfigError, TaskError, unknown_name
+from metarl.errors import ConfigError, TaskError, UnknownNameError, unknown_name
 from metarl.streams import stream
 
 Task = dict[str, Any]
@@ -334,6 +334,16 @@ def family_ids() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def require_family(id: str) -> None:
+    """Raise :class:`~metarl.errors.UnknownNameError` unless a family of that name is registered."""
+    if id in _REGISTRY:
+        return
+    if id in gymnasium.registry:
+        words = f"{id!r} is one environment of Gymnasium, not a family of tasks: known: {', '.join(family_ids())}"
+        raise UnknownNameError(f"{words}; metarl.envs.register_family adds one", id, family_ids())
+    raise unknown_name("environment", id, _REGISTRY)
+
+
 def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
     """Build a registered family.
 
@@ -342,8 +352,7 @@ def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
     :raises UnknownNameError: no such family; the message has the nearest name.
     :raises ConfigError: an argument that the family does not take.
     """
-    if id not in _REGISTRY:
-        raise unknown_name("environment", id, _REGISTRY)
+    require_family(id)
     if not isinstance(oracle, bool):
         raise ConfigError(f"oracle={oracle!r}: True or False")
     spec = _REGISTRY[id]

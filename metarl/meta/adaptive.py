@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
@@ -18,7 +18,7 @@ from metarl.meta.evaluation import evaluation_tasks
 from metarl.meta.learners import Loop, default_rate, make_loop, require_learner
 from metarl.meta.loops import Amount, FunctionalLoop, Learnt, Streams
 from metarl.meta.outer import LARGEST_SEED, Outer, make_outer, require_range
-from metarl.meta.progress import Timer
+from metarl.meta.progress import Progress, Timer
 from metarl.streams import stream
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         inner_lr: float | Sequence[float] | None = None,
         seed: int = 0,
         label: str | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         **kwargs: Any,
     ) -> Report:
         """Adapt to held-out tasks and report the return after 0 … K inner steps.
@@ -284,7 +284,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         :param inner_lr: rates that overrule it, see there.
         :param seed: seed of the evaluation's streams.
         :param label: the report's name in tables; the algorithm's name if None.
-        :param progress: called with (batches done, batches in all).
+        :param progress: called with (batches done, batches in all); around a stock algorithm with tasks.
         """
         from metarl.meta.report import Report
 
@@ -297,9 +297,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         tasks, strata = evaluation_tasks(self.family, split, n_tasks)
         streams = Streams(seed, f"evaluate/{split}")
         with single_threaded_torch():
-            learnt = self.loop.evaluate(self.theta, tasks, rates, streams, amount)
-        if progress is not None:
-            progress(len(rates) + 1, len(rates) + 1)
+            learnt = self.loop.evaluate(self.theta, tasks, rates, streams, amount, progress)
         return Report(
             algo=self.name,
             env=self.family.id,

@@ -210,7 +210,7 @@ class CurveComparison:
             [[*row, difference] for row, difference in zip(table.rows, differences, strict=True)],
             f"{self.a.label} against {self.b.label}, {len(self.a.returns)} tasks",
             (
-                f"paired {self.level:.0%} intervals by task, one seed a task",
+                f"paired {self.level:.0%} intervals by task, one seed a task; a point is the rollout that starts there",
                 *_left_out(self.points.n_points, n_rows),
                 f"env steps saved on the way to the final return of {self.b.label}: {saved.interval} of "
                 f"{saved.budget:,} (below 0: it took more; {saved.not_reached} of "
@@ -274,7 +274,10 @@ def learning_table(curves: Sequence[LearningCurves], level: float = 0.95, n_rows
         ("env steps", *(curve.label for curve in curves)),
         rows,
         f"Return while a task is learnt, {len(curves[0].returns)} tasks",
-        (f"{level:.0%} intervals by task, one seed a task", *_left_out(bands[0].n_points, n_rows)),
+        (
+            f"{level:.0%} intervals by task, one seed a task; a point is the rollout that starts there",
+            *_left_out(bands[0].n_points, n_rows),
+        ),
     )
 
 

@@ -18,7 +18,7 @@ from metarl.envs.family import Family, Tasks
 from metarl.envs.family import n_tasks as count_tasks
 from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.inner import expand
-from metarl.meta.progress import Timer
+from metarl.meta.progress import Progress, Timer
 from metarl.streams import seed_sequence
 
 Amount = Mapping[str, int | None]
@@ -167,11 +167,24 @@ class FunctionalLoop:
             last = self.learner.process(episodes, state.params)
         return _learnt(state.params, [*batches, _Batch.of(episodes)], support, last)
 
-    def evaluate(self, theta: Params, tasks: Tasks, rates: Sequence[float], streams: Streams, amount: Amount) -> Learnt:
-        """Learn every task from ``theta``; the return after k inner steps is that of the batch collected there."""
+    def evaluate(
+        self,
+        theta: Params,
+        tasks: Tasks,
+        rates: Sequence[float],
+        streams: Streams,
+        amount: Amount,
+        progress: Progress | None = None,
+    ) -> Learnt:
+        """Learn every task from ``theta``; the return after k inner steps is that of the batch collected there.
+
+        :param progress: called with (batches done, batches in all).
+        """
         timer = Timer()
-        state, batches = self._walk(theta, tasks, rates, streams, amount, timer)
+        state, batches = self._walk(theta, tasks, rates, streams, amount, timer, progress=progress)
         episodes = self._collect(state, tasks, streams, len(rates), amount, timer)
+        if progress is not None:
+            progress(len(rates) + 1, len(rates) + 1)
         return _learnt(state.params, [*batches, _Batch.of(episodes)])
 
     def _walk(
@@ -184,10 +197,12 @@ class FunctionalLoop:
         timer: Timer,
         support: list[Samples] | None = None,
         watcher: PathWatcher | None = None,
+        progress: Progress | None = None,
     ) -> tuple[LearnerState, list[_Batch]]:
         """Take the inner steps.
 
         :param support: gets the batches.
+        :param progress: called with (batches done, batches in all, one at the parameters reached included).
         """
         state = self._start(theta, count_tasks(tasks))
         batches: list[_Batch] = []
@@ -200,6 +215,8 @@ class FunctionalLoop:
                 state = self.learner.update(state, samples, rate, seeds, watcher)
             if support is not None:
                 support.append(samples)
+            if progress is not None:
+                progress(k + 1, len(rates) + 1)
         return state, batches
 
     def adapt(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from stable_baselines3.common.callbacks import BaseCallback
+
+Progress = Callable[[int, int], None]
+"""Is called with (parts done, parts in all)."""
 
 
 class ProgressBar(BaseCallback):

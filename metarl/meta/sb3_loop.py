@@ -31,7 +31,7 @@ from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError
 from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.loops import Amount, Learnt, PathWatcher, Streams
-from metarl.meta.progress import Timer
+from metarl.meta.progress import Progress, Timer
 from metarl.streams import seed_sequence, stream
 
 PREFIX = "sb3_"
@@ -173,8 +173,19 @@ class SB3Loop:
             statistics=merge_statistics(theta, reached),
         )
 
-    def evaluate(self, theta: Params, tasks: Tasks, rates: Sequence[float], streams: Streams, amount: Amount) -> Learnt:
-        """Learn every task from ``theta``; the return after k inner steps is that of fresh episodes."""
+    def evaluate(
+        self,
+        theta: Params,
+        tasks: Tasks,
+        rates: Sequence[float],
+        streams: Streams,
+        amount: Amount,
+        progress: Progress | None = None,
+    ) -> Learnt:
+        """Learn every task from ``theta``; the return after k inner steps is that of fresh episodes.
+
+        :param progress: called with (tasks done, tasks in all).
+        """
         n, size = count_tasks(tasks), self._size(amount)
         n_episodes = amount["n_episodes"] or -(-size // self.family.horizon)
         learner, seeds = self._at(*rates), streams.tasks(n)
@@ -198,6 +209,8 @@ class SB3Loop:
                 returns.append([mean_return])
                 env_steps.append([0])
                 lengths.append([mean_length])
+            if progress is not None:
+                progress(i + 1, n)
         return Learnt(
             self._stack(reached),
             np.array(returns),

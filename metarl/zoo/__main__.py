@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from metarl.errors import ConfigError, MetaRLError
 from metarl.zoo.cli import COMMANDS, parse
@@ -57,6 +58,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def script() -> NoReturn:
+    """Run one command as a program: after Ctrl-C it ends at once, whatever threads are in the middle of."""
+    try:
+        code = main()
+    except KeyboardInterrupt:  # once more, while the first was being answered
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        # Python would wait for them, for seconds, and answer another Ctrl-C with a traceback. What is on the disk is
+        # whole, and files of ours are closed.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
 def import_package(name: str) -> None:
     """Import a module that registers families; what it raises, but for a failed import, keeps its traceback.
 
@@ -86,4 +102,4 @@ def _fail(message: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    script()

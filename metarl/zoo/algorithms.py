@@ -26,10 +26,9 @@ def algorithm(name: str) -> type[MetaAlgorithm]:
 
 def check_env(env_id: str) -> None:
     """Raise :class:`~metarl.errors.UnknownNameError` unless a family of that name is registered."""
-    from metarl import family_ids
+    from metarl.envs.family import require_family
 
-    if env_id not in family_ids():
-        raise unknown_name("environment", env_id, family_ids())
+    require_family(env_id)
 
 
 def load_model(

@@ -73,6 +73,7 @@ class RunCallback(BaseCallback):
         before, now = self._seen, self.model.num_timesteps
         self._seen = now
         if self._evaluation is not None and self._evaluation.due(before, now, now >= self._total):
+            self._reporter.busy("validating")
             try:
                 self._evaluation.run(self.model)
             except DivergedError as error:

@@ -237,6 +237,7 @@ def _export(parser: Parser) -> Parser:
     parser.add_argument(
         "-o", "--output", type=_name, default=None, metavar="FILE.zip", help="default: <run>/export/<env>.zip"
     )
+    parser.add_argument("--num-threads", type=_threads, default=-1, help="threads for physics (default: all)")
     _pairs(parser, "--task", "the task that the zip's environment is set to (default: a draw)")
     _overwrite(parser)
     return parser

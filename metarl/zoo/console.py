@@ -74,10 +74,11 @@ class CountBars:
     """Shows how far several jobs are: a bar for each on a terminal, a line for each that is done elsewhere.
 
     :param unit: what is counted, in the plural.
+    :param lines: print a line for each that is done where there is no terminal.
     """
 
-    def __init__(self, unit: str) -> None:
-        self._unit = unit
+    def __init__(self, unit: str, lines: bool = True) -> None:
+        self._unit, self._lines = unit, lines
         self._ids: dict[str, TaskID] = {}
         columns = (
             TextColumn("{task.description}"),
@@ -100,7 +101,7 @@ class CountBars:
         if label not in self._ids:
             self._ids[label] = self._progress.add_task(label, total=of)
         self._progress.update(self._ids[label], completed=done)
-        if done == of and not is_terminal():
+        if done == of and self._lines and not is_terminal():
             say(f"{label}: {of} {self._unit} done")
 
 
@@ -161,6 +162,11 @@ class Reporter:
             left = format_duration(max(self.total - num_timesteps, 0) / max(rate, 1e-9))
             done = f"{format_steps(num_timesteps)}/{format_steps(self.total)} env steps"
             say(f"meta-iteration {iteration:>4}  {done}  {format_steps(rate)}/s  {left} left  {returns}".rstrip())
+
+    def busy(self, what: str) -> None:
+        """Say in the bar what goes on until the next update."""
+        if self._progress is not None:
+            self._progress.update(self._task, description=what)
 
     def note(self, message: str) -> None:
         """Print a line above the bar."""

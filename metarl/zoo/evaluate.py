@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ FORMAT, VERSION = "metarl-evaluation", 1
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from metarl.zoo.algorithms import load_model
-    from metarl.zoo.console import say
+    from metarl.zoo.console import CountBars, say
     from metarl.zoo.outputs import record_and_figure, write_figure
     from metarl.zoo.sources import find_sources
     from metarl.zoo.train import threads
@@ -36,6 +37,9 @@ def run(args: argparse.Namespace) -> int:
     record, figure = record_and_figure(args, folder / "evaluations")
     # Everything is loaded before anything is computed: a damaged file among several is said at once.
     models = [load_model(source.path, threads(args), args.env_kwargs) for source in sources]
+    families = list(dict.fromkeys(model.family.id for model in models))
+    if len(families) > 1:
+        raise ConfigError(f"runs on {' and '.join(families)} cannot be compared: their tasks differ")
     sizes = list(dict.fromkeys(getattr(model, "n_episodes", None) for model in models))
     if args.episodes is None and len(sizes) > 1:
         words = " and ".join(map(str, sizes))
@@ -43,15 +47,17 @@ def run(args: argparse.Namespace) -> int:
     reports: list[Report] = []
     for source, model in zip(sources, models, strict=True):
         say(f"{source.path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps")
-        report = model.evaluate(
-            args.split,
-            args.n_inner_steps,
-            n_tasks=args.n_eval_tasks,
-            n_episodes=args.episodes,
-            inner_lr_rule=args.inner_lr_rule,
-            inner_lr=args.inner_lr,
-            seed=args.seed,
-        )
+        with CountBars("done", lines=False) as bars:
+            report = model.evaluate(
+                args.split,
+                args.n_inner_steps,
+                n_tasks=args.n_eval_tasks,
+                n_episodes=args.episodes,
+                inner_lr_rule=args.inner_lr_rule,
+                inner_lr=args.inner_lr,
+                seed=args.seed,
+                progress=partial(bars.update, model.name),
+            )
         meta = {**report.meta, "env_kwargs": model.env_kwargs, "command": command_line(args.argv)}
         meta |= {"model": str(source.path), "run": None if source.run is None else str(source.run.folder)}
         if source.run is not None:

@@ -26,12 +26,13 @@ def run(args: argparse.Namespace) -> int:
     from metarl.zoo.console import say
     from metarl.zoo.outputs import require_new
     from metarl.zoo.sources import find_sources
+    from metarl.zoo.train import threads
 
     kind = None if args.to is None else args.to.lower()
     if kind is not None and kind not in ALGORITHMS:
         raise unknown_name("export format", args.to, ALGORITHMS)
     (source,) = find_sources(args)
-    model = load_model(source.path, env_kwargs=args.env_kwargs)
+    model = load_model(source.path, threads(args), args.env_kwargs)
     kind = choose(model, kind, args.optimizer, 1).kind
     path, *others = export_files(_output(args, source, model, kind))
     # Looked at before the value network is fitted, which takes a while.
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     cls = ALGORITHMS[kind]
     package = cls.__module__.partition(".")[0]
     say(f"Saved {path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps, from {source.path}")
+    say(f"  {others[0].name} beside it says what it was exported from")
     say(f"  from {package} import {cls.__name__}")
     if exported.settings.normalize is not None:
         say("  from stable_baselines3.common.vec_env import VecNormalize")

@@ -37,6 +37,10 @@ def run(args: argparse.Namespace) -> int:
     start = " from scratch" if args.from_scratch else ""
     whose = "" if source is None else f": {model.name}, {model.num_timesteps:,} env steps, {source.path}"
     say(f"{kind.upper()} on {model.family.id}{start}{whose}")
+    if not args.from_scratch:
+        say(
+            f"Collecting on training tasks for the value network, then {args.n_timesteps:,} env steps a task and method"
+        )
     optimizers = list(dict.fromkeys(args.optimizer or _optimizers(kind, args.from_scratch)))
     with CountBars("tasks") as bars:
         found = finetune(

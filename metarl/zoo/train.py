@@ -9,6 +9,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,7 @@ def _go_on(args: argparse.Namespace, source: Path) -> int:
         total = int(args.n_timesteps or config["n_timesteps"])
         if model.num_timesteps >= total and folder.final.is_file():
             done = f"{format_steps(model.num_timesteps)} of {format_steps(total)} env steps done"
-            say(f"{folder.folder} is finished: {done}; -n with a larger number goes on")
+            say(f"{folder.folder} is finished: {done}; -n above {format_steps(model.num_timesteps)} goes on")
             return 0
         if "save_freq" in args.given:
             recorded["save_freq"] = args.save_freq
@@ -221,14 +222,24 @@ def _refuse_conflicts(
             has = config if name == "hyperparams" else config.get("env_kwargs") or {}
             other = [key for key in value if merge(has, {key: value[key]}) != dict(has)]
             same = not other
-            flag = " ".join([flag, *other])
+            flag = " ".join(["-params" if name == "hyperparams" else flag, *other])
+            known[name] = ", ".join(repr(_at(has, key)) for key in other)
         elif name in known:
             same = known[name] == value
         else:
             same = False
         if not same:
-            was = f" (it has {known[name]!r})" if name in known else ""
+            has = known[name] if name in ("hyperparams", "env_kwargs") else repr(known.get(name))
+            was = f" (it has {has})" if name in known else ""
             raise ConfigError(f"{flag} contradicts the run {folder.folder}{was}: a run goes on as it was started")
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    """Return what a dotted key stands for, None where there is nothing."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _train(
@@ -319,12 +330,14 @@ def _stopped(args: argparse.Namespace, folder: Run) -> int:
 
 def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, recorded: Mapping[str, Any]) -> None:
     """Show returns on test tasks before and after each inner step, and what to type next."""
-    from metarl.zoo.console import say, show_commands, warn
+    from metarl.zoo.console import CountBars, say, show_commands, warn
     from metarl.zoo.evaluate import full_run, show_reports
 
+    amount = {"n_tasks": recorded["n_eval_tasks"], "n_episodes": recorded["eval_episodes"]}
     say(f"Testing on {recorded['n_eval_tasks']} held-out tasks")
     try:
-        report = model.evaluate(split="test", n_tasks=recorded["n_eval_tasks"], n_episodes=recorded["eval_episodes"])
+        with CountBars("done", lines=False) as bars:
+            report = model.evaluate(split="test", progress=partial(bars.update, model.name), **amount)
     except DivergedError as error:
         warn(f"no returns on test tasks, adaptation diverged: {error}")
     except NonFiniteError as error:

@@ -88,6 +88,19 @@ def test_exporting_leaves_the_global_generators_alone_and_is_deterministic() -> 
         assert torch.equal(tensor, second.tensors[name])
 
 
+def test_exports_are_the_same_whatever_torchs_threads() -> None:
+    exports = []
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            exports.append(export_sb3(make_model(), value_tasks=20).tensors)
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(1)
+    for name, tensor in exports[0].items():
+        assert torch.equal(tensor, exports[1][name]), name
+
+
 def test_value_network_predicts_sb3s_own_returns_on_unseen_tasks() -> None:
     """In a rollout that SB3 collects on test tasks, its own targets, time limits included, are what was fitted."""
     model = make_model()

@@ -106,6 +106,15 @@ def test_several_runs_in_one_table(logs: Path, tmp_path: Path, capsys: pytest.Ca
     assert record["training_seeds"] == [[0], [0, 1]]
 
 
+def test_runs_on_other_families_are_refused_first(logs: Path, refused: Refused) -> None:
+    assert (
+        main([*TINY, "-params", "n_episodes:3", "--algo", "random", "--env", "HalfCheetahDir-v0", "-f", str(logs)]) == 0
+    )
+    paths = [str(path) for path in sorted(logs.glob("*/*"))]
+    message = refused("evaluate", "-i", *paths, *QUICK)
+    assert "runs on PointMass-v0 and HalfCheetahDir-v0 cannot be compared" in message
+
+
 def test_runs_of_other_episodes_are_compared_at_the_same(logs: Path, tmp_path: Path, refused: Refused) -> None:
     assert main([*TINY, "-params", "n_episodes:3", "--algo", "random", "-f", str(logs)]) == 0
     paths = [str(path) for path in sorted(logs.glob("*/*"))]

@@ -32,9 +32,11 @@ LONG = [*TINY, "-n", "2400", "--eval-freq", "500", "--save-freq", "200"]
 """About 30 meta-iterations, a checkpoint every third."""
 
 
-def start(argv: list[str], before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+def start(
+    argv: list[str], before: Callable[[], None] | None = None, out: int = subprocess.DEVNULL
+) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "metarl.zoo", *argv]
-    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdout": out, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=ENVIRONMENT, preexec_fn=before, **pipes)
 
 
@@ -167,6 +169,24 @@ def test_an_interrupt_saves_and_says_how_to_go_on(number: signal.Signals, whole:
     assert_same_run(whole, run)
 
 
+def test_an_impatient_interrupt_has_no_traceback() -> None:
+    """Whatever threads are in the middle of: Python would wait for them, and be interrupted in that."""
+    process = start(
+        ["evaluate", "--env", "AntVel-v0", "--episodes", "40", "--n-eval-tasks", "400"], out=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    while "env steps" not in process.stdout.readline():
+        pass
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in error
+
+
 def test_a_finished_run_says_so_and_goes_on_with_more_steps(
     trained: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,7 +194,7 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(
     shutil.copytree(trained, run)
     before = contents(run)
     assert main(["train", "-i", str(run)]) == 0
-    assert "is finished" in capsys.readouterr().out
+    assert "is finished: 400 of 400 env steps done; -n above 400 goes on" in capsys.readouterr().out
     assert contents(run) == before
     assert main(["train", "-i", str(run), "-n", "2400", "--verbose", "0"]) == 0
     for name, tensor in metarl.load(whole / "PointMass-v0").params.items():
@@ -187,7 +207,7 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(
         (["--algo", "maml"], "--algo contradicts the run"),
         (["--env", "AntVel-v0"], "--env contradicts the run"),
         (["--seed", "5"], "--seed contradicts the run"),
-        (["-params", "inner_lr:0.7", "n_episodes:2"], "--hyperparams inner_lr contradicts the run"),
+        (["-params", "inner_lr:0.7", "n_episodes:2"], "-params inner_lr contradicts the run"),
         (["--env-kwargs", "horizon:11"], "--env-kwargs horizon contradicts the run"),
         (["--eval-freq", "7"], "--eval-freq contradicts the run"),
     ],
