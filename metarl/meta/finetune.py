@@ -19,6 +19,7 @@ from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError
 from metarl.meta.evaluation import evaluation_tasks
 from metarl.meta.export import export_sb3
+from metarl.meta.progress import Progress
 from metarl.meta.statistics import Bands, Interval, bootstrap_bands, bootstrap_interval, paired_bands, paired_interval
 from metarl.meta.tables import Table
 from metarl.streams import seed_sequence
@@ -79,7 +80,7 @@ def finetune_sb3(
     n_envs: int = 20,
     seed: int = 0,
     label: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> LearningCurves:
     """Learn every task on its own with plain SB3.
 

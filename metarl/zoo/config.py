@@ -121,6 +121,14 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
     return result
 
 
+def lookup(config: Mapping[str, Any], key: str) -> Any:
+    """Return what a dotted key stands for, None where there is nothing."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 def merge_env_kwargs(config: Mapping[str, Any], env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``config`` with arguments of the family on top of its own.
 

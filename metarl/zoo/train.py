@@ -213,33 +213,22 @@ def _refuse_conflicts(
     args: argparse.Namespace, folder: Run, config: Mapping[str, Any], recorded: Mapping[str, Any]
 ) -> None:
     """Refuse flags that contradict what the run was started with."""
-    from metarl.zoo.config import merge
+    from metarl.zoo.config import lookup, merge
 
     known: dict[str, Any] = {**recorded, "algo": folder.algo, "env": folder.env_id}
     for name in sorted(args.given - MAY_CHANGE):
         value, flag = getattr(args, name), "--" + name.replace("_", "-")
         if name in ("hyperparams", "env_kwargs"):
-            has = config if name == "hyperparams" else config.get("env_kwargs") or {}
-            other = [key for key in value if merge(has, {key: value[key]}) != dict(has)]
-            same = not other
+            own = config if name == "hyperparams" else config.get("env_kwargs") or {}
+            other = [key for key in value if merge(own, {key: value[key]}) != dict(own)]
+            same, has = not other, [lookup(own, key) for key in other]
             flag = " ".join(["-params" if name == "hyperparams" else flag, *other])
-            known[name] = ", ".join(repr(_at(has, key)) for key in other)
-        elif name in known:
-            same = known[name] == value
         else:
-            same = False
+            has = [known[name]] if name in known else []
+            same = has == [value]
         if not same:
-            has = known[name] if name in ("hyperparams", "env_kwargs") else repr(known.get(name))
-            was = f" (it has {has})" if name in known else ""
+            was = f" (it has {', '.join(map(repr, has))})" if has else ""
             raise ConfigError(f"{flag} contradicts the run {folder.folder}{was}: a run goes on as it was started")
-
-
-def _at(config: Mapping[str, Any], key: str) -> Any:
-    """Return what a dotted key stands for, None where there is nothing."""
-    value: Any = config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _train(

@@ -313,7 +313,9 @@ def test_fomaml_around_a_stock_algorithm_by_hand() -> None:
 
 def test_evaluating_a_stock_algorithm() -> None:
     model = make("reptile", "sb3_ppo")
-    report = model.evaluate("test", 2, n_tasks=3, n_episodes=40)
+    done: list[tuple[int, int]] = []
+    report = model.evaluate("test", 2, n_tasks=3, n_episodes=40, progress=lambda *tasks: done.append(tasks))
+    assert done == [(1, 3), (2, 3), (3, 3)]
     assert report.returns.shape == (1, 3, 3)
     assert report.env_steps.tolist() == [0.0, 64.0, 96.0]  # 2 x 40 episodes of one step, in rollouts of 32
     assert np.array_equal(report.meta["ep_lengths"], np.ones((3, 3)))
