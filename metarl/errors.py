@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+ECHOED = 100
+"""Characters of a value that a message repeats."""
 
 
 class MetaRLError(Exception):
@@ -44,6 +48,25 @@ class DivergedError(NonFiniteError):
     """Learning went so far astray that actions or parameters are no numbers; the environment's numbers are."""
 
 
+def shorten(value: Any, *, limit: int = ECHOED, quote: bool = True) -> str:
+    """Return a value for a message: one line, printable, and no longer than it takes to recognise it.
+
+    Every message that repeats what it was given uses this, since that may be of any length and hold anything.
+
+    :param limit: characters that are kept, half of them from the end where the value has more.
+    :param quote: as ``repr`` writes it; otherwise as ``str`` does, for paths, flags and other people's messages.
+    """
+    try:
+        text = (repr if quote else str)(value)
+    except Exception:  # an integer of 5,000 digits, or somebody's object
+        return f"<{type(value).__name__}>"
+    text = " ".join("".join(c if c.isprintable() or c.isspace() else ascii(c)[1:-1] for c in text).split())
+    if len(text) <= limit:
+        return text
+    end = limit // 4
+    return f"{text[: limit - end]} … {text[-end:]} ({len(text):,} characters)"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Return the error for an unknown ``name``, with the nearest known one or the whole list.
 
@@ -53,6 +76,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     """
     options = sorted(known)
     lowered = {option.lower(): option for option in options}
-    near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name)[:ECHOED].lower(), lowered, n=1, cutoff=0.5)
     hint = f"did you mean {lowered[near[0]]!r}?" if near else f"known: {', '.join(options)}"
-    return UnknownNameError(f"unknown {kind} {name!r}: {hint}", name, options)
+    return UnknownNameError(f"unknown {kind} {shorten(name)}: {hint}", name, options)

@@ -112,6 +112,18 @@ def test_imports_point_one_way() -> None:
     assert wrong == []
 
 
+def test_every_row_on_reliability_names_a_test_that_exists() -> None:
+    named = re.findall(
+        r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    )
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not (ROOT / path).is_file() or (name and f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8"))
+    ]
+    assert missing == []
+
+
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call, dict[str | None, str]]]:
     """Every call: what is called, the node, and its keywords as text."""
     for node in ast.walk(tree):

@@ -6,16 +6,14 @@ Nothing is ever evaluated: values are YAML scalars, lists and mappings, read by 
 from __future__ import annotations
 
 import inspect
-import re
-import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from metarl.errors import ConfigError, unknown_name
+from metarl.schema import convert
+from metarl.untrusted import MAX_YAML, parse_yaml, read_text
 
 HYPERPARAMS = Path(__file__).parent / "hyperparams"
 """The folder of the shipped YAML files, one for each algorithm."""
@@ -37,48 +35,12 @@ OWN = ("n_timesteps", "env_kwargs", "policy")
 """Keys of the YAML beside the constructor's hyperparameters."""
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader that reads ``1e-3`` as a number, as everybody means it (YAML 1.1 wants ``1.0e-3``).
-
-    A key that is given twice is an error: one of the two values would be lost.
-    """
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping, before anything is merged into it."""
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.composer.ComposerError(None, None, f"{key.value!r} is given twice", key.start_mark)
-                seen.add(key.value)
-        return node
-
-
-class _Dumper(yaml.SafeDumper):
-    """The safe dumper that quotes what :class:`_Loader` would take for a number."""
-
-
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-    )
-
-
 def load_yaml(text: str, source: str) -> Any:
     """Parse YAML without running anything.
 
     :param source: where ``text`` is from, for the error message.
     """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not plain YAML: {' '.join(str(error).split())}") from None
-
-
-def dump_yaml(value: Any) -> str:
-    """Return YAML that :func:`load_yaml` reads back equal; its last line is ``...``, so that a cut shows."""
-    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=True, default_flow_style=None, explicit_end=True))
+    return parse_yaml(text, source, ConfigError)
 
 
 def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
@@ -149,13 +111,7 @@ def load_hyperparameters(algo: str, env_id: str, conf_file: str | None = None) -
     path = Path(conf_file) if conf_file is not None else HYPERPARAMS / f"{algo}.yml"
     if path.suffix not in (".yml", ".yaml"):
         raise ConfigError(f"--conf-file takes a .yml file, not {path}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read the hyperparameters {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"cannot read the hyperparameters {path}: {error}") from None
-    table = load_yaml(text, str(path))
+    table = load_yaml(read_text(path, MAX_YAML, ConfigError), str(path))
     if not isinstance(table, dict):
         raise ConfigError(f"{path} is not a mapping from environments to hyperparameters")
     entry = table.get(env_id, table.get("default"))
@@ -212,70 +168,3 @@ def check_hyperparameters(config: Mapping[str, Any], algorithm: type) -> dict[st
         raise ConfigError("n_timesteps is missing: give -n")
     require_range("n_timesteps", result["n_timesteps"], 1, integer=True)
     return result
-
-
-def convert(name: str, value: Any, hint: Any) -> Any:
-    """Return ``value`` as ``hint`` says: an int for a float, a whole float for an int, otherwise as it is.
-
-    :raises ConfigError: it cannot be had.
-    """
-    converted = _convert(value, hint)
-    if converted is _MISMATCH:
-        raise ConfigError(f"{name}={value!r} is of the wrong type: {name} takes {describe_hint(hint)}")
-    return converted
-
-
-_MISMATCH = object()
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    if hint is Any or hint is inspect.Parameter.empty:
-        return value
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        # exact types first, so that 3 stays an int under `float | int`
-        ranked = sorted(arguments, key=lambda option: option is not type(value))
-        return next((c for c in (_convert(value, option) for option in ranked) if c is not _MISMATCH), _MISMATCH)
-    if origin is typing.Literal:
-        return value if value in arguments else _MISMATCH
-    if origin is typing.Annotated:
-        return _convert(value, arguments[0])
-    if hint is None or hint is type(None):
-        return None if value is None else _MISMATCH
-    if origin in (list, tuple, Sequence) or hint in (list, tuple, Sequence):
-        return _convert_sequence(value, origin or hint, arguments)
-    if origin in (dict, Mapping) or hint in (dict, Mapping):
-        return dict(value) if isinstance(value, Mapping) and all(isinstance(key, str) for key in value) else _MISMATCH
-    if hint is float:
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else _MISMATCH
-    if hint is int:
-        whole = isinstance(value, float) and value.is_integer()
-        return int(value) if (isinstance(value, int) and not isinstance(value, bool)) or whole else _MISMATCH
-    if hint in (bool, str):
-        return value if isinstance(value, hint) else _MISMATCH
-    return _MISMATCH  # an object that YAML cannot hold, such as a Callable or a Path
-
-
-def _convert_sequence(value: Any, container: Any, arguments: tuple[Any, ...]) -> Any:
-    if not isinstance(value, list | tuple):
-        return _MISMATCH
-    element = arguments[0] if arguments else Any
-    values = [_convert(item, element) for item in value]
-    if any(item is _MISMATCH for item in values):
-        return _MISMATCH
-    return tuple(values) if container is tuple else values
-
-
-def describe_hint(hint: Any) -> str:
-    """Return a type hint in words."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe_hint(option) for option in arguments))
-    if origin is typing.Literal:
-        return " or ".join(repr(option) for option in arguments)
-    if origin in (list, tuple, Sequence):
-        return f"a list of {describe_hint(arguments[0])}"
-    if origin in (dict, Mapping):
-        return "a mapping"
-    words: dict[Any, str] = {int: "int", float: "float", bool: "true or false", str: "a name", type(None): "null"}
-    return words.get(hint, getattr(hint, "__name__", str(hint)))

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import ConfigError, MetaRLError, unknown_name
-from metarl.zoo.config import HYPERPARAMS, check_hyperparameters, dump_yaml, load_hyperparameters, load_yaml, merge
+from metarl.untrusted import dump_yaml
+from metarl.zoo.config import HYPERPARAMS, check_hyperparameters, load_hyperparameters, load_yaml, merge
 from metarl.zoo.runs import Run, open_run, run_number
 
 EXPERIMENTS = Path(__file__).parent / "experiments"

@@ -174,7 +174,8 @@ def _strata(run: Run, n_tasks: int) -> np.ndarray | None:
     """Return the strata of a run's evaluations, see :class:`~metarl.meta.report.Report`; its family says them."""
     from metarl.envs import make_family
     from metarl.meta.evaluation import evaluation_tasks
-    from metarl.zoo.config import convert, merge
+    from metarl.schema import convert
+    from metarl.zoo.config import merge
 
     hint = dict[str, Any] | None
     own = convert("env_kwargs", run.config().get("env_kwargs"), hint) or {}

@@ -128,7 +128,7 @@ def write_records(
     :param history: the commands before, where a run goes on.
     """
     from metarl.checkpoint import write_text_atomic
-    from metarl.zoo.config import dump_yaml
+    from metarl.untrusted import dump_yaml
 
     write_text_atomic(run.records / "config.yml", dump_yaml(dict(config)))
     header = {"format": FORMAT, "algo": run.algo, "env": run.env_id}

@@ -144,8 +144,9 @@ def _read_records(folder: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     :raises CheckpointError: one is missing, or has a wrong type.
     """
     from metarl.meta.outer import require_range
+    from metarl.schema import convert
     from metarl.zoo.algorithms import algorithm
-    from metarl.zoo.config import check_hyperparameters, convert
+    from metarl.zoo.config import check_hyperparameters
 
     config, recorded = folder.config(), {"commits": [], **folder.args()}
     types = {**RECORDED, "eval_env_kwargs": dict[str, Any], "tensorboard": str | None, "commits": list[str | None]}
