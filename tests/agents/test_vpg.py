@@ -59,6 +59,30 @@ def test_loss_is_the_mean_over_steps_of_score_times_advantage(discrete: bool, no
         assert float(losses[task]) == pytest.approx(-(log_prob * advantages).sum() / lengths.sum(), rel=1e-4, abs=1e-4)
 
 
+def discounted(terms: np.ndarray, factor: float) -> np.ndarray:
+    """Return the sum from each step on, later terms discounted, term by term."""
+    return np.array([sum(factor**j * x for j, x in enumerate(terms[t:])) for t in range(len(terms))])
+
+
+@pytest.mark.parametrize("gae_lambda", [1.0, 0.6, 0.0])
+@pytest.mark.parametrize("gamma", [0.9, 0.5])
+def test_advantages_are_discounted_sums_of_errors_of_a_baseline_of_the_same_discount(
+    gamma: float, gae_lambda: float
+) -> None:
+    _, _, episodes, samples = batch(gamma=gamma, gae_lambda=gae_lambda, normalize_advantage=False)
+    for task in range(3):
+        lengths = episodes.lengths[task]
+        rewards = [episodes.rewards[task, env, :n].astype(np.float64) for env, n in enumerate(lengths)]
+        targets = [discounted(path, gamma) for path in rewards]
+        values = plain_baseline([episodes.obs[task, env, :n] for env, n in enumerate(lengths)], targets)
+        expected = []
+        for path, value in zip(rewards, values, strict=True):
+            errors = path + gamma * np.append(value[1:], 0.0) - value
+            expected += discounted(errors, gamma * gae_lambda).tolist()
+        ours = samples.advantages[task][samples.weights[task] > 0].numpy()
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_both_surrogates_have_the_same_gradient_where_they_were_collected() -> None:
     learner, params, _, samples = batch()
     ratio, _, _, with_log_prob = batch(surrogate="likelihood_ratio")

@@ -87,6 +87,7 @@ def test_an_evaluation_by_hand(rule: str) -> None:
         for task in range(3):
             expected = np.mean([episodes.rewards[task, e][episodes.mask[task, e]].sum() for e in range(6)])
             assert report.returns[0, task, k] == pytest.approx(expected, rel=1e-5)
+            assert report.meta["ep_lengths"][task][k] == episodes.lengths[task].mean()
         steps.append(steps[-1] + episodes.n_steps / 3)
         rate = 0.3 if k == 0 or rule == "constant" else 0.15
         _, params = inner_path(learner, params, [learner.process(episodes, params)], [rate])
@@ -111,6 +112,13 @@ def test_rates_that_are_given_overrule_the_rule() -> None:
     weak, strong = (model.adapt(env, 1, inner_lr=rate).params for rate in (1e-9, 0.3))
     assert torch.allclose(weak["log_std"], model.policy_params["log_std"], atol=1e-6)
     assert equal(strong, model.adapt(env, 1).params)
+    # Each step has its own rate: a second one of next to nothing leaves what the first one made.
+    rates: tuple[Any, ...] = ((1, 0.3), (2, [0.3, 1e-9]), (2, 0.3))
+    once, same, twice = (model.adapt(env, n, inner_lr=rate).params for n, rate in rates)
+    assert all(torch.allclose(same[name], once[name], atol=1e-6) for name in once)
+    assert not torch.allclose(twice["log_std"], once["log_std"], atol=1e-4)
+    trained = small(MAML, inner_lr=[0.3, 1e-9], n_inner_steps=2).adapt(env).params
+    assert all(torch.allclose(trained[name], once[name], atol=1e-6) for name in once)
     for bad, message in (
         ([], "inner_lr has 0 rates for 2 inner steps"),
         ([0.1, 0.1, 0.1], "inner_lr has 3 rates for 2 inner steps"),

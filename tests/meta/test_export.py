@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from stable_baselines3.common.utils import explained_variance
 from metarl import FOMAML
 from metarl.agents.samples import Samples
 from metarl.agents.sampling import collect
+from metarl.envs.family import Family, State, Step, Tasks
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
 from metarl.meta.export import KINDS, Exported, export_sb3, load_sb3, save_sb3, space_to_json, to_sb3
@@ -121,6 +123,47 @@ def test_value_network_predicts_sb3s_own_returns_on_unseen_tasks() -> None:
     assert max(map(abs, drift)) < 0.35 * error.std()
     unfitted = export_sb3(model, value_tasks=0)
     assert unfitted.value_fit is None
+
+
+class Wage(Family):
+    """One is paid at every step, for ever: at the horizon the episode is cut, not over."""
+
+    id = "Wage-v0"
+
+    def __init__(self) -> None:
+        self.task_space = spaces.Dict({"x": spaces.Box(-1.0, 1.0, (), np.float64)})
+        self.observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.horizon = 6
+
+    def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
+        x = np.stack([rng.uniform(-1.0, 1.0, n_envs) for rng in rngs])
+        return {"x": x}, x[..., None].astype(np.float32)
+
+    def step(
+        self,
+        tasks: Tasks,
+        state: State,
+        actions: np.ndarray,
+        rngs: Sequence[np.random.Generator],
+        active: np.ndarray | None = None,
+    ) -> Step:
+        x = state["x"]
+        reward = np.ones(x.shape)
+        return Step(state, x[..., None].astype(np.float32), reward, np.zeros(x.shape, bool), {"reward": reward})
+
+
+def test_the_fitted_value_of_a_steady_wage_is_that_of_an_endless_episode() -> None:
+    """Without the bootstrap at the horizon it would be at most 3.4 = 1 + 0.8 + … (6 terms), with a γ too many 4.6."""
+    model = FOMAML("MlpPolicy", Wage(), gamma=0.8, n_episodes=2, n_threads=1, policy_kwargs={"net_arch": [8]})
+    stock = export_sb3(model, value_tasks=4).on()
+    values = stock.policy.predict_values(torch.linspace(-1.0, 1.0, 5)[:, None])
+    np.testing.assert_allclose(values.detach().numpy(), 1 / (1 - 0.8), rtol=0.02)
+
+
+def test_the_rate_of_an_export_is_that_of_the_first_inner_step() -> None:
+    model = FOMAML("MlpPolicy", "PointMass-v0", n_inner_steps=3, inner_lr=[0.3, 0.2, 0.1], n_threads=1)
+    assert export_sb3(model, value_tasks=0).on().learning_rate == 0.3
 
 
 def test_scratch_has_equal_hyperparameters_and_another_start() -> None:
