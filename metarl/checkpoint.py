@@ -27,7 +27,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from metarl.errors import CheckpointError
+from metarl.errors import CheckpointError, shorten
 
 FORMAT = "metarl-checkpoint"
 VERSION = 1
@@ -82,7 +82,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     if header.get("version") != VERSION:
         found = header.get("version")
         hint = "written by a newer metarl" if isinstance(found, int) and found > VERSION else "no longer read"
-        raise CheckpointError(f"{path} has checkpoint format {found!r}, {hint}: this metarl reads format {VERSION}")
+        raise CheckpointError(f"{path} has checkpoint format {shorten(found)}, {hint}: format {VERSION} is read")
     document, names = header.get("document"), header.get("tensors")
     if not isinstance(document, dict) or not isinstance(names, list):
         _refuse(path, "its document is missing")
@@ -147,7 +147,8 @@ def write_npz_atomic(path: str | Path, **arrays: Any) -> None:
     plain = {name: np.asarray(value) for name, value in arrays.items()}
     for name, array in plain.items():
         if array.dtype.hasobject:
-            raise CheckpointError(f"cannot write {path}: array {name!r} holds Python objects, not numbers or text")
+            why = f"array {shorten(name)} holds Python objects, not numbers or text"
+            raise CheckpointError(f"cannot write {path}: {why}")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in plain.items():

@@ -8,10 +8,19 @@ from typing import Any
 
 ECHOED = 100
 """Characters of a value that a message repeats."""
+LONGEST = 1500
+"""Characters of a message: more than any needs, unless what it repeats is of a stranger's length."""
 
 
 class MetaRLError(Exception):
-    """Base of every expected error. The command line prints it as one line and exits with code 2."""
+    """Base of every expected error. The command line prints it as one line and exits with code 2.
+
+    :param message: becomes one printable line, and is cut in the middle where it has more than :data:`LONGEST`
+        characters: paths and other people's messages may be of any length.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shorten(message, limit=LONGEST, quote=False))
 
 
 class UnknownNameError(MetaRLError, ValueError):

@@ -26,6 +26,9 @@ from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten, un
 
 T = TypeVar("T")
 
+LARGEST = 10**12
+"""The largest count that is taken: an array of so many entries cannot be had, and NumPy overflows at some more."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:

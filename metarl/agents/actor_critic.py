@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -18,7 +19,7 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.samples import Samples, pack
 from metarl.agents.sampling import Episodes
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, shorten
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,10 @@ def standardized(advantages: torch.Tensor, weights: torch.Tensor) -> torch.Tenso
 
 
 def is_number(value: Any) -> bool:
-    """Return whether ``value`` is an integer or a float, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Return whether ``value`` is a float, or an integer that one can hold, and no truth value."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return isinstance(value, float) or abs(value) <= sys.float_info.max
 
 
 def require(name: str, value: Any, fulfilled: bool, allowed: str) -> None:
@@ -197,4 +200,4 @@ def require(name: str, value: Any, fulfilled: bool, allowed: str) -> None:
     :param allowed: what it should be.
     """
     if not fulfilled:
-        raise ConfigError(f"{name}={value!r} is not {allowed}")
+        raise ConfigError(f"{name}={shorten(value)} is not {allowed}")

@@ -7,7 +7,7 @@ export is a copy. Functions take one task's tensors or a stack with a leading ta
 from __future__ import annotations
 
 import inspect
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from torch import nn
 from metarl.agents.distributions import Categorical, Distribution, Gaussian
 from metarl.agents.parallel import single_threaded_torch
 from metarl.envs.family import check_arguments
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, shorten, unknown_name
 
 Params = dict[str, torch.Tensor]
 """Named tensors: one task's, or a stack of several tasks' with a leading task axis."""
@@ -55,7 +55,7 @@ def sb3_policy_kwargs(policy_kwargs: Mapping[str, Any] | None) -> dict[str, Any]
     check_arguments(ActorCriticPolicy.__init__, kwargs, "policy keyword", own=_SET_HERE)
     for name, parameter in inspect.signature(ActorCriticPolicy.__init__).parameters.items():
         if isinstance(parameter.default, bool) and not isinstance(kwargs.get(name, False), bool):
-            raise ConfigError(f"{name}={kwargs[name]!r} is not true or false")
+            raise ConfigError(f"{name}={shorten(kwargs[name])} is not true or false")
     if kwargs.get("use_sde"):
         raise ConfigError("use_sde=True is not supported: gSDE samples from the module, not from adapted parameters")
     if kwargs.get("squash_output"):
@@ -67,19 +67,19 @@ def sb3_policy_kwargs(policy_kwargs: Mapping[str, Any] | None) -> dict[str, Any]
         kwargs["activation_fn"] = ACTIVATIONS[activation]
     elif activation is not None and activation not in ACTIVATIONS.values():
         # Others may have parameters of their own or mix units, which nothing here would notice.
-        raise ConfigError(f"activation_fn={activation!r} is not supported: use {', '.join(ACTIVATIONS)}")
+        raise ConfigError(f"activation_fn={shorten(activation)} is not supported: use {', '.join(ACTIVATIONS)}")
     net_arch = kwargs.get("net_arch")
     parts = net_arch if isinstance(net_arch, dict) else {"pi": [] if net_arch is None else net_arch}
     if not set(parts) <= {"pi", "vf"} or not all(map(_is_widths, parts.values())):
-        raise ConfigError(f"net_arch={net_arch!r} is not a list of positive integers, such as [100, 100]")
+        raise ConfigError(f"net_arch={shorten(net_arch)} is not a list of positive integers, such as [100, 100]")
     if kwargs.get("features_extractor_class", FlattenExtractor) is not FlattenExtractor:
         raise ConfigError("only policies without a features extractor (MlpPolicy) are supported")
     for name, reason in _EMPTY.items():
         if kwargs.get(name) not in (None, {}):
-            raise ConfigError(f"{name}={kwargs[name]!r} is not supported: {reason}")
+            raise ConfigError(f"{name}={shorten(kwargs[name])} is not supported: {reason}")
     log_std = kwargs.get("log_std_init", 0.0)
-    if not isinstance(log_std, (int, float)) or isinstance(log_std, bool) or not math.isfinite(log_std):
-        raise ConfigError(f"log_std_init={log_std!r} is not a finite number")
+    if not isinstance(log_std, (int, float)) or isinstance(log_std, bool) or not abs(log_std) <= sys.float_info.max:
+        raise ConfigError(f"log_std_init={shorten(log_std)} is not a finite number")
     return kwargs
 
 

@@ -75,7 +75,7 @@ from metarl.agents.sb3_reuse import (
     sb3_generators,
 )
 from metarl.envs.family import Family, Task, check_arguments, make_family
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, shorten, unknown_name
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "a2c": A2C,
@@ -191,7 +191,7 @@ class SB3Learner:
         **kwargs: Any,
     ) -> None:
         if algorithm in REFUSED:
-            raise ConfigError(f"algorithm {algorithm!r} is not supported: {REFUSED[algorithm]}")
+            raise ConfigError(f"algorithm {shorten(algorithm)} is not supported: {REFUSED[algorithm]}")
         if algorithm not in ALGORITHMS:
             raise unknown_name("algorithm", algorithm, ALGORITHMS)
         self.family = make_family(family) if isinstance(family, str) else family
@@ -208,7 +208,9 @@ class SB3Learner:
         if isinstance(kwargs.get("train_freq"), (list, tuple)):
             kwargs["train_freq"] = tuple(kwargs["train_freq"])
             if n_envs > 1 and "episode" in kwargs["train_freq"]:
-                raise ConfigError(f"train_freq={kwargs['train_freq']} counts episodes: n_envs={n_envs} is not 1")
+                raise ConfigError(
+                    f"train_freq={shorten(kwargs['train_freq'])} counts episodes: n_envs={n_envs} is not 1"
+                )
         self.n_envs = n_envs
         self.kwargs = {**kwargs, "policy_kwargs": self._policy_kwargs(policy_kwargs or {})}
         """Arguments of the algorithm, beside policy, environment and seed."""
@@ -468,7 +470,7 @@ def _require_actions(algorithm: str, family: Family) -> None:
         fitting = ", ".join(
             name for name in ALGORITHMS if name not in (DISCRETE if takes == "Discrete" else CONTINUOUS)
         )
-        raise ConfigError(f"{algorithm!r} takes {takes} actions, {family.id} has {space}: use {fitting}")
+        raise ConfigError(f"{shorten(algorithm)} takes {takes} actions, {family.id} has {space}: use {fitting}")
     if isinstance(space, spaces.Discrete) and space.start != 0:
         raise ConfigError(f"{space} starts at {space.start}: SB3 sends actions from 0")
 
@@ -476,4 +478,4 @@ def _require_actions(algorithm: str, family: Family) -> None:
 def _require_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
-            raise ConfigError(f"{name}={value}: at least 1")
+            raise ConfigError(f"{name}={shorten(value)}: at least 1")

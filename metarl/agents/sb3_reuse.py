@@ -26,7 +26,7 @@ from metarl.agents.policy import Params
 from metarl.agents.sb3_path import FlatStorage, Path, held
 from metarl.envs.family import Family, Task
 from metarl.envs.vec_env import FamilyVecEnv
-from metarl.errors import ConfigError, DivergedError, NonFiniteError
+from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
 from metarl.streams import stream
 
 STATISTICS = "statistics/"
@@ -87,7 +87,7 @@ def load_initialisation(algorithm: BaseAlgorithm, params: Params) -> None:
     if shapes != expected:
         wrong = sorted(name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name))[0]
         given, wanted = shapes.get(wrong, "missing"), expected.get(wrong, "no tensor of that name")
-        raise ConfigError(f"tensor {wrong!r} is {given}: this {type(algorithm).__name__} takes {wanted}")
+        raise ConfigError(f"tensor {shorten(wrong)} is {given}: this {type(algorithm).__name__} takes {wanted}")
     with torch.no_grad():
         for name, tensor in named_parameters(algorithm).items():
             tensor.copy_(params[name])

@@ -17,7 +17,7 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.samples import Samples, pack
 from metarl.agents.sampling import Episodes
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, shorten
 
 SURROGATES = ("log_likelihood", "likelihood_ratio")
 
@@ -46,9 +46,9 @@ class VPG:
     ) -> None:
         for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
-                raise ConfigError(f"{name}={value!r} is outside [0, 1]")
+                raise ConfigError(f"{name}={shorten(value)} is outside [0, 1]")
         if surrogate not in SURROGATES:
-            raise ConfigError(f"surrogate={surrogate!r} is unknown: use {' or '.join(SURROGATES)}")
+            raise ConfigError(f"surrogate={shorten(surrogate)} is unknown: use {' or '.join(SURROGATES)}")
         self.policy = policy
         self.gamma = float(gamma)
         self.gae_lambda = float(gae_lambda)

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Dict
 from metarl.envs.family import Tasks, register_family
 from metarl.envs.lineage import check_choice, choose_constants
 from metarl.envs.mujoco import Constants, MujocoFamily, Sensed, gymnasium_spec
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, shorten
 
 OBSERVATIONS = (125, 111, 105, 27)
 REFERENCE_POSE = (0.0, 0.0, 0.55, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0)
@@ -102,7 +102,7 @@ class Ant(MujocoFamily):
         check_choice("observation", constants.observation, OBSERVATIONS)
         check_choice("point", constants.point, ("com", "torso"))
         if not constants.min_z < constants.max_z:
-            raise ConfigError(f"min_z={constants.min_z}: below max_z={constants.max_z}")
+            raise ConfigError(f"min_z={shorten(constants.min_z)}: below max_z={shorten(constants.max_z)}")
         reference = constants.physics == "reference"
         super().__init__(
             ant_spec(constants.physics),
@@ -265,7 +265,7 @@ class AntVel(Ant):
         chosen = choose_constants(VEL_LINEAGES, lineage, constants, "AntVel")
         high = chosen.max_velocity
         if not high > 0:
-            raise ConfigError(f"max_velocity={high}: above 0")
+            raise ConfigError(f"max_velocity={shorten(high)}: above 0")
         super().__init__(chosen, warm_start=warm_start, n_threads=n_threads)
         self._goal_bonus = chosen.goal_bonus
         self.task_space = Dict({"velocity": Box(0.0, high, shape=(), dtype=np.float64)})

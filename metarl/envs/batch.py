@@ -19,7 +19,7 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
 from metarl.envs.family import Family, State, Task, Tasks, make_family, one_task
-from metarl.errors import ConfigError, TaskError, UnknownNameError, unknown_name
+from metarl.errors import ConfigError, TaskError, UnknownNameError, shorten, unknown_name
 from metarl.streams import stream
 
 
@@ -52,7 +52,7 @@ def as_batch(family: Family, task: Mapping[str, Any]) -> Tasks:
     :raises TaskError: not a task of the family.
     """
     if not isinstance(task, Mapping):
-        raise TaskError(f"task={task!r}: {family.id} takes a dict of {', '.join(family.task_space.spaces)}")
+        raise TaskError(f"task={shorten(task)}: {family.id} takes a dict of {', '.join(family.task_space.spaces)}")
     return family.validate_tasks({name: [value] for name, value in task.items()})
 
 
@@ -81,7 +81,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
 
     def __init__(self, family: str | Family, *, render_mode: str | None = None, **kwargs: Any) -> None:
         if render_mode is not None:
-            raise RenderModeError(f"render_mode={render_mode!r}: families are not drawn")
+            raise RenderModeError(f"render_mode={shorten(render_mode)}: families are not drawn")
         self.render_mode = None
         self.family, task = _split(family, kwargs)
         self.horizon = self.family.horizon
@@ -108,7 +108,9 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         """
         tasks = as_batch(self.family, task)
         if self.family.spaces(one_task(tasks, 0)) != (self.observation_space, self.action_space):
-            raise TaskError(f"task {dict(task)} of {self.family.id} has other spaces: make an environment for it")
+            raise TaskError(
+                f"task {shorten(dict(task))} of {self.family.id} has other spaces: make an environment for it"
+            )
         self._next_tasks = tasks
 
     def use_stream(self, rng: np.random.Generator) -> None:

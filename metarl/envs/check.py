@@ -30,7 +30,7 @@ from metarl.envs.check_tasks import (
 )
 from metarl.envs.family import Family, State, Step, Tasks, inside, n_tasks, one_task, take_tasks
 from metarl.envs.groups import group_tasks
-from metarl.errors import MetaRLError
+from metarl.errors import MetaRLError, shorten
 from metarl.streams import stream
 
 __all__ = ["FamilyCheckError", "check_family"]
@@ -159,7 +159,7 @@ class _Probe:
         self.require(isinstance(step.info, Mapping), f"info is {kind_of(step.info)}, not a dict of arrays")
         for name, value in step.info.items():
             right = is_array(value) and value.shape == batch and value.dtype.kind in "biuf"
-            self.require(right, f"info {name!r} is {kind_of(value)}, not numbers {list(batch)}")
+            self.require(right, f"info {shorten(name)} is {kind_of(value)}, not numbers {list(batch)}")
         self._require_state(step.state, batch, "step")
         self.require(
             _kinds(step.state) == self._state, "the state after a step has other arrays than the state after reset"
@@ -180,7 +180,7 @@ class _Probe:
         for name, value in state.items():
             self.require(
                 is_array(value) and value.shape[:2] == batch and value.dtype.kind in "biuf",
-                f"state {name!r} is {kind_of(value)}, not numbers [task, env, ...]",
+                f"state {shorten(name)} is {kind_of(value)}, not numbers [task, env, ...]",
             )
 
     def require(self, condition: bool | np.bool_, message: str) -> None:
@@ -285,7 +285,7 @@ def _check_task_matters(family: Family, tasks: Tasks, n_envs: int, n_steps: int,
             if not _same(path, first, observed=not family.observes_task):
                 break
         else:
-            what = name if not varied else f"task parameter {name!r}"
+            what = name if not varied else f"task parameter {shorten(name)}"
             raise FamilyCheckError(f"{family_name(family)}: {what} changes neither dynamics nor reward")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.envs.family import SPLITS, Family, Tasks, concatenate_tasks, inside, n_tasks, one_task, take_tasks
-from metarl.errors import MetaRLError
+from metarl.errors import MetaRLError, shorten
 from metarl.streams import stream
 
 
@@ -31,13 +31,13 @@ def family_name(family: Family) -> str:
 
 def check_declarations(family: Family) -> None:
     """Require the attributes that every family sets."""
-    require(isinstance(family, Family), family, f"{family!r} is not a Family")
+    require(isinstance(family, Family), family, f"{shorten(family)} is not a Family")
     for name in ("task_space", "observation_space", "action_space", "horizon"):
         require(hasattr(family, name), family, f"{name} is not set: __init__ does that")
-    require(isinstance(family.id, str), family, f"id={family.id!r}: a str")
+    require(isinstance(family.id, str), family, f"id={shorten(family.id)}: a str")
     _require_task_space(family, "task_space")
     _require_spaces(family, (family.observation_space, family.action_space))
-    require(type(family.horizon) is int, family, f"horizon={family.horizon!r}: an int")
+    require(type(family.horizon) is int, family, f"horizon={shorten(family.horizon)}: an int")
     require(family.horizon >= 1, family, f"horizon={family.horizon}: at least 1 env step")
     if family.shifted_space is not None:
         _require_task_space(family, "shifted_space")
@@ -105,7 +105,7 @@ def check_finite_tasks(family: Family) -> None:
             and index.dtype.kind in "iu"
             and set(index.tolist()) <= set(range(count)),
             family,
-            f"finite_split({part!r}) is not an array of indices into the {count} tasks of finite_tasks",
+            f"finite_split({shorten(part)}) is not an array of indices into the {count} tasks of finite_tasks",
         )
 
 
@@ -124,7 +124,7 @@ def check_splits(family: Family) -> None:
             require(
                 count == asked or (finite is not None and split != "shifted" and count < asked),
                 family,
-                f"tasks({split!r}, {asked}) returned {count} tasks",
+                f"tasks({shorten(split)}, {asked}) returned {count} tasks",
             )
         require(
             equal(few, take_tasks(many, slice(0, n_tasks(few)))) and equal(many, family.tasks(split, 8)),

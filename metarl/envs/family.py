@@ -19,7 +19,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.errors import ConfigError, TaskError, UnknownNameError, unknown_name
+from metarl.errors import ConfigError, TaskError, UnknownNameError, shorten, unknown_name
 from metarl.streams import stream
 
 Task = dict[str, Any]
@@ -103,9 +103,11 @@ class Family(ABC):
         :raises TaskError: unknown split, ``"shifted"`` where the family has none, or ``n`` below 1.
         """
         if n < 1:
-            raise TaskError(f"n={n} tasks of the {split} split: at least 1")
+            raise TaskError(f"n={shorten(n)} tasks of the {shorten(split, quote=False)} split: at least 1")
         if split not in SPLITS:
-            raise TaskError(f"unknown split {split!r}: known: {', '.join(SPLITS)} (training tasks are fresh draws)")
+            raise TaskError(
+                f"unknown split {shorten(split)}: known: {', '.join(SPLITS)} (training tasks are fresh draws)"
+            )
         if split == "shifted":
             if self.shifted_space is None:
                 raise TaskError(f"{self.id} has no shifted split: known: validation, test")
@@ -144,14 +146,14 @@ class Family(ABC):
         names = list(self.task_space.spaces)
         for name in tasks:
             if name not in names:
-                raise TaskError(f"{self.id} has no task parameter {name!r}: known: {', '.join(names)}")
+                raise TaskError(f"{self.id} has no task parameter {shorten(name)}: known: {', '.join(names)}")
         for name in names:
             if name not in tasks:
-                raise TaskError(f"task parameter {name!r} of {self.id} is missing")
+                raise TaskError(f"task parameter {shorten(name)} of {self.id} is missing")
         result = {name: self._as_parameter(name, tasks[name]) for name in names}
         lengths = {name: len(value) for name, value in result.items()}
         if len(set(lengths.values())) > 1:
-            raise TaskError(f"task parameters differ in length: {lengths}")
+            raise TaskError(f"task parameters differ in length: {shorten(lengths)}")
         if 0 in lengths.values():
             raise TaskError(f"no tasks of {self.id} were given")
         shifted = {} if self.shifted_space is None else self.shifted_space.spaces
@@ -165,7 +167,7 @@ class Family(ABC):
                 extra = f" (or {describe_space(shifted[name])}, shifted)" if name in shifted else ""
                 value = result[name][int(np.argmax(outside))].tolist()
                 raise TaskError(
-                    f"{name}={value} is outside the task space of {self.id}: {describe_space(space)}{extra}"
+                    f"{name}={shorten(value)} is outside the task space of {self.id}: {describe_space(space)}{extra}"
                 )
         finite = self.finite_tasks()
         if finite is not None:
@@ -175,7 +177,7 @@ class Family(ABC):
             unknown = ~(same.any(1) | foreign)
             if unknown.any():
                 task = {name: np.asarray(value[int(np.argmax(unknown))]).tolist() for name, value in result.items()}
-                raise TaskError(f"{task} is not one of the {n_tasks(finite)} tasks of {self.id}")
+                raise TaskError(f"{shorten(task)} is not one of the {n_tasks(finite)} tasks of {self.id}")
         return result
 
     def _as_parameter(self, name: str, given: Any) -> np.ndarray:
@@ -187,7 +189,9 @@ class Family(ABC):
             if value.dtype.kind not in "biuf":
                 raise TypeError
         except (TypeError, ValueError):
-            raise TaskError(f"{name}={given!r} is not a number: {self.id} takes {describe_space(space)}") from None
+            raise TaskError(
+                f"{name}={shorten(given)} is not a number: {self.id} takes {describe_space(space)}"
+            ) from None
         if value.shape[1:] != space.shape or value.ndim == 0:
             takes = ", ".join(("task", *(str(size) for size in space.shape or ())))
             raise TaskError(f"{name} has shape {list(value.shape)}: {self.id} takes [{takes}]")
@@ -273,7 +277,7 @@ def sample_uniform(space: spaces.Dict, rng: np.random.Generator, n: int) -> Task
             result[name] = rng.integers(part.start, part.start + part.n, size=n).astype(part.dtype)
         else:
             raise ConfigError(
-                f"task parameter {name!r} is a {type(part).__name__}: a task space holds Box and Discrete"
+                f"task parameter {shorten(name)} is a {type(part).__name__}: a task space holds Box and Discrete"
             )
     return result
 
@@ -321,9 +325,9 @@ def register_family(id: str, make: Callable[..., Family], **kwargs: Any) -> None
     :raises ConfigError: a name without a version, or one that Gymnasium has given to something else.
     """
     if not re.fullmatch(r"[A-Za-z0-9_.:-]+-v\d+", id):
-        raise ConfigError(f"family name {id!r}: letters, digits and a version, for instance 'AntVel-v0'")
+        raise ConfigError(f"family name {shorten(id)}: letters, digits and a version, for instance 'AntVel-v0'")
     if id in gymnasium.registry and id not in _REGISTRY:
-        raise ConfigError(f"family name {id!r}: Gymnasium has an environment of that name")
+        raise ConfigError(f"family name {shorten(id)}: Gymnasium has an environment of that name")
     if id not in gymnasium.registry:
         gymnasium.register(id, entry_point="metarl.envs.batch:SingleEnv", kwargs={"family": id})
     _REGISTRY[id] = FamilySpec(id, make, kwargs)
@@ -339,7 +343,9 @@ def require_family(id: str) -> None:
     if id in _REGISTRY:
         return
     if id in gymnasium.registry:
-        words = f"{id!r} is one environment of Gymnasium, not a family of tasks: known: {', '.join(family_ids())}"
+        words = (
+            f"{shorten(id)} is one environment of Gymnasium, not a family of tasks: known: {', '.join(family_ids())}"
+        )
         raise UnknownNameError(f"{words}; metarl.envs.register_family adds one", id, family_ids())
     raise unknown_name("environment", id, _REGISTRY)
 
@@ -354,7 +360,7 @@ def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
     """
     require_family(id)
     if not isinstance(oracle, bool):
-        raise ConfigError(f"oracle={oracle!r}: True or False")
+        raise ConfigError(f"oracle={shorten(oracle)}: True or False")
     spec = _REGISTRY[id]
     check_arguments(spec.make, kwargs, f"argument of {id}")
     family = spec.make(**{**spec.kwargs, **kwargs})

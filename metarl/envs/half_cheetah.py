@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Dict
 from metarl.envs.family import Tasks, register_family
 from metarl.envs.lineage import check_choice, choose_constants
 from metarl.envs.mujoco import Constants, Model, MujocoFamily, Sensed, gymnasium_spec
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, shorten
 
 OBSERVATIONS = (20, 17)
 
@@ -235,7 +235,7 @@ class HalfCheetahVel(HalfCheetah):
         chosen = choose_constants(VEL_LINEAGES, lineage, constants, "HalfCheetahVel")
         high = chosen.max_velocity
         if not high > 0:
-            raise ConfigError(f"max_velocity={high}: above 0")
+            raise ConfigError(f"max_velocity={shorten(high)}: above 0")
         super().__init__(chosen, warm_start=warm_start, n_threads=n_threads)
         self.task_space = Dict({"velocity": Box(0.0, high, shape=(), dtype=np.float64)})
         self.shifted_space = Dict({"velocity": Box(high, high + 1.0, shape=(), dtype=np.float64)})

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, shorten, unknown_name
+from metarl.schema import LARGEST
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -27,7 +28,7 @@ def choose_constants(lineages: Mapping[str, C], lineage: str, changes: Mapping[s
     :param changes: values by field name.
     :param family: for error messages.
     :raises UnknownNameError: no such lineage or field.
-    :raises ConfigError: a value of another type than the lineage's, or a number that is not finite.
+    :raises ConfigError: a value of another type than the lineage's, or a number that is not finite or too large.
     """
     if not isinstance(lineage, str) or lineage not in lineages:
         raise unknown_name("lineage", str(lineage), lineages)
@@ -40,14 +41,16 @@ def choose_constants(lineages: Mapping[str, C], lineage: str, changes: Mapping[s
         # A bool is an int to Python, but not a number to anybody who writes `horizon=true`.
         right = isinstance(value, kind) or (kind is float and isinstance(value, int))
         if not right or (isinstance(value, bool) and kind is not bool):
-            raise ConfigError(f"{name}={value!r}: {family} takes {_KINDS.get(kind, kind.__name__)}")
+            raise ConfigError(f"{name}={shorten(value)}: {family} takes {_KINDS.get(kind, kind.__name__)}")
         # JSON, as checkpoints use it, has no others. Written so that NaN counts as too large.
         if kind is float and not abs(value) <= sys.float_info.max:
-            raise ConfigError(f"{name}={value!r}: {family} takes a finite number")
+            raise ConfigError(f"{name}={shorten(value)}: {family} takes a finite number")
+        if kind is int and abs(value) > LARGEST:
+            raise ConfigError(f"{name}={shorten(value)}: {family} takes an integer of at most {LARGEST:g}")
     return replace(constants, **changes)
 
 
 def check_choice(name: str, value: Any, options: Sequence[Any]) -> None:
     """Raise :class:`ConfigError` unless ``value`` is one of ``options``."""
     if value not in options:
-        raise ConfigError(f"{name}={value!r}: one of {', '.join(repr(option) for option in options)}")
+        raise ConfigError(f"{name}={shorten(value)}: one of {', '.join(repr(option) for option in options)}")

@@ -23,7 +23,7 @@ import numpy as np
 from mujoco.rollout import Rollout
 
 from metarl.envs.family import Family, State, Step, Tasks, n_tasks
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, shorten, unknown_name
 
 _DISABLE = mujoco.mjtDisableBit
 _CONTACT_FIELDS = (
@@ -135,15 +135,15 @@ class MujocoFamily(Family):
         if n_threads is None:
             n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if not isinstance(n_threads, int) or isinstance(n_threads, bool) or n_threads < 1:
-            raise ConfigError(f"n_threads={n_threads!r}: an integer of at least 1")
+            raise ConfigError(f"n_threads={shorten(n_threads)}: an integer of at least 1")
         if not isinstance(warm_start, bool):
-            raise ConfigError(f"warm_start={warm_start!r}: True or False")
+            raise ConfigError(f"warm_start={shorten(warm_start)}: True or False")
         if reset_noise not in _RESET_NOISE:
             raise unknown_name("reset_noise", reset_noise, _RESET_NOISE)
         if not action_scale > 0:
-            raise ConfigError(f"action_scale={action_scale}: above 0")
+            raise ConfigError(f"action_scale={shorten(action_scale)}: above 0")
         if horizon < 1:
-            raise ConfigError(f"horizon={horizon}: at least 1 env step")
+            raise ConfigError(f"horizon={shorten(horizon)}: at least 1 env step")
         self.horizon = horizon
         self.frame_skip = frame_skip
         self.n_threads = n_threads

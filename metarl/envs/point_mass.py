@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Dict
 
 from metarl.envs.family import Family, State, Step, Tasks, register_family
 from metarl.envs.lineage import check_choice, choose_constants
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, shorten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +155,12 @@ class PointMass(Family):
         check_choice("termination", c.termination, TERMINATIONS)
         for name in ("action_scale", "max_step", "goal_range", "reward_radius", "goal_radius", "arena"):
             if not getattr(c, name) > 0:
-                raise ConfigError(f"{name}={getattr(c, name)}: above 0")
+                raise ConfigError(f"{name}={shorten(getattr(c, name))}: above 0")
         if c.horizon < 1:
-            raise ConfigError(f"horizon={c.horizon}: at least 1 env step")
+            raise ConfigError(f"horizon={shorten(c.horizon)}: at least 1 env step")
         for name in ("start_range", "start_speed"):
             if getattr(c, name) < 0:
-                raise ConfigError(f"{name}={getattr(c, name)}: 0 or more")
+                raise ConfigError(f"{name}={shorten(getattr(c, name))}: 0 or more")
         if c.reward == "corner" and c.goals != "corners":
             raise ConfigError("reward='corner' needs goals='corners'")
         if c.start_speed and not c.momentum:

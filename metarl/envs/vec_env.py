@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from metarl.envs.batch import as_batch, episode_stream, fresh_seed
 from metarl.envs.family import Family, State, Task, Tasks, make_family, n_tasks, one_task, take_tasks
 from metarl.envs.groups import group_tasks
-from metarl.errors import ConfigError, DivergedError, NonFiniteError, TaskError, unknown_name
+from metarl.errors import ConfigError, DivergedError, NonFiniteError, TaskError, shorten, unknown_name
 
 
 class FamilyVecEnv(VecEnv):
@@ -42,7 +42,7 @@ class FamilyVecEnv(VecEnv):
         self, family: str | Family, tasks: Mapping[str, Any], n_envs: int = 1, seed: int | None = None
     ) -> None:
         if n_envs < 1:
-            raise ConfigError(f"n_envs={n_envs}: at least 1")
+            raise ConfigError(f"n_envs={shorten(n_envs)}: at least 1")
         self.family = make_family(family) if isinstance(family, str) else family
         tasks = self.family.validate_tasks(tasks)
         groups = group_tasks(self.family, tasks)
@@ -163,7 +163,9 @@ class FamilyVecEnv(VecEnv):
     def _set_task(self, index: int, task: Mapping[str, Any]) -> None:
         tasks = as_batch(self.family, task)
         if self.family.spaces(one_task(tasks, 0)) != (self.observation_space, self.action_space):
-            raise TaskError(f"task {dict(task)} of {self.family.id} has other spaces: make an environment for it")
+            raise TaskError(
+                f"task {shorten(dict(task))} of {self.family.id} has other spaces: make an environment for it"
+            )
         where = np.array([index])
         self._next_tasks = {name: _replaced(value, where, tasks[name]) for name, value in self._next_tasks.items()}
 
@@ -173,7 +175,7 @@ class FamilyVecEnv(VecEnv):
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """Call a method of some copies: ``set_task(task)``, which counts from each copy's next episode on."""
         if method_name != "set_task":
-            raise AttributeError(f"copies of {self.family.id} have no method {method_name!r}: known: set_task")
+            raise AttributeError(f"copies of {self.family.id} have no method {shorten(method_name)}: known: set_task")
         where = list(self._get_indices(indices))
         for index in where:
             self._set_task(index, *args, **kwargs)
@@ -197,7 +199,7 @@ class FamilyVecEnv(VecEnv):
             "spec": None,
         }
         if attr_name not in shared:
-            raise AttributeError(f"copies of {self.family.id} have no attribute {attr_name!r}")
+            raise AttributeError(f"copies of {self.family.id} have no attribute {shorten(attr_name)}")
         return [shared[attr_name] for _ in where]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
@@ -212,7 +214,9 @@ class FamilyVecEnv(VecEnv):
             return
         if attr_name not in self._attributes:
             if self.has_attr(attr_name):
-                raise AttributeError(f"{attr_name!r} belongs to all copies of {self.family.id} and cannot be set")
+                raise AttributeError(
+                    f"{shorten(attr_name)} belongs to all copies of {self.family.id} and cannot be set"
+                )
             self._attributes[attr_name] = [None] * self.num_envs
         for index in where:
             self._attributes[attr_name][index] = value

@@ -11,7 +11,7 @@ import numpy as np
 from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.policy import Params
 from metarl.envs.family import Family, Tasks
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.base import MetaAlgorithm, versions
 from metarl.meta.evaluation import evaluation_tasks
@@ -137,7 +137,9 @@ class AdaptiveAlgorithm(MetaAlgorithm):
                 # One of the two spellings is remembered.
                 value = self.learner_kwargs.pop(name)
                 if getattr(self, name) not in (None, value):
-                    raise ConfigError(f"{name}={getattr(self, name)!r} and learner_kwargs has {name}={value!r}")
+                    raise ConfigError(
+                        f"{name}={shorten(getattr(self, name))} and learner_kwargs has {name}={shorten(value)}"
+                    )
                 setattr(self, name, value)
         options = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         self.loop = self._make_loop({**options, **self.learner_kwargs})
@@ -248,7 +250,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
                 raise ConfigError(f"inner_lr has {len(given)} rates for {n_inner_steps} inner steps")
             return [float(given[min(k, len(given) - 1)]) for k in range(n_inner_steps)]
         if rule not in RATE_RULES:
-            raise ConfigError(f"inner_lr_rule={rule!r} is unknown: use {' or '.join(RATE_RULES)}")
+            raise ConfigError(f"inner_lr_rule={shorten(rule)} is unknown: use {' or '.join(RATE_RULES)}")
         later = RATE_RULES[rule]
         if later is not None:
             return [self.rates[0] * (1.0 if k == 0 else later) for k in range(n_inner_steps)]

@@ -25,7 +25,7 @@ from metarl.agents.policy import ACTIVATIONS, FunctionalPolicy, Params
 from metarl.checkpoint import load_checkpoint, save_checkpoint
 from metarl.envs.family import Family, family_ids, make_family
 from metarl.envs.oracle import Oracle as OracleView
-from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError, unknown_name
+from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError, shorten, unknown_name
 from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.outer import LARGEST_SEED, Outer, require_range
 from metarl.meta.progress import ProgressBar
@@ -83,7 +83,7 @@ class MetaAlgorithm(ABC):
         if seed is not None:
             require_range("seed", seed, 0, LARGEST_SEED, integer=True)
         if device not in ("cpu", "auto"):
-            raise ConfigError(f"device={device!r} is not supported: use 'cpu' or 'auto'")
+            raise ConfigError(f"device={shorten(device)} is not supported: use 'cpu' or 'auto'")
         self.env_kwargs = dict(env_kwargs or {})
         self.family = self._make_family(env, n_threads)
         self.policy_name = policy
@@ -334,7 +334,7 @@ class MetaAlgorithm(ABC):
             try:
                 json.dumps(value, allow_nan=False)
             except (TypeError, ValueError) as error:
-                raise ConfigError(f"{name}={value!r} cannot be saved: {error}") from None
+                raise ConfigError(f"{name}={shorten(value)} cannot be saved: {error}") from None
 
     def save(self, path: str | Path) -> Path:
         """Write parameters, outer optimiser and counters to one file, atomically and without pickle.
@@ -379,19 +379,21 @@ class MetaAlgorithm(ABC):
         except (KeyError, TypeError, ValueError):
             raise CheckpointError(f"{path} holds no meta-learnt initialisation") from None
         if not isinstance(name, str) or name not in known or not issubclass(known[name], cls):
-            raise CheckpointError(f"{path} was saved by {name!r}, not by {cls.name!r}: load it with metarl.load")
+            raise CheckpointError(f"{path} was saved by {shorten(name)}, not by {cls.name!r}: load it with metarl.load")
         if env is not None:
             arguments["env_kwargs"] = None
         elif target not in family_ids() or not document.get("env_by_name", True):
             if target in family_ids():
-                raise CheckpointError(f"{path} was learnt on {target!r}, which was given as an object: pass env=")
+                raise CheckpointError(
+                    f"{path} was learnt on {shorten(target)}, which was given as an object: pass env="
+                )
             how = "import the module that registers it (metarl --gym-packages MODULE), or pass env="
-            raise CheckpointError(f"{path} was learnt on {target!r}, which is not registered: {how}")
+            raise CheckpointError(f"{path} was learnt on {shorten(target)}, which is not registered: {how}")
         taken = known[name].argument_names()
         try:
             for argument in arguments:
                 if argument not in taken:
-                    raise unknown_name(f"argument of {name!r}:", argument, taken)
+                    raise unknown_name(f"argument of {shorten(name)}:", argument, taken)
             model = known[name](policy, target, **arguments)
         except MetaRLError as error:
             raise type(error)(f"{path}: {error}") from None
@@ -406,7 +408,7 @@ class MetaAlgorithm(ABC):
         if shapes != expected:
             wrong = sorted(name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name))[0]
             size = "is missing" if wrong not in shapes else f"has shape {list(shapes[wrong][1:])}, {shapes[wrong][0]}"
-            raise CheckpointError(f"{path} does not fit the policy: tensor {wrong!r} {size}")
+            raise CheckpointError(f"{path} does not fit the policy: tensor {shorten(wrong)} {size}")
         self.params = {name: params[name] for name in self.params}
         self.num_timesteps, self.n_iterations = counters
         if self._outer is not None:

@@ -56,7 +56,7 @@ from metarl.agents.sb3_reuse import STATISTICS, load_initialisation, read_initia
 from metarl.checkpoint import write_bytes_atomic, write_text_atomic
 from metarl.envs.family import Family, check_arguments, make_family
 from metarl.envs.vec_env import FamilyVecEnv
-from metarl.errors import CheckpointError, ConfigError
+from metarl.errors import CheckpointError, ConfigError, shorten
 from metarl.meta.export_settings import KINDS, OPTIMIZERS, Settings, choose
 from metarl.meta.value_fit import ValueFit, fit_value
 from metarl.streams import stream
@@ -122,7 +122,7 @@ class Exported:
         require_equal_spaces(env, self.document)
         n_envs = env.num_envs if isinstance(env, VecEnv) else 1
         if n_envs != self.n_envs:
-            raise ConfigError(f"{n_envs} environments step together: the export is for n_envs={self.n_envs}")
+            raise ConfigError(f"{shorten(n_envs)} environments step together: the export is for n_envs={self.n_envs}")
         return _build(self.settings, env, seed)
 
 
@@ -223,7 +223,9 @@ def _document(model: MetaAlgorithm, settings: Settings, tensors: Params, value_f
         if key in kwargs:
             names = [name for name, cls in table.items() if cls is kwargs[key]]
             if not names:
-                raise ConfigError(f"{key}={kwargs[key]!r} cannot be written to a sidecar: known: {', '.join(table)}")
+                raise ConfigError(
+                    f"{key}={shorten(kwargs[key])} cannot be written to a sidecar: known: {', '.join(table)}"
+                )
             kwargs[key] = names[0]
     normalize = None
     if settings.normalize is not None:

@@ -14,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from metarl.agents.a2c import A2C
 from metarl.agents.ppo import PPO
 from metarl.agents.sb3 import ALGORITHMS
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.sb3_loop import SB3Loop
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def choose(model: MetaAlgorithm, kind: str | None, optimizer: str | None, n_envs
     loop = getattr(model, "loop", None)
     if isinstance(loop, SB3Loop):
         if kind not in (None, loop.algorithm):
-            raise ConfigError(f"the initialisation was learnt for {loop.algorithm!r}: it cannot start {kind!r}")
+            raise ConfigError(f"the initialisation was learnt for {loop.algorithm!r}: it cannot start {shorten(kind)}")
         if optimizer is not None:
-            raise ConfigError(f"optimizer={optimizer!r}: {loop.algorithm!r} goes on with its own")
+            raise ConfigError(f"optimizer={shorten(optimizer)}: {loop.algorithm!r} goes on with its own")
         arguments = {**loop.stock_arguments(n_envs), "device": "cpu"}
         return Settings(loop.algorithm, model.policy_name, arguments, loop.normalize, is_stock=True)
     learner = getattr(model, "learner", "vpg")
@@ -73,7 +73,7 @@ def choose(model: MetaAlgorithm, kind: str | None, optimizer: str | None, n_envs
     if kind not in KINDS:
         if kind in ALGORITHMS:
             raise ConfigError(
-                f"an initialisation that was learnt around {learner!r} starts {', '.join(KINDS)}, no {kind}"
+                f"an initialisation that was learnt around {shorten(learner)} starts {', '.join(KINDS)}, no {kind}"
             )
         raise unknown_name("kind of SB3 model", kind, KINDS)
     if optimizer is not None and optimizer not in CHOICES:

@@ -15,7 +15,7 @@ from metarl.agents.ppo import PPO
 from metarl.agents.sb3 import ALGORITHMS, REFUSED, check_names
 from metarl.agents.vpg import VPG
 from metarl.envs.family import Family, check_arguments
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.loops import FunctionalLoop
 from metarl.meta.sb3_loop import PREFIX, SB3Loop
 
@@ -50,10 +50,10 @@ def require_learner(name: Any, learner_kwargs: Any) -> None:
     if name not in [*FUNCTIONAL, *STOCK]:
         reason = REFUSED.get(name.removeprefix(PREFIX)) if isinstance(name, str) and name.startswith(PREFIX) else None
         if reason is not None:
-            raise ConfigError(f"learner {name!r} is not supported: {reason}")
+            raise ConfigError(f"learner {shorten(name)} is not supported: {reason}")
         raise unknown_name("learner", name, [*FUNCTIONAL, *STOCK])
     if not isinstance(learner_kwargs, (Mapping, type(None))):
-        raise ConfigError(f"learner_kwargs={learner_kwargs!r} is not a mapping of the learner's arguments")
+        raise ConfigError(f"learner_kwargs={shorten(learner_kwargs)} is not a mapping of the learner's arguments")
 
 
 def default_rate(name: str) -> float:
@@ -92,7 +92,7 @@ def make_loop(
             raise ConfigError(f"{option} of the learner is {OF_META[option]} of the meta-algorithm")
     normalize = options.get("normalize_advantage")
     if not isinstance(normalize, (bool, type(None))):
-        raise ConfigError(f"normalize_advantage={normalize!r} is not true or false")
+        raise ConfigError(f"normalize_advantage={shorten(normalize)} is not true or false")
     if name not in FUNCTIONAL:
         check_names(name.removeprefix(PREFIX), options)
         options = {**one_rollout(name.removeprefix(PREFIX), options, batch_steps), **options}

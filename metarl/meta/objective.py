@@ -18,7 +18,7 @@ from metarl.agents.learner import Learner, Rate
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import Linearization, Params
 from metarl.agents.samples import Samples
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, shorten
 from metarl.meta.inner import InnerStep, expand, inner_path
 
 CHUNK_BYTES = 2_000_000
@@ -122,9 +122,9 @@ class LocalObjective:
     def check_arguments(fisher_fraction: float, kl_direction: str) -> None:
         """Raise :class:`ConfigError` for values that the constructor does not take."""
         if not is_number(fisher_fraction) or not 0.0 < fisher_fraction <= 1.0:
-            raise ConfigError(f"fisher_fraction={fisher_fraction!r} is outside (0, 1]")
+            raise ConfigError(f"fisher_fraction={shorten(fisher_fraction)} is outside (0, 1]")
         if kl_direction not in KL_DIRECTIONS:
-            raise ConfigError(f"kl_direction={kl_direction!r} is unknown: use {' or '.join(KL_DIRECTIONS)}")
+            raise ConfigError(f"kl_direction={shorten(kl_direction)} is unknown: use {' or '.join(KL_DIRECTIONS)}")
 
     # ------------------------------------------------------------------------------------------------- MetaObjective
     def gradient(self) -> MetaGradient:

@@ -12,11 +12,10 @@ import torch
 from metarl.agents.actor_critic import is_number
 from metarl.agents.policy import Params
 from metarl.envs.family import check_arguments
-from metarl.errors import CheckpointError, ConfigError, NonFiniteError, unknown_name
+from metarl.errors import CheckpointError, ConfigError, NonFiniteError, shorten, unknown_name
 from metarl.meta.objective import MetaObjective, dot, norm
+from metarl.schema import LARGEST
 
-LARGEST = 10**12
-"""The largest count that is taken: an array of so many entries cannot be had, and NumPy overflows at some more."""
 LARGEST_SEED = 2**64 - 1
 
 
@@ -68,7 +67,7 @@ def require_range(name: str, value: Any, low: float, high: float = math.inf, *, 
         what = "an integer" if integer else "a number"
         opening = "[" if integer or low != 0.0 else "("
         closing = f"{high:g}]" if math.isfinite(high) else "∞)"
-        raise ConfigError(f"{name}={value!r} is not {what} in {opening}{low:g}, {closing}")
+        raise ConfigError(f"{name}={shorten(value)} is not {what} in {opening}{low:g}, {closing}")
 
 
 def _check_finite(gradient: Params) -> None:
@@ -158,7 +157,7 @@ class Adam(SGD):
         )
         for name, value in (("beta1", beta1), ("beta2", beta2)):
             if not is_number(value) or not 0.0 <= value < 1.0:
-                raise ConfigError(f"{name}={value!r} is outside [0, 1)")
+                raise ConfigError(f"{name}={shorten(value)} is outside [0, 1)")
         require_range("eps", eps, 0.0)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self._count = 0
@@ -223,9 +222,9 @@ class TrustRegion:
         require_range("cg_steps", cg_steps, 1, integer=True)
         require_range("line_search_steps", line_search_steps, 1, integer=True)
         if not is_number(cg_damping) or not 0.0 <= cg_damping < math.inf:
-            raise ConfigError(f"cg_damping={cg_damping!r} is not a number in [0, ∞)")
+            raise ConfigError(f"cg_damping={shorten(cg_damping)} is not a number in [0, ∞)")
         if not is_number(line_search_shrink) or not 0.0 < line_search_shrink < 1.0:
-            raise ConfigError(f"line_search_shrink={line_search_shrink!r} is outside (0, 1)")
+            raise ConfigError(f"line_search_shrink={shorten(line_search_shrink)} is outside (0, 1)")
         self.max_kl = max_kl
         self.cg_steps = cg_steps
         self.cg_damping = cg_damping

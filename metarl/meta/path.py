@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from metarl.envs.family import Family, Tasks, take_tasks
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.gradients import KnownGradient
 from metarl.meta.loops import Learnt, PathWatcher, Streams
@@ -44,7 +44,7 @@ class PathAlgorithm(AdaptiveAlgorithm):
         **kwargs: Any,
     ) -> None:
         if isinstance(exclude, str):
-            raise ConfigError(f"exclude={exclude!r} is not a list of names")
+            raise ConfigError(f"exclude={shorten(exclude)} is not a list of names")
         self.exclude = list(exclude)
         super().__init__(policy, env, n_inner_steps=n_inner_steps, **kwargs)
         self.excluded = self._excluded()
@@ -59,7 +59,7 @@ class PathAlgorithm(AdaptiveAlgorithm):
                 raise unknown_name("part of the policy", part, names)
             found |= own
         if len(found) == len(names):
-            raise ConfigError(f"exclude={self.exclude!r} leaves nothing to learn")
+            raise ConfigError(f"exclude={shorten(self.exclude)} leaves nothing to learn")
         return [name for name in names if name in found]
 
     def _check_learner(self) -> None:

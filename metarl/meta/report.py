@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metarl.checkpoint import write_text_atomic
-from metarl.errors import CheckpointError, ConfigError
+from metarl.errors import CheckpointError, ConfigError, shorten
 from metarl.meta.statistics import Bands, Interval, bootstrap_bands
 from metarl.meta.tables import Table
 
@@ -76,7 +76,7 @@ class Report:
             raise ConfigError(f"{len(self.seeds)} seeds for {n_run} runs")
         for name, value in self.tasks.items():
             if len(value) != n_task:
-                raise ConfigError(f"task parameter {name!r} has {len(value)} values for {n_task} tasks")
+                raise ConfigError(f"task parameter {shorten(name)} has {len(value)} values for {n_task} tasks")
         if self.strata is not None:
             fix(self, "strata", np.asarray(self.strata, dtype=np.int64))
             if self.strata.shape != (n_task,):
@@ -116,7 +116,9 @@ class Report:
 
     def _check_step(self, step: int) -> int:
         if not 0 <= step <= self.n_inner_steps:
-            raise ConfigError(f"step={step} is outside 0 to {self.n_inner_steps}, the inner steps of this report")
+            raise ConfigError(
+                f"step={shorten(step)} is outside 0 to {self.n_inner_steps}, the inner steps of this report"
+            )
         return step
 
     # --------------------------------------------------------------------------------------------------------- output
@@ -204,7 +206,7 @@ class Report:
             raise CheckpointError(f"{source} is not a metarl report")
         if document.get("version") != VERSION:
             raise CheckpointError(
-                f"{source} has report format {document.get('version')!r}: this metarl reads {VERSION}"
+                f"{source} has report format {shorten(document.get('version'))}: this metarl reads {VERSION}"
             )
         try:
             return cls(**{part.name: document[part.name] for part in fields(cls)})
@@ -244,7 +246,9 @@ class Report:
         first = reports[0]
         seeds = [seed for report in reports for seed in report.seeds]
         if len(set(seeds)) < len(seeds):
-            raise ConfigError(f"a training seed is given twice: {seeds}: only runs of different seeds can be merged")
+            raise ConfigError(
+                f"a training seed is given twice: {shorten(seeds)}: only runs of different seeds can be merged"
+            )
         for other in reports[1:]:
             if other.algo != first.algo or other.n_inner_steps != first.n_inner_steps:
                 raise ConfigError(
@@ -292,7 +296,7 @@ def require_same_tasks(a: Report, b: Report) -> None:
     found_a, found_b = _address(a), _address(b)
     for name, value in found_a.items():
         if value != found_b[name]:
-            raise ConfigError(f"{pair}: {name} is {value!r} and {found_b[name]!r}")
+            raise ConfigError(f"{pair}: {name} is {shorten(value)} and {shorten(found_b[name])}")
     if a.n_tasks != b.n_tasks or a.tasks.keys() != b.tasks.keys():
         raise ConfigError(f"{pair}: {a.n_tasks} tasks {list(a.tasks)}, {b.n_tasks} {list(b.tasks)}")
     for name, value in a.tasks.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from metarl.envs.family import Family, Tasks
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, shorten
 from metarl.meta.loops import Learnt, Streams
 from metarl.meta.objective import MetaGradient, norm
 from metarl.meta.path import PathAlgorithm
@@ -36,7 +36,7 @@ class Reptile(PathAlgorithm):
         self, policy: str = "MlpPolicy", env: str | Family = "PointMass-v0", *, serial: bool = False, **kwargs: Any
     ) -> None:
         if not isinstance(serial, bool):
-            raise ConfigError(f"serial={serial!r} is not true or false")
+            raise ConfigError(f"serial={shorten(serial)} is not true or false")
         self.serial = serial
         super().__init__(policy, env, **kwargs)
 

@@ -28,7 +28,7 @@ from metarl.agents.sb3_reuse import (
 from metarl.envs.family import Family, Tasks, one_task
 from metarl.envs.family import n_tasks as count_tasks
 from metarl.envs.vec_env import FamilyVecEnv
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, shorten
 from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.loops import Amount, Learnt, PathWatcher, Streams
 from metarl.meta.progress import Progress, Timer
@@ -263,7 +263,7 @@ class SB3Loop:
         if not rates:
             return self.learner
         if len(set(rates)) > 1:
-            raise ConfigError(f"inner_lr={list(rates)}: {self.name!r} learns a task with one learning rate")
+            raise ConfigError(f"inner_lr={shorten(list(rates))}: {self.name!r} learns a task with one learning rate")
         if rates[0] not in self._learners:
             self._learners[rates[0]] = SB3Learner(
                 self.family, self.algorithm, learning_rate=rates[0], **self._arguments

@@ -10,7 +10,7 @@ import torch
 
 from metarl.agents.learner import FlatParams
 from metarl.agents.policy import Params
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, shorten, unknown_name
 
 METRICS = ("length", "energy")
 _BLOCK_BYTES = 1 << 19
@@ -39,7 +39,7 @@ class LeapMetric:
             raise unknown_name("metric", self.metric, METRICS)
         for name in ("loss", "stabilizer", "drop_last"):
             if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name}={getattr(self, name)!r} is not true or false")
+                raise ConfigError(f"{name}={shorten(getattr(self, name))} is not true or false")
 
 
 class _Segments:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from metarl.errors import ConfigError, UnknownNameError, unknown_name
+from metarl.errors import ConfigError, UnknownNameError, shorten, unknown_name
+from metarl.schema import LARGEST
 from metarl.version import __version__
 
 COMMANDS = {
@@ -18,9 +19,6 @@ ALGORITHMS = ("maml", "fomaml", "reptile", "leap", "pretrain", "random", "oracle
 
 MOST_TASKS, MOST_THREADS = 100_000, 1024
 """Sizes beyond which a number is a slip of the hand: nobody would live to see the result."""
-
-LARGEST = 10**12
-"""The largest count: :data:`metarl.meta.outer.LARGEST`, whose module loads torch."""
 
 _EXAMPLES = """\
 examples:
@@ -413,7 +411,7 @@ def _count(text: str) -> int:
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is not a number") from None
     if not (value >= 1 and value.is_integer()):
         raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
     if value > LARGEST:
@@ -464,10 +462,10 @@ def _refuse_unknown(word: str, command: str, parser: Parser) -> NoReturn:
         name = flag.lstrip("-").replace("-", "_")
         if command == "train" and name in _hyperparameters():
             raise UnknownNameError(
-                f"unknown flag of train {flag!r}: it is a hyperparameter: -params {name}:VALUE", flag
+                f"unknown flag of train {shorten(flag)}: it is a hyperparameter: -params {name}:VALUE", flag
             )
         error = unknown_name(f"flag of {command}", flag, parser.flags())
         if "did you mean" not in str(error):
-            error = UnknownNameError(f"unknown flag of {command} {flag!r}: see `metarl {command} --help`")
+            error = UnknownNameError(f"unknown flag of {command} {shorten(flag)}: see `metarl {command} --help`")
         raise error
-    raise ConfigError(f"{command} does not know what to do with {word!r}: see `metarl {command} --help`")
+    raise ConfigError(f"{command} does not know what to do with {shorten(word)}: see `metarl {command} --help`")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.schema import convert
 from metarl.untrusted import MAX_YAML, parse_yaml, read_text
 
@@ -54,7 +54,7 @@ def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
         if not separator or not key.strip() or not text.strip():
             name, _, value = key.partition("=")
             example = f"{name.strip() or 'name'}:{value.strip() or 1}"
-            raise ConfigError(f"{flag} takes k:v pairs, such as {example}, not {pair!r}")
+            raise ConfigError(f"{flag} takes k:v pairs, such as {example}, not {shorten(pair)}")
         result[key.strip()] = load_yaml(text, f"{flag} {pair}")
     return result
 
@@ -116,7 +116,7 @@ def load_hyperparameters(algo: str, env_id: str, conf_file: str | None = None) -
         raise ConfigError(f"{path} is not a mapping from environments to hyperparameters")
     entry = table.get(env_id, table.get("default"))
     if not isinstance(entry, dict) and not {env_id, "default"}.isdisjoint(table):
-        raise ConfigError(f"{path}: the entry for {env_id} is {entry!r}, not a mapping of hyperparameters")
+        raise ConfigError(f"{path}: the entry for {env_id} is {shorten(entry)}, not a mapping of hyperparameters")
     if not isinstance(entry, dict):
         raise ConfigError(
             f"{path} has no hyperparameters for {env_id} and no default: known: {', '.join(map(str, table))}"

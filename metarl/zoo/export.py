@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, shorten, unknown_name
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -70,7 +70,7 @@ def _output(args: argparse.Namespace, source: Source, model: MetaAlgorithm, kind
     if args.output is not None:
         path = Path(args.output)
         if not path.name:
-            raise ConfigError(f"cannot write the export as {args.output!r}: use a name in .zip")
+            raise ConfigError(f"cannot write the export as {shorten(args.output)}: use a name in .zip")
         return path
     if source.run is not None:
         return source.run.folder / "export" / f"{source.run.env_id}.zip"

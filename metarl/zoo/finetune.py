@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import ConfigError, UnknownNameError
+from metarl.errors import ConfigError, UnknownNameError, shorten
 from metarl.zoo.runs import command_line
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--seed {args.seed}: a seed is 0 or more")
     kind = args.to.lower()
     if kind not in KINDS:
-        raise UnknownNameError(f"unknown SB3 algorithm {args.to!r}: known: {', '.join(KINDS)}", args.to, KINDS)
+        raise UnknownNameError(f"unknown SB3 algorithm {shorten(args.to)}: known: {', '.join(KINDS)}", args.to, KINDS)
     model, source = _model(args)
     folder = Path(args.log_folder) if source is None or source.run is None else source.run.folder
     record, figure = record_and_figure(args, folder / "finetune")

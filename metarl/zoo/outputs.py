@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ def record_and_figure(args: argparse.Namespace, folder: Path) -> tuple[Path, Pat
     if args.output is not None:
         record = Path(args.output)
         if record.suffix != ".json":
-            raise ConfigError(f"cannot write the record as {args.output!r}: it is JSON, use a name in .json")
+            raise ConfigError(f"cannot write the record as {shorten(args.output)}: it is JSON, use a name in .json")
     else:
         record = free_name(folder, args.split, (".json", ".png")).with_suffix(".json")
     figure = record.with_suffix(".png") if args.figure is None else Path(args.figure)
@@ -63,7 +63,7 @@ def figure_format(path: Path) -> str:
     """
     suffix = path.suffix.removeprefix(".").lower()
     if suffix not in FIGURES:
-        raise ConfigError(f"cannot write a figure as {str(path)!r}: use a name in .{', .'.join(FIGURES)}")
+        raise ConfigError(f"cannot write a figure as {shorten(str(path))}: use a name in .{', .'.join(FIGURES)}")
     return suffix
 
 

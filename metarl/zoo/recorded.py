@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from metarl.checkpoint import write_text_atomic
-from metarl.errors import CheckpointError, ConfigError, MetaRLError
+from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 from metarl.meta.report import Report
 from metarl.meta.statistics import Bands
 from metarl.zoo.experiment import Experiment, Job, plain
@@ -49,7 +49,7 @@ class Recorded:
         except CheckpointError:
             raise
         except _DAMAGE as error:
-            raise CheckpointError(f"the record is damaged: {error!r}") from None
+            raise CheckpointError(f"the record is damaged: {shorten(error)}") from None
 
     @classmethod
     def read(cls, output: Path, experiment: Experiment) -> Recorded:
@@ -70,7 +70,9 @@ class Recorded:
         if not known:
             raise ConfigError(f"{path} is no record of `metarl reproduce`: choose another folder")
         if document.get("version") != VERSION:
-            raise ConfigError(f"{path} has record format {document.get('version')!r}: this metarl reads {VERSION}")
+            raise ConfigError(
+                f"{path} has record format {shorten(document.get('version'))}: this metarl reads {VERSION}"
+            )
         found = (document.get("experiment"), document.get("scale"))
         if found != (experiment.name, experiment.scale):
             words = f"{experiment.name} at scale {experiment.scale}"

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.errors import CheckpointError, ConfigError, MetaRLError
+from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 
 FORMAT = 2
 """Version of the run folder's layout. Since 2 the last line of config.yml and args.yml is ``...``, and a file without
@@ -155,7 +155,7 @@ def open_run(folder: str | Path) -> Run:
     args = _read_args(found[0])
     algo, env_id = args.get("algo"), found[0].parent.name
     if not isinstance(algo, str) or args.get("env") != env_id:
-        raise CheckpointError(f"{found[0]} is damaged: algo={algo!r}, env={args.get('env')!r}")
+        raise CheckpointError(f"{found[0]} is damaged: algo={shorten(algo)}, env={shorten(args.get('env'))}")
     return Run(folder, algo, env_id, run_number(folder.name, env_id) or 0)
 
 
@@ -219,7 +219,7 @@ def _read_args(path: Path) -> dict[str, Any]:
         return args
     args = _read_mapping(path, cut_shows=True)
     if args.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {args.get('format')!r}: this version reads 1 and {FORMAT}")
+        raise CheckpointError(f"{path} has format {shorten(args.get('format'))}: this version reads 1 and {FORMAT}")
     return args
 
 

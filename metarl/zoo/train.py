@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError, UnknownNameError
+from metarl.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError, UnknownNameError, shorten
 from metarl.zoo.runs import Run, command_line, create_run, locked, open_run, write_records
 
 if TYPE_CHECKING:
@@ -204,8 +204,8 @@ def _load_checkpoint(folder: Run, recorded: Mapping[str, Any], n_threads: int | 
     for name, value in (("algo", model.name), ("env", model.family.id), ("seed", model.seed)):
         if recorded[name] != value:
             raise CheckpointError(
-                f"{folder.records / 'args.yml'} is damaged: {name} is {recorded[name]!r}, and {value!r} in "
-                f"{folder.checkpoint.name}"
+                f"{folder.records / 'args.yml'} is damaged: {name} is {shorten(recorded[name])}, and "
+                f"{shorten(value)} in {folder.checkpoint.name}"
             )
     return model
 

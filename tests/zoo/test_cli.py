@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 import metarl
-from metarl.meta import outer
 from metarl.zoo import cli
 from metarl.zoo.__main__ import main
 from metarl.zoo.console import CountBars, Reporter
@@ -172,7 +171,6 @@ def test_help_loads_nothing_heavy(command: list[str]) -> None:
 
 def test_the_parser_knows_what_it_does_not_import() -> None:
     assert set(cli.ALGORITHMS) == metarl.ALGORITHMS.keys()
-    assert cli.LARGEST == outer.LARGEST
 
 
 def test_help_says_defaults_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -205,7 +205,7 @@ def test_a_seed_may_be_the_time_in_nanoseconds(tmp_path: Path) -> None:
         (["--eval-env-kwargs", "observe_distance:true"], "observation_space"),
         (["--device", "cuda"], "--device cuda is not available"),
         (["-i", "nowhere"], "there is no run folder or file nowhere"),
-        (["-conf", "nowhere.yml"], "cannot read the hyperparameters nowhere.yml: No such file or directory\n"),
+        (["-conf", "nowhere.yml"], "no such file: nowhere.yml\n"),
     ],
 )
 def test_bad_input_leaves_nothing_behind(words: list[str], message: str, tmp_path: Path, refused: Refused) -> None:
