@@ -6,7 +6,7 @@ environments. Tensors are made here, and of what was collected in ``samples.py``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,8 @@ from metarl.agents.distributions import draw_noise
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.envs.family import Family, Tasks, n_tasks, one_task, take_tasks
-from metarl.errors import ConfigError, DivergedError, NonFiniteError
+from metarl.envs.views import as_actions, require_finite
+from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
 
 N_BLOCKS = 2
 """Blocks of tasks that are collected side by side where a family gains from it: while one block waits for its policy,
@@ -101,10 +102,12 @@ def collect(
         by 1% at 50 episodes, 3% at 15, in a test with lengths of 1 to 7. The reference stops in the same way.
     :param parallel: the threads that collect blocks of tasks side by side, where the family gains from it; results do
         not depend on them.
+    :raises ConfigError: the policy has other spaces than the tasks.
     :raises NonFiniteError: a NaN or infinite reward, observation or action; names the task.
     """
     if (n_episodes is None) == (n_transitions is None):
         raise ConfigError("give either n_episodes or n_transitions")
+    _require_fit(policy, *family.spaces(one_task(tasks, 0)), family.id)
     parallel = parallel or Parallel(1)
     if n_episodes is not None:
         streams = [split_streams(seed) for seed in seeds]
@@ -348,9 +351,13 @@ def collect_env(
     :param n_transitions: as many as hold at least that many env steps.
     :param max_steps: longest episode; an environment that never ends is an error.
     :return: episodes with a task axis of length 1.
+    :raises ConfigError: the policy has other spaces than the environment, which takes and gives what its spaces say.
+    :raises NonFiniteError: a NaN or infinite reward, observation or action.
     """
     if (n_episodes is None) == (n_transitions is None):
         raise ConfigError("give either n_episodes or n_transitions")
+    name = str(env)
+    _require_fit(policy, env.observation_space, env.action_space, name)
     rng, action_rng = split_streams(seed)
     rows: list[tuple[list[np.ndarray], list[np.ndarray], list[float]]] = []
     ends: list[bool] = []
@@ -364,20 +371,20 @@ def collect_env(
             while not (terminated or truncated):
                 if len(row[0]) >= max_steps:
                     raise ConfigError(f"an episode of {env} did not end within {max_steps} env steps")
-                # A copy: many environments write every observation to the same array.
-                seen = finite_array("observation", np.array(obs, dtype=np.float32), env, len(row[0]))
+                seen = _observed(obs, policy, env, len(row[0]))
                 noise = torch.from_numpy(draw_noise(policy.action_space, action_rng, (1,)))
                 action = policy.distribution(params, torch.from_numpy(seen[None])).sample(noise)
                 row[0].append(seen)
                 row[1].append(finite_array("action", action[0].numpy(), env, len(row[0]) - 1))
+                acted = policy.actions_to_env(action)[0]
+                chosen = as_actions(acted, env.action_space, None, name, _of(env, len(row[2])))
                 # The environment's bounds, not the policy's: in float64 they may be a little narrower.
-                clipped = clip_actions(env.action_space, policy.actions_to_env(action))[0]
-                obs, reward, terminated, truncated, _ = env.step(clipped)
-                row[2].append(float(finite_array("reward", np.float64(reward), env, len(row[2]))))
+                obs, reward, terminated, truncated, _ = env.step(clip_actions(env.action_space, chosen))
+                row[2].append(finite_reward(reward, env, len(row[2])))
             rows.append(row)
             steps += len(row[2])
             ends.append(terminated)
-            finals.append(finite_array("observation", np.array(obs, dtype=np.float32), env, len(row[2])))
+            finals.append(_observed(obs, policy, env, len(row[2])))
     longest = max(len(row[2]) for row in rows)
 
     def table(column: int) -> np.ndarray:
@@ -398,17 +405,57 @@ def collect_env(
     )
 
 
-def finite_array(what: str, value: np.ndarray | np.float64, env: gym.Env[Any, Any], time: int) -> np.ndarray:
+def _require_fit(
+    policy: FunctionalPolicy, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], name: str
+) -> None:
+    """Raise :class:`ConfigError` unless a policy observes and acts as an environment says; bounds may differ."""
+    pairs = (("observes", policy.observation_space, observation_space), ("acts in", policy.action_space, action_space))
+    for what, own, other in pairs:
+        same = type(own) is type(other) and own.shape == other.shape
+        if not same or (isinstance(own, spaces.Discrete) and own != other):
+            raise ConfigError(
+                f"the policy {what} {shorten(own, quote=False)}: {shorten(name, quote=False)} has "
+                f"{shorten(other, quote=False)}"
+            )
+
+
+def _observed(obs: Any, policy: FunctionalPolicy, env: gym.Env[Any, Any], time: int) -> np.ndarray:
+    """Return a copy of what an environment showed: many write every observation to the same array."""
+    seen = np.array(finite_array("observation", obs, env, time), dtype=np.float32)
+    shape = policy.observation_space.shape
+    if seen.shape != shape:
+        raise ConfigError(f"observation of shape {list(seen.shape)} from {env}: its space says {list(shape)}")
+    return finite_array("observation", seen, env, time)
+
+
+def finite_array(what: str, value: Any, env: gym.Env[Any, Any], time: int) -> np.ndarray:
     """Return what an environment gave or took as an array.
 
     :param what: ``"observation"``, ``"action"`` or ``"reward"``.
+    :raises ConfigError: it is no real number.
     :raises NonFiniteError: it is NaN or infinite; :class:`~metarl.errors.DivergedError` for an action.
     """
-    array = np.asarray(value)
-    if not np.isfinite(array).all():
-        kind = DivergedError if what == "action" else NonFiniteError
-        raise kind(f"non-finite {what} in {env} at time step {time}")
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        array = np.array(None)
+    if array.dtype.kind not in "biuf":
+        raise ConfigError(f"{what} {shorten(value)} of {env} at time step {time}: real numbers")
+    require_finite(what, array[None], _of(env, time))
     return array
+
+
+def finite_reward(value: Any, env: gym.Env[Any, Any], time: int) -> float:
+    """Return an environment's reward; what it raises is said at :func:`finite_array`."""
+    array = finite_array("reward", value, env, time)
+    if array.size != 1:
+        raise ConfigError(f"reward of shape {list(array.shape)} from {env} at time step {time}: one number")
+    return float(array.reshape(()))
+
+
+def _of(env: gym.Env[Any, Any], time: int) -> Callable[[int], str]:
+    """Return what says for messages which step of which environment it is."""
+    return lambda _: f"{env} at time step {time}"
 
 
 def clip_actions(space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:

@@ -16,9 +16,21 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.error import ResetNeeded
+from gymnasium.envs.registration import EnvSpec
 
 from metarl.envs.family import Family, State, Task, Tasks, make_family, one_task
+from metarl.envs.views import (
+    as_actions,
+    as_batch,
+    as_seed,
+    describe_task,
+    next_tasks,
+    own_task,
+    require_finite,
+    reset_needed,
+    task_option,
+    view_spec,
+)
 from metarl.errors import ConfigError, TaskError, UnknownNameError, shorten, unknown_name
 from metarl.streams import stream
 
@@ -46,16 +58,6 @@ def drawn_task(
     raise TaskError(f"no task of {family.id} with {observation_space} and {action_space} turned up: name a task")
 
 
-def as_batch(family: Family, task: Mapping[str, Any]) -> Tasks:
-    """Return one task, validated, as a batch of one.
-
-    :raises TaskError: not a task of the family.
-    """
-    if not isinstance(task, Mapping):
-        raise TaskError(f"task={shorten(task)}: {family.id} takes a dict of {', '.join(family.task_space.spaces)}")
-    return family.validate_tasks({name: [value] for name, value in task.items()})
-
-
 def fresh_seed() -> int:
     """Return a seed from the operating system."""
     return int(np.random.SeedSequence().generate_state(1)[0])
@@ -64,10 +66,13 @@ def fresh_seed() -> int:
 class SingleEnv(gymnasium.Env[np.ndarray, Any]):
     """One copy of one task: ``gymnasium.make("AntVel-v0", velocity=1.3)``.
 
-    The task stays until :meth:`set_task` or ``reset(options={"task": {...}})`` gives another, which counts from the
-    next reset on: an episode has one task. A view that was made without a task draws a training task from its seed at
-    its first reset, and keeps that. ``step`` returns every term of the reward in ``info``, and truncates at the
-    family's horizon.
+    The task stays until :meth:`set_task`, ``reset(options={"task": {...}})`` or ``env.unwrapped.task = {...}`` gives
+    another, which counts from the next reset on: an episode has one task. A view that was made without a task draws a
+    training task from its seed at its first reset, and keeps that. ``step`` returns every term of the reward in
+    ``info``, and truncates at the family's horizon, which ``spec.max_episode_steps`` says.
+
+    Actions may be anything that NumPy takes for real numbers of the right shape (of a Discrete space: integers in
+    range). An action, a reward or an observation that is NaN or infinite raises, as in the vector view.
 
     :param family: a registered name or a family.
     :param render_mode: None; families are not drawn.
@@ -84,9 +89,10 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
             raise RenderModeError(f"render_mode={shorten(render_mode)}: families are not drawn")
         self.render_mode = None
         self.family, task = _split(family, kwargs)
-        self.horizon = self.family.horizon
+        self.spec: EnvSpec | None = view_spec(self.family, family if isinstance(family, str) else None, kwargs)
         self._next_tasks = as_batch(self.family, task) if task else None
-        self.observation_space, self.action_space = (
+        # Wrappers write their own spaces over the environment's.
+        self._spaces = self.observation_space, self.action_space = (
             (self.family.observation_space, self.family.action_space)
             if self._next_tasks is None
             else self.family.spaces(one_task(self._next_tasks, 0))
@@ -97,21 +103,28 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         self._elapsed = 0
 
     @property
+    def horizon(self) -> int:
+        """The family's horizon, env steps."""
+        return self.family.horizon
+
+    @property
     def task(self) -> Task | None:
-        """The task of the next reset, and of the running episode unless it was set since; None if not yet drawn."""
-        return None if self._next_tasks is None else one_task(self._next_tasks, 0)
+        """The task of the next reset, and of the running episode unless it was set since; None if not yet drawn.
+
+        Setting it is :meth:`set_task`.
+        """
+        return None if self._next_tasks is None else own_task(self._next_tasks, 0)
+
+    @task.setter
+    def task(self, task: Mapping[str, Any]) -> None:
+        self.set_task(task)
 
     def set_task(self, task: Mapping[str, Any]) -> None:
         """Use ``task`` from the next reset on.
 
         :raises TaskError: outside the task space, or with other spaces than this environment's.
         """
-        tasks = as_batch(self.family, task)
-        if self.family.spaces(one_task(tasks, 0)) != (self.observation_space, self.action_space):
-            raise TaskError(
-                f"task {shorten(dict(task))} of {self.family.id} has other spaces: make an environment for it"
-            )
-        self._next_tasks = tasks
+        self._next_tasks = next_tasks(self.family, task, self._spaces)
 
     def use_stream(self, rng: np.random.Generator) -> None:
         """Draw from ``rng`` from the next reset on, until a reset is seeded."""
@@ -126,42 +139,50 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         :param seed: restarts the random stream; without one the stream goes on.
         :param options: ``{"task": {...}}`` sets the task.
         """
+        chosen = task_option(options)
+        seed = seed if seed is None else as_seed(seed)
+        if "task" in chosen:
+            self.set_task(chosen["task"])
         if seed is None and self._seed is None:
             seed = fresh_seed()
         if seed is not None:
             super().reset(seed=seed)
             self._seed = seed
             self._np_random = episode_stream(seed)
-        for name in options or {}:
-            if name != "task":
-                raise unknown_name("reset option", name, ["task"])
-        if options and "task" in options:
-            self.set_task(options["task"])
         if self._next_tasks is None:
             assert self._seed is not None
-            self._next_tasks = drawn_task(self.family, self._seed, self.observation_space, self.action_space)
+            self._next_tasks = drawn_task(self.family, self._seed, *self._spaces)
         self._tasks = self._next_tasks
         self._state, obs = self.family.reset(self._tasks, [self.np_random], 1)
         self._elapsed = 0
+        require_finite("observation", obs[0], self._where)
         return np.array(obs[0, 0]), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Advance by one env step; ``info`` has the terms of the reward.
 
         :raises ResetNeeded: the episode is over, or has not begun.
+        :raises ConfigError: an action of another shape, that is no number, or outside a Discrete space.
+        :raises NonFiniteError: a NaN or infinite reward or observation; DivergedError: such an action.
         """
         if self._state is None:
-            raise ResetNeeded(f"{self.family.id}: reset() starts an episode")
-        given = np.asarray(action)
-        if given.shape != self.action_space.shape:
-            raise ConfigError(f"action of shape {list(given.shape)}: {self.family.id} takes {self.action_space}")
-        step = self.family.step(self._tasks, self._state, given[None, None], [self.np_random])
+            raise reset_needed(self.family)
+        chosen = as_actions(action, self._spaces[1], None, self.family.id, self._where)
+        step = self.family.step(self._tasks, self._state, chosen[None, None], [self.np_random])
+        # As the vector view and SB3's return it; this one keeps float64.
+        require_finite("reward", step.reward[0].astype(np.float32), self._where)
         self._elapsed += 1
+        require_finite("observation", step.obs[0], self._where)
         terminated = bool(step.terminated[0, 0])
         truncated = not terminated and self._elapsed >= self.horizon
         self._state = None if terminated or truncated else step.state
         info = {name: float(value[0, 0]) for name, value in step.info.items()}
         return np.array(step.obs[0, 0]), float(step.reward[0, 0]), terminated, truncated, info
+
+    def _where(self, row: int) -> str:
+        """Return for messages which env step of which task it is."""
+        del row
+        return f"{self.family.id} task {describe_task(self._tasks, 0)}, time step {self._elapsed}"
 
     def close(self) -> None:
         self.family.close()

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import WrapperSpec
 
 from metarl.errors import ConfigError, TaskError, UnknownNameError, shorten, unknown_name
 from metarl.streams import stream
@@ -293,11 +294,16 @@ def inside(space: spaces.Space[Any], values: np.ndarray) -> np.ndarray:
 
 
 def describe_space(space: spaces.Space[Any]) -> str:
+    """Return a space's range and shape in a few words, for error messages."""
+    return f"{describe_range(space)}, shape {list(space.shape)}" if space.shape else describe_range(space)
+
+
+def describe_range(space: spaces.Space[Any]) -> str:
     """Return a space's range in a few words, for error messages."""
     if isinstance(space, spaces.Box):
         low, high = np.unique(space.low), np.unique(space.high)
         bounds = f"[{low[0]:g}, {high[0]:g}]" if len(low) == len(high) == 1 else f"{space.low} to {space.high}"
-        return f"{bounds}, shape {list(space.shape)}" if space.shape else bounds
+        return " ".join(bounds.split())
     if isinstance(space, spaces.Discrete):
         return f"{space.start} to {space.start + space.n - 1}"
     return str(space)
@@ -314,6 +320,10 @@ class FamilySpec(NamedTuple):
 
 _REGISTRY: dict[str, FamilySpec] = {}
 
+KEEP_HORIZON = WrapperSpec("keep_horizon", "metarl.envs.views:keep_horizon", {})
+"""What Gymnasium does last with a view that it makes. The horizon depends on the family's arguments, so the registered
+specification does not hold it; that of every view does."""
+
 
 def register_family(id: str, make: Callable[..., Family], **kwargs: Any) -> None:
     """Register a family under a versioned name such as ``"AntVel-v0"``, with Gymnasium too.
@@ -329,7 +339,12 @@ def register_family(id: str, make: Callable[..., Family], **kwargs: Any) -> None
     if id in gymnasium.registry and id not in _REGISTRY:
         raise ConfigError(f"family name {shorten(id)}: Gymnasium has an environment of that name")
     if id not in gymnasium.registry:
-        gymnasium.register(id, entry_point="metarl.envs.batch:SingleEnv", kwargs={"family": id})
+        gymnasium.register(
+            id,
+            entry_point="metarl.envs.batch:SingleEnv",
+            kwargs={"family": id},
+            additional_wrappers=(KEEP_HORIZON,),
+        )
     _REGISTRY[id] = FamilySpec(id, make, kwargs)
 
 
@@ -370,6 +385,15 @@ def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
 
         return Oracle(family)
     return family
+
+
+def takes_argument(id: str, name: str) -> bool:
+    """Whether a registered family takes an argument of that name."""
+    try:
+        check_arguments(_REGISTRY[id].make, {name: None}, "argument")
+    except UnknownNameError:
+        return False
+    return True
 
 
 def check_arguments(

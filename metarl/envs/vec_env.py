@@ -12,10 +12,21 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from metarl.envs.batch import as_batch, episode_stream, fresh_seed
-from metarl.envs.family import Family, State, Task, Tasks, make_family, n_tasks, one_task, take_tasks
+from metarl.envs.batch import episode_stream, fresh_seed
+from metarl.envs.family import Family, State, Tasks, make_family, n_tasks, take_tasks
 from metarl.envs.groups import group_tasks
-from metarl.errors import ConfigError, DivergedError, NonFiniteError, TaskError, shorten, unknown_name
+from metarl.envs.views import (
+    as_actions,
+    as_seed,
+    describe_task,
+    next_tasks,
+    own_task,
+    require_finite,
+    reset_needed,
+    task_option,
+    view_spec,
+)
+from metarl.errors import ConfigError, TaskError, shorten
 
 
 class FamilyVecEnv(VecEnv):
@@ -29,7 +40,8 @@ class FamilyVecEnv(VecEnv):
 
     A reward or an observation that is NaN or infinite raises :class:`~metarl.errors.NonFiniteError` in the very
     :meth:`step` or :meth:`reset` that would return it, and such an action :class:`~metarl.errors.DivergedError`: in
-    plain SB3 too, which by itself would go on.
+    plain SB3 too, which by itself would go on. Actions may be anything that NumPy takes for real numbers, one for each
+    copy (of a Discrete space: integers in range); :meth:`step` before :meth:`reset` raises, as in Gymnasium.
 
     :param family: a registered name or a family.
     :param tasks: a batch of tasks of equal spaces.
@@ -53,26 +65,36 @@ class FamilyVecEnv(VecEnv):
         self._attributes: dict[str, list[Any]] = {}
         n = n_tasks(self._tasks)
         self._rngs = [np.random.default_rng(0)] * n
-        self._state: State = {}
-        self._actions = np.empty(0)
+        self._state: State | None = None
+        self._actions: np.ndarray | None = None
         self._elapsed = np.zeros(n, dtype=np.int64)
         self._returns = np.zeros(n)
         self._started = time.time()
         self.reward_terms: dict[str, np.ndarray] = {}
         """Terms of the last env step's rewards, ``[copy]``, by name."""
-        super().__init__(n, groups[0].observation_space, groups[0].action_space)
+        self._spaces = groups[0].observation_space, groups[0].action_space
+        super().__init__(n, *self._spaces)
         self.seed(seed)
 
     # --------------------------------------------------------------------------------------------------- episodes
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed the copies' streams, from the next :meth:`reset` on: copy ``k`` gets ``seed + k``."""
-        return super().seed(fresh_seed() if seed is None else seed)
+        return super().seed(fresh_seed() if seed is None else as_seed(seed))
+
+    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
+        """Give the next :meth:`reset` options, the same ones for all copies or a list of one for each.
+
+        :param options: ``{"task": {...}}`` sets the task; what is wrong is refused here and changes nothing.
+        """
+        if isinstance(options, list | tuple) and len(options) != self.num_envs:
+            raise ConfigError(f"{len(options)} reset options: one dict, or {self.num_envs}, one for each copy")
+        for chosen in map(task_option, options if isinstance(options, list | tuple) else [options]):
+            if "task" in chosen:
+                self._valid_task(chosen["task"])
+        super().set_options(options)
 
     def reset(self) -> np.ndarray:
         for index, options in enumerate(self._options):
-            for name in options:
-                if name != "task":
-                    raise unknown_name("reset option", name, ["task"])
             if "task" in options:
                 self._set_task(index, options["task"])
         for index, seed in enumerate(self._seeds):
@@ -82,26 +104,32 @@ class FamilyVecEnv(VecEnv):
         self._reset_options()
         self._tasks = take_tasks(self._next_tasks, slice(None))
         self._state, obs = self.family.reset(self._tasks, self._rngs, 1)
+        self._actions = None
         self._elapsed[:] = 0
         self._returns[:] = 0.0
         self._started = time.time()
         self.reset_infos = [{} for _ in range(self.num_envs)]
-        self._require_finite("observation", obs[:, 0])
+        require_finite("observation", obs[:, 0], self._where)
         return np.array(obs[:, 0])
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._actions = np.asarray(actions)
+        if self._state is None:
+            raise reset_needed(self.family)
+        self._actions = as_actions(actions, self._spaces[1], self.num_envs, self.family.id, self._where)
 
     def step_wait(self) -> VecEnvStepReturn:
-        self._require_finite("action", self._actions)
+        if self._state is None:
+            raise reset_needed(self.family)
+        if self._actions is None:
+            raise ConfigError(f"{self.family.id}: step_async(actions) comes before step_wait()")
         step = self.family.step(self._tasks, self._state, self._actions[:, None], self._rngs)
-        self._state = step.state
+        self._state, self._actions = step.state, None
         self.reward_terms = {name: value[:, 0] for name, value in step.info.items()}
         obs, rewards, terminated = np.array(step.obs[:, 0]), step.reward[:, 0], step.terminated[:, 0]
         rounded = rewards.astype(np.float32)
-        self._require_finite("reward", rounded)
+        require_finite("reward", rounded, self._where)
         self._elapsed += 1
-        self._require_finite("observation", obs)
+        require_finite("observation", obs, self._where)
         # Monitor adds up what the environment returned, before DummyVecEnv rounds it to float32.
         self._returns += rewards
         truncated = ~terminated & (self._elapsed >= self.family.horizon)
@@ -129,27 +157,17 @@ class FamilyVecEnv(VecEnv):
         tasks = take_tasks(self._next_tasks, ended)
         state, obs = self.family.reset(tasks, [self._rngs[index] for index in ended], 1)
         self._tasks = {name: _replaced(value, ended, tasks[name]) for name, value in self._tasks.items()}
+        assert self._state is not None
         self._state = {name: _replaced(value, ended, state[name]) for name, value in self._state.items()}
         self._elapsed[ended] = 0
         self._returns[ended] = 0.0
-        self._require_finite("observation", obs[:, 0], ended)
+        require_finite("observation", obs[:, 0], lambda row: self._where(int(ended[row])))
         return np.asarray(obs[:, 0])
 
-    def _require_finite(self, what: str, values: np.ndarray, copies: np.ndarray | None = None) -> None:
-        """Raise unless all values are finite.
-
-        :param values: ``[copy, ...]``.
-        :param copies: which copies they are of; None: all.
-        """
-        finite = np.isfinite(values)
-        if finite.all():
-            return
-        row = int(np.argmin(finite.reshape(len(values), -1).all(1)))
-        copy = row if copies is None else int(copies[row])
-        task = {name: np.asarray(value).tolist() for name, value in one_task(self._tasks, copy).items()}
-        where = f"{self.family.id} task {task}, copy {copy}, time step {self._elapsed[copy]}"
-        kind = DivergedError if what == "action" else NonFiniteError
-        raise kind(f"non-finite {what} in {where}")
+    def _where(self, copy: int) -> str:
+        """Return for messages which env step of which copy it is."""
+        task = describe_task(self._tasks, copy)
+        return f"{self.family.id} task {task}, copy {copy}, time step {self._elapsed[copy]}"
 
     def close(self) -> None:
         self.family.close()
@@ -158,19 +176,14 @@ class FamilyVecEnv(VecEnv):
     @property
     def tasks(self) -> Tasks:
         """The tasks that the copies' next episodes have, ``[copy, ...]``."""
-        return take_tasks(self._next_tasks, slice(None))
+        return {name: value.copy() for name, value in self._next_tasks.items()}
+
+    def _valid_task(self, task: Mapping[str, Any]) -> Tasks:
+        return next_tasks(self.family, task, self._spaces)
 
     def _set_task(self, index: int, task: Mapping[str, Any]) -> None:
-        tasks = as_batch(self.family, task)
-        if self.family.spaces(one_task(tasks, 0)) != (self.observation_space, self.action_space):
-            raise TaskError(
-                f"task {shorten(dict(task))} of {self.family.id} has other spaces: make an environment for it"
-            )
-        where = np.array([index])
+        tasks, where = self._valid_task(task), np.array([index])
         self._next_tasks = {name: _replaced(value, where, tasks[name]) for name, value in self._next_tasks.items()}
-
-    def _task(self, index: int) -> Task:
-        return one_task(self._next_tasks, index)
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """Call a method of some copies: ``set_task(task)``, which counts from each copy's next episode on."""
@@ -187,16 +200,17 @@ class FamilyVecEnv(VecEnv):
         if attr_name in self._attributes:
             return [self._attributes[attr_name][index] for index in where]
         if attr_name == "task":
-            return [self._task(index) for index in where]
+            return [own_task(self._next_tasks, index) for index in where]
         if attr_name == "np_random":
             return [self._rngs[index] for index in where]
+        if attr_name == "spec":
+            return [view_spec(self.family, None, own_task(self._next_tasks, index)) for index in where]
         shared = {
             "action_space": getattr(self, "action_space", None),
             "family": self.family,
             "horizon": self.family.horizon,
             "observation_space": getattr(self, "observation_space", None),
             "render_mode": None,
-            "spec": None,
         }
         if attr_name not in shared:
             raise AttributeError(f"copies of {self.family.id} have no attribute {shorten(attr_name)}")

@@ -16,7 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from metarl.agents.policy import Params
-from metarl.agents.sampling import finite_array
+from metarl.agents.sampling import finite_array, finite_reward
 from metarl.agents.sb3 import ALGORITHMS, SB3Learner, learning_seed
 from metarl.agents.sb3_reuse import (
     load_initialisation,
@@ -304,7 +304,7 @@ class _Finite(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        finite_array("reward", np.float64(reward), self.env, self._time)
+        finite_reward(reward, self.env, self._time)
         self._time += 1
         finite_array("observation", obs, self.env, self._time)
         return obs, reward, terminated, truncated, info
