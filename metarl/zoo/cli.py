@@ -319,6 +319,7 @@ def _reproduce(parser: Parser) -> Parser:
         metavar="FOLDER",
         help="tables, figures, record (default: results, in -f); runs of a record that is there count, folders or not",
     )
+    _overwrite(parser)
     parser.add_argument("--num-threads", type=_threads, default=-1, help="threads (default: all)")
     _packages(parser)
     return parser

@@ -67,13 +67,18 @@ def figure_format(path: Path) -> str:
     return suffix
 
 
+def figure_bytes(figure: Figure, format: str) -> bytes:
+    """Return a figure as a file's content."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=format, dpi=150)
+    return buffer.getvalue()
+
+
 def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure in one step."""
     from metarl.checkpoint import write_bytes_atomic
 
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=figure_format(path), dpi=150)
-    write_bytes_atomic(path, buffer.getvalue())
+    write_bytes_atomic(path, figure_bytes(figure, figure_format(path)))
 
 
 def write_record(path: Path, document: Mapping[str, Any]) -> None:

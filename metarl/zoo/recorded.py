@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from metarl.meta.report import Report
 from metarl.meta.statistics import Bands
 from metarl.zoo.experiment import Experiment, Job, plain
 from metarl.zoo.finished import CHECKPOINTS, Learning, Trained, evaluation_of
+from metarl.zoo.outputs import require_new
 
 FORMAT, VERSION = "metarl-reproduction", 1
 RECORD = "record.json"
@@ -38,6 +40,8 @@ class Recorded:
         self._counted: dict[tuple[str, str, int, str], bool] = {}
         try:
             self._commit = document.get("commit")
+            self.files = {str(name): list(sums) for name, sums in document.get("files", {}).items()}
+            """What was written beside the record: SHA-256 by name, of its newest form and of the one before."""
             self._runs = [_run(item) for item in document.get("runs", [])]
             self._learning = [(item["env"], self._curve(item)) for item in document.get("learning", [])]
             self._times = {
@@ -52,9 +56,10 @@ class Recorded:
             raise CheckpointError(f"the record is damaged: {shorten(error)}") from None
 
     @classmethod
-    def read(cls, output: Path, experiment: Experiment) -> Recorded:
+    def read(cls, output: Path, experiment: Experiment, overwrite: bool = False) -> Recorded:
         """Read the record in a folder of results.
 
+        :param overwrite: whether a file of its name that is something else counts as none.
         :raises ConfigError: what is there is something else, or damaged, or of another experiment, scale or version.
         """
         if output.exists() and not output.is_dir():
@@ -67,6 +72,8 @@ class Recorded:
             known = document.get("format") == FORMAT
         except (OSError, ValueError, AttributeError):
             known = False
+        if not known and overwrite and path.is_file():
+            return cls({}, experiment)
         if not known:
             raise ConfigError(f"{path} is no record of `metarl reproduce`: choose another folder")
         if document.get("version") != VERSION:
@@ -177,6 +184,23 @@ class Recorded:
             raise ValueError(f"the learning curve of {item['algo']} on {item['env']} has points without a value")
         n_runs = sum(_of(facts, item["env"], item["algo"]) for facts in self._runs)
         return Learning(item["algo"], timesteps, bands, int(item.get("n_runs", n_runs)))
+
+
+def require_own(output: Path, names: Iterable[str], files: Mapping[str, Sequence[str]], overwrite: bool) -> None:
+    """Refuse to replace files that `metarl reproduce` did not write, or that were changed since.
+
+    :param output: the folder of results.
+    :param names: what is to be written there.
+    :param files: what the record there says of its files, see :attr:`Recorded.files`.
+    :raises ConfigError: there is such a file, and it is not to be overwritten.
+    """
+    paths = [output / name for name in names]
+    require_new([path for path in paths if sha256(path) not in files.get(path.name, ())], overwrite)
+
+
+def sha256(path: Path) -> str | None:
+    """Return the SHA-256 of a file, None where there is no regular file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _of(facts: Mapping[str, Any], env: str, algo: str) -> bool:

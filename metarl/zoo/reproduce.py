@@ -22,8 +22,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code: 1 if a run failed."""
     from metarl.zoo.console import say
     from metarl.zoo.experiment import jobs, load_experiment
-    from metarl.zoo.recorded import RECORD, Recorded
-    from metarl.zoo.results import TEXT, Results
+    from metarl.zoo.recorded import RECORD, Recorded, require_own
+    from metarl.zoo.results import TEXT, Results, file_names
     from metarl.zoo.train import threads
 
     began = time.monotonic()
@@ -31,7 +31,9 @@ def run(args: argparse.Namespace) -> int:
     chosen = jobs(experiment, args.only_env, args.only_algo, args.seeds, args.only_part)
     folder = Path(args.log_folder or Path("logs") / experiment.name / experiment.scale)
     output = Path(args.output or folder / "results")
-    recorded = Recorded.read(output, experiment)
+    recorded = Recorded.read(output, experiment, args.overwrite)
+    files = recorded.files
+    require_own(output, file_names(experiment), files, args.overwrite)
     if not args.output:  # results that belong to the run folders beside them stand for none of these
         recorded = Recorded({}, experiment)
     work = Work(experiment, chosen, folder, recorded, args)
@@ -49,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         former = recorded.keep_former(output)
         if former is not None:
             say(f"Runs of the former record do not count any more: it is {former} now")
+        require_own(output, results.files, files, args.overwrite)
         results.write(output, folder, command_line(args.argv), time.monotonic() - began, missing)
         say(f"Saved {output / RECORD}, {output / TEXT} and {len(results.figures)} figures")
     _say_missing(missing)

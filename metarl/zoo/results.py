@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metarl.checkpoint import write_text_atomic
+from metarl.checkpoint import write_bytes_atomic
 from metarl.meta.published import Published, published_for
 from metarl.meta.report import STREAM_KEYS, Report
 from metarl.meta.tables import Table
@@ -32,8 +33,8 @@ from metarl.zoo.finished import (
     tested,
     times,
 )
-from metarl.zoo.outputs import write_figure, write_record
-from metarl.zoo.recorded import FORMAT, RECORD, VERSION, Recorded
+from metarl.zoo.outputs import figure_bytes, write_record
+from metarl.zoo.recorded import FORMAT, RECORD, VERSION, Recorded, sha256
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,6 +65,13 @@ class Section:
     tables: Sequence[Table]
     sentences: Sequence[str] = ()
     figures: Sequence[str] = ()
+
+
+def file_names(experiment: Experiment) -> list[str]:
+    """Return the names of what the results of an experiment may be written to beside the record."""
+    places = [f"ablation_{entry.env}" if entry.grid else entry.env for entry in experiment.entries]
+    figures = [f"{place}_{kind}" for place in dict.fromkeys(places) for kind in CHECKPOINTS]
+    return [TEXT, *(f"{name}.png" for name in [*figures, "learning"])]
 
 
 class Results:
@@ -154,6 +162,11 @@ class Results:
         self.sections[name] = Section(tables, sentences, list(figures))
         self.figures |= figures
 
+    @property
+    def files(self) -> list[str]:
+        """The names of what is written beside the record."""
+        return [TEXT, *(f"{name}.png" for name in self.figures)]
+
     def show(self) -> None:
         """Print tables and sentences."""
         for section in self.sections.values():
@@ -173,8 +186,6 @@ class Results:
         :param seconds: how long the command took.
         :param missing: the runs that are not finished, with the reason.
         """
-        for name, figure in self.figures.items():
-            write_figure(output / f"{name}.png", figure)
         document = {
             "format": FORMAT,
             "version": VERSION,
@@ -193,8 +204,16 @@ class Results:
             "learning": [_curve(env, curve) for env, own in self.curves.items() for curve in own],
             "reports": [_report(cell, item) for cell, item in self.tested],
         }
-        write_text_atomic(output / TEXT, self._text(document))
+        contents = {f"{name}.png": figure_bytes(figure, "png") for name, figure in self.figures.items()}
+        contents[TEXT] = self._text(document).encode()
+        # The record comes first, and knows what is replaced as well: so it knows its files whenever this is killed.
+        document["files"] = {
+            name: [hashlib.sha256(data).hexdigest(), *filter(None, [sha256(output / name)])]
+            for name, data in contents.items()
+        }
         write_record(output / RECORD, document)
+        for name, data in contents.items():
+            write_bytes_atomic(output / name, data)
 
     def _text(self, document: Mapping[str, Any]) -> str:
         hours = sum(item["training_seconds"] or 0.0 for item in document["runs"]) / 3600

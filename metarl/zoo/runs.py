@@ -12,8 +12,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,19 +98,30 @@ def create_run(log_folder: str | Path, algo: str, env_id: str, suffix: str = "")
 def locked(run: Run) -> Iterator[None]:
     """Keep other processes from training the same run; the lock goes with the process, however that ends.
 
-    :raises CheckpointError: another process is training it.
+    :raises CheckpointError: another process is training it, or nothing can be written there.
     """
     try:
         import fcntl
     except ImportError:  # no such locks here
         yield
         return
-    with open(run.folder / ".lock", "w", encoding="utf-8") as file:
+    path = run.folder / ".lock"
+    try:
+        # Neither emptied nor followed: in a stranger's run folder it may be a link to any file, or a pipe.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        why = "it is a link" if path.is_symlink() else error.strerror or error
+        raise CheckpointError(f"cannot write {path}: {why}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CheckpointError(f"cannot write {path}: it is no regular file")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(f"another process is training {run.folder}") from None
         yield
+    finally:
+        os.close(descriptor)
 
 
 def run_number(name: str, env_id: str) -> int | None:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 MAY_CHANGE = frozenset(
     {"trained_agent", "n_timesteps", "num_threads", "verbose", "progress", "save_freq", "log_folder", "gym_packages"}
+    | {"tensorboard_log"}
 )
-"""Flags that may be typed when a run goes on: none of them changes a number that the run computes."""
+"""Flags that may be typed when a run goes on: none of them changes a number that the run computes; where events go is
+looked at by :func:`~metarl.zoo.event_folders.events_of`."""
 
 RECORDED: dict[str, Any] = {
     "log_folder": str,
@@ -59,6 +61,7 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
     from metarl.zoo.algorithms import algorithm, check_env, copy_parameters, load_model, twin
     from metarl.zoo.circumstances import commit
     from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge, merge_env_kwargs
+    from metarl.zoo.event_folders import Events, claim
 
     origin = None if source is None else load_model(source)
     algo = args.algo or (origin.name if origin else "fomaml")
@@ -92,18 +95,19 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
     recorded = {name: getattr(args, name) for name in RECORDED}
     recorded |= {
         "eval_env_kwargs": args.eval_env_kwargs,
-        "tensorboard": None,
         "started_from": None if source is None else str(source),
         "commits": [commit()],
     }
+    events = Events()
     try:
-        recorded["tensorboard"] = _tensorboard_folder(args, folder)
+        events = claim(folder, args.tensorboard_log)
+        recorded |= events.recorded()
         write_records(folder, config, recorded, args.argv)
         # A run that is killed in its first meta-iteration can go on as well.
         model.save(folder.checkpoint)
     except BaseException:
         # Without a checkpoint there is nothing to go on from.
-        for place in (folder.folder, recorded["tensorboard"]):
+        for place in (folder.folder, events.folder):
             if place is not None:
                 shutil.rmtree(place, ignore_errors=True)
         raise
@@ -113,12 +117,15 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
 
 def _go_on(args: argparse.Namespace, source: Path) -> int:
     from metarl.zoo.circumstances import commit
-    from metarl.zoo.console import format_steps, say
+    from metarl.zoo.console import format_steps, say, warn
+    from metarl.zoo.event_folders import events_of, settle
 
     folder = open_run(source)
     with locked(folder):
         config, recorded = _read_records(folder)
         _refuse_conflicts(args, folder, config, recorded)
+        history = folder.commands()
+        events = events_of(folder, recorded["tensorboard"], recorded["tensorboard_mark"], args.tensorboard_log)
         if not folder.checkpoint.is_file():
             raise CheckpointError(f"{folder.folder} has no checkpoint.safetensors: start a new run")
         _check_evaluations(folder, recorded["n_eval_tasks"])
@@ -130,11 +137,17 @@ def _go_on(args: argparse.Namespace, source: Path) -> int:
             return 0
         if "save_freq" in args.given:
             recorded["save_freq"] = args.save_freq
+        if events.earlier is not None:
+            warn(
+                f"TensorBoard's events of {folder.folder} go on in it: nothing says that {events.earlier} belongs to "
+                "this run and not to another one"
+            )
+        settle(folder, events)
         # The checkpoint holds all that the final model of a shorter run held.
         folder.final.unlink(missing_ok=True)
         commits = recorded["commits"]
-        recorded["commits"] = [*commits, *({commit()} - set(commits[-1:]))]
-        write_records(folder, {**config, "n_timesteps": total}, recorded, args.argv, folder.commands())
+        recorded |= {"commits": [*commits, *({commit()} - set(commits[-1:]))], **events.recorded()}
+        write_records(folder, {**config, "n_timesteps": total}, recorded, args.argv, history)
         return _train(args, folder, model, total, recorded, fresh=False)
 
 
@@ -148,8 +161,9 @@ def _read_records(folder: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     from metarl.zoo.algorithms import algorithm
     from metarl.zoo.config import check_hyperparameters
 
-    config, recorded = folder.config(), {"commits": [], **folder.args()}
-    types = {**RECORDED, "eval_env_kwargs": dict[str, Any], "tensorboard": str | None, "commits": list[str | None]}
+    config, recorded = folder.config(), {"commits": [], "tensorboard_mark": None, **folder.args()}
+    types = {**RECORDED, "eval_env_kwargs": dict[str, Any], "commits": list[str | None]}
+    types |= {"tensorboard": str | None, "tensorboard_mark": str | None}
     path = folder.records / "args.yml"
     try:
         cls = algorithm(folder.algo)
@@ -347,22 +361,6 @@ def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, record
     if model.num_timesteps > 0:  # the random initialisation is never trained
         commands[command_line(["train", *where, "-n", str(2 * model.num_timesteps)])] = "go on"
     show_commands(commands)
-
-
-def _tensorboard_folder(args: argparse.Namespace, folder: Run) -> str | None:
-    """Claim ``<tb>/<Env-v0>/<ALGO>_<k>`` for TensorBoard's events; None: they go into the run folder."""
-    if not args.tensorboard_log:
-        return None
-    parent = Path(args.tensorboard_log).resolve() / folder.env_id
-    number = folder.number
-    while True:
-        place = parent / f"{folder.algo.upper()}_{number}"
-        try:
-            place.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            continue
-        return str(place)
 
 
 def threads(args: argparse.Namespace) -> int | None:

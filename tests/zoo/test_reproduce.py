@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import signal
@@ -211,6 +212,7 @@ def test_finished_runs_are_left_alone(logs: Path, tmp_path: Path, capsys: pytest
     for record in (a, b):
         for name in ("command", "seconds", "commit"):
             del record[name]
+        record["files"].pop("results.md")  # it holds the command
     assert a == b
     out = capsys.readouterr().out
     assert "12 runs under" in out
@@ -358,6 +360,62 @@ def test_a_record_that_cannot_be_gone_on_with_stays_as_it_is(
     before = contents(tmp_path)
     assert message in refused(*SMOKE, "-f", str(tmp_path / "logs"), "-o", str(tmp_path))
     assert contents(tmp_path) == before
+
+
+FILES = ("results.md", "PointMass-v0_last.png", "AntVel-v0_best.png", "learning.png", "ablation_PointMass-v0_best.png")
+
+
+@pytest.fixture
+def one_run(logs: Path, tmp_path: Path) -> list[str]:
+    """The command of results of a single finished run, into tmp_path / "out", a folder that exists."""
+    shutil.copytree(logs / "random" / "PointMass-v0_1", tmp_path / "logs" / "random" / "PointMass-v0_1")
+    (tmp_path / "out").mkdir()
+    return [*SMOKE, "-f", str(tmp_path / "logs"), "-o", str(tmp_path / "out"), "--no-train"]
+
+
+def test_files_that_it_did_not_write_are_not_replaced(one_run: list[str], tmp_path: Path, refused: Refused) -> None:
+    output = tmp_path / "out"
+    (output / "notes.md").write_text("mine, and of no name that it uses")
+    for name in FILES:
+        (output / name).write_text("mine")
+        before = contents(tmp_path)
+        assert f"{output / name} exists already" in refused(*one_run, "--train")
+        assert contents(tmp_path) == before
+        (output / name).unlink()
+    (output / "results.md").write_text("mine")
+    (output / "record.json").write_text("{}")
+    assert "is no record of `metarl reproduce`" in refused(*one_run)
+    assert main([*one_run, "--overwrite"]) == 0
+    assert read(output)["format"] == "metarl-reproduction"
+    assert (output / "results.md").read_text().startswith("# first-order-rl")
+    assert (output / "notes.md").read_text().startswith("mine")
+
+
+def test_its_own_files_are_replaced_until_somebody_changes_them(
+    one_run: list[str], tmp_path: Path, refused: Refused
+) -> None:
+    output = tmp_path / "out"
+    assert main(one_run) == 0
+    record = read(output)
+    assert sorted(record["files"]) == sorted(path.name for path in output.iterdir() if path.name != "record.json")
+    # killed between the record and the files: each is what one of two records wrote
+    record["files"]["results.md"] = ["0" * 64, *record["files"]["results.md"]]
+    (output / "record.json").write_text(json.dumps(record))
+    assert main(one_run) == 0
+    assert len(read(output)["files"]["results.md"]) == 2
+    with open(output / "results.md", "a") as file:
+        file.write("My own conclusion.\n")
+    before = contents(output)
+    assert f"{output / 'results.md'} exists already" in refused(*one_run)
+    assert contents(output) == before
+
+
+def test_the_record_that_ships_knows_its_files() -> None:
+    folder = Path(__file__).parents[2] / "benchmarks" / "results" / "first_order_rl"
+    files = read(folder)["files"]
+    assert sorted(files) == sorted(path.name for path in folder.iterdir() if path.name != "record.json")
+    for name, sums in files.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() in sums, name
 
 
 KILLED = """

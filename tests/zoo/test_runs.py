@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,3 +135,29 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
         pass
     with runs.locked(run):
         pass
+
+
+def test_a_lock_that_is_a_link_empties_nothing(tmp_path: Path) -> None:
+    run, victim, missing = make(tmp_path), tmp_path / "thesis.txt", tmp_path / "missing"
+    victim.write_text("years of work")
+    for target in (victim, missing):
+        (run.folder / ".lock").symlink_to(target)
+        with pytest.raises(CheckpointError, match=r"cannot write .*\.lock: it is a link"), runs.locked(run):
+            pass
+        (run.folder / ".lock").unlink()
+    os.link(victim, run.folder / ".lock")  # nobody can tell such a file from others: it is left as it is
+    with runs.locked(run):
+        pass
+    assert victim.read_text() == "years of work"
+    assert not missing.exists()
+
+
+def test_a_lock_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    program = "import sys; from metarl.zoo import runs\nwith runs.locked(runs.open_run(sys.argv[1])): pass"
+    for make_it in (os.mkfifo, os.mkdir):
+        make_it(run.folder / ".lock")
+        words = [sys.executable, "-c", program, str(run.folder)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, env={**os.environ})
+        assert "CheckpointError: cannot write" in done.stderr
+        (run.folder / ".lock").unlink() if make_it is os.mkfifo else (run.folder / ".lock").rmdir()

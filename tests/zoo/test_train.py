@@ -21,6 +21,7 @@ from metarl.envs import family
 from metarl.envs.point_mass import PointMass
 from metarl.meta.report import Report
 from metarl.zoo.__main__ import main
+from metarl.zoo.event_folders import MARK
 
 from .conftest import TINY, Refused, contents
 
@@ -228,7 +229,7 @@ def test_a_log_folder_that_cannot_be_made(tmp_path: Path, refused: Refused) -> N
     assert str(tmp_path / "file") in refused(*TINY, "-f", tmp_path / "file")
 
 
-@pytest.mark.parametrize("size", [0, 1000], ids=["records", "checkpoint"])
+@pytest.mark.parametrize("size", [0, 1000], ids=["mark", "checkpoint"])
 def test_a_full_disk_before_the_first_checkpoint_leaves_no_run_behind(
     size: int, tmp_path: Path, refused: Refused
 ) -> None:
@@ -239,7 +240,7 @@ def test_a_full_disk_before_the_first_checkpoint_leaves_no_run_behind(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "cannot write" in line
-    assert ("checkpoint" if size else "config.yml") in line
+    assert ("checkpoint" if size else MARK) in line
     assert [*tmp_path.glob("logs/*/*"), *tmp_path.glob("tb/*/*")] == []
 
 

@@ -1,0 +1,113 @@
+"""Where a run's TensorBoard events go: into the run folder, or with ``-tb`` into a folder elsewhere, which has a mark.
+
+``args.yml`` of a run names the folder elsewhere, and so do its copies, and so may the ``args.yml`` of a stranger. The
+mark says whose the folder is: a run that goes on writes there only if it is that run, where it lay or moved. Any other
+goes on in its own run folder, with the events so far beside what it adds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metarl.checkpoint import write_bytes_atomic, write_text_atomic
+from metarl.errors import ConfigError, MetaRLError, shorten
+from metarl.untrusted import parse_json, read_bytes, read_text
+from metarl.zoo.runs import Run
+
+MARK = "metarl_run.json"
+"""The file of a folder elsewhere that says which run it belongs to."""
+
+
+class Events(NamedTuple):
+    """Where the events of a run go.
+
+    :param folder: the folder elsewhere; None for the run folder itself.
+    :param mark: what the run and that folder have in common.
+    :param earlier: the folder that holds the events so far, where they are to be copied from it.
+    """
+
+    folder: Path | None = None
+    mark: str | None = None
+    earlier: Path | None = None
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what args.yml says of it."""
+        return {"tensorboard": None if self.folder is None else str(self.folder), "tensorboard_mark": self.mark}
+
+
+def claim(run: Run, parent: str) -> Events:
+    """Make ``<parent>/<Env-v0>/<ALGO>_<k>`` for a run; without ``parent`` its events go into the run folder."""
+    if not parent:
+        return Events()
+    number = run.number
+    while True:
+        place = Path(parent).resolve() / run.env_id / f"{run.algo.upper()}_{number}"
+        try:
+            place.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        events = Events(place, secrets.token_hex(16))
+        try:
+            settle(run, events)
+        except BaseException:
+            place.rmdir()
+            raise
+        return events
+
+
+def events_of(run: Run, folder: str | None, mark: str | None, typed: str) -> Events:
+    """Return where the events of a run go on; nothing is written.
+
+    :param folder: what args.yml says of it.
+    :param mark: the same.
+    :param typed: the folder that was given with ``-tb``, empty if there was none.
+    :raises ConfigError: it contradicts the run.
+    """
+    place = None if folder is None else Path(folder)
+    named = Path(typed).resolve() / run.env_id if typed else None
+    if place is not None and place.is_dir():
+        if _owns(run, place, mark):
+            if named not in (None, place.parent):
+                raise ConfigError(f"-tb {shorten(typed, quote=False)} contradicts the run {run.folder}: it has {place}")
+            return Events(place, mark)
+        if place.parent == named and not os.path.lexists(place / MARK):
+            # A run of before there were marks, and a user who says that the folder is its own.
+            return Events(place, secrets.token_hex(16))
+    if typed:
+        raise ConfigError(
+            f"-tb {shorten(typed, quote=False)} contradicts the run {run.folder}: its events go on in "
+            + (
+                f"{run.folder}"
+                if place is None
+                else f"{run.folder}, since {shorten(place, quote=False)} is not its own"
+            )
+        )
+    return Events(earlier=place)
+
+
+def settle(run: Run, events: Events) -> None:
+    """Write the mark, and copy the events so far into the run folder, where that is due."""
+    if events.folder is not None:
+        write_text_atomic(
+            events.folder / MARK, json.dumps({"run": str(run.folder.resolve()), "mark": events.mark}) + "\n"
+        )
+    if events.earlier is not None and events.earlier.is_dir():
+        for path in sorted(events.earlier.glob("events.out.tfevents.*")):
+            write_bytes_atomic(run.folder / path.name, read_bytes(path))
+
+
+def _owns(run: Run, place: Path, mark: str | None) -> bool:
+    try:
+        found = parse_json(read_text(place / MARK), MARK)
+        if mark is None or found["mark"] != mark:
+            return False
+        home = Path(found["run"])
+    except (MetaRLError, KeyError, TypeError):
+        return False
+    # Something where the run lay is the run that this one was copied from; nothing there: it was moved.
+    return not os.path.lexists(home) or (home.exists() and home.samefile(run.folder))
