@@ -11,10 +11,6 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "metarl" / "version.py").r
 
 # No extra for Meta-World: its releases pin mujoco 3.3.0, which has not got the contact sensors that the Ants read.
 EXTRAS = {
-    "ray": ["ray>=2.9"],
-    "optuna": ["optuna>=3.6"],
-    "video": ["moviepy>=1.0.3"],
-    "carl": ["carl-bench>=1.1"],
     "dev": [
         "hypothesis>=6.100",
         "imageio>=2.14.1",  # gymnasium.make("Ant-v5") imports it

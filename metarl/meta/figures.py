@@ -14,6 +14,10 @@ from metarl.meta.published import Published
 
 if TYPE_CHECKING:
     from metarl.meta.report import Report
+    from metarl.meta.statistics import Bands
+
+BY_STEP = "inner steps"
+BY_ENV_STEP = "env steps of adaptation, per task"
 
 
 def adaptation_figure(
@@ -41,18 +45,15 @@ def adaptation_figure(
     by_step, by_env_step = axes[0], axes[1]
     for i, report in enumerate(reports):
         bands = report.bands(level)
-        steps = np.arange(report.n_inner_steps + 1)
-        for axis, x in ((by_step, steps), (by_env_step, report.env_steps)):
-            colour = (colours or {}).get(report.algo, f"C{i}")
-            axis.plot(x, bands.mean, marker="o", color=colour, label=report.label)
-            axis.fill_between(x, bands.low, bands.high, color=colour, alpha=0.2, linewidth=0)
+        for axis, x in ((by_step, np.arange(report.n_inner_steps + 1)), (by_env_step, report.env_steps)):
+            _curve(axis, x, bands, (colours or {}).get(report.algo, f"C{i}"), report.label)
     for i, entry in enumerate(published or ()):
         colour = (colours or {}).get(entry.method.lower(), f"C{len(reports) + i}")
         style: dict[str, Any] = {"color": colour, "linestyle": "--", "linewidth": 1.0, "marker": "x"}
         by_step.plot(np.arange(len(entry.returns)), entry.returns, label=f"{entry.method}, published", **style)
     by_step.xaxis.set_major_locator(MaxNLocator(integer=True))
-    by_step.set_xlabel("inner steps")
-    by_env_step.set_xlabel("env steps of adaptation, per task")
+    by_step.set_xlabel(BY_STEP)
+    by_env_step.set_xlabel(BY_ENV_STEP)
     by_step.set_ylabel(f"return ({level:.0%} intervals by task)")
     # Outside: bands may lie anywhere inside.
     figure.legend(*by_step.get_legend_handles_labels(), fontsize="small", loc="outside right center")
@@ -63,6 +64,36 @@ def adaptation_figure(
     envs = sorted({f"{report.env}, {report.split} tasks" for report in reports})
     figure.suptitle("; ".join(envs))
     return figure
+
+
+def adaptation_cards(report: Report, level: float = 0.95) -> dict[str, Figure]:
+    """Draw the return against inner steps and against env steps, each as a figure of its own for a TensorBoard card.
+
+    A card is about 400 pixels wide and shows a figure at its own size: so one panel, few ticks, large text.
+
+    :return: by what to add to the card's name.
+    """
+    bands = report.bands(level)
+    cards = {}
+    axes = {"": (np.arange(report.n_inner_steps + 1), BY_STEP), "_env_steps": (report.env_steps, BY_ENV_STEP)}
+    for name, (x, label) in axes.items():
+        cards[name] = figure = Figure(figsize=(4.0, 3.0), dpi=100, layout="constrained")
+        axis = figure.subplots()
+        _curve(axis, x, bands, "C0", report.label)
+        axis.set_title(f"{report.env}, {report.n_tasks} {report.split} tasks", fontsize=12)
+        axis.set_xlabel(label, fontsize=12)
+        axis.set_ylabel(f"return ({level:.0%})", fontsize=12)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        axis.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axis.tick_params(labelsize=12)
+        axis.grid(alpha=0.3)
+    return cards
+
+
+def _curve(axis: Any, x: np.ndarray, bands: Bands, colour: str, label: str) -> None:
+    """Draw one report's mean return with its band."""
+    axis.plot(x, bands.mean, marker="o", color=colour, label=label)
+    axis.fill_between(x, bands.low, bands.high, color=colour, alpha=0.2, linewidth=0)
 
 
 def _scatter(axis: Any, report: Report, name: str) -> None:

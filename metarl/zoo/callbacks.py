@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from metarl.checkpoint import read_npz, write_npz_atomic
 from metarl.errors import DivergedError
 from metarl.logging import flush, record_figure
+from metarl.meta.figures import adaptation_cards
 from metarl.zoo.console import Reporter, warn
 from metarl.zoo.interrupts import Interrupts
 from metarl.zoo.runs import Run
@@ -161,7 +162,8 @@ class Evaluation:
         logger.record("eval/adapt_gain", float(means[trained] - means[0]))
         for step, value in enumerate(means):
             logger.record(f"eval/return_after_{step}", float(value))
-        record_figure(logger, "eval/adaptation", report.figure())
+        for name, card in adaptation_cards(report).items():
+            record_figure(logger, f"eval/adaptation{name}", card)
         # A point of its own at this step, so that nothing waits in memory for an iteration that a kill may prevent.
         logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
         logger.dump(model.num_timesteps)

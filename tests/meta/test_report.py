@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from metarl import FOMAML, RandomInit
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
 from metarl.meta.comparison import compare, comparison_figure, comparison_table
+from metarl.meta.figures import adaptation_cards
 from metarl.meta.published import PUBLISHED, published_for
 from metarl.meta.report import Report
 from metarl.meta.statistics import bootstrap_interval, paired_interval
@@ -274,6 +277,25 @@ def test_figures(tmp_path: Path) -> None:
         report.figure(task_parameter="velocty")
     with pytest.raises(ConfigError, match="no reports"):
         comparison_figure([])
+
+
+def test_a_card_of_tensorboard_has_one_panel_and_large_text() -> None:
+    report = dataclasses.replace(make_report(), env="HalfCheetahVel-v0", env_steps=np.arange(4) * 1_234_500)
+    cards = adaptation_cards(report)
+    for figure, x in zip(cards.values(), (np.arange(4), report.env_steps), strict=True):
+        (axis,) = figure.axes
+        np.testing.assert_array_equal(axis.lines[0].get_xdata(), x)
+        np.testing.assert_allclose(axis.lines[0].get_ydata(), report.bands().mean)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        assert canvas.get_width_height() == (400, 300)
+        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+        assert len(sizes) > 8
+        assert min(sizes) >= 12
+        box = axis.get_tightbbox()
+        assert box.x0 >= 0
+        assert box.x1 <= 400
+    assert list(cards) == ["", "_env_steps"]
 
 
 def test_evaluations_of_two_algorithms_are_paired(tmp_path: Path) -> None:

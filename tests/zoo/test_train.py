@@ -126,7 +126,10 @@ def test_the_logs_agree(trained: Path) -> None:
         assert event.value == pytest.approx(float(row["meta/post_adapt_rew"]), rel=1e-6)
     evaluated = list(read_npz(trained / "evaluations.npz")["timesteps"])
     assert [event.step for event in events.Scalars("eval/mean_reward")] == evaluated
-    assert [event.step for event in events.Images("eval/adaptation")] == evaluated
+    for card in ("eval/adaptation", "eval/adaptation_env_steps"):
+        images = events.Images(card)
+        assert [event.step for event in images] == evaluated
+        assert {(image.width, image.height) for image in images} == {(400, 300)}
 
 
 @pytest.mark.parametrize("algo", sorted(metarl.ALGORITHMS))
