@@ -86,6 +86,8 @@ def adaptation_cards(report: Report, level: float = 0.95) -> dict[str, Figure]:
         axis.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axis.tick_params(labelsize=12)
+        for side in (axis.xaxis, axis.yaxis):
+            side.get_offset_text().set_fontsize(12)
         axis.grid(alpha=0.3)
     return cards
 
