@@ -25,6 +25,7 @@ from metarl.agents.policy import ACTIVATIONS, FunctionalPolicy, Params
 from metarl.checkpoint import load_checkpoint, save_checkpoint
 from metarl.envs.family import Family, family_ids, make_family
 from metarl.envs.oracle import Oracle as OracleView
+from metarl.envs.promises import broken_declaration
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError, shorten, unknown_name
 from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.outer import LARGEST_SEED, Outer, require_range
@@ -130,9 +131,9 @@ class MetaAlgorithm(ABC):
             inner.n_threads = n_threads
         if type(inner).spaces is not Family.spaces:
             raise ConfigError(f"{family.id} has tasks of different spaces: {type(self).__name__} takes equal ones")
-        if family.observation_space.dtype != np.float32:
-            space = " ".join(str(family.observation_space).split())
-            raise ConfigError(f"{family.id} observes {space}: a family observes float32")
+        fault = broken_declaration(family)
+        if fault is not None:
+            raise ConfigError(f"{family.id or type(family).__name__}: {fault} (metarl.envs.check_family says more)")
         return family
 
     # ------------------------------------------------------------------------------------------------------ parameters

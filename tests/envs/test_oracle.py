@@ -26,7 +26,7 @@ class Mixed(Family):
         return {"obs": obs}, obs.copy()
 
     def step(self, tasks, state, actions, rngs, active=None):
-        obs = state["obs"] + actions.astype(np.float32)
+        obs = state["obs"] + np.clip(actions, -1, 1).astype(np.float32)
         reward = obs.sum(-1) * tasks["speed"][:, None] + tasks["gear"][:, None]
         return Step({"obs": obs}, obs.copy(), reward, np.zeros(reward.shape, bool), {"reward_sum": reward})
 

@@ -415,7 +415,7 @@ class Doubles(Staircase):
 
 def test_families_that_observe_float64_are_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"Staircase-v0 observes Box\(.*float64\): a family observes float32"
+        ConfigError, match=r"Staircase-v0: observation_space Box\(.*float64\) is not a float32 Box"
     ) as error:
         FOMAML("MlpPolicy", Doubles())
     assert "\n" not in str(error.value)

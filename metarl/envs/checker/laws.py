@@ -1,0 +1,273 @@
+"""What only many steps show: where randomness comes from, what tells a task, and when an action counts."""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium import spaces
+
+from metarl.envs.checker.common import FamilyCheckError, family_name, number, unlike, where
+from metarl.envs.checker.probe import Moment, Probe, Rngs, clones, outcome, unmoved
+from metarl.envs.family import Family, State, Step, Tasks, n_tasks, take_tasks
+from metarl.errors import shorten
+
+STREAMS, COPIES = 8, 4
+"""How many streams, and copies of each, are compared: enough for chance to make no two events look like one."""
+TRIALS, LAGS = 9, 3
+"""How many times another action is tried, and for how many env steps it is followed."""
+
+
+# ------------------------------------------------------------------------------------------------------------- streams
+def check_streams(probe: Probe) -> None:
+    """Require that what is random comes from the generators, and for each copy by itself."""
+    tasks = take_tasks(probe.tasks, np.zeros(STREAMS, dtype=int))
+    rngs = probe.streams("streams", range(STREAMS))
+    state, obs = probe.reset(tasks, rngs, COPIES)
+    seen = _Randomness(probe, "reset starts")
+    seen.add(tasks, 0, {"obs": obs, **{f"state {shorten(name)}": value for name, value in state.items()}})
+    seen.conclude()
+    seen = _Randomness(probe, "step moves")
+    for time, action in enumerate(probe.actions(min(probe.n_steps, 20), 1), start=1):
+        equal = {name: np.broadcast_to(value[:1, :1], value.shape).copy() for name, value in state.items()}
+        actions = np.broadcast_to(action[None], (STREAMS, COPIES, *action.shape[1:])).copy()
+        step = probe.step(tasks, equal, actions, rngs, None, time)
+        seen.add(tasks, time, outcome(step))
+        if step.terminated[0, 0] or time >= probe.family.horizon:
+            break
+        state = step.state
+    seen.conclude()
+
+
+class _Randomness:
+    """Compares streams and copies that have all else in common."""
+
+    def __init__(self, probe: Probe, does: str) -> None:
+        self.probe, self.does = probe, does
+        self.by_stream = self.by_copy = ""
+
+    def add(self, tasks: Tasks, time: int, arrays: dict[str, np.ndarray]) -> None:
+        for name, value in arrays.items():
+            streams, copies = unlike(value, value[:1]), unlike(value, value[:, :1])
+            if streams.any() and not self.by_stream:
+                self.by_stream = self._words(tasks, time, name, value, streams)
+            if copies.any() and not self.by_copy:
+                self.by_copy = self._words(tasks, time, name, value, copies)
+
+    @staticmethod
+    def _words(tasks: Tasks, time: int, name: str, value: np.ndarray, differ: np.ndarray) -> str:
+        row, env = np.argwhere(differ)[0, :2].tolist()
+        one = value[0, env] if differ[:, 0].any() or row else value[row, 0]
+        return f"{where(time, tasks, 0)}: {name} {number(one)} and {number(value[row, env])}"
+
+    def conclude(self) -> None:
+        self.probe.require(
+            bool(self.by_stream) or not self.by_copy,
+            f"{self.does} copies differently though the generators make no difference, {self.by_copy}",
+        )
+        self.probe.require(
+            bool(self.by_copy) or not self.by_stream,
+            f"{self.does} all copies of a task alike though another stream makes a difference: each copy draws for "
+            f"itself, {self.by_stream}",
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------- leaks
+def check_hidden(probe: Probe) -> None:
+    """Require that observations do not tell tasks apart whose states are equal.
+
+    Every task is put into the same state again and again, one stream for all. What only stays in the state and differs
+    from the start is a note of the task, so it may differ; what is observed may not.
+    """
+    if probe.family.observes_task or probe.n == 1:
+        return
+    tasks, n = probe.tasks, probe.n
+    rngs = probe.streams(rows=[0] * n)
+    state, obs = probe.reset(tasks, rngs)
+    hint = "(set observes_task if it should)"
+    _require_one(probe, tasks, 0, obs, unlike(obs, obs[:1]), f"the first observation tells tasks apart {hint}")
+    notes = {name for name, value in state.items() if unlike(value, value[:1]).any()}
+    lows, highs = np.full((n, *obs.shape[2:]), np.inf), np.full((n, *obs.shape[2:]), -np.inf)
+    samples = 0
+    going = np.ones(obs.shape[1], dtype=bool)
+    for time, action in enumerate(probe.actions(min(probe.n_steps, 40)), start=1):
+        if not going.any() or time > probe.family.horizon:
+            break
+        same = {name: value if name in notes else np.repeat(value[:1], n, axis=0) for name, value in state.items()}
+        rngs = [clones(rngs[:1])[0] for _ in range(n)]
+        step = probe.step(tasks, same, np.repeat(action[None], n, axis=0), rngs, None, time)
+        equal = np.repeat(going[None], n, axis=0) & unmoved(rngs, [rngs[0]] * n)[:, None]
+        for name, value in step.state.items():
+            apart = unlike(value, same[name] if name in notes else value[:1])
+            equal &= ~apart.reshape(*apart.shape[:2], -1).any(-1)
+        told = unlike(step.obs, step.obs[:1]) & _wide(equal, step.obs)
+        for outcome_of in (step.reward, *step.info.values()):
+            # Who observes the last reward learns from it what everybody does.
+            told &= unlike(step.obs, _wide(outcome_of.astype(np.float32), step.obs))
+        _require_one(probe, tasks, time, step.obs, told, f"an observation tells tasks apart in equal states {hint}")
+        seen = step.obs[:, going]
+        lows, highs = np.minimum(lows, seen.min(1)), np.maximum(highs, seen.max(1))
+        samples += int(going.sum())
+        going &= ~step.terminated[0]
+        state = {name: value if name in notes else step.state[name] for name, value in same.items()}
+    # Where dynamics differ, states do too; what stands still through all of it is the task.
+    if samples >= 16:
+        still = (lows == highs).all(0) & unlike(lows, lows[:1]).any(0)
+        for place in np.argwhere(still)[:1].tolist():
+            row = int(np.argmax(unlike(lows[(slice(None), *place)], lows[(0, *place)])))
+            pair = f"{number(lows[(0, *place)])} for task 0, {number(lows[(row, *place)])} {where(1, tasks, row)}"
+            probe.refuse(f"entry {place} of observations tells tasks apart whatever happens {hint}: {pair}")
+
+
+def _require_one(probe: Probe, tasks: Tasks, time: int, obs: np.ndarray, told: np.ndarray, promise: str) -> None:
+    for row, env, *place in np.argwhere(told)[:1].tolist():
+        pair = f"{number(obs[(row, env, *place)])}, for task 0 it is {number(obs[(0, env, *place)])}"
+        probe.refuse(f"{promise}: entry {place} is {pair}, {where(time, tasks, row, env)}")
+
+
+def check_task_matters(family: Family, tasks: Tasks, lengths: tuple[int, ...], seed: int) -> None:
+    """Vary one parameter at a time (of a finite family: the whole task) and look for any difference.
+
+    :param lengths: env steps to try, one after another: a task may show only far from the start.
+    """
+    n = n_tasks(tasks)
+    base = take_tasks(tasks, np.zeros(n, dtype=int))
+    varied: dict[str, Tasks] = {"the task": tasks}
+    if family.finite_tasks() is None:
+        varied = {f"task parameter {shorten(name)}": {**base, name: tasks[name]} for name in tasks}
+    for what, batch in varied.items():
+        if not any(_matters(family, batch, length, seed) for length in lengths):
+            pair = " and ".join(shorten({name: batch[name][index].tolist() for name in batch}) for index in (0, n - 1))
+            message = f"{what} changes neither dynamics nor reward within {lengths[-1]} env steps: {pair}"
+            raise FamilyCheckError(f"{family_name(family)}: {message}")
+
+
+def _matters(family: Family, tasks: Tasks, n_steps: int, seed: int) -> bool:
+    probe = Probe(family, tasks, family.observation_space, family.action_space, 2 * COPIES, n_steps, seed)
+    rngs = probe.streams(rows=[0] * probe.n)
+    state, obs = probe.reset(tasks, rngs)
+    if not family.observes_task and unlike(obs, obs[:1]).any():
+        return True
+    going = np.ones(obs.shape[:2], dtype=bool)
+    plan = probe.actions(n_steps, purpose="matters")
+    # A copy goes far in one direction first.
+    plan[: n_steps // 2] = plan[n_steps // 2]
+    if isinstance(probe.action_space, spaces.Box):
+        ends = np.arange(COPIES)[:, None] >> np.arange(probe.action_space.shape[0]) % 2 & 1
+        plan[: n_steps // 2, :COPIES] = np.where(ends, probe.action_space.high, probe.action_space.low)
+    for time, action in enumerate(plan, start=1):
+        step = probe.step(tasks, state, np.repeat(action[None], probe.n, axis=0), rngs, going, time)
+        for name in ("reward", "terminated") if family.observes_task else ("reward", "terminated", "obs"):
+            value = getattr(step, name)
+            if (unlike(value, value[:1]) & _wide(going, value)).any():
+                return True
+        going = going & ~step.terminated
+        if not going.any():
+            return False
+        state = step.state
+    return False
+
+
+# -------------------------------------------------------------------------------------------------------------- timing
+def check_timing(probe: Probe) -> None:
+    """Require that observation and reward belong to the state after the step.
+
+    Two ways that differ in one action only are compared: what is computed from the state before the step answers an
+    action one env step later than the state does.
+    """
+    n_envs, horizon = max(probe.n_envs, COPIES), probe.family.horizon
+    if horizon < 2:
+        return
+    lags = min(LAGS, horizon)
+    wide = Probe(
+        probe.family, probe.tasks, probe.observation_space, probe.action_space, n_envs, probe.n_steps, probe.seed
+    )
+    answers = {name: _Answers() for name in ("state", "reward", "obs")}
+    others = wide.actions(TRIALS, purpose="other")
+    moments = wide.walk(wide.tasks, wide.streams("timing"), TRIALS * LAGS, "timing")
+    for now, moment in enumerate(moments):
+        if isinstance(moment, Moment) and now % LAGS == 0 and moment.time + lags - 1 <= horizon:
+            _follow(wide, moment, np.repeat(others[now // LAGS % TRIALS][None], wide.n, axis=0), lags, answers)
+    slowest = answers["state"].slowest
+    for name, what in (("reward", "the reward"), ("obs", "the observation")):
+        first = answers[name].quickest
+        # Sparse rewards answer to few actions, and prove nothing.
+        if first > slowest and answers[name].asked >= 16 and answers[name].share(first) >= 0.5:
+            late = f"it answers an action {first} env steps later, the state within {slowest}"
+            probe.refuse(f"{what} is of the state before the step: {late}, {answers[name].example}")
+
+
+class _Answers:
+    """How often each entry of something answered to an action, by the number of env steps after it."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._seen = np.zeros((LAGS, 0), dtype=int)
+        self.example = ""
+
+    def add(self, lag: int, apart: np.ndarray) -> None:
+        """Count the entries ``[way, entry]`` that differ."""
+        if not self._seen.size:
+            self._seen = np.zeros((LAGS, apart.shape[1]), dtype=int)
+        self.asked += len(apart) if lag == 0 else 0
+        self._seen[lag] += apart.sum(0)
+
+    @property
+    def _firsts(self) -> np.ndarray:
+        """The first lag at which each entry that ever answers does."""
+        answered = self._seen[:, self._seen.any(0)]
+        return np.asarray(np.argmax(answered > 0, axis=0))
+
+    @property
+    def quickest(self) -> int:
+        """The first lag at which any entry answers; 0 if none ever does."""
+        return int(min(self._firsts, default=0))
+
+    @property
+    def slowest(self) -> int:
+        """The lag after which every entry that ever answers has; all of them if none does."""
+        return int(max(self._firsts, default=LAGS))
+
+    def share(self, lag: int) -> float:
+        """Return which part of the actions was answered at ``lag``, by the entry that answers most."""
+        return float(self._seen[lag].max() / self.asked)
+
+
+def _follow(probe: Probe, moment: Moment, other: np.ndarray, lags: int, answers: dict[str, _Answers]) -> None:
+    """Step with another action, then both ways with the same ones; count what differs."""
+    ways: list[tuple[Step, Rngs]] = [(moment.step, clones(moment.after)), probe.again(moment, actions=other)]
+    apart = (moment.actions != other).reshape(*moment.active.shape, -1).any(-1)
+    going = moment.active & apart
+    for lag in range(lags):
+        (a, rngs_a), (b, rngs_b) = ways
+        going = going & unmoved(rngs_a, rngs_b)[:, None]
+        if not going.any():
+            return
+        differ = {
+            name: _flat(unlike(value, getattr(b, name))) for name, value in (("reward", a.reward), ("obs", a.obs))
+        }
+        differ["state"] = np.concatenate([_flat(unlike(value, b.state[name])) for name, value in a.state.items()], -1)
+        for name, part in differ.items():
+            answers[name].add(lag, part[going])
+            found = part.any(-1) & going
+            if name != "state" and found.any() and not answers[name].example:
+                row, env = np.argwhere(found)[0].tolist()
+                pair = f"{number(getattr(a, name)[row, env])} or {number(getattr(b, name)[row, env])}"
+                answers[name].example = f"{where(moment.time + lag, moment.tasks, row, env)}: {pair}"
+        going = going & ~(a.terminated | b.terminated)
+        if lag + 1 < lags:
+            ways = [_next(probe, moment, step, rngs, going, lag) for step, rngs in ways]
+
+
+def _next(probe: Probe, moment: Moment, step: Step, rngs: Rngs, going: np.ndarray, lag: int) -> tuple[Step, Rngs]:
+    rngs = clones(rngs)
+    state: State = {name: value.copy() for name, value in step.state.items()}
+    actions = np.roll(moment.actions, lag + 1, axis=1)
+    return probe.step(moment.tasks, state, actions, rngs, going, moment.time + lag + 1), rngs
+
+
+def _flat(value: np.ndarray) -> np.ndarray:
+    """Return an array as ``[task, env, entry]``."""
+    return value.reshape(*value.shape[:2], -1)
+
+
+def _wide(mask: np.ndarray, value: np.ndarray) -> np.ndarray:
+    return mask.reshape(mask.shape + (1,) * (value.ndim - 2))

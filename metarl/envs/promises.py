@@ -1,0 +1,119 @@
+"""The promises of a family: one list, for :func:`~metarl.envs.check.check_family` and for learning.
+
+``check_family`` looks for a breach of each. Learning relies on all of them, and refuses those that it can see without
+trying anything: the declarations when a meta-algorithm is made (:func:`broken_declaration`), numbers that are not
+finite in the env step that returns them. Whatever it refuses, ``check_family`` refuses first.
+
+**Declarations** (learning refuses these too)
+
+- ``task_space`` is a ``Dict`` of bounded ``Box`` and ``Discrete`` spaces; ``shifted_space`` is None or has the same
+  parameters.
+- ``observation_space`` is a float32 ``Box`` with at least one axis and one entry.
+- ``action_space`` is ``Discrete``, or a bounded ``Box`` of floats with one axis and at least one entry.
+- ``horizon`` is a whole number of env steps, 1 or more.
+- These, and ``spaces(task)``, stay as they are. ``spaces(task)`` are of the same kinds, and equal the family's own for
+  some training task. (Learning takes families whose tasks have equal spaces; the interface allows others.)
+
+**Tasks**
+
+- A batch of tasks is a dict of arrays ``[task, ...]`` in the dtypes of ``task_space``, and ``validate_tasks`` takes it.
+- ``sample_tasks(rng, n)`` draws ``n`` tasks from ``rng`` and nothing else, and not always the same.
+- The first tasks of a split do not change with ``n`` or from call to call. Validation and test tasks differ, shifted
+  ones lie outside the training range, and training draws hold none that are held out.
+- ``finite_tasks`` lists every task once.
+
+**Arrays**
+
+- ``reset`` returns ``(state, obs)``, ``step`` a ``Step``. State: numbers ``[task, env, ...]``, the same arrays always.
+  Observations: float32 ``[task, env, *observation]``. Reward: float64 ``[task, env]``. Terminated: bool. Info: numbers
+  ``[task, env]``.
+- Neither changes what it is given, nor what it returned before.
+
+**Numbers** (of copies that have not ended; learning refuses what is not finite, with the same words)
+
+- Observations are finite and in ``observation_space``; rewards are finite in float32, which is what learning stores.
+  That holds for every task that ``validate_tasks`` takes, at the edges of the task space too, at all times, and for the
+  last observation of an episode.
+- Entries of ``info`` whose names begin with ``reward`` are the terms of the reward and add up to it.
+- Actions outside a ``Box`` are clipped to it, as Stable-Baselines3 clips them before it steps an environment.
+
+**Dynamics**
+
+- A step is a function of tasks, state, actions and generators: a family keeps nothing from one call for the next.
+- Task ``i`` draws from ``rngs[i]`` only, and its numbers do not depend on the other tasks, nor on their order.
+- Copies do not depend on each other, nor on which of them are ``active``. What is random, is random for each copy.
+- Observation and reward belong to the state after the step: they respond to an action no later than the state does.
+- What is observed is part of the state, and does not tell the task, at reset or later, unless ``observes_task``: tasks
+  are told apart by what they do. Every task parameter changes dynamics or reward.
+- Where ``concurrent``, several threads may step the family at once. After ``close`` it can be used again.
+
+**Views**
+
+- :class:`~metarl.envs.batch.SingleEnv` gives the same numbers as the batch, and passes Stable-Baselines3's checker.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+
+from metarl.errors import shorten
+
+if TYPE_CHECKING:
+    from metarl.envs.family import Family
+
+
+def broken_declaration(family: Family) -> str | None:
+    """Return what is wrong with the attributes that every family sets, None if nothing is."""
+    for name in ("task_space", "observation_space", "action_space", "horizon"):
+        if not hasattr(family, name):
+            return f"{name} is not set: __init__ does that"
+    name, horizon = (getattr(family, attribute) for attribute in ("id", "horizon"))
+    if not isinstance(name, str):
+        return f"id={shorten(name)}: a str"
+    if not isinstance(horizon, int | np.integer) or isinstance(horizon, bool):
+        return f"horizon={shorten(horizon)}: an int"
+    if horizon < 1:
+        return f"horizon={horizon}: at least 1 env step"
+    fault = _broken_task_space("task_space", family.task_space)
+    if fault is None and family.shifted_space is not None:
+        fault = _broken_task_space("shifted_space", family.shifted_space)
+        if fault is None and _parameters(family.shifted_space) != _parameters(family.task_space):
+            return "shifted_space and task_space have different parameters"
+    return fault or broken_spaces(family.observation_space, family.action_space)
+
+
+def broken_spaces(observation_space: Any, action_space: Any) -> str | None:
+    """Return why policies or Stable-Baselines3 would not take a pair of spaces, None if they do."""
+    seen, taken = (shorten(space, quote=False) for space in (observation_space, action_space))
+    if not isinstance(observation_space, spaces.Box) or observation_space.dtype != np.float32:
+        return f"observation_space {seen} is not a float32 Box"
+    if observation_space.shape == ():
+        return f"observation_space {seen} is a scalar: give it shape (1,)"
+    if 0 in observation_space.shape:
+        return f"observation_space {seen} has no entries"
+    if isinstance(action_space, spaces.Discrete):
+        return None
+    if not isinstance(action_space, spaces.Box) or action_space.dtype is None or action_space.dtype.kind != "f":
+        return f"action_space {taken} is not a Box of floats or Discrete"
+    if len(action_space.shape) != 1 or action_space.shape == (0,):
+        return f"action_space {taken} is not a Box of one axis: give it shape ({max(1, np.prod(action_space.shape))},)"
+    if not action_space.is_bounded():
+        return f"action_space {taken} is not bounded: Stable-Baselines3 takes finite bounds"
+    return None
+
+
+def _broken_task_space(name: str, space: Any) -> str | None:
+    parts = space.spaces if isinstance(space, spaces.Dict) else {}
+    sound = len(parts) > 0 and all(
+        isinstance(part, spaces.Discrete) or (isinstance(part, spaces.Box) and part.is_bounded())
+        for part in parts.values()
+    )
+    return None if sound else f"{name} {shorten(space, quote=False)} is not a Dict of bounded Box and Discrete spaces"
+
+
+def _parameters(space: spaces.Dict) -> dict[str, Any]:
+    """Return the kind and shape of every task parameter."""
+    return {name: (type(part), part.shape) for name, part in space.spaces.items()}
