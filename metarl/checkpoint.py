@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import struct
 import time
@@ -27,14 +28,17 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from metarl.errors import CheckpointError, shorten
+from metarl.errors import CheckpointError, MetaRLError, shorten
+from metarl.untrusted import parse_json, read_bytes
 
 FORMAT = "metarl-checkpoint"
 VERSION = 1
 """Raised whenever a reader of the version before could misread a file."""
 
-MAX_HEADER = 32 * 2**20
+MAX_HEADER = 4 * 2**20
 """Bytes of header, document included, that are read; a longer one is a damaged or hostile file."""
+MAX_ARRAYS = 2**28
+"""Bytes of all arrays of an ``.npz``, unpacked."""
 
 _METADATA_KEY = "metarl"
 _STALE_AFTER = 3600.0
@@ -55,14 +59,15 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, torch.Tensor], docum
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     try:
         text = _dump_json(dict(document))
-    except (TypeError, ValueError) as error:
+        plain_document = parse_json(text, "it")  # so that nothing is written that is not read
+    except (TypeError, ValueError, RecursionError, MetaRLError) as error:
         raise CheckpointError(f"cannot write {path}: the document is not JSON: {error}") from error
     header = {
         "format": FORMAT,
         "version": VERSION,
         "sha256": _digest(plain, text),
         "tensors": list(plain),
-        "document": json.loads(text),
+        "document": plain_document,
     }
     data = safetensors.torch.save(plain, metadata={_METADATA_KEY: _dump_json(header)})
     if struct.unpack("<Q", data[:8])[0] > MAX_HEADER:
@@ -77,7 +82,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     :raises CheckpointError: a file that is missing, truncated, damaged, foreign or of another format version.
     """
     path = Path(path)
-    data = _read(path)
+    data = read_bytes(path)
     header = _parse_header(path, data)
     if header.get("version") != VERSION:
         found = header.get("version")
@@ -109,14 +114,16 @@ def _parse_header(path: Path, data: bytes) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a metarl checkpoint")
     if length > len(data) - 8:
         _refuse(path, f"its header of {length} bytes does not fit into {len(data)}")
+    damaged = f"{path} is truncated or damaged: its header"
     try:
-        outer = json.loads(data[8 : 8 + length].decode("utf-8"), parse_constant=_refuse_constant)
-        metadata = outer.get("__metadata__")
-        if not isinstance(metadata, dict) or _METADATA_KEY not in metadata:
-            raise CheckpointError(f"{path} is a safetensors file of another program, not a metarl checkpoint")
-        header = json.loads(metadata[_METADATA_KEY], parse_constant=_refuse_constant)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged: its header is not JSON") from error
+        text = data[8 : 8 + length].decode("utf-8")
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{damaged} is not JSON") from None
+    outer = parse_json(text, damaged)
+    metadata = outer.get("__metadata__")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get(_METADATA_KEY), str):
+        raise CheckpointError(f"{path} is a safetensors file of another program, not a metarl checkpoint")
+    header = parse_json(metadata[_METADATA_KEY], damaged)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file of another program, not a metarl checkpoint")
     return header
@@ -160,23 +167,42 @@ def write_npz_atomic(path: str | Path, **arrays: Any) -> None:
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """Read an ``.npz`` of plain arrays.
+    """Read an ``.npz`` of plain arrays: numbers, truth values or text.
 
-    :raises CheckpointError: a file that is missing, truncated, damaged, or holds Python objects.
+    :raises CheckpointError: a file that is missing, truncated, damaged, holds Python objects, or unpacks to more than
+        :data:`MAX_ARRAYS`.
     """
     path = Path(path)
-    data = _read(path)
+    data = read_bytes(path, MAX_ARRAYS)
     try:
-        loaded = np.load(io.BytesIO(data), allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
+        if data.startswith(np.lib.format.MAGIC_PREFIX):
             raise ValueError("a single array")
-        arrays = {name: loaded[name] for name in loaded.files}
-        for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):  # NumPy hands out a foreign zip's other members as bytes
-                raise ValueError(f"{name} is no array")
-        return arrays
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            if len({member.filename for member in members}) < len(members):
+                raise ValueError("a name is given twice")
+            # What a member says of its size is what is unpacked of it, at most.
+            if sum(member.file_size for member in members) > MAX_ARRAYS:
+                raise ValueError(f"it unpacks to more than {MAX_ARRAYS:,} bytes")
+            return {member.filename.removesuffix(".npy"): _read_array(archive.read(member)) for member in members}
     except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged files; each means the same here
         raise CheckpointError(f"{path} is no .npz of plain arrays, or is damaged: {_one_line(error)}") from error
+
+
+def _read_array(data: bytes) -> np.ndarray:
+    """Return the array of a ``.npy`` file, none of whose sizes is believed."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"arrays of version {version}")
+    shape, _, dtype = readers[version](file)
+    if dtype.kind not in "biufU" or dtype.itemsize == 0:
+        raise ValueError(f"an array of {shorten(dtype, quote=False)}")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"shape {shorten(shape)} of {shorten(dtype, quote=False)} is not that of {len(data)} bytes")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
@@ -222,26 +248,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no such file: {path}") from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-
-
 def _dump_json(value: Any) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return shorten(str(error) or type(error).__name__, quote=False, limit=300)
 
 
 def _refuse(path: Path, why: str) -> NoReturn:
     raise CheckpointError(f"{path} is truncated or damaged: {why}")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

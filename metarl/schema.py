@@ -59,7 +59,11 @@ def read_as(cls: type[T], document: Any, source: str, error: type[MetaRLError] =
         raise error(f"{source} is damaged: {reason}") from None
 
 
-def _read_fields(cls: type[T], document: Any) -> T:
+def _read_fields(cls: type[T], document: Any, place: str = "") -> T:
+    """Read the fields of a dataclass.
+
+    :param place: what stands before their names in messages.
+    """
     if not isinstance(document, Mapping) or not all(isinstance(key, str) for key in document):
         raise ConfigError(f"{shorten(document)} is no mapping from names to values")
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -69,7 +73,7 @@ def _read_fields(cls: type[T], document: Any) -> T:
     rest: dict[str, Any] = {}
     for name, value in document.items():
         if name in fields and not (takes_rest and name == "rest"):
-            values[name] = convert(name, value, hints[name])
+            values[name] = convert(place + name, value, hints[name])
         elif takes_rest:
             rest[name] = value
         else:
@@ -79,7 +83,7 @@ def _read_fields(cls: type[T], document: Any) -> T:
     for name, field in fields.items():
         optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         if name not in values and not optional:
-            raise ConfigError(f"{name} is missing")
+            raise ConfigError(f"{place}{name} is missing")
     return cls(**values)
 
 
@@ -94,8 +98,31 @@ def convert(name: str, value: Any, hint: Any) -> Any:
     """
     converted = _convert(value, hint)
     if converted is _MISMATCH:
-        raise ConfigError(f"{name}={shorten(value)} is of the wrong type: {name} takes {describe_hint(hint)}")
+        raise _find_fault(name, value, hint)
     return converted
+
+
+def _find_fault(name: str, value: Any, hint: Any) -> MetaRLError:
+    """Return the error for the innermost part of a value that is not as its hint says."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in arguments if option is not type(None)]
+        if len(options) == 1 and isinstance(value, list | tuple | Mapping):
+            return _find_fault(name, value, options[0])
+    elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        try:
+            _read_fields(typing.cast("type[Any]", hint), value, f"{name}.")
+        except MetaRLError as error:
+            return error
+    elif origin in (list, tuple, Sequence) and isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            if _convert(item, arguments[0]) is _MISMATCH:
+                return _find_fault(f"{name}[{i}]", item, arguments[0])
+    elif origin in (dict, Mapping) and isinstance(value, Mapping):
+        for key, item in value.items():
+            if isinstance(key, str) and _convert(item, arguments[1]) is _MISMATCH:
+                return _find_fault(f"{name}.{shorten(key, quote=False)}", item, arguments[1])
+    return ConfigError(f"{name}={shorten(value)} is of the wrong type: {name} takes {describe_hint(hint)}")
 
 
 _MISMATCH = object()
@@ -184,3 +211,26 @@ def describe_hint(hint: Any) -> str:
         dict: "a mapping", list: "a list", tuple: "a list",
     }  # fmt: skip
     return words.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def constructor_hints(cls: type) -> dict[str, Any]:
+    """Return what a constructor takes, with the type hints.
+
+    Where it passes ``**kwargs`` on, what the classes that it inherits from take counts as well.
+    """
+    hints: dict[str, Any] = {}
+    for part in cls.__mro__:
+        init = part.__dict__.get("__init__")
+        if init is None:
+            continue
+        try:
+            annotations = typing.get_type_hints(init, include_extras=True)
+        except NameError:  # somebody's class whose hints are for type checkers only
+            annotations = {}
+        parameters = inspect.signature(init).parameters.values()
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name != "self":
+                hints.setdefault(parameter.name, annotations.get(parameter.name, Any))
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return hints

@@ -37,6 +37,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
 }
 POLICIES: dict[str, type[ActorCriticPolicy]] = {"MlpPolicy": ActorCriticPolicy}
+LARGEST_NETWORK = 10**8
+"""Weights of one network of a policy, at most."""
+LARGEST_DEPTH = 100
+"""Its hidden layers, at most."""
 _SET_HERE = ("observation_space", "action_space", "lr_schedule")
 _EMPTY = {
     "features_extractor_kwargs": "MlpPolicy has no features extractor",
@@ -85,6 +89,25 @@ def sb3_policy_kwargs(policy_kwargs: Mapping[str, Any] | None) -> dict[str, Any]
 
 def _is_widths(value: Any) -> bool:
     return isinstance(value, list) and all(type(width) is int and width > 0 for width in value)
+
+
+def require_network_size(net_arch: Any, observation_space: spaces.Space[Any]) -> None:
+    """Raise :class:`ConfigError` for a network of more than :data:`LARGEST_NETWORK` weights or so.
+
+    PyTorch would ask for the memory, and the system end the process.
+
+    :param net_arch: as SB3 takes it; what is no list of widths is left to SB3.
+    """
+    for part in net_arch.values() if isinstance(net_arch, Mapping) else [net_arch]:
+        if not _is_widths(part):
+            continue
+        widths = [spaces.utils.flatdim(observation_space), *part]
+        size = sum(before * after for before, after in zip(widths, part, strict=False))
+        if size > LARGEST_NETWORK or len(part) > LARGEST_DEPTH:
+            raise ConfigError(
+                f"net_arch={shorten(net_arch)} is a network of {len(part):,} layers and {size:,} weights: "
+                f"{LARGEST_DEPTH} and {LARGEST_NETWORK:,} are the most"
+            )
 
 
 @dataclass(frozen=True)
@@ -152,6 +175,7 @@ class FunctionalPolicy:
         self.observation_space = observation_space
         self.action_space = action_space
         self.policy_kwargs = sb3_policy_kwargs(policy_kwargs)
+        require_network_size(self.policy_kwargs.get("net_arch"), observation_space)
         module = self.build(seed=0)
         extractor = module.mlp_extractor
         self.actor = Tower.of(extractor.policy_net, "mlp_extractor.policy_net", "action_net")

@@ -66,7 +66,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from metarl.agents.learner import Watcher
 from metarl.agents.parallel import single_threaded_torch
-from metarl.agents.policy import ACTIVATIONS, Params
+from metarl.agents.policy import ACTIVATIONS, Params, require_network_size
 from metarl.agents.sb3_arguments import check_together, check_values
 from metarl.agents.sb3_reuse import (
     ReusableSB3,
@@ -119,6 +119,38 @@ def check_names(algorithm: str, names: Iterable[Any]) -> None:
             raise ConfigError(f"{name} is set by the learner: it cannot be given")
         if name not in known:
             raise unknown_name(f"argument of {cls.__name__}:", name, known)
+
+
+def check_stock(
+    cls: type[BaseAlgorithm],
+    policy: str,
+    arguments: Mapping[str, Any],
+    normalize: Mapping[str, Any] | None = None,
+    n_envs: int = 1,
+) -> None:
+    """Raise for the first argument of a stock algorithm, its policy or ``VecNormalize`` that is unknown or not allowed.
+
+    :param arguments: of the algorithm, ``policy_kwargs`` among them; their names are known.
+    :param normalize: arguments of ``VecNormalize``; None: nothing is normalised.
+    :raises UnknownNameError: a policy, a keyword or a network of such a name is not there.
+    :raises ConfigError: a value that an argument may not have.
+    """
+    check_values(cls.__init__, arguments)
+    if policy not in list(cls.policy_aliases):
+        raise unknown_name(f"policy of {cls.__name__}", policy, cls.policy_aliases)
+    init = cls.policy_aliases[policy].__init__
+    policy_kwargs = arguments["policy_kwargs"] or {}
+    check_arguments(init, policy_kwargs, "policy keyword", own=SPACES)
+    check_values(init, policy_kwargs, "policy_kwargs.")
+    arch = policy_kwargs.get("net_arch")
+    parts = ("pi", "vf" if issubclass(cls, OnPolicyAlgorithm) else "qf")
+    for part in arch if isinstance(arch, Mapping) else ():
+        if part not in parts:  # SB3 would leave it out and say nothing
+            raise unknown_name(f"network of {cls.__name__} in net_arch", part, parts)
+    check_together(cls, arguments, n_envs)
+    if normalize is not None:
+        check_arguments(VecNormalize.__init__, normalize, "argument of VecNormalize:", own=OF_NORMALIZE)
+        check_values(VecNormalize.__init__, normalize, "normalize.")
 
 
 def learning_seed(seed: np.random.SeedSequence) -> int:
@@ -200,11 +232,18 @@ class SB3Learner:
         self._class = ALGORITHMS[algorithm]
         _require_actions(algorithm, self.family)
         check_names(algorithm, kwargs)
-        check_values(self._class.__init__, {**kwargs, "policy_kwargs": policy_kwargs})
         check_values(SB3Learner.__init__, {"n_envs": n_envs, "normalize": normalize})
-        check_together(self._class, {**kwargs, "policy_kwargs": policy_kwargs}, n_envs)
-        if policy not in list(self._class.policy_aliases):
-            raise unknown_name(f"policy of {self._class.__name__}", policy, self._class.policy_aliases)
+        self.normalize = None if normalize is False else {} if normalize is True else dict(normalize)
+        """Arguments of ``VecNormalize``; None where nothing is normalised."""
+        check_stock(self._class, policy, {**kwargs, "policy_kwargs": policy_kwargs}, self.normalize, n_envs)
+        if self.normalize is not None and "gamma" in kwargs:
+            self.normalize.setdefault("gamma", kwargs["gamma"])
+        policy_kwargs = dict(policy_kwargs or {})
+        require_network_size(policy_kwargs.get("net_arch"), self.family.observation_space)
+        if isinstance(activation := policy_kwargs.get("activation_fn"), str):
+            if activation not in ACTIVATIONS:
+                raise unknown_name("activation function", activation, ACTIVATIONS)
+            policy_kwargs["activation_fn"] = ACTIVATIONS[activation]
         if isinstance(kwargs.get("train_freq"), (list, tuple)):
             kwargs["train_freq"] = tuple(kwargs["train_freq"])
             if n_envs > 1 and "episode" in kwargs["train_freq"]:
@@ -212,41 +251,12 @@ class SB3Learner:
                     f"train_freq={shorten(kwargs['train_freq'])} counts episodes: n_envs={n_envs} is not 1"
                 )
         self.n_envs = n_envs
-        self.kwargs = {**kwargs, "policy_kwargs": self._policy_kwargs(policy_kwargs or {})}
+        self.kwargs = {**kwargs, "policy_kwargs": policy_kwargs}
         """Arguments of the algorithm, beside policy, environment and seed."""
-        self.normalize = self._normalize_kwargs(normalize)
-        """Arguments of ``VecNormalize``; None where nothing is normalised."""
         self._learning = self._reusable()
         self._queries: dict[int, ReusableSB3] = {}
         self.parameters = tuple(self._learning.parameters)
         """Names of what optimisers move: what paths and gradients consist of."""
-
-    def _policy_kwargs(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        kwargs = dict(given)
-        init = self._class.policy_aliases[self.policy].__init__
-        check_arguments(init, kwargs, "policy keyword", own=SPACES)
-        check_values(init, kwargs, "policy_kwargs.")
-        arch = kwargs.get("net_arch")
-        parts = ("pi", "vf" if issubclass(self._class, OnPolicyAlgorithm) else "qf")
-        for part in arch if isinstance(arch, Mapping) else ():
-            if part not in parts:  # SB3 would leave it out and say nothing
-                raise unknown_name(f"network of {self._class.__name__} in net_arch", part, parts)
-        activation = kwargs.get("activation_fn")
-        if isinstance(activation, str):
-            if activation not in ACTIVATIONS:
-                raise unknown_name("activation function", activation, ACTIVATIONS)
-            kwargs["activation_fn"] = ACTIVATIONS[activation]
-        return kwargs
-
-    def _normalize_kwargs(self, normalize: bool | Mapping[str, Any]) -> dict[str, Any] | None:
-        if normalize is False:
-            return None
-        kwargs = {} if normalize is True else dict(normalize)
-        check_arguments(VecNormalize.__init__, kwargs, "argument of VecNormalize:", own=OF_NORMALIZE)
-        check_values(VecNormalize.__init__, kwargs, "normalize.")
-        if "gamma" in self.kwargs:
-            kwargs.setdefault("gamma", self.kwargs["gamma"])
-        return kwargs
 
     def build(self, env: VecEnv, seed: int = 0, **overrides: Any) -> BaseAlgorithm:
         """Return a stock algorithm with the learner's hyperparameters, where SB3's constructor leaves it.

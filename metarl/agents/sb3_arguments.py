@@ -34,6 +34,7 @@ def _subclass(base: type) -> Allowed:
 
 
 COUNT = Allowed("an integer of at least 1", lambda v: type(v) is int and v >= 1)
+COPIES = Allowed("an integer from 1 to 10,000", lambda v: type(v) is int and 1 <= v <= 10**4)
 COUNT_OR_ZERO = Allowed("an integer of at least 0", lambda v: type(v) is int and v >= 0)
 COUNT_OR_OFF = Allowed("an integer of at least 1, or -1", lambda v: type(v) is int and (v >= 1 or v == -1))
 NUMBER = Allowed("a finite number", lambda v: is_number(v) and math.isfinite(v))
@@ -63,7 +64,7 @@ def _is_learnt_coefficient(value: Any) -> bool:
 
 
 ALLOWED: dict[str, Allowed] = {
-    **dict.fromkeys(("n_envs", "n_steps", "batch_size", "n_epochs", "buffer_size", "stats_window_size"), COUNT),
+    **dict.fromkeys(("n_steps", "batch_size", "n_epochs", "buffer_size", "stats_window_size"), COUNT),
     **dict.fromkeys(("policy_delay", "target_update_interval"), COUNT),
     **dict.fromkeys(("n_critic_updates", "sub_sampling_factor", "cg_max_steps", "line_search_max_iter"), COUNT),
     **dict.fromkeys(("learning_starts", "top_quantiles_to_drop_per_net"), COUNT_OR_ZERO),
@@ -89,7 +90,7 @@ ALLOWED: dict[str, Allowed] = {
     # of policies
     **dict.fromkeys(("ortho_init", "full_std", "use_expln", "squash_output", "normalize_images"), SWITCH),
     **dict.fromkeys(("share_features_extractor", "batch_norm"), SWITCH),
-    **dict.fromkeys(("n_critics", "n_quantiles"), COUNT),
+    **dict.fromkeys(("n_envs", "n_critics", "n_quantiles"), COPIES),
     **dict.fromkeys(("log_std_init", "clip_mean"), NUMBER),
     **dict.fromkeys(("optimizer_kwargs", "features_extractor_kwargs"), MAPPING),
     "batch_norm_momentum": FRACTION,

@@ -77,6 +77,20 @@ def read_initialisation(algorithm: BaseAlgorithm) -> Params:
     return result
 
 
+def name_initialisation(algorithm: BaseAlgorithm, policy: Params, variables: Params) -> Params:
+    """Return what SB3 saves of an algorithm as :func:`read_initialisation` names it.
+
+    :param policy: the policy's ``state_dict()``; target networks are left out.
+    :param variables: tensors that belong to no module; those that are not learnt are hyperparameters, and left out.
+    """
+    buffers = {name for name, _ in algorithm.policy.named_buffers()}
+    result = {n: tensor for n, tensor in variables.items() if n in named_parameters(algorithm)}
+    for name, tensor in policy.items():
+        if not _of_target(name):
+            result[f"{_BUFFERS}{name}" if name in buffers else name] = tensor
+    return result
+
+
 def load_initialisation(algorithm: BaseAlgorithm, params: Params) -> None:
     """Copy parameters and statistics into any SB3 algorithm; target networks become copies of the online ones.
 

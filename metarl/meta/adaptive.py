@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 RATE_RULES: dict[str, float | None] = {"constant": None, "half_after_first": 0.5, "hundredth_after_first": 0.01}
 """Test rates after the first step, as parts of the first training rate; None: the training rates go on."""
 
+LARGEST_BATCH = 10**9
+"""Env steps of all tasks of a batch together, at most: more fit no memory."""
+
 
 class AdaptiveAlgorithm(MetaAlgorithm):
     """Base of the meta-wrappers around a learner.
@@ -83,7 +86,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         **kwargs: Any,
     ) -> None:
         require_learner(learner, learner_kwargs)
-        require_range("n_inner_steps", n_inner_steps, 0, integer=True)
+        require_range("n_inner_steps", n_inner_steps, 0, 10**5, integer=True)
         require_range("n_episodes", n_episodes, 1, integer=True)
         if n_transitions is not None:
             require_range("n_transitions", n_transitions, 1, integer=True)
@@ -131,6 +134,12 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         return [float(rate) for rate in rates]
 
     def _setup_model(self, seed: int) -> Params:
+        size = self.meta_batch_size * self.batch_steps
+        if size > LARGEST_BATCH:
+            raise ConfigError(
+                f"meta_batch_size={self.meta_batch_size:,} with {self.batch_steps:,} env steps a task is a batch of "
+                f"{size:,} env steps: {LARGEST_BATCH:,} are the most"
+            )
         names = ("gamma", "gae_lambda", "normalize_advantage", "surrogate")
         for name in names:
             if name in self.learner_kwargs:

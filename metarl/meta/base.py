@@ -30,6 +30,7 @@ from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteEr
 from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.outer import LARGEST_SEED, Outer, require_range
 from metarl.meta.progress import ProgressBar
+from metarl.meta.saved import NOT_SAVED, convert_arguments, read_saved, require_finite_tensors
 from metarl.streams import stream
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class MetaAlgorithm(ABC):
         device: str = "auto",
         verbose: int = 0,
     ) -> None:
-        require_range("meta_batch_size", meta_batch_size, 1, integer=True)
+        require_range("meta_batch_size", meta_batch_size, 1, 10**6, integer=True)
         if n_threads is not None:
             require_range("n_threads", n_threads, 1, integer=True)
         if seed is not None:
@@ -313,8 +314,7 @@ class MetaAlgorithm(ABC):
 
     def arguments(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON values, from which :meth:`load` builds the same algorithm."""
-        skip = {"policy", "env", "tensorboard_log", "verbose", "device", "n_threads"}
-        return {name: getattr(self, name) for name in self.argument_names() if name not in skip}
+        return {name: getattr(self, name) for name in self.argument_names() if name not in NOT_SAVED}
 
     @classmethod
     def argument_names(cls) -> list[str]:
@@ -372,34 +372,28 @@ class MetaAlgorithm(ABC):
         if not path.is_file():
             path = with_suffix(path)
         tensors, document = load_checkpoint(path)
-        known = algorithms()
-        try:
-            name, arguments = document["algorithm"], {**document["arguments"], **overrides}
-            target, policy = env if env is not None else document["env"], document["policy"]
-            counters = int(document["num_timesteps"]), int(document["n_iterations"])
-        except (KeyError, TypeError, ValueError):
-            raise CheckpointError(f"{path} holds no meta-learnt initialisation") from None
-        if not isinstance(name, str) or name not in known or not issubclass(known[name], cls):
+        saved = read_saved(document, path)
+        known, name = algorithms(), saved.algorithm
+        target = saved.env if env is None else env
+        if name not in known or not issubclass(known[name], cls):
             raise CheckpointError(f"{path} was saved by {shorten(name)}, not by {cls.name!r}: load it with metarl.load")
-        if env is not None:
-            arguments["env_kwargs"] = None
-        elif target not in family_ids() or not document.get("env_by_name", True):
-            if target in family_ids():
-                raise CheckpointError(
-                    f"{path} was learnt on {shorten(target)}, which was given as an object: pass env="
-                )
+        if env is None and (saved.env not in family_ids() or not saved.env_by_name):
+            if saved.env in family_ids():
+                raise CheckpointError(f"{path} was learnt on {saved.env!r}, which was given as an object: pass env=")
             how = "import the module that registers it (metarl --gym-packages MODULE), or pass env="
-            raise CheckpointError(f"{path} was learnt on {shorten(target)}, which is not registered: {how}")
+            raise CheckpointError(f"{path} was learnt on {shorten(saved.env)}, which is not registered: {how}")
         taken = known[name].argument_names()
         try:
-            for argument in arguments:
+            arguments = convert_arguments(known[name], name, saved.arguments, taken)
+            for argument in overrides:
                 if argument not in taken:
-                    raise unknown_name(f"argument of {shorten(name)}:", argument, taken)
-            model = known[name](policy, target, **arguments)
+                    raise unknown_name(f"argument of {name!r}:", argument, taken)
+            arguments |= overrides | ({} if env is None else {"env_kwargs": None})
+            model = known[name](arguments.pop("policy", saved.policy), target, **arguments)
         except MetaRLError as error:
             raise type(error)(f"{path}: {error}") from None
         assert isinstance(model, cls)
-        model._restore(path, tensors, counters)
+        model._restore(path, tensors, (saved.num_timesteps, saved.n_iterations))
         return model
 
     def _restore(self, path: Path, tensors: Mapping[str, torch.Tensor], counters: tuple[int, int]) -> None:
@@ -410,6 +404,7 @@ class MetaAlgorithm(ABC):
             wrong = sorted(name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name))[0]
             size = "is missing" if wrong not in shapes else f"has shape {list(shapes[wrong][1:])}, {shapes[wrong][0]}"
             raise CheckpointError(f"{path} does not fit the policy: tensor {shorten(wrong)} {size}")
+        require_finite_tensors(tensors, str(path))
         self.params = {name: params[name] for name in self.params}
         self.num_timesteps, self.n_iterations = counters
         if self._outer is not None:

@@ -46,26 +46,25 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from metarl.agents.distributions import MIN_LOG_STD
-from metarl.agents.policy import ACTIVATIONS, Params
+from metarl.agents.policy import ACTIVATIONS, Params, require_network_size
 from metarl.agents.sb3 import ALGORITHMS
-from metarl.agents.sb3_reuse import STATISTICS, load_initialisation, read_initialisation
+from metarl.agents.sb3_reuse import STATISTICS, load_initialisation, name_initialisation, read_initialisation
 from metarl.checkpoint import write_bytes_atomic, write_text_atomic
 from metarl.envs.family import Family, check_arguments, make_family
 from metarl.envs.vec_env import FamilyVecEnv
-from metarl.errors import CheckpointError, ConfigError, shorten
+from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 from metarl.meta.export_settings import KINDS, OPTIMIZERS, Settings, choose
+from metarl.meta.saved import require_finite_tensors
+from metarl.meta.sidecar import FORMAT, VERSION, read_export, read_moments, read_settings, read_tensors
 from metarl.meta.value_fit import ValueFit, fit_value
 from metarl.streams import stream
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
 
-FORMAT = "metarl-sb3-export"
-VERSION = 1
 SPACES = ("observation_space", "action_space")
 MOMENTS = (f"{STATISTICS}obs_", f"{STATISTICS}return_")
 """Begin the names of the statistics of ``VecNormalize``."""
@@ -356,49 +355,40 @@ def load_sb3(path: str | Path, env: AnyEnv | None = None, kind: str | None = Non
     :param env: an environment of equal spaces; None takes the family that the export names. It is wrapped in
         ``VecNormalize`` where the learner normalised.
     :param kind: refuse any other kind of model. SB3 itself loads a PPO zip into A2C without complaint.
-    :raises CheckpointError: a file that is missing, damaged or not ours, or a zip that is not the sidecar's.
+    :raises CheckpointError: a file that is missing, damaged or not ours, a zip that is not the sidecar's, or parameters
+        that are NaN.
     :raises ConfigError: another kind than asked for, or spaces that are not equal.
     """
     path, sidecar, _ = export_files(path)
-    try:
-        data = path.read_bytes()
-        document = json.loads(sidecar.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no such file: {error.filename}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {sidecar}: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:
-        raise CheckpointError(f"{sidecar} is not the sidecar of a metarl export of format {VERSION}")
-    if document.get("sha256") != hashlib.sha256(data).hexdigest():
-        raise CheckpointError(f"{path} is not the file that {sidecar.name} describes: its SHA-256 differs")
-    found = document.get("algo")
+    data, card, document = read_export(path, sidecar)
+    found = card.algo
     if found not in ALGORITHMS or (kind is not None and kind != found):
         known = kind or "one of " + ", ".join(ALGORITHMS)
-        raise ConfigError(f"{path} is a {found} model: it cannot be loaded as {known}")
+        raise ConfigError(f"{path} is a {shorten(found, quote=False)} model: it cannot be loaded as {known}")
+    settings, moments = read_settings(card, str(sidecar)), read_moments(card, str(sidecar))
+    parameters, variables = read_tensors(data, str(path))
+    if env is None:
+        family = make_family(card.source.env, **card.source.env_kwargs)
+        env = FamilyVecEnv(family, family.sample_tasks(stream(card.source.seed, "export/env"), 1), n_envs=1)
+    require_equal_spaces(env, document)
+    require_network_size(settings.arguments["policy_kwargs"].get("net_arch"), env.observation_space)
     try:
-        kwargs = dict(document["policy_kwargs"])
-        for key, table in (("activation_fn", ACTIVATIONS), ("optimizer_class", OPTIMIZERS)):
-            if key in kwargs:
-                kwargs[key] = table[kwargs[key]]
-        arguments = {**document["hyperparameters"], "policy_kwargs": kwargs, "device": "cpu"}
-        check_arguments(ALGORITHMS[found].__init__, arguments, f"argument of {found}:")
-        normalize = document.get("vec_normalize")
-        settings = Settings(found, document["policy"], arguments, normalize and normalize["arguments"])
-        statistics = normalize["statistics"] if normalize else {}
-        moments = {name: torch.tensor(value, dtype=torch.float64) for name, value in statistics.items()}
-        if env is None:
-            source = document["source"]
-            family = make_family(source["env"], **source["env_kwargs"])
-            env = FamilyVecEnv(family, family.sample_tasks(stream(source["seed"], "export/env"), 1), n_envs=1)
-        require_equal_spaces(env, document)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{sidecar} is damaged: {' '.join(str(error).split())}") from None
-    model = _build(settings, env)
-    model.set_parameters(io.BytesIO(data), device="cpu")  # type: ignore[arg-type]  # SB3 reads files too
-    # What SB3's set_parameters() leaves out: learnt tensors that belong to no module.
-    _, _, variables = load_from_zip_file(io.BytesIO(data), device="cpu", load_data=False)
-    own = {name: tensor.detach() for name, tensor in (variables or {}).items()}
-    load_initialisation(model, {**read_initialisation(model), **own, **moments})
+        model = _build(settings, env)
+    except MetaRLError:
+        raise
+    except Exception as error:  # of any kind: what SB3 does not check fails wherever it is used
+        reason = shorten(str(error) or type(error).__name__, quote=False, limit=200)
+        raise CheckpointError(f"{sidecar} is damaged: {settings.kind}: {reason}") from None
+    own = name_initialisation(model, parameters, variables) | moments
+    expected = {name: tensor.dtype for name, tensor in read_initialisation(model).items()}
+    for name, tensor in own.items():
+        if tensor.dtype != expected.get(name, tensor.dtype):
+            raise CheckpointError(f"{path} is damaged: tensor {shorten(name)} is {tensor.dtype}, not {expected[name]}")
+    require_finite_tensors(own, str(path))
+    try:
+        load_initialisation(model, own)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} does not fit its sidecar: {error}") from None
     return model
 
 

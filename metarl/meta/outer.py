@@ -186,12 +186,19 @@ class Adam(SGD):
             # The checkpoint is another optimiser's: this one starts afresh.
             self._count, self._moments = 0, {}
             return
-        count = int(state["count"]) if "count" in state and state["count"].numel() == 1 else -1
-        expected = {f"{kind}/{name}": tensor for name, tensor in params.items() for kind in ("first", "second")}
         moments = {name: tensor for name, tensor in state.items() if name != "count"}
+        number = state.get("count", torch.tensor(-1))
+        whole = number.numel() == 1 and number.dtype == torch.int64
+        count = int(number) if whole and 0 <= int(number) <= LARGEST else -1
+        expected = {f"{kind}/{name}": tensor for name, tensor in params.items() for kind in ("first", "second")}
         names = set(expected) if count > 0 else set()
-        if count < 0 or set(moments) != names or any(t.shape != expected[n].shape for n, t in moments.items()):
+        fits = set(moments) == names and all(
+            (t.dtype, t.shape) == (expected[n].dtype, expected[n].shape) for n, t in moments.items()
+        )
+        if count < 0 or not fits:
             raise CheckpointError("the state of Adam does not fit the parameters")
+        if any(bool((t < 0.0).any()) for n, t in moments.items() if n.startswith("second/")):
+            raise CheckpointError("the state of Adam has negative squares")
         self._count, self._moments = count, moments
 
 

@@ -451,10 +451,11 @@ def _typed(parser: Parser, argv: list[str]) -> frozenset[str]:
 
 def _hyperparameters() -> set[str]:
     """Return the names that ``-params`` takes; this imports the algorithms."""
+    from metarl.schema import constructor_hints
     from metarl.zoo.algorithms import algorithm
-    from metarl.zoo.config import RESERVED, constructor_hyperparameters
+    from metarl.zoo.config import RESERVED
 
-    return constructor_hyperparameters(algorithm("fomaml")).keys() - RESERVED.keys()
+    return constructor_hints(algorithm("fomaml")).keys() - RESERVED.keys()
 
 
 def _refuse_unknown(word: str, command: str, parser: Parser) -> NoReturn:

@@ -5,14 +5,12 @@ Nothing is ever evaluated: values are YAML scalars, lists and mappings, read by 
 
 from __future__ import annotations
 
-import inspect
-import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from metarl.errors import ConfigError, shorten, unknown_name
-from metarl.schema import convert
+from metarl.schema import constructor_hints, convert
 from metarl.untrusted import MAX_YAML, parse_yaml, read_text
 
 HYPERPARAMS = Path(__file__).parent / "hyperparams"
@@ -124,26 +122,6 @@ def load_hyperparameters(algo: str, env_id: str, conf_file: str | None = None) -
     return dict(entry)
 
 
-def constructor_hyperparameters(algorithm: type) -> dict[str, Any]:
-    """Return the hyperparameters an algorithm's constructor takes, with their type hints.
-
-    Where a constructor passes ``**kwargs`` on, those of its base classes count as well.
-    """
-    hints: dict[str, Any] = {}
-    for cls in algorithm.__mro__:
-        init = cls.__dict__.get("__init__")
-        if init is None:
-            continue
-        annotations = typing.get_type_hints(init)
-        parameters = inspect.signature(init).parameters.values()
-        for parameter in parameters:
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name != "self":
-                hints.setdefault(parameter.name, annotations.get(parameter.name, Any))
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            break
-    return hints
-
-
 def check_hyperparameters(config: Mapping[str, Any], algorithm: type) -> dict[str, Any]:
     """Return ``config`` with each value in its declared type.
 
@@ -154,7 +132,7 @@ def check_hyperparameters(config: Mapping[str, Any], algorithm: type) -> dict[st
     """
     from metarl.meta.outer import require_range
 
-    hints = constructor_hyperparameters(algorithm)
+    hints = constructor_hints(algorithm)
     known = {name: hint for name, hint in hints.items() if name not in RESERVED}
     known |= {"n_timesteps": int, "env_kwargs": dict[str, Any] | None, "policy": str}
     result: dict[str, Any] = {}

@@ -549,7 +549,7 @@ def test_no_folders_are_left_behind(tmp_path):
         (Lane(), "ppo", {"normalize": {"clip": 1.0}}, "unknown argument of VecNormalize: 'clip'"),
         (Lane(), "ppo", {"normalize": {"norm_obs_keys": ["a"]}}, "argument of VecNormalize: 'norm_obs_keys'"),
         (Lane(), "ppo", {"batch_size": 1}, "PPO: `batch_size` must be greater than 1"),
-        (Lane(), "ppo", {"n_envs": 0}, "n_envs=0 is not an integer of at least 1"),
+        (Lane(), "ppo", {"n_envs": 0}, "n_envs=0 is not an integer from 1 to 10,000"),
         (Staircase(discrete=True, start=1), "ppo", {}, "starts at 1"),
     ],
 )
@@ -560,13 +560,14 @@ def test_bad_arguments_are_one_line(family, name, kwargs, message):
 
 
 INTEGER = "an integer of at least 1"
+COPIES = "an integer from 1 to 10,000"
 NUMBER = "a number of at least 0"
 FRACTION = "a number in [0, 1]"
 SWITCH = "true or false"
 BAD_VALUES: list[tuple[str, str, Any, str]] = [
-    ("ppo", "n_envs", "2", INTEGER),
-    ("ppo", "n_envs", 2.5, INTEGER),
-    ("ppo", "n_envs", True, INTEGER),
+    ("ppo", "n_envs", "2", COPIES),
+    ("ppo", "n_envs", 2.5, COPIES),
+    ("ppo", "n_envs", True, COPIES),
     ("ppo", "n_steps", -4, INTEGER),
     ("ppo", "n_epochs", 0, INTEGER),
     ("ppo", "n_epochs", -1, INTEGER),
@@ -655,9 +656,9 @@ def test_bad_values_of_normalize_are_one_line(normalize, message):
         ("crossq", "batch_norm", "yes", SWITCH),
         ("ppo", "log_std_init", "x", "a finite number"),
         ("ppo", "ortho_init", 1, SWITCH),
-        ("sac", "n_critics", 0, INTEGER),
+        ("sac", "n_critics", 0, COPIES),
         ("sac", "clip_mean", "x", "a finite number"),
-        ("tqc", "n_quantiles", 2.5, INTEGER),
+        ("tqc", "n_quantiles", 2.5, COPIES),
         ("ppo", "optimizer_kwargs", 3, "a mapping or None"),
     ],
 )
