@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from metarl.agents.distributions import Distribution
-from metarl.agents.policy import FunctionalPolicy, Params, Tower, linear, outer, tanh_slope
+from metarl.agents.policy import FunctionalPolicy, Params, Tower, tanh_slope
+from metarl.agents.products import add_product_, linear, outer, product
 
 HeadLoss = Callable[[Distribution, torch.Tensor | None], torch.Tensor]
 """The losses ``[task]``, given the distribution and the critic's values ``[task, n]`` (None without a critic)."""
@@ -146,7 +147,7 @@ class _TowerPass:
         """
         self._errors, self._curls = [error], []
         for index in range(len(self._slopes) - 1, -1, -1):
-            back = self._errors[0] @ self._params[f"{self._names[index + 1]}.weight"]
+            back = product(self._errors[0], self._params[f"{self._names[index + 1]}.weight"])
             bend = self._bends[index]
             self._curls.insert(0, None if bend is None else back * bend)
             self._errors.insert(0, back.mul_(self._slopes[index]))
@@ -165,7 +166,7 @@ class _TowerPass:
             out = linear(self._inputs[index], vector[f"{name}.weight"], vector[f"{name}.bias"])
             moved = inputs[index]
             if moved is not None:
-                out.baddbmm_(moved, self._params[f"{name}.weight"].mT)
+                add_product_(out, moved, self._params[f"{name}.weight"].mT)
             outputs.append(out)
             if index < len(self._slopes):
                 # Without curvature the output's change is not needed again.
@@ -190,8 +191,8 @@ class _TowerPass:
             result[f"{name}.weight"] = weight
             result[f"{name}.bias"] = error.sum(-2)
             if index:
-                error = error @ self._params[f"{name}.weight"]
-                error.baddbmm_(self._errors[index], vector[f"{name}.weight"])
+                error = product(error, self._params[f"{name}.weight"])
+                add_product_(error, self._errors[index], vector[f"{name}.weight"])
                 error.mul_(self._slopes[index - 1])
                 curl = self._curls[index - 1]
                 if curl is not None:

@@ -22,6 +22,7 @@ from torch import nn
 
 from metarl.agents.distributions import Categorical, Distribution, Gaussian
 from metarl.agents.parallel import single_threaded_torch
+from metarl.agents.products import fewest_rows, linear, outer, product
 from metarl.envs.family import check_arguments
 from metarl.errors import ConfigError, shorten, unknown_name
 
@@ -192,6 +193,8 @@ class FunctionalPolicy:
         """The tensors, in SB3's order."""
         self.width = max(shape[0] for name, shape in shapes.items() if name.endswith(".weight"))
         """Units of the widest layer; it sets how many tasks fit a chunk."""
+        self.min_rows = fewest_rows([shapes[f"{name}.weight"].numel() for name in self.linear_names])
+        """Fewest observations of a task for which the actor computes the same bits as among more."""
 
     def build(self, seed: int) -> ActorCriticPolicy:
         """Return a fresh stock policy, initialised as SB3 does it from ``seed``; global generators are left alone."""
@@ -250,21 +253,6 @@ class FunctionalPolicy:
         return array
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Return ``x Wᵀ + b`` for ``[n, in]`` with one ``W``, or ``[task, n, in]`` with a stack of them."""
-    if weight.ndim == 3:
-        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
-    return nn.functional.linear(x, weight, bias)
-
-
-def outer(error: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Return ``Σ_n error xᵀ``, ``[…, out, in]``: the gradient of a linear layer's weight.
-
-    BLAS is several times faster when the smaller of the two sides comes first.
-    """
-    return (x.mT @ error).mT if x.shape[-1] < error.shape[-1] else error.mT @ x
-
-
 def tanh_slope(y: torch.Tensor) -> torch.Tensor:
     """Return ``1 − y²`` in one pass."""
     return torch.addcmul(y.new_ones(()), y, y, value=-1.0)
@@ -298,7 +286,7 @@ class Linearization:
         for index, name in enumerate(self._names):
             change = linear(self._inputs[index], tangents[f"{name}.weight"], tangents[f"{name}.bias"])
             if dx is not None:
-                change = change.add_(dx.mul_(self._slopes[index - 1]) @ self._params[f"{name}.weight"].mT)
+                change = change.add_(product(dx.mul_(self._slopes[index - 1]), self._params[f"{name}.weight"].mT))
             dx = change
         assert dx is not None
         return (dx, tangents["log_std"]) if "log_std" in self._params else (dx,)
@@ -315,7 +303,7 @@ class Linearization:
             result[f"{name}.weight"] = outer(dx, self._inputs[index])
             result[f"{name}.bias"] = dx.sum(-2)
             if index:
-                dx = (dx @ self._params[f"{name}.weight"]) * self._slopes[index - 1]
+                dx = product(dx, self._params[f"{name}.weight"]) * self._slopes[index - 1]
         return {
             name: result[name] if name in result else torch.zeros_like(tensor) for name, tensor in self._params.items()
         }

@@ -25,9 +25,6 @@ from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
 N_BLOCKS = 2
 """Blocks of tasks that are collected side by side where a family gains from it: while one block waits for its policy,
 the other's physics runs. A fixed number, so that nothing depends on the number of threads."""
-MIN_ROWS = 4
-"""Fewest copies of a task that the policy is evaluated for: below it, matrix products take another path and round
-differently, and a copy's numbers would depend on how many others go on."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +89,9 @@ def collect(
     parallel: Parallel | None = None,
 ) -> Episodes:
     """Run whole episodes of every task with its own parameters.
+
+    What a task collects does not depend on the others, bit for bit, for any number of copies and any size of actions;
+    layers that are no multiple of 4 units wide, or narrower than 12, may round otherwise beside other tasks.
 
     :param params: stacked tensors, ``[task, …]``.
     :param tasks: tasks of equal spaces.
@@ -209,7 +209,7 @@ def _collect_block(
     for i in range(1, n):
         noise[:, i] = draw_noise(policy.action_space, action_rngs[i], (horizon, n_envs))
     active = np.ones((n, n_envs), dtype=bool)
-    rows, kept = np.arange(n)[:, None], None
+    rows, kept, min_rows = np.arange(n)[:, None], None, policy.min_rows
     for t in range(horizon):
         if obs.dtype != np.float32:
             raise ConfigError(f"{family.id} observes {obs.dtype}, not float32: metarl.envs.check_family says more")
@@ -235,8 +235,8 @@ def _collect_block(
             left = int(active.sum(1).max())
             if left == 0:
                 return t + 1
-            if max(left, MIN_ROWS) <= 0.75 * seen.shape[1]:
-                kept = np.argsort(~active, axis=1, kind="stable")[:, : max(left, MIN_ROWS)]
+            if max(left, min_rows) <= 0.75 * seen.shape[1]:
+                kept = np.argsort(~active, axis=1, kind="stable")[:, : max(left, min_rows)]
     out.final_obs[active] = obs[active]
     return int(horizon)
 

@@ -1,0 +1,73 @@
+"""Matrix products of stacks of tasks, in which a row's numbers do not depend on what else is in the batch.
+
+BLAS chooses its path by the sizes of a product, and on some of them it rounds by where in memory a task lies. Those are
+avoided here: a product has :data:`MIN_ROWS` rows at least (zeros are added and cut off again), and a single output of a
+single task is computed twice over, as in a stack. What a stack of usual size computes is the same bits as without this.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+MIN_ROWS = 4
+"""Fewest rows of a product: with fewer, BLAS rounds by the alignment of a task's tensors."""
+SMALL_PRODUCT = 400
+"""Fewer multiplications than these in one task's product, and torch does not leave a stack to BLAS: then it rounds
+otherwise, and a row's numbers depend on how many others there are."""
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Return ``x Wᵀ + b`` for ``[n, in]`` with one ``W``, or ``[task, n, in]`` with a stack of them."""
+    if weight.ndim == 2:
+        return nn.functional.linear(x, weight, bias)
+    return product(x, weight.mT, bias.unsqueeze(1))
+
+
+def product(x: torch.Tensor, right: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+    """Return ``x R``, or ``added + x R``.
+
+    :param x: ``[task, n, in]``, or without the task axis.
+    :param right: ``[task, in, out]``, or without the task axis.
+    :param added: ``[task, n, out]`` or ``[task, 1, out]``, only for stacks.
+    """
+    if right.ndim == 2:
+        return x @ right
+    n_tasks, n = x.shape[:2]
+    if n < MIN_ROWS:
+        x, added = _padded(x), added if added is None or added.shape[1] == 1 else _padded(added)
+    if n_tasks == right.shape[2] == 1:
+        x, right, added = _twice(x), _twice(right), None if added is None else _twice(added)
+    result = x @ right if added is None else torch.baddbmm(added, x, right)
+    return result[:n_tasks, :n]
+
+
+def add_product_(out: torch.Tensor, x: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Add ``x R`` of stacks to ``out``, in place; the shapes are those of :func:`product`."""
+    if x.shape[1] < MIN_ROWS or x.shape[0] == right.shape[2] == 1:
+        return out.copy_(product(x, right, out))
+    return out.baddbmm_(x, right)
+
+
+def outer(error: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return ``Σ_n error xᵀ``, ``[…, out, in]``: the gradient of a linear layer's weight.
+
+    BLAS is several times faster when the smaller of the two sides comes first.
+    """
+    return (x.mT @ error).mT if x.shape[-1] < error.shape[-1] else error.mT @ x
+
+
+def fewest_rows(sizes: list[int]) -> int:
+    """Return how many rows there have to be for one to have the same bits as among more.
+
+    :param sizes: entries of one task's matrices that rows are multiplied with, one after the other.
+    """
+    return max(MIN_ROWS, *(-(-SMALL_PRODUCT // size) for size in sizes))
+
+
+def _padded(x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.pad(x, (0, 0, 0, MIN_ROWS - x.shape[1]))
+
+
+def _twice(x: torch.Tensor) -> torch.Tensor:
+    return x.expand(2, *x.shape[1:])
