@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,12 +12,13 @@ import numpy as np
 from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.policy import Params
 from metarl.envs.family import Family, Tasks
-from metarl.errors import ConfigError, shorten, unknown_name
+from metarl.errors import ConfigError, DivergedError, shorten, unknown_name
 from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.base import MetaAlgorithm, versions
 from metarl.meta.evaluation import evaluation_tasks
 from metarl.meta.learners import Loop, default_rate, make_loop, require_learner
 from metarl.meta.loops import Amount, FunctionalLoop, Learnt, Streams
+from metarl.meta.objective import norm
 from metarl.meta.outer import LARGEST_SEED, Outer, make_outer, require_range
 from metarl.meta.progress import Progress, Timer
 from metarl.streams import stream
@@ -29,6 +31,25 @@ RATE_RULES: dict[str, float | None] = {"constant": None, "half_after_first": 0.5
 
 LARGEST_BATCH = 10**9
 """Env steps of all tasks of a batch together, at most: more fit no memory."""
+LARGEST_GROWTH = 10.0
+"""The factor by which a meta-iteration may lengthen the parameters; fresh ones have a norm of about 10."""
+LARGEST_ENTRY = 100.0
+"""The root mean square entry beyond which they may not grow at all; fresh ones have one of about 0.1."""
+
+
+def require_sound(before: Params, after: Params) -> None:
+    """Raise where a meta-iteration made the parameters explode, long before they are no numbers.
+
+    :raises DivergedError: the norm of ``after`` is more than :data:`LARGEST_GROWTH` times that of ``before`` (or 1), or
+        grew although its entries are beyond :data:`LARGEST_ENTRY` already.
+    """
+    old, new = norm(before), norm(after)
+    beyond = LARGEST_ENTRY * math.sqrt(sum(tensor.numel() for tensor in after.values()))
+    if not new <= min(LARGEST_GROWTH * max(old, 1.0), max(old, beyond)):  # a NaN is none of these either
+        raise DivergedError(
+            f"the norm of the parameters went from {old:.4g} to {new:.4g}: training diverges; take a smaller "
+            "learning_rate in outer_kwargs, or a smaller inner_lr"
+        )
 
 
 class AdaptiveAlgorithm(MetaAlgorithm):
@@ -193,7 +214,12 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         return self.family.sample_tasks(stream(self.seed, "tasks", self.n_iterations), self.meta_batch_size)
 
     def _move(self, theta: Params) -> None:
-        """Replace tensors of the initialisation."""
+        """Replace tensors of the initialisation.
+
+        :raises DivergedError: their norm exploded.
+        """
+        old = self.policy_params
+        require_sound(old, {name: theta.get(name, tensor) for name, tensor in old.items()})
         self.params = {**self.params, **{self._group(name): tensor for name, tensor in theta.items()}}
 
     def _statistics(self, parts: Sequence[Learnt], timer: Timer) -> dict[str, float]:

@@ -207,6 +207,7 @@ class MetaAlgorithm(ABC):
         :param reset_num_timesteps: count env steps from 0; random streams go on in either case.
         :param progress_bar: show a bar with rate and time left.
         :raises NonFiniteError: a NaN or infinity; names task and meta-iteration; ``params`` are those before it.
+        :raises DivergedError: the norm of the parameters exploded; likewise.
         """
         require_range("total_timesteps", total_timesteps, 1, integer=True)
         require_range("log_interval", log_interval, 1, integer=True)
@@ -246,7 +247,7 @@ class MetaAlgorithm(ABC):
             stats = self.train()
         except NonFiniteError as error:
             # Counted as progress lines count it: the one that was going on.
-            raise NonFiniteError(f"meta-iteration {self.n_iterations + 1}: {error}") from None
+            raise type(error)(f"meta-iteration {self.n_iterations + 1}: {error}") from None
         self.n_iterations += 1
         return stats
 

@@ -106,10 +106,16 @@ class MAML(AdaptiveAlgorithm):
         keep = self.learner == "vpg" or not self.first_order
         amount = self._amount(None, None)
         learnt = self.loop.learn(self.theta, self._sample_tasks(), rates, streams, amount, timer, query=True, keep=keep)
-        with timer("outer"):
-            objective = self._objective(learnt, rates)
-            result = self.outer_optimizer.step(objective, self.policy_params, self._current_progress_remaining)
-        self._move({**result.params, **learnt.statistics})
+        state = self.outer_optimizer.state()
+        try:
+            with timer("outer"):
+                objective = self._objective(learnt, rates)
+                result = self.outer_optimizer.step(objective, self.policy_params, self._current_progress_remaining)
+            self._move({**result.params, **learnt.statistics})
+        except BaseException:
+            # A meta-iteration is done as a whole or not at all.
+            self.outer_optimizer.load_state(state, self.policy_params)
+            raise
         self.num_timesteps += learnt.n_steps
         return {**self._statistics([learnt], timer), **result.stats}
 
