@@ -11,15 +11,19 @@ the old one. Whatever happens before the rename leaves the old file as it was.
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import hashlib
 import io
 import json
 import math
 import os
+import secrets
+import stat
 import struct
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,12 +50,15 @@ _STALE_AFTER = 3600.0
 
 
 # ----------------------------------------------------------------------------------------------------------- checkpoint
-def save_checkpoint(path: str | Path, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any], within: Path | None = None
+) -> None:
     """Write a checkpoint, replacing ``path`` in one step.
 
     :param path: the file; its folder is made if need be.
     :param tensors: named tensors of any shape, dtype and device; views and non-contiguous ones are copied.
     :param document: anything strict JSON holds: no NaN or infinity. Tuples come back as lists.
+    :param within: see :func:`write_all_atomic`.
     :raises CheckpointError: a document that is not JSON, or a file that cannot be written (a full disk, no permission);
         the previous file is then whole.
     """
@@ -72,7 +79,7 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, torch.Tensor], docum
     data = safetensors.torch.save(plain, metadata={_METADATA_KEY: _dump_json(header)})
     if struct.unpack("<Q", data[:8])[0] > MAX_HEADER:
         raise CheckpointError(f"cannot write {path}: the document exceeds {MAX_HEADER // 2**20} MiB")
-    write_bytes_atomic(path, data)
+    write_bytes_atomic(path, data, within)
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -141,15 +148,24 @@ def _digest(tensors: Mapping[str, torch.Tensor], document: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- other files
-def write_text_atomic(path: str | Path, text: str) -> None:
-    """Write UTF-8 text, replacing ``path`` in one step; raises as :func:`write_bytes_atomic`."""
-    write_bytes_atomic(path, text.encode("utf-8"))
+def write_text_atomic(path: str | Path, text: str, within: Path | None = None) -> None:
+    """Write UTF-8 text, replacing ``path`` in one step; see :func:`write_all_atomic`."""
+    write_bytes_atomic(path, text.encode("utf-8"), within)
 
 
 def write_npz_atomic(path: str | Path, **arrays: Any) -> None:
     """Write named arrays as an uncompressed ``.npz``, replacing ``path`` in one step.
 
     :raises CheckpointError: an array of Python objects (NumPy would pickle it), or a file that cannot be written.
+    """
+    write_bytes_atomic(path, npz_bytes(path, arrays))
+
+
+def npz_bytes(path: str | Path, arrays: Mapping[str, Any]) -> bytes:
+    """Return named arrays as the content of an uncompressed ``.npz``.
+
+    :param path: what it is for, for the error message.
+    :raises CheckpointError: an array of Python objects: NumPy would pickle it.
     """
     plain = {name: np.asarray(value) for name, value in arrays.items()}
     for name, array in plain.items():
@@ -163,7 +179,7 @@ def write_npz_atomic(path: str | Path, **arrays: Any) -> None:
             np.lib.format.write_array(member, array, allow_pickle=False)
             # A ZipInfo of our own has a fixed date, so equal arrays give equal bytes.
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())
-    write_bytes_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -205,35 +221,97 @@ def _read_array(data: bytes) -> np.ndarray:
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def write_bytes_atomic(path: str | Path, data: bytes) -> None:
-    """Write ``data``, replacing ``path`` in one step, and wait until it is on the disk.
+def write_bytes_atomic(path: str | Path, data: bytes, within: Path | None = None) -> None:
+    """Write ``data``, replacing ``path`` in one step, once it is on the disk: see :func:`write_all_atomic`."""
+    write_all_atomic({Path(path): data}, () if within is None else [within])
 
-    :raises CheckpointError: the file cannot be written; the previous one is whole and no temporary file stays behind.
+
+def write_all_atomic(contents: Mapping[Path, bytes], within: Sequence[Path] = ()) -> None:
+    """Write several files: all of them are on the disk before the first takes its place.
+
+    A file that exists keeps its permissions, a new one has those that the umask leaves. Folders are made if need be.
+
+    :param within: folders that are others' to fill, as a run folder is: a file below one of them is written through no
+        link, and the folder itself is not made where it has gone.
+    :raises CheckpointError: a file cannot be written; all previous ones are whole and no temporary file stays behind.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    staged: dict[Path, Path] = {}
+    path = Path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        for path, data in contents.items():
+            make_place(path, within)
+            _remove_stale(path)
+            staged[path] = path.with_name(f".{path.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+            _write_new(staged[path], data, path)
+        for path, temporary in staged.items():
+            os.replace(temporary, path)
+        for path in {path.parent: path for path in staged}.values():
+            _sync_folder(path.parent)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        for temporary in staged.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
         raise
 
 
+def make_place(path: Path, within: Sequence[Path] = ()) -> None:
+    """Make the folder of a file that is to be written; parameters as of :func:`write_all_atomic`.
+
+    :raises CheckpointError: the way from a folder of ``within`` to the file leads through a link.
+    :raises OSError: the folder cannot be made, or the file is one.
+    """
+    root = next((folder for folder in within if path.is_relative_to(folder)), None)
+    if root is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        place = root
+        for part in path.relative_to(root).parts:
+            place = place / part
+            if place.is_symlink():
+                raise CheckpointError(f"cannot write {path}: {place} is a link, and {root} is written to through none")
+            if place != path:
+                place.mkdir(exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+def open_to_write(path: Path, flags: int) -> int:
+    """Open a regular file for writing, whatever lies there, without emptying it; returns the descriptor.
+
+    :param flags: further ones of ``os.open``.
+    :raises OSError: it is a link or no regular file, or cannot be opened.
+    """
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # without the second, opening a pipe may wait for ever
+        flags |= getattr(os, name, 0)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a link", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return descriptor
+
+
+def _write_new(path: Path, data: bytes, like: Path) -> None:
+    """Write a file that must not exist, with the permissions of ``like``."""
+    with open(open_to_write(path, os.O_CREAT | os.O_EXCL), "wb") as file:
+        with contextlib.suppress(OSError, AttributeError):  # no such file, or a system without permissions
+            os.fchmod(file.fileno(), stat.S_IMODE(like.stat().st_mode) & 0o777)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _remove_stale(path: Path) -> None:
     """Remove temporary files that writers of ``path`` left behind when they were killed."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name[:40])}.*.tmp"):
         with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _STALE_AFTER:
+            if time.time() - leftover.lstat().st_mtime > _STALE_AFTER:
                 leftover.unlink()
 
 

@@ -41,10 +41,11 @@ from stable_baselines3.common.logger import (
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-from metarl.checkpoint import write_bytes_atomic, write_text_atomic
+from metarl.checkpoint import open_to_write, write_all_atomic, write_text_atomic
 from metarl.errors import CheckpointError, unknown_name
 
 FORMATS = ("stdout", "log", "csv", "json", "tensorboard")
+CSV, JSON = "progress.csv", "progress.json"
 STEP_KEY = "time/total_timesteps"
 """The column that says at how many env steps a row was written; every row of CSV and JSON has it."""
 TEXT_FORMATS = ("stdout", "log", "csv", "json")
@@ -76,20 +77,41 @@ def make_logger(
     with _disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if resume_step is not None:
-        truncate_events(events, resume_step)
+        write_all_atomic(cut_logs(folder, formats, events, resume_step), [folder, events])
     outputs: list[KVWriter] = []
     for name in formats:
         if name == "stdout":
             outputs.append(HumanOutputFormat(sys.stdout))
         elif name == "log":
-            outputs.append(_LogFormat(folder / "log.txt", resume_step))
+            outputs.append(_LogFormat(folder / "log.txt", resume_step is None))
         elif name == "csv":
-            outputs.append(_CSVFormat(folder / "progress.csv", resume_step))
+            outputs.append(_CSVFormat(folder / CSV, resume_step is None))
         elif name == "json":
-            outputs.append(_JSONFormat(folder / "progress.json", resume_step))
+            outputs.append(_JSONFormat(folder / JSON, resume_step is None))
         else:
             outputs.append(_EventsFormat(events))
     return Logger(str(folder), outputs)
+
+
+def cut_logs(folder: Path, formats: Sequence[str], events: Path, step: int) -> dict[Path, bytes]:
+    """Return what the files of a run's log hold without what was logged after ``step``.
+
+    :param folder: where ``progress.csv`` and ``progress.json`` are.
+    :param formats: those of :data:`FORMATS` that are looked at.
+    :param events: where TensorBoard's event files are; those that stay as they are are left out.
+    :param step: the last step to keep, in env steps.
+    :raises CheckpointError: a file that cannot be read.
+    """
+    contents: dict[Path, bytes] = {}
+    # Files that are appended to are written anew in any case: they may share their content with a copy of the run.
+    if "csv" in formats:
+        contents[folder / CSV] = _cut_table(folder / CSV, step)
+    if "json" in formats:
+        lines = [line for line in _whole_lines(folder / JSON) if _json_step(line) <= step]
+        contents[folder / JSON] = "".join(lines).encode()
+    if "tensorboard" in formats:
+        contents |= cut_events(events, step)
+    return contents
 
 
 def flush(logger: Logger) -> None:
@@ -128,28 +150,23 @@ def record_figure(logger: Logger, key: str, figure: matplotlib.figure.Figure) ->
 
 
 # --------------------------------------------------------------------------------------------------------- event files
-def truncate_events(folder: str | Path, step: int) -> int:
-    """Remove every TensorBoard event after ``step`` from the event files of ``folder``, each file in one step.
+def cut_events(folder: str | Path, step: int, into: Path | None = None) -> dict[Path, bytes]:
+    """Return what the event files of a folder hold without the events after ``step``.
 
     A half-written record at the end of a file, left by a killed process, goes too.
 
     :param folder: looked at without its subfolders; may be missing.
     :param step: the last step to keep, in env steps.
-    :return: how many whole events were removed.
+    :param into: the folder of the files that are returned; None: those that change, where they are.
     """
-    removed = 0
+    contents = {}
     for path in _event_files(Path(folder)):
         data = _read_bytes(path)
-        kept = []
-        for record, payload in _records(data):
-            if Event.FromString(payload).step > step:
-                removed += 1
-            else:
-                kept.append(record)
+        kept = [record for record, payload in _records(data) if Event.FromString(payload).step <= step]
         content = b"".join(kept)
-        if content != data:
-            write_bytes_atomic(path, content)
-    return removed
+        if into is not None or content != data:
+            contents[path if into is None else into / path.name] = content
+    return contents
 
 
 def _has_hyperparameters(folder: Path) -> bool:
@@ -201,7 +218,7 @@ class _AppendFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with _disk_errors(path):
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._descriptor = open_to_write(path, os.O_APPEND | os.O_CREAT)
         self._close = weakref.finalize(self, os.close, self._descriptor)
 
     def write(self, data: str | bytes) -> None:
@@ -264,9 +281,9 @@ def _name_after(path: Path, others: Iterable[Path]) -> Path:
 
 
 class _LogFormat(HumanOutputFormat):
-    def __init__(self, path: Path, resume_step: int | None) -> None:
-        if resume_step is None:
-            write_text_atomic(path, "")
+    def __init__(self, path: Path, fresh: bool) -> None:
+        if fresh:
+            write_text_atomic(path, "", path.parent)
         self.file: _AppendFile = _AppendFile(path)  # type: ignore[assignment]
         super().__init__(self.file)  # type: ignore[arg-type]
         self.own_file = True
@@ -275,9 +292,9 @@ class _LogFormat(HumanOutputFormat):
 class _JSONFormat(JSONOutputFormat):
     """One JSON object a line, each with its step."""
 
-    def __init__(self, path: Path, resume_step: int | None) -> None:
-        kept = [] if resume_step is None else [line for line in _whole_lines(path) if _json_step(line) <= resume_step]
-        write_text_atomic(path, "".join(kept))
+    def __init__(self, path: Path, fresh: bool) -> None:
+        if fresh:
+            write_text_atomic(path, "", path.parent)
         self.file: _AppendFile = _AppendFile(path)  # type: ignore[assignment]
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
@@ -287,21 +304,17 @@ class _JSONFormat(JSONOutputFormat):
 class _CSVFormat(KVWriter):
     """A table with a column for each key ever recorded; a new key rewrites the file, in one step, with one more."""
 
-    def __init__(self, path: Path, resume_step: int | None) -> None:
+    def __init__(self, path: Path, fresh: bool) -> None:
         self._path = path
-        self.keys: list[str] = []
-        rows: list[list[str]] = []
-        if resume_step is not None:
-            self.keys, rows = _read_table(path)
-            if STEP_KEY in self.keys:
-                column = self.keys.index(STEP_KEY)
-                rows = [row for row in rows if _number(row[column]) <= resume_step]
-        self._rewrite(rows)
+        if fresh:
+            write_text_atomic(path, "", path.parent)
+        self.keys, _ = _read_table(path)
+        self.file = _AppendFile(path)
 
     def _rewrite(self, rows: list[list[str]]) -> None:
         header = [self.keys] if self.keys else []
         padded = [row + [""] * (len(self.keys) - len(row)) for row in rows]
-        write_text_atomic(self._path, _csv_lines(header + padded))
+        write_text_atomic(self._path, _csv_lines(header + padded), self._path.parent)
         self.file = _AppendFile(self._path)
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
@@ -320,6 +333,15 @@ class _CSVFormat(KVWriter):
 
     def close(self) -> None:
         self.file.close()
+
+
+def _cut_table(path: Path, step: int) -> bytes:
+    """Return a CSV file without the rows after a step."""
+    keys, rows = _read_table(path)
+    if STEP_KEY in keys:
+        column = keys.index(STEP_KEY)
+        rows = [row for row in rows if _number(row[column]) <= step]
+    return _csv_lines([keys, *rows] if keys else []).encode()
 
 
 def _csv_lines(rows: list[list[str]]) -> str:

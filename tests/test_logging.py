@@ -19,15 +19,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import metarl
+from metarl.checkpoint import write_all_atomic
 from metarl.errors import CheckpointError, UnknownNameError
 from metarl.logging import (
     STEP_KEY,
     TEXT_FORMATS,
+    cut_events,
     flush,
     log_hyperparameters,
     make_logger,
     record_figure,
-    truncate_events,
 )
 
 FILES = ("csv", "json", "log", "tensorboard")
@@ -142,22 +143,26 @@ def test_killed_process_resumed_again_and_again(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- TensorBoard files
+def truncate(folder: Path, step: int) -> None:
+    write_all_atomic(cut_events(folder, step))
+
+
 def test_half_written_and_damaged_ends_are_cut(tmp_path: Path) -> None:
     write(make_logger(tmp_path, ("tensorboard",)), range(1, 6))
     (path,) = tmp_path.glob("events*")
     whole = path.read_bytes()
-    assert truncate_events(tmp_path, 5) == 0
+    truncate(tmp_path, 5)
     assert path.read_bytes() == whole
     for tail in (b"\0", b"\0" * 40, whole[-25:-1], b"\xff" * 12):
         path.write_bytes(whole + tail)
-        assert truncate_events(tmp_path, 5) == 0
+        truncate(tmp_path, 5)
         assert path.read_bytes() == whole
     path.write_bytes(whole[:-3])
-    assert truncate_events(tmp_path, 5) == 0
+    truncate(tmp_path, 5)
     assert [step for step, _ in points(tmp_path)] == [1, 2, 3, 4]
-    assert truncate_events(tmp_path, 2) == 2
+    truncate(tmp_path, 2)
     assert [step for step, _ in points(tmp_path)] == [1, 2]
-    assert truncate_events(tmp_path / "missing", 2) == 0
+    assert cut_events(tmp_path / "missing", 2) == {}
 
 
 def test_figures_text_and_histograms_are_cut_by_step_too(tmp_path: Path) -> None:
@@ -169,7 +174,7 @@ def test_figures_text_and_histograms_are_cut_by_step_too(tmp_path: Path) -> None
         logger.record("parameters", torch.arange(4.0), exclude=("stdout", "log", "csv", "json"))
         logger.record("note", 'a, "b"\nc', exclude="tensorboard")
         logger.dump(step)
-    assert truncate_events(tmp_path, 2) == 2
+    truncate(tmp_path, 2)
     accumulator = events(tmp_path)
     assert [image.step for image in accumulator.Images("adaptation")] == [1, 2]
     assert accumulator.Images("adaptation")[0].encoded_image_string[:4] == b"\x89PNG"

@@ -343,10 +343,22 @@ class MetaAlgorithm(ABC):
 
         :param path: ``.safetensors`` is appended where it is missing.
         :return: the file written.
+        :raises NonFiniteError: a NaN or infinity; the file is left as it was.
         """
         path = with_suffix(path)
+        save_checkpoint(path, *self.state())
+        return path
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return what :meth:`save` writes: named tensors and a JSON document.
+
+        :raises NonFiniteError: a NaN or infinity among the tensors, which nothing could go on from.
+        """
         outer = self._outer
         state = {} if outer is None else {f"outer/{name}": tensor for name, tensor in outer.state().items()}
+        tensors = {**self.params, **state}
+        if (name := _not_finite(tensors)) is not None:
+            raise NonFiniteError(f"{name!r} holds a NaN or infinity after {self.n_iterations} meta-iterations")
         document = {
             "algorithm": self.name,
             "policy": self.policy_name,
@@ -357,8 +369,7 @@ class MetaAlgorithm(ABC):
             "n_iterations": self.n_iterations,
             "versions": versions(),
         }
-        save_checkpoint(path, {**self.params, **state}, document)
-        return path
+        return tensors, document
 
     @classmethod
     def load(cls: type[Self], path: str | Path, env: Family | None = None, **overrides: Any) -> Self:
@@ -414,6 +425,11 @@ class MetaAlgorithm(ABC):
                 self._outer.load_state(state, self.policy_params)
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from None
+
+
+def _not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the name of the first tensor that holds a NaN or infinity, None where there is none."""
+    return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
 
 
 def algorithms() -> dict[str, type[MetaAlgorithm]]:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from metarl.checkpoint import read_npz, write_npz_atomic
+from metarl.checkpoint import npz_bytes, read_npz, write_bytes_atomic
 from metarl.errors import DivergedError
 from metarl.logging import flush, record_figure
 from metarl.meta.figures import adaptation_cards
 from metarl.zoo.console import Reporter, warn
 from metarl.zoo.interrupts import Interrupts
-from metarl.zoo.runs import Run
+from metarl.zoo.runs import Held, Run
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
@@ -43,7 +43,7 @@ class RunCallback(BaseCallback):
 
     An evaluation in which adaptation diverges is left out, and said; training goes on.
 
-    :param run: where files go.
+    :param held: the folder where files go; training stops where it is not in its place any more.
     :param reporter: shows progress.
     :param interrupts: says whether to stop.
     :param total_timesteps: env steps after which the run ends.
@@ -55,7 +55,7 @@ class RunCallback(BaseCallback):
 
     def __init__(
         self,
-        run: Run,
+        held: Held,
         reporter: Reporter,
         interrupts: Interrupts,
         total_timesteps: int,
@@ -63,7 +63,7 @@ class RunCallback(BaseCallback):
         evaluation: Evaluation | None,
     ) -> None:
         super().__init__()
-        self._run, self._reporter, self._interrupts = run, reporter, interrupts
+        self._held, self._reporter, self._interrupts = held, reporter, interrupts
         self._total, self._save_freq, self._evaluation = total_timesteps, save_freq, evaluation
         self._seen = 0
 
@@ -73,6 +73,7 @@ class RunCallback(BaseCallback):
     def _on_step(self) -> bool:
         before, now = self._seen, self.model.num_timesteps
         self._seen = now
+        self._held.require_in_place()
         if self._evaluation is not None and self._evaluation.due(before, now, now >= self._total):
             self._reporter.busy("validating")
             try:
@@ -84,7 +85,7 @@ class RunCallback(BaseCallback):
         stop = self._interrupts.requested
         if stop or now >= self._total or crossed(before, now, self._save_freq):
             flush(self.model.logger)
-            self.model.save(self._run.checkpoint)
+            self._held.run.save(self._held.run.checkpoint, self.model)
         self._reporter.update(now, self.model.n_iterations)
         return not stop
 
@@ -128,10 +129,10 @@ class Evaluation:
         mean = float(np.mean(returns[:, trained]))
         if mean > self.best:
             self.best = mean
-            model.save(self._run.best)
+            self._run.save(self._run.best, model)
         now = np.array([model.num_timesteps])
         results = {"timesteps": now, "results": returns[None, :, trained], "ep_lengths": lengths[None]}
-        write_npz_atomic(self._results, **_joined(self._results, results))
+        self._write(self._results, _joined(self._results, results))
         meta = {
             "timesteps": now,
             "pre": returns[None, :, 0],
@@ -139,10 +140,14 @@ class Evaluation:
             "env_steps": report.env_steps[None],
         }
         tasks = {f"task_{name}": value for name, value in report.tasks.items()}
-        write_npz_atomic(self._meta, **_joined(self._meta, meta), **tasks)
+        self._write(self._meta, {**_joined(self._meta, meta), **tasks})
 
-    def cut(self, num_timesteps: int) -> None:
-        """Drop what lies after a checkpoint, and find the best mean return before it."""
+    def _write(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
+        write_bytes_atomic(path, npz_bytes(path, arrays), self._run.folder)
+
+    def cut(self, num_timesteps: int) -> dict[Path, bytes]:
+        """Return the files without what lies after a checkpoint; find the best mean return before it."""
+        contents = {}
         for path, per_evaluation in ((self._results, RESULTS), (self._meta, META)):
             if not path.is_file():
                 continue
@@ -150,9 +155,10 @@ class Evaluation:
             keep = arrays["timesteps"] <= num_timesteps
             if not keep.all():
                 arrays |= {name: arrays[name][keep] for name in per_evaluation}
-                write_npz_atomic(path, **arrays)
+                contents[path] = npz_bytes(path, arrays)
             if path == self._results and keep.any():
                 self.best = float(np.mean(arrays["results"], axis=1).max())
+        return contents
 
     def _log(self, model: MetaAlgorithm, report: Report, trained: int, length: float) -> None:
         logger = model.logger

@@ -13,9 +13,10 @@ import secrets
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.checkpoint import write_bytes_atomic, write_text_atomic
+from metarl.checkpoint import write_all_atomic
 from metarl.errors import ConfigError, MetaRLError, shorten
-from metarl.untrusted import parse_json, read_bytes, read_text
+from metarl.logging import cut_events
+from metarl.untrusted import parse_json, read_text
 from metarl.zoo.runs import Run
 
 MARK = "metarl_run.json"
@@ -53,7 +54,7 @@ def claim(run: Run, parent: str) -> Events:
             continue
         events = Events(place, secrets.token_hex(16))
         try:
-            settle(run, events)
+            write_all_atomic(settle(run, events, 0))
         except BaseException:
             place.rmdir()
             raise
@@ -90,15 +91,18 @@ def events_of(run: Run, folder: str | None, mark: str | None, typed: str) -> Eve
     return Events(earlier=place)
 
 
-def settle(run: Run, events: Events) -> None:
-    """Write the mark, and copy the events so far into the run folder, where that is due."""
+def settle(run: Run, events: Events, step: int) -> dict[Path, bytes]:
+    """Return what is to be written before a run logs events: the mark, and copies of the events so far.
+
+    :param step: the last step of which events are copied, in env steps.
+    """
+    contents: dict[Path, bytes] = {}
     if events.folder is not None:
-        write_text_atomic(
-            events.folder / MARK, json.dumps({"run": str(run.folder.resolve()), "mark": events.mark}) + "\n"
-        )
-    if events.earlier is not None and events.earlier.is_dir():
-        for path in sorted(events.earlier.glob("events.out.tfevents.*")):
-            write_bytes_atomic(run.folder / path.name, read_bytes(path))
+        mark = {"run": str(run.folder.resolve()), "mark": events.mark}
+        contents[events.folder / MARK] = (json.dumps(mark) + "\n").encode()
+    if events.earlier is not None:
+        contents |= cut_events(events.earlier, step, run.folder)
+    return contents
 
 
 def _owns(run: Run, place: Path, mark: str | None) -> bool:

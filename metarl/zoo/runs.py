@@ -15,13 +15,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
+
+if TYPE_CHECKING:
+    from metarl.meta.base import MetaAlgorithm
 
 FORMAT = 2
 """Version of the run folder's layout. Since 2 the last line of config.yml and args.yml is ``...``, and a file without
@@ -75,6 +77,25 @@ class Run(NamedTuple):
         except (FileNotFoundError, UnicodeDecodeError):
             raise CheckpointError(f"{path} is missing or damaged: the run folder is not whole") from None
 
+    def require_no_links(self) -> None:
+        """Raise :class:`CheckpointError` if a file of the run, or the folder of its records, is a link.
+
+        Whoever goes on with a run writes into its folder and nowhere else, whoever made that folder.
+        """
+        for path in (self.records, *sorted(self.folder.iterdir()), *sorted(self.records.iterdir())):
+            if path.is_symlink() and (path == self.records or not path.is_dir()):
+                raise CheckpointError(f"{path} is a link: a run goes on in files of its own, put the file itself there")
+
+    def save(self, path: Path, model: MetaAlgorithm) -> None:
+        """Save a model as one of the run's files."""
+        from metarl.checkpoint import save_checkpoint
+
+        save_checkpoint(path, *model.state(), self.folder)
+
+
+class FolderGoneError(CheckpointError):
+    """A run folder is not where it was when training began."""
+
 
 def create_run(log_folder: str | Path, algo: str, env_id: str, suffix: str = "") -> Run:
     """Make the next run folder; making the directory is what claims the number, so two processes never share one.
@@ -94,32 +115,60 @@ def create_run(log_folder: str | Path, algo: str, env_id: str, suffix: str = "")
         return Run(folder, algo, env_id, number)
 
 
+class Held:
+    """A run folder that this process trains.
+
+    :param run: the run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._identity = os.stat(run.folder)
+
+    def require_in_place(self) -> None:
+        """Raise :class:`FolderGoneError` if the folder is not where it was."""
+        if not self._is(self.run.folder):
+            raise FolderGoneError(f"{self.run.folder} was removed or renamed while it was trained")
+
+    def new_place(self) -> Path | None:
+        """Return where the folder lies now, as far as it is still in the folder that it was in."""
+        try:
+            return next(filter(self._is, self.run.folder.absolute().parent.iterdir()), None)
+        except OSError:
+            return None
+
+    def _is(self, path: Path) -> bool:
+        try:
+            return os.path.samestat(os.stat(path), self._identity)
+        except OSError:
+            return False
+
+
 @contextmanager
-def locked(run: Run) -> Iterator[None]:
+def locked(run: Run) -> Iterator[Held]:
     """Keep other processes from training the same run; the lock goes with the process, however that ends.
 
     :raises CheckpointError: another process is training it, or nothing can be written there.
     """
+    from metarl.checkpoint import open_to_write
+
     try:
         import fcntl
     except ImportError:  # no such locks here
-        yield
+        yield Held(run)
         return
     path = run.folder / ".lock"
     try:
         # Neither emptied nor followed: in a stranger's run folder it may be a link to any file, or a pipe.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        descriptor = open_to_write(path, os.O_CREAT)
     except OSError as error:
-        why = "it is a link" if path.is_symlink() else error.strerror or error
-        raise CheckpointError(f"cannot write {path}: {why}") from None
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from None
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CheckpointError(f"cannot write {path}: it is no regular file")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(f"another process is training {run.folder}") from None
-        yield
+        yield Held(run)
     finally:
         os.close(descriptor)
 
@@ -130,23 +179,32 @@ def run_number(name: str, env_id: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def write_records(
+def records(
     run: Run, config: Mapping[str, Any], args: Mapping[str, Any], argv: list[str], history: Sequence[str] = ()
-) -> None:
-    """Write config.yml, args.yml and command.txt.
+) -> dict[Path, bytes]:
+    """Return what config.yml, args.yml and command.txt are to hold.
 
     :param config: every hyperparameter, ``n_timesteps`` included.
     :param args: the flags.
     :param argv: the words of the command, without the program's name.
     :param history: the commands before, where a run goes on.
     """
-    from metarl.checkpoint import write_text_atomic
     from metarl.untrusted import dump_yaml
 
-    write_text_atomic(run.records / "config.yml", dump_yaml(dict(config)))
     header = {"format": FORMAT, "algo": run.algo, "env": run.env_id}
-    write_text_atomic(run.records / "args.yml", dump_yaml({**args, **header}))
-    write_text_atomic(run.records / "command.txt", "\n".join([*history, command_line(argv)]) + "\n")
+    texts = {
+        "config.yml": dump_yaml(dict(config)),
+        "args.yml": dump_yaml({**args, **header}),
+        "command.txt": "\n".join([*history, command_line(argv)]) + "\n",
+    }
+    return {run.records / name: text.encode() for name, text in texts.items()}
+
+
+def write_records(run: Run, config: Mapping[str, Any], args: Mapping[str, Any], argv: list[str]) -> None:
+    """Write config.yml, args.yml and command.txt of a new run; parameters as of :func:`records`."""
+    from metarl.checkpoint import write_all_atomic
+
+    write_all_atomic(records(run, config, args, argv), [run.folder])
 
 
 def command_line(argv: list[str]) -> str:

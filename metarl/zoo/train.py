@@ -8,23 +8,18 @@ import shlex
 import shutil
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError, UnknownNameError, shorten
-from metarl.zoo.runs import Run, command_line, create_run, locked, open_run, write_records
+from metarl.errors import CheckpointError, ConfigError, DivergedError, MetaRLError, NonFiniteError, UnknownNameError
+from metarl.zoo.runs import FolderGoneError, Held, Run, command_line, create_run, locked, write_records
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
-
-MAY_CHANGE = frozenset(
-    {"trained_agent", "n_timesteps", "num_threads", "verbose", "progress", "save_freq", "log_folder", "gym_packages"}
-    | {"tensorboard_log"}
-)
-"""Flags that may be typed when a run goes on: none of them changes a number that the run computes; where events go is
-looked at by :func:`~metarl.zoo.event_folders.events_of`."""
+    from metarl.zoo.callbacks import Evaluation
 
 RECORDED: dict[str, Any] = {
     "log_folder": str,
@@ -38,8 +33,8 @@ RECORDED: dict[str, Any] = {
 }
 """Flags that args.yml keeps as they are, and their types."""
 
-COUNTS = ("log_interval", "eval_episodes", "n_eval_tasks")
-"""Those of them that are positive."""
+FORMATS = ("csv", "tensorboard")
+"""What a run's log is written as."""
 
 HPARAM_METRICS = ("eval/mean_reward", "eval/adapt_gain", "meta/post_adapt_rew")
 """Scalars that TensorBoard's HParams page shows beside the hyperparameters."""
@@ -51,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--device {args.device} is not available: use auto or cpu")
     source = None if args.trained_agent is None else Path(args.trained_agent)
     if source is not None and source.is_dir():
-        return _go_on(args, source)
+        from metarl.zoo.resume import go_on
+
+        return go_on(args, source)
     if source is not None and not source.is_file():
         raise CheckpointError(f"there is no run folder or file {source}")
     return _start(args, source)
@@ -104,184 +101,76 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
         recorded |= events.recorded()
         write_records(folder, config, recorded, args.argv)
         # A run that is killed in its first meta-iteration can go on as well.
-        model.save(folder.checkpoint)
+        folder.save(folder.checkpoint, model)
     except BaseException:
         # Without a checkpoint there is nothing to go on from.
         for place in (folder.folder, events.folder):
             if place is not None:
                 shutil.rmtree(place, ignore_errors=True)
         raise
-    with locked(folder):
-        return _train(args, folder, model, total, recorded, fresh=True)
+    with locked(folder) as held:
+        return train(args, held, model, total, recorded, evaluation_of(args, folder, model, recorded), fresh=True)
 
 
-def _go_on(args: argparse.Namespace, source: Path) -> int:
-    from metarl.zoo.circumstances import commit
-    from metarl.zoo.console import format_steps, say, warn
-    from metarl.zoo.event_folders import events_of, settle
-
-    folder = open_run(source)
-    with locked(folder):
-        config, recorded = _read_records(folder)
-        _refuse_conflicts(args, folder, config, recorded)
-        history = folder.commands()
-        events = events_of(folder, recorded["tensorboard"], recorded["tensorboard_mark"], args.tensorboard_log)
-        if not folder.checkpoint.is_file():
-            raise CheckpointError(f"{folder.folder} has no checkpoint.safetensors: start a new run")
-        _check_evaluations(folder, recorded["n_eval_tasks"])
-        model = _load_checkpoint(folder, recorded, threads(args))
-        total = int(args.n_timesteps or config["n_timesteps"])
-        if model.num_timesteps >= total and folder.final.is_file():
-            done = f"{format_steps(model.num_timesteps)} of {format_steps(total)} env steps done"
-            say(f"{folder.folder} is finished: {done}; -n above {format_steps(model.num_timesteps)} goes on")
-            return 0
-        if "save_freq" in args.given:
-            recorded["save_freq"] = args.save_freq
-        if events.earlier is not None:
-            warn(
-                f"TensorBoard's events of {folder.folder} go on in it: nothing says that {events.earlier} belongs to "
-                "this run and not to another one"
-            )
-        settle(folder, events)
-        # The checkpoint holds all that the final model of a shorter run held.
-        folder.final.unlink(missing_ok=True)
-        commits = recorded["commits"]
-        recorded |= {"commits": [*commits, *({commit()} - set(commits[-1:]))], **events.recorded()}
-        write_records(folder, {**config, "n_timesteps": total}, recorded, args.argv, history)
-        return _train(args, folder, model, total, recorded, fresh=False)
-
-
-def _read_records(folder: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the hyperparameters and the flags of a run.
-
-    :raises CheckpointError: one is missing, or has a wrong type.
-    """
-    from metarl.meta.outer import require_range
-    from metarl.schema import convert
-    from metarl.zoo.algorithms import algorithm
-    from metarl.zoo.config import check_hyperparameters
-
-    config, recorded = folder.config(), {"commits": [], "tensorboard_mark": None, **folder.args()}
-    types = {**RECORDED, "eval_env_kwargs": dict[str, Any], "commits": list[str | None]}
-    types |= {"tensorboard": str | None, "tensorboard_mark": str | None}
-    path = folder.records / "args.yml"
-    try:
-        cls = algorithm(folder.algo)
-        for name, hint in types.items():
-            if name not in recorded:
-                raise ConfigError(f"{name} is missing")
-            recorded[name] = convert(name, recorded[name], hint)
-            if name in COUNTS and recorded[name] is not None:
-                require_range(name, recorded[name], 1, integer=True)
-        path = folder.records / "config.yml"
-        return check_hyperparameters(config, cls), recorded
-    except (ConfigError, UnknownNameError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
-
-
-def _check_evaluations(folder: Run, n_tasks: int) -> None:
-    """Raise :class:`CheckpointError` unless further evaluations fit those that a run has.
-
-    :param n_tasks: tasks in an evaluation.
-    """
-    from metarl.checkpoint import read_npz
-    from metarl.zoo.callbacks import META, RESULTS
-
-    for file, names in (("evaluations.npz", RESULTS), ("meta_evaluations.npz", META)):
-        path = folder.folder / file
-        if not path.is_file():
-            continue
-        arrays = read_npz(path)
-        for name in names:
-            if name not in arrays:
-                raise CheckpointError(f"{path} is damaged: {name} is missing")
-        n = arrays["timesteps"].size
-        n_steps = arrays["post"].shape[1] if "post" in arrays and arrays["post"].ndim == 3 else 0
-        shapes = {"timesteps": (n,), "post": (n, n_steps, n_tasks), "env_steps": (n, n_steps + 1)}
-        for name in names:
-            shape, kind = shapes.get(name, (n, n_tasks)), arrays[name].dtype.kind
-            if arrays[name].shape != shape or kind not in "iuf":
-                raise CheckpointError(
-                    f"{path} is damaged: {name} is {arrays[name].dtype} {list(arrays[name].shape)}, not numbers "
-                    f"{list(shape)}"
-                )
-
-
-def _load_checkpoint(folder: Run, recorded: Mapping[str, Any], n_threads: int | None) -> MetaAlgorithm:
-    """Return the model that a run goes on with.
-
-    :raises CheckpointError: it is another one than args.yml says.
-    """
-    from metarl.zoo.algorithms import load_model
-
-    model = load_model(folder.checkpoint, n_threads)
-    for name, value in (("algo", model.name), ("env", model.family.id), ("seed", model.seed)):
-        if recorded[name] != value:
-            raise CheckpointError(
-                f"{folder.records / 'args.yml'} is damaged: {name} is {shorten(recorded[name])}, and "
-                f"{shorten(value)} in {folder.checkpoint.name}"
-            )
-    return model
-
-
-def _refuse_conflicts(
-    args: argparse.Namespace, folder: Run, config: Mapping[str, Any], recorded: Mapping[str, Any]
-) -> None:
-    """Refuse flags that contradict what the run was started with."""
-    from metarl.zoo.config import lookup, merge
-
-    known: dict[str, Any] = {**recorded, "algo": folder.algo, "env": folder.env_id}
-    for name in sorted(args.given - MAY_CHANGE):
-        value, flag = getattr(args, name), "--" + name.replace("_", "-")
-        if name in ("hyperparams", "env_kwargs"):
-            own = config if name == "hyperparams" else config.get("env_kwargs") or {}
-            other = [key for key in value if merge(own, {key: value[key]}) != dict(own)]
-            same, has = not other, [lookup(own, key) for key in other]
-            flag = " ".join(["-params" if name == "hyperparams" else flag, *other])
-        else:
-            has = [known[name]] if name in known else []
-            same = has == [value]
-        if not same:
-            was = f" (it has {', '.join(map(repr, has))})" if has else ""
-            raise ConfigError(f"{flag} contradicts the run {folder.folder}{was}: a run goes on as it was started")
-
-
-def _train(
-    args: argparse.Namespace, folder: Run, model: MetaAlgorithm, total: int, recorded: Mapping[str, Any], fresh: bool
-) -> int:
-    from metarl.logging import log_hyperparameters, make_logger
+def evaluation_of(
+    args: argparse.Namespace, folder: Run, model: MetaAlgorithm, recorded: Mapping[str, Any]
+) -> Evaluation | None:
+    """Return the periodic evaluation of a run, None where it has none."""
     from metarl.zoo.algorithms import twin
-    from metarl.zoo.callbacks import Evaluation, RunCallback
+    from metarl.zoo.callbacks import Evaluation
+
+    if recorded["eval_freq"] <= 0:
+        return None
+    return Evaluation(
+        folder,
+        recorded["eval_freq"],
+        recorded["n_eval_tasks"],
+        recorded["eval_episodes"],
+        twin(model, recorded["eval_env_kwargs"], threads(args)) if recorded["eval_env_kwargs"] else None,
+    )
+
+
+def train(
+    args: argparse.Namespace,
+    held: Held,
+    model: MetaAlgorithm,
+    total: int,
+    recorded: Mapping[str, Any],
+    evaluation: Evaluation | None,
+    fresh: bool,
+) -> int:
+    """Train a model in its run folder, whose files are cut back to it; returns the exit code.
+
+    :param held: the folder.
+    :param total: env steps after which the run ends.
+    :param recorded: the flags.
+    :param fresh: whether the run is new.
+    """
+    from metarl.logging import log_hyperparameters, make_logger
+    from metarl.zoo.callbacks import RunCallback
     from metarl.zoo.console import Reporter, format_steps, is_terminal, say
     from metarl.zoo.interrupts import Interrupts
 
+    folder = held.run
     if args.verbose > 0:
         say(
             f"{'Run' if fresh else 'Going on with'} {folder.folder}: {folder.algo} on {folder.env_id}, "
             f"{format_steps(total)} env steps, seed {recorded['seed']}"
         )
     bar = args.progress if args.progress is not None else (is_terminal() and args.verbose == 1)
-    evaluation = None
-    if recorded["eval_freq"] > 0:
-        evaluation = Evaluation(
-            folder,
-            recorded["eval_freq"],
-            recorded["n_eval_tasks"],
-            recorded["eval_episodes"],
-            twin(model, recorded["eval_env_kwargs"], threads(args)) if recorded["eval_env_kwargs"] else None,
-        )
-        evaluation.cut(model.num_timesteps)
     if not fresh:
         _warn_of_lost_points(folder, model.n_iterations // recorded["log_interval"])
-    formats = ["csv", "tensorboard", *(["stdout"] if args.verbose > 1 else [])]
+    formats = [*FORMATS, *(["stdout"] if args.verbose > 1 else [])]
     logger = make_logger(folder.folder, formats, recorded["tensorboard"], None if fresh else model.num_timesteps)
     reporter = Reporter(total, model.num_timesteps, bar=bar, lines=args.verbose > 0)
     logger.output_formats.append(reporter.writer)
     model.set_logger(logger)
     log_hyperparameters(logger, {"algo": folder.algo, "env": folder.env_id, **model.arguments()}, HPARAM_METRICS)
+    # The checkpoint holds all that the final model of a shorter run held.
+    folder.final.unlink(missing_ok=True)
     try:
-        with reporter, Interrupts(reporter.note) as interrupts:
-            callback = RunCallback(folder, reporter, interrupts, total, recorded["save_freq"], evaluation)
+        with _rescuing(held, model), reporter, Interrupts(reporter.note) as interrupts:
+            callback = RunCallback(held, reporter, interrupts, total, recorded["save_freq"], evaluation)
             if model.num_timesteps < total:
                 model.learn(
                     total - model.num_timesteps,
@@ -289,6 +178,9 @@ def _train(
                     log_interval=recorded["log_interval"],
                     reset_num_timesteps=False,
                 )
+            if model.num_timesteps >= total or not interrupts.requested:
+                held.require_in_place()
+                folder.save(folder.final, model)
     except KeyboardInterrupt:
         return _stopped(args, folder)
     except NonFiniteError as error:
@@ -297,10 +189,42 @@ def _train(
         logger.close()
     if interrupts.requested and model.num_timesteps < total:
         return _stopped(args, folder)
-    model.save(folder.final)
     if args.verbose > 0:
         _summary(args, folder, model, recorded)
     return 0
+
+
+@contextmanager
+def _rescuing(held: Held, model: MetaAlgorithm) -> Iterator[None]:
+    """Where the run folder has gone, say so in place of what came of it, and keep what was learnt.
+
+    :raises FolderGoneError: it has gone.
+    """
+    try:
+        yield
+    except (MetaRLError, OSError):
+        try:
+            held.require_in_place()
+        except FolderGoneError as gone:
+            raise FolderGoneError(f"{gone}: {_rescue(held, model)}") from None
+        raise
+
+
+def _rescue(held: Held, model: MetaAlgorithm) -> str:
+    """Save a model beside its run folder, which has gone, unless that is there under another name; say where it is."""
+    from metarl.checkpoint import save_checkpoint
+
+    place, folder = held.new_place(), held.run.folder
+    if place is not None:
+        return f"it is {place} now, go on with: {command_line(['train', '-i', str(place)])}"
+    path = folder.with_name(f"{folder.name}_rescued.safetensors")
+    try:
+        if path.exists():
+            raise CheckpointError(f"{path} exists already")
+        save_checkpoint(path, *model.state(), folder.parent)
+    except MetaRLError as error:
+        return f"what was learnt is lost ({error})"
+    return f"what was learnt is kept in {path}"
 
 
 def _warn_of_lost_points(folder: Run, expected: int) -> None:

@@ -1,0 +1,165 @@
+"""``metarl train -i RUN``: going on exactly where a run stopped.
+
+Everything is read, checked and laid out before a file is touched: a run that cannot go on stays as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metarl.errors import CheckpointError, ConfigError, UnknownNameError, shorten
+from metarl.zoo.runs import Run, locked, open_run, records
+from metarl.zoo.train import FORMATS, RECORDED, evaluation_of, threads, train
+
+if TYPE_CHECKING:
+    from metarl.meta.base import MetaAlgorithm
+
+MAY_CHANGE = frozenset(
+    {"trained_agent", "n_timesteps", "num_threads", "verbose", "progress", "save_freq", "log_folder", "gym_packages"}
+    | {"tensorboard_log"}
+)
+"""Flags that may be typed when a run goes on: none of them changes a number that the run computes; where events go is
+looked at by :func:`~metarl.zoo.event_folders.events_of`."""
+
+COUNTS = ("log_interval", "eval_episodes", "n_eval_tasks")
+"""Those of :data:`~metarl.zoo.train.RECORDED` that are positive."""
+
+
+def go_on(args: argparse.Namespace, source: Path) -> int:
+    """Go on with the run in a folder; returns the exit code."""
+    from metarl.checkpoint import write_all_atomic
+    from metarl.logging import cut_logs
+    from metarl.zoo.circumstances import commit
+    from metarl.zoo.console import format_steps, say, warn
+    from metarl.zoo.event_folders import events_of, settle
+
+    folder = open_run(source)
+    folder.require_no_links()
+    with locked(folder) as held:
+        config, recorded = _read_records(folder)
+        _refuse_conflicts(args, folder, config, recorded)
+        history = folder.commands()
+        events = events_of(folder, recorded["tensorboard"], recorded["tensorboard_mark"], args.tensorboard_log)
+        if not folder.checkpoint.is_file():
+            raise CheckpointError(f"{folder.folder} has no checkpoint.safetensors: start a new run")
+        _check_evaluations(folder, recorded["n_eval_tasks"])
+        model = _load_checkpoint(folder, recorded, threads(args))
+        step, total = model.num_timesteps, int(args.n_timesteps or config["n_timesteps"])
+        if step >= total and folder.final.is_file():
+            done = f"{format_steps(step)} of {format_steps(total)} env steps done"
+            say(f"{folder.folder} is finished: {done}; -n above {format_steps(step)} goes on")
+            return 0
+        if "save_freq" in args.given:
+            recorded["save_freq"] = args.save_freq
+        commits = recorded["commits"]
+        recorded |= {"commits": [*commits, *({commit()} - set(commits[-1:]))], **events.recorded()}
+        evaluation = evaluation_of(args, folder, model, recorded)
+        contents = records(folder, {**config, "n_timesteps": total}, recorded, args.argv, history)
+        contents |= cut_logs(folder.folder, FORMATS, events.folder or folder.folder, step)
+        contents |= settle(folder, events, step)
+        contents |= {} if evaluation is None else evaluation.cut(step)
+        write_all_atomic(contents, [folder.folder, *filter(None, [events.folder])])
+        if events.earlier is not None:
+            warn(
+                f"TensorBoard's events of {folder.folder} go on in it: nothing says that "
+                f"{shorten(events.earlier, quote=False)} belongs to this run and not to another one"
+            )
+        return train(args, held, model, total, recorded, evaluation, fresh=False)
+
+
+def _read_records(folder: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the hyperparameters and the flags of a run.
+
+    :raises CheckpointError: one is missing, or has a wrong type.
+    """
+    from metarl.meta.outer import require_range
+    from metarl.schema import convert
+    from metarl.zoo.algorithms import algorithm
+    from metarl.zoo.config import check_hyperparameters
+
+    config, recorded = folder.config(), {"commits": [], "tensorboard_mark": None, **folder.args()}
+    types = {**RECORDED, "eval_env_kwargs": dict[str, Any], "commits": list[str | None]}
+    types |= {"tensorboard": str | None, "tensorboard_mark": str | None}
+    path = folder.records / "args.yml"
+    try:
+        cls = algorithm(folder.algo)
+        for name, hint in types.items():
+            if name not in recorded:
+                raise ConfigError(f"{name} is missing")
+            recorded[name] = convert(name, recorded[name], hint)
+            if name in COUNTS and recorded[name] is not None:
+                require_range(name, recorded[name], 1, integer=True)
+        path = folder.records / "config.yml"
+        return check_hyperparameters(config, cls), recorded
+    except (ConfigError, UnknownNameError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def _check_evaluations(folder: Run, n_tasks: int) -> None:
+    """Raise :class:`CheckpointError` unless further evaluations fit those that a run has.
+
+    :param n_tasks: tasks in an evaluation.
+    """
+    from metarl.checkpoint import read_npz
+    from metarl.zoo.callbacks import META, RESULTS
+
+    for file, names in (("evaluations.npz", RESULTS), ("meta_evaluations.npz", META)):
+        path = folder.folder / file
+        if not path.exists():
+            continue
+        arrays = read_npz(path)
+        for name in names:
+            if name not in arrays:
+                raise CheckpointError(f"{path} is damaged: {name} is missing")
+        n = arrays["timesteps"].size
+        n_steps = arrays["post"].shape[1] if "post" in arrays and arrays["post"].ndim == 3 else 0
+        shapes = {"timesteps": (n,), "post": (n, n_steps, n_tasks), "env_steps": (n, n_steps + 1)}
+        for name in names:
+            shape, kind = shapes.get(name, (n, n_tasks)), arrays[name].dtype.kind
+            if arrays[name].shape != shape or kind not in "iuf":
+                raise CheckpointError(
+                    f"{path} is damaged: {name} is {arrays[name].dtype} {list(arrays[name].shape)}, not numbers "
+                    f"{list(shape)}"
+                )
+
+
+def _load_checkpoint(folder: Run, recorded: Mapping[str, Any], n_threads: int | None) -> MetaAlgorithm:
+    """Return the model that a run goes on with.
+
+    :raises CheckpointError: it is another one than args.yml says.
+    """
+    from metarl.zoo.algorithms import load_model
+
+    model = load_model(folder.checkpoint, n_threads)
+    for name, value in (("algo", model.name), ("env", model.family.id), ("seed", model.seed)):
+        if recorded[name] != value:
+            raise CheckpointError(
+                f"{folder.records / 'args.yml'} is damaged: {name} is {shorten(recorded[name])}, and "
+                f"{shorten(value)} in {folder.checkpoint.name}"
+            )
+    return model
+
+
+def _refuse_conflicts(
+    args: argparse.Namespace, folder: Run, config: Mapping[str, Any], recorded: Mapping[str, Any]
+) -> None:
+    """Refuse flags that contradict what the run was started with."""
+    from metarl.zoo.config import lookup, merge
+
+    known: dict[str, Any] = {**recorded, "algo": folder.algo, "env": folder.env_id}
+    for name in sorted(args.given - MAY_CHANGE):
+        value, flag = getattr(args, name), "--" + name.replace("_", "-")
+        if name in ("hyperparams", "env_kwargs"):
+            own = config if name == "hyperparams" else config.get("env_kwargs") or {}
+            other = [key for key in value if merge(own, {key: value[key]}) != dict(own)]
+            same, has = not other, [lookup(own, key) for key in other]
+            flag = " ".join(["-params" if name == "hyperparams" else flag, *other])
+        else:
+            has = [known[name]] if name in known else []
+            same = has == [value]
+        if not same:
+            was = f" (it has {', '.join(map(repr, has))})" if has else ""
+            raise ConfigError(f"{flag} contradicts the run {folder.folder}{was}: a run goes on as it was started")
