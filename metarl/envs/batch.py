@@ -174,7 +174,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         self._elapsed += 1
         require_finite("observation", step.obs[0], self._where)
         terminated = bool(step.terminated[0, 0])
-        truncated = not terminated and self._elapsed >= self.horizon
+        truncated = not terminated and bool(self._elapsed >= self.horizon)
         self._state = None if terminated or truncated else step.state
         info = {name: float(value[0, 0]) for name, value in step.info.items()}
         return np.array(step.obs[0, 0]), float(step.reward[0, 0]), terminated, truncated, info

@@ -19,6 +19,7 @@ from metarl.envs.checker.tasks import (
     check_spaces,
     check_splits,
     check_training_draws,
+    check_validation,
     different_tasks,
     edge_tasks,
 )
@@ -74,6 +75,7 @@ def _check(family: Family, n: int, n_envs: int, n_steps: int | None, seed: int) 
         check_training_draws(family, n, seed)
         tasks = different_tasks(family, n, seed)
         check_splits(family)
+        check_validation(family, tasks)
         check_spaces(family, tasks)
         groups = group_tasks(family, tasks)
         probes = [Probe(family, *group[1:], n_envs, n_steps, seed) for group in groups]

@@ -198,7 +198,14 @@ class Family(ABC):
             raise TaskError(f"{name} has shape {list(value.shape)}: {self.id} takes [{takes}]")
         if dtype.kind in "iu" and not np.array_equal(value, np.trunc(value)):
             raise TaskError(f"{name}={value.tolist()} is not whole: {self.id} takes {describe_space(space)}")
-        return value.astype(dtype)
+        with np.errstate(invalid="ignore"):
+            result = value.astype(dtype)
+        if dtype.kind in "iu" and not np.array_equal(result, value):
+            # It would wrap round, to a value inside perhaps.
+            raise TaskError(
+                f"{name}={shorten(value.tolist())} is outside the task space of {self.id}: {describe_space(space)}"
+            )
+        return result
 
     def spaces(self, task: Task) -> tuple[spaces.Box, spaces.Space[Any]]:
         """Return the observation and action space of one task; override it where tasks differ."""

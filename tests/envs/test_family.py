@@ -160,6 +160,15 @@ def test_bad_tasks(tasks, message):
     assert "\n" not in str(error.value)
 
 
+def test_small_integers_do_not_wrap_round():
+    family = Still(shifted=False)
+    family.task_space = Dict({"gear": Box(0, 255, (), np.uint8)})
+    assert family.validate_tasks({"gear": [255.0]})["gear"].dtype == np.uint8
+    for value in (256, -1, 511.0):
+        with pytest.raises(TaskError, match=rf"gear=\[{value}\] is outside the task space of Still-v0: \[0, 255\]"):
+            family.validate_tasks({"gear": [value]})
+
+
 def test_finite_families_take_only_their_tasks():
     class Signs(Still):
         def __init__(self):

@@ -59,6 +59,12 @@ def number(value: Any) -> str:
     return f"{array.item():g}" if array.ndim == 0 and array.dtype.kind == "f" else shorten(array.tolist())
 
 
+def both(a: Any, b: Any) -> str:
+    """Return two values that differ, with as many digits as it takes."""
+    words = number(a), number(b)
+    return " and ".join(words if words[0] != words[1] else (repr(np.asarray(value).tolist()) for value in (a, b)))
+
+
 def kind_of(value: Any) -> str:
     """Return what a value is in a few words."""
     if isinstance(value, np.ndarray):

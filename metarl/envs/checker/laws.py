@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.checker.common import FamilyCheckError, family_name, number, unlike, where
-from metarl.envs.checker.probe import Moment, Probe, Rngs, clones, outcome, unmoved
-from metarl.envs.family import Family, State, Step, Tasks, n_tasks, take_tasks
+from metarl.envs.checker.common import FamilyCheckError, alike, family_name, number, unlike, where
+from metarl.envs.checker.probe import Moment, Probe, Rngs, clones, outcome, rowwise, unmoved
+from metarl.envs.family import Family, State, Step, Tasks, n_tasks, one_task, take_tasks
 from metarl.errors import shorten
 
 STREAMS, COPIES = 8, 4
@@ -72,14 +72,29 @@ class _Randomness:
 
 # ---------------------------------------------------------------------------------------------------------------- leaks
 def check_hidden(probe: Probe) -> None:
-    """Require that observations do not tell tasks apart whose states are equal.
+    """Require that observations do not tell tasks apart whose states are equal: all, then one parameter at a time.
 
     Every task is put into the same state again and again, one stream for all. What only stays in the state and differs
     from the start is a note of the task, so it may differ; what is observed may not.
     """
     if probe.family.observes_task or probe.n == 1:
         return
-    tasks, n = probe.tasks, probe.n
+    _check_hidden(probe, probe.tasks)
+    if len(probe.tasks) > 1 and probe.family.finite_tasks() is None:
+        for batch in one_at_a_time(probe.tasks).values():
+            spaces_ = [probe.family.spaces(one_task(batch, index)) for index in range(probe.n)]
+            if all(pair == (probe.observation_space, probe.action_space) for pair in spaces_):
+                _check_hidden(probe, batch)
+
+
+def one_at_a_time(tasks: Tasks) -> dict[str, Tasks]:
+    """Return batches in which one parameter differs, and the others are the first task's; by the parameter's name."""
+    base = take_tasks(tasks, np.zeros(n_tasks(tasks), dtype=int))
+    return {name: {**base, name: tasks[name]} for name in tasks}
+
+
+def _check_hidden(probe: Probe, tasks: Tasks) -> None:
+    n = probe.n
     rngs = probe.streams(rows=[0] * n)
     state, obs = probe.reset(tasks, rngs)
     hint = "(set observes_task if it should)"
@@ -97,7 +112,7 @@ def check_hidden(probe: Probe) -> None:
         equal = np.repeat(going[None], n, axis=0) & unmoved(rngs, [rngs[0]] * n)[:, None]
         for name, value in step.state.items():
             apart = unlike(value, same[name] if name in notes else value[:1])
-            equal &= ~apart.reshape(*apart.shape[:2], -1).any(-1)
+            equal &= ~rowwise(apart)
         told = unlike(step.obs, step.obs[:1]) & _wide(equal, step.obs)
         for outcome_of in (step.reward, *step.info.values()):
             # Who observes the last reward learns from it what everybody does.
@@ -129,10 +144,9 @@ def check_task_matters(family: Family, tasks: Tasks, lengths: tuple[int, ...], s
     :param lengths: env steps to try, one after another: a task may show only far from the start.
     """
     n = n_tasks(tasks)
-    base = take_tasks(tasks, np.zeros(n, dtype=int))
     varied: dict[str, Tasks] = {"the task": tasks}
     if family.finite_tasks() is None:
-        varied = {f"task parameter {shorten(name)}": {**base, name: tasks[name]} for name in tasks}
+        varied = {f"task parameter {shorten(name)}": batch for name, batch in one_at_a_time(tasks).items()}
     for what, batch in varied.items():
         if not any(_matters(family, batch, length, seed) for length in lengths):
             pair = " and ".join(shorten({name: batch[name][index].tolist() for name in batch}) for index in (0, n - 1))
@@ -233,9 +247,15 @@ class _Answers:
 
 def _follow(probe: Probe, moment: Moment, other: np.ndarray, lags: int, answers: dict[str, _Answers]) -> None:
     """Step with another action, then both ways with the same ones; count what differs."""
+    # What only keeps the last value of something else answers late by itself.
+    before = moment.state
+    kept = {
+        name
+        for name, value in moment.step.state.items()
+        if any(other != name and _is(value, last) for other, last in before.items()) and not _is(value, before[name])
+    }
     ways: list[tuple[Step, Rngs]] = [(moment.step, clones(moment.after)), probe.again(moment, actions=other)]
-    apart = (moment.actions != other).reshape(*moment.active.shape, -1).any(-1)
-    going = moment.active & apart
+    going = moment.active & rowwise(moment.actions != other)
     for lag in range(lags):
         (a, rngs_a), (b, rngs_b) = ways
         going = going & unmoved(rngs_a, rngs_b)[:, None]
@@ -244,7 +264,8 @@ def _follow(probe: Probe, moment: Moment, other: np.ndarray, lags: int, answers:
         differ = {
             name: _flat(unlike(value, getattr(b, name))) for name, value in (("reward", a.reward), ("obs", a.obs))
         }
-        differ["state"] = np.concatenate([_flat(unlike(value, b.state[name])) for name, value in a.state.items()], -1)
+        moving = {name: value for name, value in a.state.items() if name not in kept}
+        differ["state"] = np.concatenate([_flat(unlike(value, b.state[name])) for name, value in moving.items()], -1)
         for name, part in differ.items():
             answers[name].add(lag, part[going])
             found = part.any(-1) & going
@@ -255,6 +276,10 @@ def _follow(probe: Probe, moment: Moment, other: np.ndarray, lags: int, answers:
         going = going & ~(a.terminated | b.terminated)
         if lag + 1 < lags:
             ways = [_next(probe, moment, step, rngs, going, lag) for step, rngs in ways]
+
+
+def _is(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and alike(a, b)
 
 
 def _next(probe: Probe, moment: Moment, step: Step, rngs: Rngs, going: np.ndarray, lag: int) -> tuple[Step, Rngs]:

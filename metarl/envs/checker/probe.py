@@ -13,6 +13,7 @@ from metarl.envs.checker.common import (
     FamilyCheckError,
     alike,
     blame,
+    both,
     copied,
     equal,
     family_name,
@@ -104,6 +105,7 @@ class Probe:
         self._require_state(state, batch, "reset", 0)
         self.require(equal(given, tasks), "reset modifies the tasks it is given")
         self._require_kept("reset", 0)
+        self._require_declared(0)
         self._state = _kinds(state)
         self._returned = {"observations": (obs, obs.copy())}
         return dict(state), obs
@@ -193,10 +195,10 @@ class Probe:
         :param first: which task the arrays begin with.
         """
         for name, value in a.items():
-            apart = _rowwise(unlike(value, b[name])) & mask
+            apart = rowwise(unlike(value, b[name])) & mask
             for row, env in np.argwhere(apart)[:1].tolist():
-                pair = f"{name} {number(value[row, env])} and {number(b[name][row, env])}"
-                self.refuse(f"{promise} {where(time, self.tasks, first + row, env)}: {pair}")
+                pair = both(value[row, env], b[name][row, env])
+                self.refuse(f"{promise} {where(time, self.tasks, first + row, env)}: {name} {pair}")
 
     def require_numbers(self, tasks: Tasks, time: int, obs: np.ndarray, step: Step | None, active: np.ndarray) -> None:
         """Require that observations are in their space, rewards fit float32 and the terms of the reward add up to it.
@@ -277,8 +279,8 @@ class Probe:
         for name, now in _declared(self.family).items():
             before = self._declared[name]
             if not _same(now, before):
-                change = f"from {shorten(before, quote=False)} to {shorten(now, quote=False)}"
-                self.refuse(f"{name} changes {change} at time step {time}")
+                change = f"from {_words(before)} to {_words(now)}"
+                self.refuse(f"{name} changes {change} {f'at time step {time}' if time else 'at reset'}")
 
 
 def outcome(step: Step) -> dict[str, np.ndarray]:
@@ -311,6 +313,11 @@ def clones(rngs: Rngs) -> Rngs:
 def unmoved(a: Rngs, b: Rngs) -> np.ndarray:
     """Return which generators of two lists are in the same state, ``[task]``."""
     return np.array([x.bit_generator.state == y.bit_generator.state for x, y in zip(a, b, strict=True)])
+
+
+def rowwise(bad: np.ndarray) -> np.ndarray:
+    """Return which copies ``[task, env]`` any of their values belong to."""
+    return np.asarray(bad.reshape(*bad.shape[:2], -1).any(-1))
 
 
 def varied_actions(space: spaces.Space[Any], rng: np.random.Generator, n_steps: int, n_envs: int) -> np.ndarray:
@@ -353,11 +360,13 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def _words(declared: Any) -> str:
+    """Return a declaration for a message; a Box keeps what it printed first, whatever becomes of its bounds."""
+    if isinstance(declared, spaces.Box):
+        return shorten(spaces.Box(declared.low, declared.high, dtype=declared.dtype), quote=False)
+    return shorten(declared, quote=False)
+
+
 def _kinds(state: State) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Return the shape of one copy's part of each array, and its dtype."""
     return {name: (value.shape[2:], value.dtype) for name, value in state.items()}
-
-
-def _rowwise(bad: np.ndarray) -> np.ndarray:
-    """Return which copies ``[task, env]`` any of their values belong to."""
-    return np.asarray(bad.reshape(*bad.shape[:2], -1).any(-1))

@@ -8,8 +8,8 @@ from itertools import count
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.checker.common import number, unlike, where
-from metarl.envs.checker.probe import Moment, Probe, outcome, picked, unmoved
+from metarl.envs.checker.common import both, number, unlike, where
+from metarl.envs.checker.probe import Moment, Probe, outcome, picked, rowwise, unmoved
 from metarl.envs.family import State, Step, n_tasks, take_tasks
 from metarl.errors import shorten
 
@@ -46,8 +46,8 @@ def _start(state: State, obs: np.ndarray) -> dict[str, np.ndarray]:
 
 def check_steps(probe: Probe) -> None:
     """Walk to the horizon; require sound numbers, and of every step that nothing else decides it."""
-    repetitions: list[Callable[[Probe, Moment, State], None]] = [_alone, _clipped, _other_copies, _some_active]
-    repetitions += [_turned, _kept_between]
+    repetitions: list[Callable[[Probe, Moment, State], None]] = [_kept_between, _alone, _clipped, _other_copies]
+    repetitions += [_some_active, _turned, _fewer_copies]
     started: State = {}
     steps = count()
     for moment in probe.walk(probe.tasks, probe.streams(), probe.n_steps):
@@ -136,11 +136,27 @@ def _other_copies(probe: Probe, moment: Moment, started: State) -> None:
     probe.require_equal(promise, moment.time, outcome(moment.step), outcome(step), mask)
 
 
+def _fewer_copies(probe: Probe, moment: Moment, started: State) -> None:
+    if probe.n_envs == 1:
+        return
+    # Where numbers are drawn, each number of copies has its own.
+    undrawn = unmoved(moment.rngs, moment.after)[:, None]
+    state = {name: value[:, :1] for name, value in moment.state.items()}
+    step, _ = probe.again(moment, state=state, actions=moment.actions[:, :1], active=moment.active[:, :1])
+    for name in ("reward", "obs"):
+        a, b = np.asarray(getattr(moment.step, name)[:, :1], np.float64), np.asarray(getattr(step, name), np.float64)
+        # Products of matrices round differently.
+        apart = rowwise(unlike(a, b) & ~(np.abs(a - b) <= 1e-6 * (1 + np.abs(a)))) & undrawn & moment.active[:, :1]
+        for row in np.flatnonzero(apart)[:1].tolist():
+            pair = f"{name} {both(a[row, 0], b[row, 0])} {where(moment.time, moment.tasks, row, 0)}"
+            probe.refuse(f"a copy depends on how many copies its task has, {probe.n_envs} and 1: {pair}")
+
+
 def _kept_between(probe: Probe, moment: Moment, started: State) -> None:
-    other = slice(probe.n - 1, probe.n)
-    tasks, rngs = take_tasks(probe.tasks, other), probe.streams("between", [0])
-    state, _ = probe.reset(tasks, rngs, probe.n_envs + 1)
-    probe.step(tasks, state, probe.actions(1, probe.n_envs + 1)[0][None], rngs)
+    order = np.arange(probe.n)[::-1]
+    tasks, rngs = take_tasks(probe.tasks, order), probe.streams("between", order)
+    state, _ = probe.reset(tasks, rngs)
+    probe.step(tasks, state, np.repeat(probe.actions(1, purpose="between"), probe.n, axis=0), rngs)
     step, _ = probe.again(moment)
     promise = "a step depends on what the family did for another batch in between,"
     probe.require_equal(promise, moment.time, outcome(moment.step), outcome(step), moment.active)
@@ -164,7 +180,7 @@ def _clipped(probe: Probe, moment: Moment, started: State) -> None:
         x, y = np.asarray(getattr(a, name), np.float64), np.asarray(getattr(b, name), np.float64)
         # A family may clip to a bound in float64 that the space holds in float32.
         apart = unlike(x, y) & ~(np.abs(x - y) <= 1e-5 + 1e-4 * np.abs(y))
-        apart = apart.reshape(*apart.shape[:2], -1).any(-1) & moment.active
+        apart = rowwise(apart) & moment.active
         for row, env in np.argwhere(apart)[:1].tolist():
             at = where(moment.time, moment.tasks, row, env)
             pair = f"{number(x[row, env])}, clipped to {number(inside[row, env])} it gives {number(y[row, env])}"

@@ -154,6 +154,34 @@ def check_training_draws(family: Family, n: int, seed: int) -> None:
     )
 
 
+def check_validation(family: Family, tasks: Tasks) -> None:
+    """Require that ``validate_tasks`` refuses what is outside the task space, and tasks that lack a parameter."""
+    task = {name: value[:1].tolist() for name, value in tasks.items()}
+    for name, part in family.task_space.spaces.items():
+        around = [part] if family.shifted_space is None else [part, family.shifted_space[name]]
+        top = max(float(np.max(_ends(space)[1])) for space in around)
+        beyond = top + abs(top) + 1
+        strange = {**task, name: np.full(tasks[name][:1].shape, beyond).tolist()}
+        missing = {other: value for other, value in task.items() if other != name}
+        for given, what in (
+            (strange, f"takes {name}={beyond:g}, outside the task space"),
+            (missing, f"takes a task without {name}"),
+        ):
+            try:
+                family.validate_tasks(given)
+            except MetaRLError:
+                continue
+            require(False, family, f"validate_tasks {what}: {shorten(given)}")
+
+
+def _ends(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and the highest values of a task parameter."""
+    if isinstance(space, spaces.Box):
+        return np.asarray(space.low), np.asarray(space.high)
+    assert isinstance(space, spaces.Discrete)
+    return np.asarray(space.start, space.dtype), np.asarray(space.start + space.n - 1, space.dtype)
+
+
 def _require_valid(family: Family, tasks: Tasks, source: str) -> None:
     require(_is_arrays(tasks), family, f"{source} gives {kind_of(tasks)}, not a dict of arrays [task, ...]")
     try:
@@ -230,14 +258,9 @@ def _corners(space: spaces.Dict) -> Iterator[dict[str, np.ndarray]]:
     """Return points of a task space: its ends, its middle, and each number's ends with the others in the middle."""
     lows, middles, highs = {}, {}, {}
     for name, part in space.spaces.items():
-        if isinstance(part, spaces.Box):
-            low, high = part.low, part.high
-            middles[name] = np.asarray(low + (high - low) / 2).astype(part.dtype)
-        else:
-            assert isinstance(part, spaces.Discrete)
-            low, high = (np.asarray(value, part.dtype) for value in (part.start, part.start + part.n - 1))
-            middles[name] = np.asarray((low + high) // 2, part.dtype)
-        lows[name], highs[name] = np.asarray(low), np.asarray(high)
+        low, high = _ends(part)
+        middles[name] = np.asarray(low + (high - low) / 2).astype(part.dtype)
+        lows[name], highs[name] = low, high
     places: list[tuple[str, tuple[int, ...]]] = [
         (name, index) for name, value in middles.items() for index in np.ndindex(value.shape)
     ]

@@ -1,0 +1,110 @@
+"""A user's own family: what the check passes is learnt on and exported, what it refuses is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.spaces import Box, Dict, Discrete
+
+import metarl
+from metarl.envs import FamilyCheckError, check_family, make_family
+from metarl.errors import ConfigError, MetaRLError
+from metarl.meta.export import require_equal_spaces, space_to_json
+from tests.envs.families import CartPole, Reach
+
+
+def test_cartpole_of_one_s_own_is_checked_learnt_on_and_exported() -> None:
+    family = CartPole(horizon=25)
+    check_family(family, n=2)
+    model = metarl.FOMAML("MlpPolicy", family, meta_batch_size=2, n_episodes=2, n_inner_steps=1, seed=0)
+    model.learn(1)
+    assert model.n_iterations == 1
+    ppo = model.to_sb3("ppo", value_tasks=2, value_episodes=1, n_steps=16, batch_size=16)
+    ppo.set_env(gym.make("CartPole-v1"))
+    ppo.learn(16)
+
+
+@pytest.mark.parametrize(
+    ("family", "env"),
+    [
+        ("AntVel-v0", "Ant-v5"),
+        ("AntDir-v0", "Ant-v5"),
+        ("HalfCheetahVel-v0", "HalfCheetah-v5"),
+        ("HalfCheetahDir-v0", "HalfCheetah-v5"),
+    ],
+)
+def test_the_gymnasium_lineages_have_the_spaces_of_their_namesakes(family: str, env: str) -> None:
+    ours = make_family(family, lineage="gymnasium")
+    theirs = gym.make(env)
+    spoken = {name: space_to_json(getattr(ours, name)) for name in ("observation_space", "action_space")}
+    require_equal_spaces(theirs, spoken)
+    assert ours.action_space == theirs.action_space
+    assert theirs.spec is not None
+    assert ours.horizon == theirs.spec.max_episode_steps
+    theirs.close()
+    ours.close()
+
+
+DECLARATIONS: dict[str, dict[str, Any]] = {
+    "float64 observations": {"observation_space": Box(-20, 20, (1,), np.float64)},
+    "integer observations": {"observation_space": Box(0, 255, (1,), np.uint8)},
+    "scalar observations": {"observation_space": Box(-20, 20, (), np.float32)},
+    "empty observations": {"observation_space": Box(-20, 20, (0,), np.float32)},
+    "a Dict of observations": {"observation_space": Dict({"x": Box(-20, 20, (1,), np.float32)})},
+    "Discrete observations": {"observation_space": Discrete(3)},
+    "scalar actions": {"action_space": Box(-1, 1, (), np.float32)},
+    "actions of two axes": {"action_space": Box(-1, 1, (1, 1), np.float32)},
+    "empty actions": {"action_space": Box(-1, 1, (0,), np.float32)},
+    "endless actions": {"action_space": Box(-np.inf, np.inf, (1,), np.float32)},
+    "integer actions": {"action_space": Box(-1, 1, (1,), np.int64)},
+    "MultiDiscrete actions": {"action_space": spaces.MultiDiscrete([2, 2])},
+    "a horizon of 0": {"horizon": 0},
+    "a horizon that is a float": {"horizon": 5.0},
+    "a task space that is a Box": {"task_space": Box(-1, 1, (1,))},
+    "an endless task space": {"task_space": Dict({"goal": Box(-np.inf, np.inf, ())})},
+}
+
+
+@pytest.mark.parametrize("name", DECLARATIONS)
+@pytest.mark.parametrize("learner", ["vpg", "sb3_ppo"])
+def test_learning_refuses_the_declarations_that_the_check_refuses(name: str, learner: str) -> None:
+    family = Reach(horizon=5)
+    for attribute, value in DECLARATIONS[name].items():
+        setattr(family, attribute, value)
+    with pytest.raises(FamilyCheckError) as checked:
+        check_family(family)
+    with pytest.raises(ConfigError) as learnt:
+        metarl.Reptile("MlpPolicy", family, learner=learner)
+    assert str(learnt.value) == f"{checked.value} (metarl.envs.check_family says more)"
+
+
+class Spoilt(Reach):
+    """Pays or observes something else from the third env step on."""
+
+    def __init__(self, what: str, value: float) -> None:
+        super().__init__(horizon=5)
+        self.what, self.value = what, value
+        self.observation_space = Box(-np.inf, np.inf, (1,), np.float32)
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        step = super().step(*args, **kwargs)
+        late = step.state["t"] >= 3
+        if self.what == "reward":
+            return step._replace(reward=np.where(late, self.value, step.reward), info={})
+        return step._replace(obs=np.where(late[..., None], self.value, step.obs).astype(np.float32))
+
+
+@pytest.mark.parametrize("what", ["reward", "observation"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e39])
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_numbers_that_stop_learning_are_found_before(what: str, value: float) -> None:
+    found = "rewards are finite" if what == "reward" else "observations are finite"
+    with pytest.raises(FamilyCheckError, match=rf"at time step 3, copy 0 of task 0 {{'goal': .*}}: {found}"):
+        check_family(Spoilt(what, value))
+    model = metarl.FOMAML("MlpPolicy", Spoilt(what, value), meta_batch_size=2, n_episodes=2, seed=0)
+    with pytest.raises(MetaRLError, match=f"non-finite {what} in Reach-v0 task 0"):
+        model.learn(1)
