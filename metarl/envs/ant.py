@@ -6,10 +6,10 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-import mujoco
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
+from metarl.envs.bindings import mujoco
 from metarl.envs.family import Tasks, register_family
 from metarl.envs.lineage import check_choice, choose_constants
 from metarl.envs.mujoco import Constants, MujocoFamily, Sensed, gymnasium_spec

@@ -22,6 +22,7 @@ from metarl.envs.family import Family, State, Task, Tasks, make_family, one_task
 from metarl.envs.views import (
     as_actions,
     as_batch,
+    as_metadata,
     as_seed,
     describe_task,
     next_tasks,
@@ -31,12 +32,8 @@ from metarl.envs.views import (
     task_option,
     view_spec,
 )
-from metarl.errors import ConfigError, TaskError, UnknownNameError, shorten, unknown_name
+from metarl.errors import TaskError, UnknownNameError, unknown_name
 from metarl.streams import stream
-
-
-class RenderModeError(ConfigError, TypeError):
-    """Somebody asks for pictures. A TypeError too: after one, SB3's ``make_vec_env`` asks again without a mode."""
 
 
 def episode_stream(seed: int) -> np.random.Generator:
@@ -75,21 +72,22 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
     range). An action, a reward or an observation that is NaN or infinite raises, as in the vector view.
 
     :param family: a registered name or a family.
-    :param render_mode: None; families are not drawn.
+    :param render_mode: ``"rgb_array"``: :meth:`render` returns pictures of the families that are drawn.
     :param kwargs: the task's parameters, and for a registered name arguments of :func:`make_family`.
     :raises UnknownNameError: a keyword that is neither.
     :raises TaskError: a value outside the task space.
-    :raises RenderModeError: any ``render_mode``.
+    :raises RenderModeError: another ``render_mode``, or one for a family that is not drawn.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (as gymnasium.Env declares it)
+    # What Gymnasium looks at before there is a family; a view's own says what that draws.
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012  (as gymnasium.Env declares it)
 
     def __init__(self, family: str | Family, *, render_mode: str | None = None, **kwargs: Any) -> None:
-        if render_mode is not None:
-            raise RenderModeError(f"render_mode={shorten(render_mode)}: families are not drawn")
-        self.render_mode = None
         self.family, task = _split(family, kwargs)
-        self.spec: EnvSpec | None = view_spec(self.family, family if isinstance(family, str) else None, kwargs)
+        self.metadata = as_metadata(self.family, render_mode)
+        self.render_mode = render_mode
+        asked = kwargs if render_mode is None else {**kwargs, "render_mode": render_mode}
+        self.spec: EnvSpec | None = view_spec(self.family, family if isinstance(family, str) else None, asked)
         self._next_tasks = as_batch(self.family, task) if task else None
         # Wrappers write their own spaces over the environment's.
         self._spaces = self.observation_space, self.action_space = (
@@ -99,6 +97,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         )
         self._tasks: Tasks = {}
         self._state: State | None = None
+        self._trail: list[State] = []
         self._seed: int | None = None
         self._elapsed = 0
 
@@ -155,6 +154,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         self._tasks = self._next_tasks
         self._state, obs = self.family.reset(self._tasks, [self.np_random], 1)
         self._elapsed = 0
+        self._trail = [self._state]
         require_finite("observation", obs[0], self._where)
         return np.array(obs[0, 0]), {}
 
@@ -172,12 +172,27 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         # As the vector view and SB3's return it; this one keeps float64.
         require_finite("reward", step.reward[0].astype(np.float32), self._where)
         self._elapsed += 1
+        if self.render_mode is not None:
+            self._trail.append(step.state)
         require_finite("observation", step.obs[0], self._where)
         terminated = bool(step.terminated[0, 0])
         truncated = not terminated and bool(self._elapsed >= self.horizon)
         self._state = None if terminated or truncated else step.state
         info = {name: float(value[0, 0]) for name, value in step.info.items()}
         return np.array(step.obs[0, 0]), float(step.reward[0, 0]), terminated, truncated, info
+
+    def render(self) -> np.ndarray | None:
+        """Return a picture of the episode as it stands, ``[height, width, 3]``, uint8; None without ``render_mode``.
+
+        :raises ResetNeeded: no episode has begun.
+        :raises PictureError: a robot on a machine without EGL and OSMesa.
+        """
+        if self.render_mode is None:
+            gymnasium.logger.warn(f"{self.family.id}: render() without a render_mode, for instance 'rgb_array'")
+            return None
+        if not self._trail:
+            raise reset_needed(self.family)
+        return self.family.render(self._tasks, self._trail, 0, 0)
 
     def _where(self, row: int) -> str:
         """Return for messages which env step of which task it is."""

@@ -70,6 +70,8 @@ class Family(ABC):
     """Whether several threads may step the family at once, and it gains from that: its steps are native code."""
     observes_task: bool = False
     """Whether the observation tells the task on purpose, as the oracle view's does."""
+    render_fps: int | None = None
+    """Frames a second of a video; None for a family that is not drawn, the others implement :meth:`render`."""
 
     # ----------------------------------------------------------------------------------------------------------- tasks
     def sample_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
@@ -239,6 +241,15 @@ class Family(ABC):
         :param rngs: one generator for each task, for families with random transitions.
         :param active: ``[task, env]``; copies with False need not be stepped, their results are not looked at.
         """
+
+    def render(self, tasks: Tasks, trail: Sequence[State], task: int, env: int) -> np.ndarray:
+        """Return a picture of one copy, ``[height, width, 3]``, uint8: a function of these arguments.
+
+        :param trail: the states of the episode so far, the one to draw last.
+        :param task: the copy's index along the states' task axis.
+        :param env: its index along their env axis.
+        """
+        raise ConfigError(f"{self.id} is not drawn")
 
     def shared_by(self, n_callers: int) -> AbstractContextManager[None]:
         """Return a context in which ``n_callers`` threads step the family, and so share its own threads."""

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import gymnasium
-import mujoco
 import numpy as np
-from mujoco.rollout import Rollout
 
+from metarl.envs.bindings import Rollout, mujoco
 from metarl.envs.family import Family, State, Step, Tasks, n_tasks
+from metarl.envs.pictures import draw_robot
 from metarl.errors import ConfigError, shorten, unknown_name
 
 _DISABLE = mujoco.mjtDisableBit
@@ -159,6 +159,7 @@ class MujocoFamily(Family):
         model = self.model.step
         self.dt = float(model.opt.timestep) * frame_skip
         """Duration of an env step, s."""
+        self.render_fps = round(1 / self.dt)
         self._n_physics = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS.value)
         self._qpos, self._qvel = slice(1, 1 + model.nq), slice(1 + model.nq, 1 + model.nq + model.nv)
         self._init_qpos = np.array(model.qpos0 if init_qpos is None else init_qpos, dtype=np.float64)
@@ -290,6 +291,12 @@ class MujocoFamily(Family):
     def qvel(self, physics: np.ndarray) -> np.ndarray:
         """Return the velocities ``[..., nv]`` in a physics state, a view."""
         return physics[..., self._qvel]
+
+    def render(self, tasks: Tasks, trail: Sequence[State], task: int, env: int) -> np.ndarray:
+        """Return a picture from the side; the camera follows the robot."""
+        models = self.models(tasks)
+        model = models[task if len(models) > 1 else 0].step
+        return draw_robot(self.id, model, trail[-1]["physics"][task, env], self._root)
 
     @contextmanager
     def shared_by(self, n_callers: int) -> Iterator[None]:

@@ -34,6 +34,7 @@ class Oracle(Family):
         self.shifted_space = family.shifted_space
         self.horizon = family.horizon
         self.concurrent = family.concurrent
+        self.render_fps = family.render_fps
         self.observation_space = self._extend(family.observation_space)
         self.action_space = family.action_space
 
@@ -106,6 +107,9 @@ class Oracle(Family):
 
     def validate_tasks(self, tasks: Mapping[str, Any]) -> Tasks:
         return self.family.validate_tasks(tasks)
+
+    def render(self, tasks: Tasks, trail: Sequence[State], task: int, env: int) -> np.ndarray:
+        return self.family.render(tasks, trail, task, env)
 
     def shared_by(self, n_callers: int) -> AbstractContextManager[None]:
         return self.family.shared_by(n_callers)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
+from metarl.envs.canvas import Canvas
 from metarl.envs.family import Family, State, Step, Tasks, register_family
 from metarl.envs.lineage import check_choice, choose_constants
 from metarl.errors import ConfigError, shorten
@@ -56,6 +58,8 @@ REWARDS = ("distance", "squared", "corner", "near")
 """``"distance"``: -d, with d the Euclidean distance to the goal after the move. ``"squared"``: -d².
 ``"corner"``: how much d has shrunk in this env step, if the position's L1 norm is ``reward_radius`` or more and no
 other corner is nearer than the goal; otherwise 0. ``"near"``: max(``reward_radius`` - d, 0)."""
+SIZE = 400
+"""Height and width of a picture, pixels."""
 TERMINATIONS = ("box", "radius", "origin", "none")
 """``"box"``: both |dx| and |dy| below ``goal_radius``. ``"radius"``: d below it. ``"origin"``: both |x| and |y| below
 it, wherever the goal is. ``"none"``: never."""
@@ -147,6 +151,7 @@ class PointMass(Family):
     """
 
     id = "PointMass-v0"
+    render_fps = 20
 
     def __init__(self, lineage: str = "maml_rl", **constants: Any) -> None:
         self.constants = c = choose_constants(LINEAGES, lineage, constants, "PointMass")
@@ -252,6 +257,26 @@ class PointMass(Family):
             info["reward_goal"] = c.goal_bonus * terminated
             reward = reward + info["reward_goal"]
         return Step(after, self._observe(tasks, after, distance), reward, terminated, info)
+
+    def render(self, tasks: Tasks, trail: Sequence[State], task: int, env: int) -> np.ndarray:
+        """Return a picture of the plane: where goals lie (the square), the goal (green), the start (grey), the way from
+        there and the position (blue), and walls (black). It shows more of the plane as the way leads out of it.
+        """
+        c = self.constants
+        way = np.array([state["position"][task, env] for state in trail])
+        goals = self.task_space["goal"] if self.shifted_space is None else self.shifted_space["goal"]
+        assert isinstance(goals, Box)
+        reach = 1.1 * max(float(goals.high.max()), c.start_range, np.abs(way).max())
+        canvas = Canvas(SIZE, reach)
+        canvas.square(c.goal_range, 1.5, (205, 205, 205))
+        if c.arena < np.inf:
+            canvas.square(c.arena, 3.0, (0, 0, 0))
+        canvas.disc(tasks["goal"][task], 9.0, (44, 160, 44))
+        canvas.disc(way[0], 6.0, (150, 150, 150))
+        for start, end in pairwise(way):
+            canvas.line(start, end, 2.0, (150, 190, 230))
+        canvas.disc(way[-1], 6.0, (31, 119, 180))
+        return canvas.image()
 
     def _observe(self, tasks: Tasks, state: State, distance: np.ndarray | None) -> np.ndarray:
         c = self.constants

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from metarl.envs.family import Family, State, Tasks, make_family, n_tasks, take_
 from metarl.envs.groups import group_tasks
 from metarl.envs.views import (
     as_actions,
+    as_metadata,
     as_seed,
     describe_task,
     next_tasks,
@@ -47,11 +49,18 @@ class FamilyVecEnv(VecEnv):
     :param tasks: a batch of tasks of equal spaces.
     :param n_envs: copies of each task.
     :param seed: seed of the first copy's stream; None for one from the operating system.
+    :param render_mode: ``"rgb_array"``: :meth:`render` returns one picture of all copies, for families that are drawn.
+    :raises RenderModeError: another ``render_mode``, or one for a family that is not drawn.
     :raises TaskError: a task outside the task space, or tasks of different spaces.
     """
 
     def __init__(
-        self, family: str | Family, tasks: Mapping[str, Any], n_envs: int = 1, seed: int | None = None
+        self,
+        family: str | Family,
+        tasks: Mapping[str, Any],
+        n_envs: int = 1,
+        seed: int | None = None,
+        render_mode: str | None = None,
     ) -> None:
         if n_envs < 1:
             raise ConfigError(f"n_envs={shorten(n_envs)}: at least 1")
@@ -72,8 +81,14 @@ class FamilyVecEnv(VecEnv):
         self._started = time.time()
         self.reward_terms: dict[str, np.ndarray] = {}
         """Terms of the last env step's rewards, ``[copy]``, by name."""
+        # The states of the longest episode; a copy's own are as many as it has made steps, and one.
+        self._trail: deque[State] = deque(maxlen=1 if render_mode is None else self.family.horizon + 1)
+        self._render_mode = render_mode
+        metadata = as_metadata(self.family, render_mode)
         self._spaces = groups[0].observation_space, groups[0].action_space
         super().__init__(n, *self._spaces)
+        # SB3 lists what its views show, without the speed.
+        self.metadata["render_fps"] = metadata["render_fps"]
         self.seed(seed)
 
     # --------------------------------------------------------------------------------------------------- episodes
@@ -105,6 +120,7 @@ class FamilyVecEnv(VecEnv):
         self._tasks = take_tasks(self._next_tasks, slice(None))
         self._state, obs = self.family.reset(self._tasks, self._rngs, 1)
         self._actions = None
+        self._trail.append(self._state)
         self._elapsed[:] = 0
         self._returns[:] = 0.0
         self._started = time.time()
@@ -150,6 +166,7 @@ class FamilyVecEnv(VecEnv):
                     },
                 }
             obs[ended] = self._restart(ended)
+        self._trail.append(self._state)
         return obs, rounded, dones, infos
 
     def _restart(self, ended: np.ndarray) -> np.ndarray:
@@ -186,10 +203,16 @@ class FamilyVecEnv(VecEnv):
         self._next_tasks = {name: _replaced(value, where, tasks[name]) for name, value in self._next_tasks.items()}
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """Call a method of some copies: ``set_task(task)``, which counts from each copy's next episode on."""
-        if method_name != "set_task":
-            raise AttributeError(f"copies of {self.family.id} have no method {shorten(method_name)}: known: set_task")
+        """Call a method of some copies: ``set_task(task)``, which counts from each copy's next episode on, or
+        ``render()``.
+        """
         where = list(self._get_indices(indices))
+        if method_name == "render":
+            images = self.get_images()
+            return [images[index] for index in where]
+        if method_name != "set_task":
+            name = shorten(method_name)
+            raise AttributeError(f"copies of {self.family.id} have no method {name}: known: render, set_task")
         for index in where:
             self._set_task(index, *args, **kwargs)
         return [None] * len(where)
@@ -210,7 +233,7 @@ class FamilyVecEnv(VecEnv):
             "family": self.family,
             "horizon": self.family.horizon,
             "observation_space": getattr(self, "observation_space", None),
-            "render_mode": None,
+            "render_mode": self._render_mode,
         }
         if attr_name not in shared:
             raise AttributeError(f"copies of {self.family.id} have no attribute {shorten(attr_name)}")
@@ -242,8 +265,18 @@ class FamilyVecEnv(VecEnv):
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """Return None for every copy: families are not drawn."""
-        return [None] * self.num_envs
+        """Return a picture of every copy, or None for each without ``render_mode``.
+
+        :raises ResetNeeded: no episode has begun.
+        :raises PictureError: robots on a machine without EGL and OSMesa.
+        """
+        if self._render_mode is None:
+            return [None] * self.num_envs
+        if self._state is None:
+            raise reset_needed(self.family)
+        states = list(self._trail)
+        trails = [states[-int(steps) - 1 :] for steps in self._elapsed]
+        return [self.family.render(self._tasks, trail, copy, 0) for copy, trail in enumerate(trails)]
 
 
 def _replaced(array: np.ndarray, where: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -143,6 +143,23 @@ def as_seed(seed: Any) -> int:
     return int(seed)
 
 
+# ------------------------------------------------------------------------------------------------------------- pictures
+class RenderModeError(ConfigError, TypeError):
+    """A kind of pictures that there is not. A TypeError too: after one, SB3's ``make_vec_env`` asks for none."""
+
+
+def as_metadata(family: Family, render_mode: str | None) -> dict[str, Any]:
+    """Return a view's metadata, Gymnasium's list of what can be drawn and how fast.
+
+    :raises RenderModeError: ``render_mode`` is not in it.
+    """
+    modes = [] if family.render_fps is None else ["rgb_array"]
+    if render_mode is not None and render_mode not in modes:
+        takes = "takes 'rgb_array' or None" if modes else "is not drawn"
+        raise RenderModeError(f"render_mode={shorten(render_mode)}: {family.id} {takes}")
+    return {"render_modes": modes, "render_fps": family.render_fps}
+
+
 # ------------------------------------------------------------------------------------------------------------- horizon
 @dataclass(frozen=True)
 class _ViewOf:
