@@ -2,10 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
+from metarl import startup as startup  # first: it makes the other imports safe
+
+# isort: split
 from metarl import envs
 from metarl.envs.family import family_ids, make_family
 from metarl.errors import MetaRLError
 from metarl.version import __version__
+
+startup.families_imported()
 
 if TYPE_CHECKING:
     from metarl.meta import (

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from types import MappingProxyType
 from typing import Any
+
+from metarl.synonyms import Words
 
 ECHOED = 100
 """Characters of a value that a message repeats."""
+NEAR = 0.65
+"""Ratio of equal letters from which a name is taken for a misspelling of another."""
 LONGEST = 1500
 """Characters of a message: more than any needs, unless what it repeats is of a stranger's length."""
 
@@ -76,15 +81,31 @@ def shorten(value: Any, *, limit: int = ECHOED, quote: bool = True) -> str:
     return f"{text[: limit - end]} … {text[-end:]} ({len(text):,} characters)"
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+def unknown_name(kind: str, name: Any, known: Iterable[str], words: Words = MappingProxyType({})) -> UnknownNameError:
     """Return the error for an unknown ``name``, with the nearest known one or the whole list.
 
     :param kind: what the name should be, for instance ``"algorithm"``.
     :param name: what was given.
     :param known: what exists.
+    :param words: other people's words, see :mod:`metarl.synonyms`.
     """
-    options = sorted(known)
-    lowered = {option.lower(): option for option in options}
-    near = difflib.get_close_matches(str(name)[:ECHOED].lower(), lowered, n=1, cutoff=0.5)
-    hint = f"did you mean {lowered[near[0]]!r}?" if near else f"known: {', '.join(options)}"
-    return UnknownNameError(f"unknown {kind} {shorten(name)}: {hint}", name, options)
+    options = sorted(map(str, known))
+    meant = suggestion(str(name), options, words)
+    hint = meant if meant is not None else f"known: {', '.join(options)}"
+    return UnknownNameError(f"unknown {kind} {shorten(name)}: {hint}", str(name), options)
+
+
+def suggestion(name: str, known: Iterable[str], words: Words = MappingProxyType({})) -> str | None:
+    """Return what to say of an unknown name: a sentence, or what was meant; None where that is anybody's guess.
+
+    Dashes before flags and dots within names of hyperparameters are looked through.
+    """
+    options = {option.lower().lstrip("-"): option for option in known}
+    own = name[:ECHOED].lower().lstrip("-")
+    word = words.get(name.lstrip("-"), words.get(own, ()))
+    if isinstance(word, str):
+        return word
+    same = [other for other in word if other in options.values() or other.partition(".")[0] in options.values()]
+    # Where letters alone decide, half of them in common is what most pairs of words have.
+    near = same or [options[found] for found in difflib.get_close_matches(own, options, n=1, cutoff=NEAR)]
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else None

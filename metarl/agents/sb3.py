@@ -76,6 +76,7 @@ from metarl.agents.sb3_reuse import (
 )
 from metarl.envs.family import Family, Task, check_arguments, make_family
 from metarl.errors import ConfigError, shorten, unknown_name
+from metarl.synonyms import HYPERPARAMETERS
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "a2c": A2C,
@@ -118,7 +119,7 @@ def check_names(algorithm: str, names: Iterable[Any]) -> None:
         if name in OWN:
             raise ConfigError(f"{name} is set by the learner: it cannot be given")
         if name not in known:
-            raise unknown_name(f"argument of {cls.__name__}:", name, known)
+            raise unknown_name(f"argument of {cls.__name__}:", name, known, HYPERPARAMETERS)
 
 
 def check_stock(

@@ -22,6 +22,7 @@ from gymnasium.envs.registration import WrapperSpec
 
 from metarl.errors import ConfigError, TaskError, UnknownNameError, shorten, unknown_name
 from metarl.streams import stream
+from metarl.synonyms import HYPERPARAMETERS
 
 Task = dict[str, Any]
 """One point of a task space."""
@@ -427,4 +428,4 @@ def check_arguments(
     known = [name for name in parameters if name not in (*refused, *variable)]
     for name in kwargs:
         if name in refused or not (variable or name in known):
-            raise unknown_name(kind, name, known)
+            raise unknown_name(kind, name, known, HYPERPARAMETERS)

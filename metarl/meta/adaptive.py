@@ -19,8 +19,9 @@ from metarl.meta.evaluation import evaluation_tasks
 from metarl.meta.learners import Loop, default_rate, make_loop, require_learner
 from metarl.meta.loops import Amount, FunctionalLoop, Learnt, Streams
 from metarl.meta.objective import norm
-from metarl.meta.outer import LARGEST_SEED, Outer, make_outer, require_range
+from metarl.meta.outer import Outer, make_outer, require_range
 from metarl.meta.progress import Progress, Timer
+from metarl.schema import LARGEST_SEED
 from metarl.streams import stream
 
 if TYPE_CHECKING:

@@ -28,9 +28,10 @@ from metarl.envs.oracle import Oracle as OracleView
 from metarl.envs.promises import broken_declaration
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError, shorten, unknown_name
 from metarl.meta.adapted import AdaptedPolicy
-from metarl.meta.outer import LARGEST_SEED, Outer, require_range
+from metarl.meta.outer import Outer, require_range
 from metarl.meta.progress import ProgressBar
 from metarl.meta.saved import NOT_SAVED, convert_arguments, read_saved, require_finite_tensors
+from metarl.schema import LARGEST_SEED
 from metarl.streams import stream
 
 if TYPE_CHECKING:

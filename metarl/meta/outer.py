@@ -16,8 +16,6 @@ from metarl.errors import CheckpointError, ConfigError, NonFiniteError, shorten,
 from metarl.meta.objective import MetaObjective, dot, norm
 from metarl.schema import LARGEST
 
-LARGEST_SEED = 2**64 - 1
-
 
 @dataclass(frozen=True)
 class OuterStep:

@@ -21,8 +21,7 @@ from metarl.agents.sb3 import ALGORITHMS, check_stock
 from metarl.envs.family import check_arguments
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 from metarl.meta.export_settings import OPTIMIZERS, Settings
-from metarl.meta.outer import LARGEST_SEED
-from metarl.schema import Range, read_as
+from metarl.schema import LARGEST_SEED, Range, read_as
 from metarl.untrusted import parse_json, read_bytes, read_text
 
 FORMAT = "metarl-sb3-export"

@@ -8,13 +8,11 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from metarl.errors import ConfigError, MetaRLError
+from metarl.errors import ConfigError, MetaRLError, shorten
+from metarl.startup import INTERRUPTED, interruptible, open_missing_streams
 from metarl.zoo.cli import COMMANDS, parse
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C or SIGTERM, as shells count it."""
 
 OUT_OF_MEMORY = "out of memory: use a smaller meta_batch_size, n_episodes or --n-eval-tasks"
 TOO_LARGE = ("can't allocate memory", "Maximum allowed dimension exceeded", "array is too big")
@@ -29,9 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :param argv: the arguments after the program's name; ``sys.argv`` by default.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a table's lines and arrows must not fail where ASCII is all there is
-            stream.reconfigure(errors="replace")
+    prepare_streams()
     try:
         args = parse(list(sys.argv[1:] if argv is None else argv))
         if args is None:
@@ -42,9 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(module.run(args))
     except MetaRLError as error:
         return _fail(str(error))
-    except BrokenPipeError:  # the reader (`metarl list | head`) has gone: nothing is left to say, nor anybody to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         return _fail(describe_os_error(error))
     except MemoryError as error:
@@ -58,19 +51,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def script() -> NoReturn:
-    """Run one command as a program: after Ctrl-C it ends at once, whatever threads are in the middle of."""
+def script(command: str | None = None) -> NoReturn:
+    """Run one command as a program: after Ctrl-C it ends at once, whatever threads are in the middle of.
+
+    :param command: its name, where ``sys.argv`` has its arguments only.
+    """
     try:
-        code = main()
+        interruptible()
+        code = main(sys.argv[1:] if command is None else [command, *sys.argv[1:]])
     except KeyboardInterrupt:  # once more, while the first was being answered
         code = INTERRUPTED
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:  # a full disk, where nothing is left to write to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or _fail(describe_os_error(error))
     if code == INTERRUPTED:
         # Python would wait for them, for seconds, and answer another Ctrl-C with a traceback. What is on the disk is
         # whole, and files of ours are closed.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     raise SystemExit(code)
+
+
+class _Lasting(io.FileIO):
+    """A stream whose reader may go (``metarl list | head``, a closed terminal): the work goes on, untold."""
+
+    def write(self, data: Any, /) -> int:
+        """Write, or drop what nobody can read."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            return len(data)
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr such that no message can fail: whatever they encode, whether or not they are there."""
+    open_missing_streams()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        # A table's lines and arrows must not fail where ASCII is all there is.
+        stream.reconfigure(errors="replace")
+        if stream is getattr(sys, f"__{name}__") and os.name != "nt":
+            stream.flush()
+            raw = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
+            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "replace", line_buffering=stream.line_buffering))
 
 
 def import_package(name: str) -> None:
@@ -79,7 +108,7 @@ def import_package(name: str) -> None:
     :raises ConfigError: it is no module, or imports something that is none.
     """
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(f"--gym-packages {name}: not the name of a module, such as my_families")
+        raise ConfigError(f"--gym-packages {shorten(name, quote=False)}: not the name of a module, such as my_families")
     try:
         importlib.import_module(name)
     except ImportError as error:

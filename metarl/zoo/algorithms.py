@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metarl import synonyms
 from metarl.errors import CheckpointError, ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def algorithm(name: str) -> type[MetaAlgorithm]:
     from metarl import ALGORITHMS
 
     if name not in ALGORITHMS:
-        raise unknown_name("algorithm", name, ALGORITHMS)
+        raise unknown_name("algorithm", name, ALGORITHMS, synonyms.ALGORITHMS)
     return ALGORITHMS[name]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any, NoReturn
 
-from metarl.errors import ConfigError, UnknownNameError, shorten, unknown_name
-from metarl.schema import LARGEST
+from metarl import synonyms
+from metarl.errors import ECHOED, ConfigError, UnknownNameError, shorten, suggestion, unknown_name
 from metarl.version import __version__
+from metarl.zoo import values
 
 COMMANDS = {
     **{name: name for name in ("train", "evaluate", "export", "finetune", "plot", "reproduce")},
@@ -16,9 +18,6 @@ COMMANDS = {
 """The commands, and the module of :mod:`metarl.zoo` whose ``run(args)`` does each."""
 
 ALGORITHMS = ("maml", "fomaml", "reptile", "leap", "pretrain", "random", "oracle")
-
-MOST_TASKS, MOST_THREADS = 100_000, 1024
-"""Sizes beyond which a number is a slip of the hand: nobody would live to see the result."""
 
 _EXAMPLES = """\
 examples:
@@ -50,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print and exit for."""
-        raise ConfigError(message)
+        raise ConfigError(shorten(message, limit=4 * ECHOED, quote=False))
 
     def flags(self) -> list[str]:
         """Return every flag that this parser knows."""
@@ -65,12 +64,14 @@ def parse(argv: list[str]) -> argparse.Namespace | None:
 
     :raises MetaRLError: an unknown command or flag (with the nearest name), or a value that does not parse.
     """
+    for word in argv:
+        _require_text(word)
     parser, commands = build_parser()
     if not argv:
         parser.print_help()
         return None
     if not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        raise unknown_name("command", argv[0], COMMANDS)
+        raise unknown_name("command", argv[0], COMMANDS, synonyms.COMMANDS)
     if argv[0].startswith("-") and argv[0] not in parser.flags():
         raise ConfigError(f"no command given: known: {', '.join(COMMANDS)}")
     try:
@@ -83,6 +84,16 @@ def parse(argv: list[str]) -> argparse.Namespace | None:
     args.given = _typed(commands[args.command], argv[1:])
     _parse_pairs(args)
     return args
+
+
+def _require_text(word: str) -> None:
+    """Refuse what no file of ours can say: records are UTF-8, and a name ends at a NUL."""
+    try:
+        word.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigError(f"{shorten(word)} is not UTF-8 text: choose or link a name that is") from None
+    if "\0" in word:
+        raise ConfigError(f"{shorten(word)} holds a NUL character")
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
@@ -117,7 +128,7 @@ def _train(parser: Parser) -> Parser:
     what.add_argument(
         "-n",
         "--n-timesteps",
-        type=_count,
+        type=values.count,
         default=None,
         metavar="N",
         help="env steps in total, support and query together (default: the YAML's)",
@@ -125,6 +136,7 @@ def _train(parser: Parser) -> Parser:
     what.add_argument(
         "-i",
         "--trained-agent",
+        type=values.path,
         default=None,
         metavar="RUN_OR_FILE",
         help="a run folder: go on exactly where it stopped; a .safetensors file: start a new run from it",
@@ -139,20 +151,30 @@ def _train(parser: Parser) -> Parser:
         help="hyperparameters that overrule the YAML, for instance inner_lr:0.1 policy_kwargs.net_arch:[64,64] "
         "learner:ppo",
     )
-    what.add_argument("-conf", "--conf-file", default=None, metavar="FILE", help="another hyperparameter YAML")
+    what.add_argument(
+        "-conf", "--conf-file", type=values.path, default=None, metavar="FILE", help="another hyperparameter YAML"
+    )
     _pairs(what, "--env-kwargs", "arguments of the family")
     _pairs(what, "--eval-env-kwargs", "arguments of the family for evaluations (default: those of --env-kwargs)")
-    what.add_argument("--seed", type=int, default=-1, help="seed of the run; negative: drawn, and recorded (default)")
+    what.add_argument(
+        "--seed", type=values.seed_or_draw, default=-1, help="seed of the run; negative: drawn, and recorded (default)"
+    )
     what.add_argument("--device", default="auto", help="auto or cpu: the batches of meta-RL are small")
     what.add_argument(
-        "--num-threads", type=_threads, default=-1, help="threads for physics and gradients (default: all)"
+        "--num-threads", type=values.threads, default=-1, help="threads for physics and gradients (default: all)"
     )
     logs = parser.add_argument_group("logs")
-    logs.add_argument("-f", "--log-folder", default="logs", help="run folders are LOG_FOLDER/<algo>/<env>_<k>")
     logs.add_argument(
-        "-tb", "--tensorboard-log", default="", help="TensorBoard folder (default: inside the run folder)"
+        "-f", "--log-folder", type=values.folder, default="logs", help="run folders are LOG_FOLDER/<algo>/<env>_<k>"
     )
-    logs.add_argument("--log-interval", type=_count, default=1, help="meta-iterations between two log entries")
+    logs.add_argument(
+        "-tb",
+        "--tensorboard-log",
+        type=values.folder,
+        default=None,
+        help="TensorBoard folder (default: inside the run folder)",
+    )
+    logs.add_argument("--log-interval", type=values.count, default=1, help="meta-iterations between two log entries")
     logs.add_argument(
         "--verbose",
         type=int,
@@ -171,17 +193,19 @@ def _train(parser: Parser) -> Parser:
     saves = parser.add_argument_group("evaluations and checkpoints")
     saves.add_argument(
         "--eval-freq",
-        type=_interval,
+        type=values.interval,
         default=None,
         metavar="N",
         help="env steps between evaluations on validation tasks (default: a tenth of -n, and at least 10 "
         "meta-iterations; -1: never)",
     )
-    saves.add_argument("--eval-episodes", type=_count, default=None, help="episodes a task (default: as in training)")
-    saves.add_argument("--n-eval-tasks", type=_tasks, default=40, help="tasks in an evaluation")
+    saves.add_argument(
+        "--eval-episodes", type=values.count, default=None, help="episodes a task (default: as in training)"
+    )
+    saves.add_argument("--n-eval-tasks", type=values.tasks, default=40, help="tasks in an evaluation")
     saves.add_argument(
         "--save-freq",
-        type=_interval,
+        type=values.interval,
         default=-1,
         metavar="N",
         help="env steps between checkpoints (default: one after every meta-iteration)",
@@ -192,10 +216,13 @@ def _train(parser: Parser) -> Parser:
 def _evaluate(parser: Parser) -> Parser:
     _which_run(parser, "run folders or .safetensors files, instead of --algo and --env", several=True)
     parser.add_argument("--split", default="test", help="validation, test or shifted tasks")
-    parser.add_argument("--n-eval-tasks", type=_tasks, default=40, help="tasks")
-    parser.add_argument("--n-inner-steps", type=int, default=3, help="inner steps to adapt for")
+    parser.add_argument("--n-eval-tasks", type=values.tasks, default=40, help="tasks")
+    parser.add_argument("--n-inner-steps", type=values.inner_steps, default=3, help="inner steps to adapt for")
     parser.add_argument(
-        "--episodes", type=_count, default=None, help="episodes for each inner step and task (default: as in training)"
+        "--episodes",
+        type=values.count,
+        default=None,
+        help="episodes for each inner step and task (default: as in training)",
     )
     rates = parser.add_mutually_exclusive_group()
     rates.add_argument(
@@ -216,8 +243,8 @@ def _evaluate(parser: Parser) -> Parser:
     parser.add_argument(
         "--merge", action="store_true", help="join runs of one algorithm: intervals by task and by training seed"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the evaluation's streams (default: 0)")
-    parser.add_argument("--num-threads", type=_threads, default=-1, help="threads (default: all)")
+    parser.add_argument("--seed", type=values.seed, default=0, help="seed of the evaluation's streams (default: 0)")
+    parser.add_argument("--num-threads", type=values.threads, default=-1, help="threads (default: all)")
     _record_and_figure(parser)
     return parser
 
@@ -233,9 +260,9 @@ def _export(parser: Parser) -> Parser:
         help="sgd: an update is an inner step (default but for trpo); adam: fine-tuning with SB3's settings",
     )
     parser.add_argument(
-        "-o", "--output", type=_name, default=None, metavar="FILE.zip", help="default: <run>/export/<env>.zip"
+        "-o", "--output", type=values.path, default=None, metavar="FILE.zip", help="default: <run>/export/<env>.zip"
     )
-    parser.add_argument("--num-threads", type=_threads, default=-1, help="threads for physics (default: all)")
+    parser.add_argument("--num-threads", type=values.threads, default=-1, help="threads for physics (default: all)")
     _pairs(parser, "--task", "the task that the zip's environment is set to (default: a draw)")
     _overwrite(parser)
     return parser
@@ -258,12 +285,12 @@ def _finetune(parser: Parser) -> Parser:
         "trpo). Exports are compared with the optimiser that is better from scratch",
     )
     parser.add_argument(
-        "-n", "--n-timesteps", type=_count, default=20_000, metavar="N", help="env steps for each task and method"
+        "-n", "--n-timesteps", type=values.count, default=20_000, metavar="N", help="env steps for each task and method"
     )
     parser.add_argument("--split", default="test", help="validation, test or shifted tasks")
-    parser.add_argument("--n-eval-tasks", type=_tasks, default=20, help="tasks")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the tasks' streams (default: 0)")
-    parser.add_argument("--num-threads", type=_threads, default=-1, help="threads for physics (default: all)")
+    parser.add_argument("--n-eval-tasks", type=values.tasks, default=20, help="tasks")
+    parser.add_argument("--seed", type=values.seed, default=0, help="seed of the tasks' streams (default: 0)")
+    parser.add_argument("--num-threads", type=values.threads, default=-1, help="threads for physics (default: all)")
     _record_and_figure(parser)
     return parser
 
@@ -279,9 +306,9 @@ def _plot(parser: Parser) -> Parser:
         metavar="KEY",
         help="columns of progress.csv (default: meta/pre_adapt_rew meta/post_adapt_rew)",
     )
-    parser.add_argument("-w", "--window", type=_count, default=1, help="meta-iterations in the running mean")
+    parser.add_argument("-w", "--window", type=values.count, default=1, help="meta-iterations in the running mean")
     parser.add_argument(
-        "-o", "--output", type=_name, default=None, metavar="FILE", help="png or svg (default: in the run)"
+        "-o", "--output", type=values.path, default=None, metavar="FILE", help="png or svg (default: in the run)"
     )
     _overwrite(parser)
     return parser
@@ -297,7 +324,9 @@ def _reproduce(parser: Parser) -> Parser:
     parser.add_argument("--only-env", nargs="+", default=[], metavar="ENV", help="train only on these environments")
     parser.add_argument("--only-algo", nargs="+", default=[], metavar="ALGO", help="train only these algorithms")
     parser.add_argument("--only-part", nargs="+", default=[], metavar="PART", help="train only comparison or ablation")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="training seeds (the scale's)")
+    parser.add_argument(
+        "--seeds", nargs="+", type=values.seed, default=[], metavar="N", help="training seeds (the scale's)"
+    )
     parser.add_argument(
         "--train",
         action=argparse.BooleanOptionalAction,
@@ -308,19 +337,21 @@ def _reproduce(parser: Parser) -> Parser:
         "-f",
         "--folder",
         "--log-folder",
+        type=values.folder,
         dest="log_folder",
-        default="",
+        default=None,
         help="where the runs are, finished and half-finished ones too (default: logs/<experiment>/<scale>)",
     )
     parser.add_argument(
         "-o",
         "--output",
-        default="",
+        type=values.folder,
+        default=None,
         metavar="FOLDER",
         help="tables, figures, record (default: results, in -f); runs of a record that is there count, folders or not",
     )
     _overwrite(parser)
-    parser.add_argument("--num-threads", type=_threads, default=-1, help="threads (default: all)")
+    parser.add_argument("--num-threads", type=values.threads, default=-1, help="threads (default: all)")
     _packages(parser)
     return parser
 
@@ -330,14 +361,14 @@ def _list(parser: Parser) -> Parser:
         "what", nargs="?", default="all", choices=("all", "algos", "learners", "envs", "runs"), help="default: all"
     )
     _packages(parser)
-    parser.add_argument("-f", "--log-folder", default="logs", help="where the runs are")
+    _where_runs_are(parser, "-f", "--log-folder")
     return parser
 
 
 def _algo_and_env(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--algo", type=_name, default=None, help=f"{', '.join(ALGORITHMS)} (default: fomaml)")
+    parser.add_argument("--algo", type=values.name, default=None, help=f"{', '.join(ALGORITHMS)} (default: fomaml)")
     parser.add_argument(
-        "--env", type=_name, default=None, help="a family's id, see `metarl list envs` (default: PointMass-v0)"
+        "--env", type=values.name, default=None, help="a family's id, see `metarl list envs` (default: PointMass-v0)"
     )
     _packages(parser)
 
@@ -353,13 +384,22 @@ def _packages(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def _where_runs_are(parser: argparse._ActionsContainer, *flags: str) -> None:
+    # No text, so that it is not looked for unless it is typed: `logs` may not be there yet.
+    default = Path("logs")
+    parser.add_argument(
+        *flags, type=values.existing_folder, dest="log_folder", default=default, help="where the runs are"
+    )
+
+
 def _which_run(parser: argparse._ActionsContainer, named: str, several: bool = False, saved: bool = True) -> None:
     _algo_and_env(parser)
-    parser.add_argument("-f", "--folder", "--log-folder", dest="log_folder", default="logs", help="where the runs are")
-    parser.add_argument("--exp-id", type=int, default=0, help="number of the run (default: 0, the latest)")
+    _where_runs_are(parser, "-f", "--folder", "--log-folder")
+    parser.add_argument("--exp-id", type=values.integer, default=0, help="number of the run (default: 0, the latest)")
     parser.add_argument(
         "-i",
         "--trained-agent",
+        type=values.path,
         nargs="+" if several else 1,
         default=[],
         metavar="RUN_OR_FILE",
@@ -376,10 +416,10 @@ def _which_run(parser: argparse._ActionsContainer, named: str, several: bool = F
 
 def _record_and_figure(parser: Parser) -> None:
     parser.add_argument(
-        "-o", "--output", type=_name, default=None, metavar="FILE.json", help="the record (default: in the run)"
+        "-o", "--output", type=values.path, default=None, metavar="FILE.json", help="the record (default: in the run)"
     )
     parser.add_argument(
-        "--figure", type=_name, default=None, metavar="FILE", help="the figure, png or svg (default: beside it)"
+        "--figure", type=values.path, default=None, metavar="FILE", help="the figure, png or svg (default: beside it)"
     )
     _overwrite(parser)
 
@@ -400,47 +440,6 @@ def _parse_pairs(args: argparse.Namespace) -> None:
             setattr(args, name, parse_pairs(getattr(args, name), "--" + name.replace("_", "-")))
 
 
-def _name(text: str) -> str:
-    """A name that is not empty, as that of an unset shell variable is."""
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty")
-    return text
-
-
-def _count(text: str) -> int:
-    """A positive integer; ``1e6`` and ``1_000_000`` are fine."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{shorten(text)} is not a number") from None
-    if not (value >= 1 and value.is_integer()):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    if value > LARGEST:
-        raise argparse.ArgumentTypeError(f"{text} is more than {LARGEST:g}")
-    return int(text) if text.isdigit() else int(value)
-
-
-def _tasks(text: str) -> int:
-    """A number of tasks."""
-    value = _count(text)
-    if value > MOST_TASKS:
-        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_TASKS}")
-    return value
-
-
-def _interval(text: str) -> int:
-    """A positive number of env steps, or -1."""
-    return -1 if text == "-1" else _count(text)
-
-
-def _threads(text: str) -> int:
-    """A positive number of threads, or -1 for all."""
-    value = _interval(text)
-    if value > MOST_THREADS:
-        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_THREADS}")
-    return value
-
-
 def _typed(parser: Parser, argv: list[str]) -> frozenset[str]:
     """Return the destinations of the flags that were typed, not of those left at their defaults."""
     for action in parser._actions:
@@ -449,25 +448,29 @@ def _typed(parser: Parser, argv: list[str]) -> frozenset[str]:
     return frozenset(vars(parser.parse_known_args(argv)[0]))
 
 
-def _hyperparameters() -> set[str]:
-    """Return the names that ``-params`` takes; this imports the algorithms."""
+def _refuse_unknown(word: str, command: str, parser: Parser) -> NoReturn:
+    if not word.startswith("-"):
+        raise ConfigError(f"{command} does not know what to do with {shorten(word)}: see `metarl {command} --help`")
+    flag = word.split("=", 1)[0]
+    meant = suggestion(flag, parser.flags(), synonyms.FLAGS)
+    if command == "train":
+        meant = _hyperparameter(flag.lstrip("-").replace("-", "_")) or meant
+    raise UnknownNameError(
+        f"unknown flag of {command} {shorten(flag)}: {meant or f'see `metarl {command} --help`'}", flag
+    )
+
+
+def _hyperparameter(name: str) -> str | None:
+    """Return what to say where a flag is the name of a hyperparameter, ours or SB3's; this imports the algorithms."""
     from metarl.schema import constructor_hints
     from metarl.zoo.algorithms import algorithm
     from metarl.zoo.config import RESERVED
 
-    return constructor_hints(algorithm("fomaml")).keys() - RESERVED.keys()
-
-
-def _refuse_unknown(word: str, command: str, parser: Parser) -> NoReturn:
-    if word.startswith("-"):
-        flag = word.split("=", 1)[0]
-        name = flag.lstrip("-").replace("-", "_")
-        if command == "train" and name in _hyperparameters():
-            raise UnknownNameError(
-                f"unknown flag of train {shorten(flag)}: it is a hyperparameter: -params {name}:VALUE", flag
-            )
-        error = unknown_name(f"flag of {command}", flag, parser.flags())
-        if "did you mean" not in str(error):
-            error = UnknownNameError(f"unknown flag of {command} {shorten(flag)}: see `metarl {command} --help`")
-        raise error
-    raise ConfigError(f"{command} does not know what to do with {shorten(word)}: see `metarl {command} --help`")
+    known = constructor_hints(algorithm("fomaml")).keys() - RESERVED.keys()
+    if name in known:
+        return f"it is a hyperparameter: -params {name}:VALUE"
+    word = synonyms.HYPERPARAMETERS.get(name)
+    if isinstance(word, tuple):
+        own = [other for other in word if other.partition(".")[0] in known]
+        return f"it is a hyperparameter: -params {' or '.join(f'{other}:VALUE' for other in own)}"
+    return None

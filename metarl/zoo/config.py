@@ -5,12 +5,14 @@ Nothing is ever evaluated: values are YAML scalars, lists and mappings, read by 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.schema import constructor_hints, convert
+from metarl.synonyms import HYPERPARAMETERS
 from metarl.untrusted import MAX_YAML, parse_yaml, read_text
 
 HYPERPARAMS = Path(__file__).parent / "hyperparams"
@@ -28,6 +30,10 @@ RESERVED = {
 
 OF_LEARNER = ("inner_lr", "gae_lambda", "normalize_advantage", "surrogate", "learner_kwargs")
 """Hyperparameters that mean something else to another learner."""
+
+_PAIR = re.compile(r"\s*(?P<name>[\w.]+)\s*:\s*(?P<value>\S.*)", re.DOTALL)
+_LIKE_A_PAIR = re.compile(r"\W*(dict\b\W*)?(?P<name>[\w.]+)\W*?([=:]\s*(?P<value>[^)}]*))?[)}\s]*", re.DOTALL)
+"""``name=value``, ``dict(name=value)``, ``{name: value}``."""
 
 OWN = ("n_timesteps", "env_kwargs", "policy")
 """Keys of the YAML beside the constructor's hyperparameters."""
@@ -48,12 +54,13 @@ def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     for pair in pairs:
-        key, separator, text = pair.partition(":")
-        if not separator or not key.strip() or not text.strip():
-            name, _, value = key.partition("=")
-            example = f"{name.strip() or 'name'}:{value.strip() or 1}"
-            raise ConfigError(f"{flag} takes k:v pairs, such as {example}, not {shorten(pair)}")
-        result[key.strip()] = load_yaml(text, f"{flag} {pair}")
+        found = _PAIR.fullmatch(pair)
+        if not found:
+            example = _LIKE_A_PAIR.fullmatch(pair)
+            name, value = (example["name"], example["value"] or "1") if example else ("name", "1")
+            shown = f"{shorten(name, quote=False)}:{shorten(value, quote=False)}"
+            raise ConfigError(f"{flag} takes k:v pairs, such as {shown}, not {shorten(pair)}")
+        result[found["name"]] = load_yaml(found["value"], f"{flag} {shorten(pair, quote=False)}")
     return result
 
 
@@ -140,7 +147,7 @@ def check_hyperparameters(config: Mapping[str, Any], algorithm: type) -> dict[st
         if name in RESERVED:
             raise ConfigError(f"{name} is no hyperparameter: use {RESERVED[name]}")
         if name not in known:
-            raise unknown_name("hyperparameter", str(name), known)
+            raise unknown_name("hyperparameter", name, known, HYPERPARAMETERS)
         result[name] = convert(name, value, known[name])
     if "n_timesteps" not in result:
         raise ConfigError("n_timesteps is missing: give -n")

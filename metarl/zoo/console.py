@@ -34,13 +34,16 @@ def warn(message: str) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
     """Print a table; columns of numbers are aligned to the right."""
+    from metarl.meta.tables import Fitting
+
+    rows = [[str(cell) for cell in row] for row in rows]
     table = Table(title=title, title_justify="left", title_style="bold", caption=note or None, caption_justify="left")
     for i, column in enumerate(columns):
-        numbers = all(str(row[i])[:1] in "0123456789" for row in rows)
-        table.add_column(Text(column), justify="right" if numbers else "left", overflow="fold")
+        numbers = all(row[i][:1] in "0123456789" for row in rows)
+        table.add_column(Text(column), justify="right" if numbers else "left")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    console().print(table)
+        table.add_row(*map(Text, row))
+    console().print(Fitting(table, columns, rows))
 
 
 def show_commands(commands: Mapping[str, str]) -> None:

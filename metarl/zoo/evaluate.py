@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -192,12 +191,7 @@ def _figure(reports: Sequence[Report]) -> Figure:
     return comparison_figure(reports, PUBLISHED.get(reports[0].env, ()) if _is_reference(reports[0]) else ())
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``python -m metarl.zoo.evaluate``."""
-    from metarl.zoo.__main__ import main as run_command
-
-    return run_command(["evaluate", *(sys.argv[1:] if argv is None else argv)])
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from metarl.zoo.__main__ import script
+
+    script("evaluate")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,12 +75,7 @@ def _output(args: argparse.Namespace, source: Source, model: MetaAlgorithm, kind
     return Path(f"{model.name}_{model.family.id}_{kind}.zip")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``python -m metarl.zoo.export``."""
-    from metarl.zoo.__main__ import main as run_command
-
-    return run_command(["export", *(sys.argv[1:] if argv is None else argv)])
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from metarl.zoo.__main__ import script
+
+    script("export")

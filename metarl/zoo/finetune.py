@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import ConfigError, UnknownNameError, shorten
+from metarl.errors import UnknownNameError, shorten
 from metarl.zoo.runs import command_line
 
 if TYPE_CHECKING:
@@ -26,8 +24,6 @@ def run(args: argparse.Namespace) -> int:
     from metarl.zoo.console import CountBars, console, say
     from metarl.zoo.outputs import record_and_figure, write_figure, write_record
 
-    if args.seed < 0:
-        raise ConfigError(f"--seed {args.seed}: a seed is 0 or more")
     kind = args.to.lower()
     if kind not in KINDS:
         raise UnknownNameError(f"unknown SB3 algorithm {shorten(args.to)}: known: {', '.join(KINDS)}", args.to, KINDS)
@@ -145,12 +141,7 @@ def _next(args: argparse.Namespace, kind: str, source: Source | None, best: str 
     show_commands(commands)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``python -m metarl.zoo.finetune``."""
-    from metarl.zoo.__main__ import main as run_command
-
-    return run_command(["finetune", *(sys.argv[1:] if argv is None else argv)])
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from metarl.zoo.__main__ import script
+
+    script("finetune")

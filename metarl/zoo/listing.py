@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,12 +101,7 @@ def describe_run(run: Run) -> list[str]:
     return [str(run.folder), done, wanted, value, state]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``python -m metarl.zoo.listing``."""
-    from metarl.zoo.__main__ import main as run_command
-
-    return run_command(["list", *(sys.argv[1:] if argv is None else argv)])
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from metarl.zoo.__main__ import script
+
+    script("list")

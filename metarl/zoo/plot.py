@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -186,12 +185,7 @@ def _strata(run: Run, n_tasks: int) -> np.ndarray | None:
     return None if strata is None else np.array(strata)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``python -m metarl.zoo.plot``."""
-    from metarl.zoo.__main__ import main as run_command
-
-    return run_command(["plot", *(sys.argv[1:] if argv is None else argv)])
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from metarl.zoo.__main__ import script
+
+    script("plot")

@@ -246,12 +246,7 @@ def _next(args: argparse.Namespace, experiment: Experiment, missing: Sequence[Ma
         say(f"Next: read {output / TEXT}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``python -m metarl.zoo.reproduce``."""
-    from metarl.zoo.__main__ import main as run_command
-
-    return run_command(["reproduce", *(sys.argv[1:] if argv is None else argv)])
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from metarl.zoo.__main__ import script
+
+    script("reproduce")

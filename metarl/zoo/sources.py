@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from pathlib import Path
 from typing import NamedTuple
 
-from metarl.errors import CheckpointError, ConfigError
+from metarl.errors import CheckpointError, ConfigError, shorten
 from metarl.zoo.runs import Run, find_run, open_run, saved_model, shipped_model
+from metarl.zoo.values import similar
 
 
 class Source(NamedTuple):
@@ -76,15 +76,18 @@ def wanted(args: argparse.Namespace) -> tuple[str, str]:
     return args.algo or "fomaml", args.env or "PointMass-v0"
 
 
+def missing(path: Path) -> CheckpointError:
+    """Return the error for a run folder or model that is not there, with the nearest name."""
+    hint = similar(path, [".safetensors"])
+    return CheckpointError(f"there is no run folder or file {shorten(path, quote=False)}{hint}")
+
+
 def _named(path: Path, args: argparse.Namespace) -> Source:
     if path.is_dir():
         run = open_run(path)
         return Source(_model(run, args), run)
     if not path.is_file():
-        others = (other for other in path.parent.glob("*") if other.is_dir() or other.suffix == ".safetensors")
-        near = difflib.get_close_matches(path.name, [other.name for other in others], n=1)
-        hint = f": did you mean {path.with_name(near[0])}?" if near else ""
-        raise CheckpointError(f"there is no run folder or file {path}{hint}")
+        raise missing(path)
     _refuse_choice(args, path)
     return Source(path, None)
 

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from metarl.errors import CheckpointError, ConfigError, DivergedError, MetaRLError, NonFiniteError, UnknownNameError
 from metarl.zoo.runs import FolderGoneError, Held, Run, command_line, create_run, locked, write_records
+from metarl.zoo.sources import missing
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
         return go_on(args, source)
     if source is not None and not source.is_file():
-        raise CheckpointError(f"there is no run folder or file {source}")
+        raise missing(source)
     return _start(args, source)
 
 
@@ -250,7 +251,7 @@ def _this_run(args: argparse.Namespace, folder: Run) -> list[str]:
 
 
 def _stopped(args: argparse.Namespace, folder: Run) -> int:
-    from metarl.zoo.__main__ import INTERRUPTED
+    from metarl.startup import INTERRUPTED
 
     print(f"metarl: stopped; go on with: {command_line(['train', *_this_run(args, folder)])}", file=sys.stderr)
     return INTERRUPTED
@@ -292,12 +293,7 @@ def threads(args: argparse.Namespace) -> int | None:
     return None if args.num_threads < 1 else int(args.num_threads)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``python -m metarl.zoo.train``."""
-    from metarl.zoo.__main__ import main as run_command
-
-    return run_command(["train", *(sys.argv[1:] if argv is None else argv)])
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from metarl.zoo.__main__ import script
+
+    script("train")

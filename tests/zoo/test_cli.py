@@ -31,7 +31,22 @@ from metarl.zoo.console import CountBars, Reporter
         (["train", "-n", "0"], "argument -n/--n-timesteps: 0 is not a positive whole number"),
         (["train", "--eval-episodes", "1e30"], "argument --eval-episodes: 1e30 is more than 1e+12"),
         (["plot", "-w", str(10**30)], f"argument -w/--window: {10**30} is more than 1e+12"),
-        (["train", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["plot", "-w", "9" * 5000], "(5,000 characters) is not a positive whole number"),
+        (["plot", "--kind", "pie" * 5000], "(15,074 characters)"),
+        (["train", "-n", "1e400"], "argument -n/--n-timesteps: 1e400 is not a positive whole number"),
+        (["train", "-n", "²"], "argument -n/--n-timesteps: '²' is not a number"),
+        (["train", "--seed", "1.5"], "argument --seed: 1.5 is not a whole number"),
+        (["train", "--seed", str(10**20)], "argument --seed: 100000000000000000000 is more than 1.84467e+19"),
+        (["finetune", "--seed", "-3"], "argument --seed: -3 is not a seed: 0 or more"),
+        (["evaluate", "--n-inner-steps", "99999999999"], "argument --n-inner-steps: 99999999999 is more than 100000"),
+        (["train", "-i", "a\0b"], r"'a\x00b' holds a NUL character"),
+        (["train", "-f", "l\udcf6gs"], r"'l\udcf6gs' is not UTF-8 text"),
+        (["train", "--env-kwargs", ""], "--env-kwargs takes k:v pairs, such as name:1, not ''"),
+        (["train", "--env-kwargs", "dict(horizon=10)"], "such as horizon:10, not 'dict(horizon=10)'"),
+        (["train", "--env-kwargs", "{'horizon': 10}"], """such as horizon:10, not "{'horizon': 10}\""""),
+        (["train", "-f", __file__], f"argument -f/--log-folder: {__file__} is a file, not a folder"),
+        (["list", "-f", f"{__file__}/x"], f"argument -f/--log-folder: {__file__} is a file, not a folder"),
+        (["train", "--seed", "x"], "argument --seed: 'x' is not a number"),
         (["train", "-params", "x"], "--hyperparams takes k:v pairs, such as x:1, not 'x'"),
         (
             ["train", "-params", "inner_lr=0.3"],
@@ -51,7 +66,10 @@ from metarl.zoo.console import CountBars, Reporter
         (["evaluate", "-i", "run", "--algo", "maml"], "--algo cannot be given with -i"),
         (["export", "-i", "run", "--env", "x"], "--env cannot be given with -i"),
         (["plot", "-i", "run", "--exp-id", "2"], "--exp-id cannot be given with -i"),
-        (["evaluate", "--algo", "fomaml", "-f", "nowhere", "--load-best"], "--load-best chooses among the models of a"),
+        (
+            ["evaluate", "--algo", "fomaml", "-f", str(Path(__file__).parent), "--load-best"],
+            "--load-best chooses among the models of a",
+        ),
         (["plot", "--kind", "adaptation", "-w", "3"], "window: for training curves only"),
         (["train", "--algo", ""], "argument --algo: it is empty"),
         (["evaluate", "--env", ""], "argument --env: it is empty"),
@@ -72,6 +90,7 @@ def test_bad_input_is_one_line(argv: list[str], message: str, capsys: pytest.Cap
 def test_a_terminal_of_ascii_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    (tmp_path / "Läufe").mkdir()
     assert main(["list", "runs", "-f", str(tmp_path / "Läufe")]) == 0
     sys.stdout.flush()
     assert raw.getvalue().startswith(b"No runs under ")

@@ -127,6 +127,7 @@ def test_shipped_initialisation_is_used_where_there_is_no_run(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused: Refused
 ) -> None:
     empty = tmp_path / "none"
+    empty.mkdir()
     monkeypatch.setattr(runs, "TRAINED", tmp_path / "trained")
     assert "there is no run of fomaml on PointMass-v0" in refused("evaluate", "-f", empty, *QUICK)
     (tmp_path / "trained" / "fomaml").mkdir(parents=True)
@@ -265,6 +266,7 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for word in (*metarl.ALGORITHMS, *FUNCTIONAL, *STOCK, *metarl.family_ids(), "goal [-0.5, 0.5]", "damaged"):
         assert word in out
+    (logs / "none").mkdir()
     assert main(["list", "runs", "-f", str(logs / "none")]) == 0
     assert "No runs under" in capsys.readouterr().out
 
@@ -278,7 +280,7 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "--split", "tset"], "unknown split 'tset'"),
         (["evaluate", "--env-kwargs", "horizn:3"], "did you mean 'horizon'?"),
         (["evaluate", "--env-kwargs", "observe_distance:true"], "observation_space"),
-        (["evaluate", "--n-inner-steps", "-1"], "n_inner_steps=-1"),
+        (["evaluate", "--n-inner-steps", "-1"], "--n-inner-steps: -1 is not 0 or a positive whole number"),
         (["evaluate", "--inner-lr", "0.1", "-1"], "inner_lr=-1.0 is not a number in"),
         (["evaluate", "--inner-lr", "0.1", "x"], "argument --inner-lr: invalid float value: 'x'"),
         (["evaluate", "--inner-lr", *4 * ["0.1"]], "inner_lr has 4 rates for 3 inner steps"),

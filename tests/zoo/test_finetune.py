@@ -69,7 +69,7 @@ def test_from_scratch_needs_no_run(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--to", "sac"], "unknown SB3 algorithm 'sac': known: ppo, a2c, trpo"),
         (["--optimizer", "adam", "sdg"], "unknown optimizer 'sdg': did you mean 'sgd'?"),
         (["--to", "trpo", "--optimizer", "sgd"], "optimizer='sgd' is for ppo and a2c"),
-        (["--seed", "-1"], "--seed -1: a seed is 0 or more"),
+        (["--seed", "-1"], "argument --seed: -1 is not a seed: 0 or more"),
         (["-n", "20"], "20 env steps are no more than a rollout (20)"),
         (["--split", "tset"], "unknown split 'tset'"),
         (["--algo", "maml"], "there is no run of maml on PointMass-v0"),

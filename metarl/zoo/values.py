@@ -1,0 +1,123 @@
+"""What the words of a command line may be: argparse types, each of which says what is wrong with a word in one line."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from pathlib import Path
+
+from metarl.errors import shorten
+from metarl.schema import LARGEST, LARGEST_SEED
+
+MOST, MOST_THREADS = 100_000, 1024
+"""Numbers of tasks, inner steps and threads beyond which a number is a slip of the hand: nobody would live to see the
+result."""
+
+
+def name(text: str) -> str:
+    """A name that is not empty, as that of an unset shell variable is."""
+    if not text.strip():
+        raise ArgumentTypeError("it is empty")
+    return text
+
+
+def path(text: str) -> str:
+    """A file or folder, to read or to write; shells leave the ``~`` of ``--flag=~/x`` to the program."""
+    found = Path(os.path.expanduser(name(text)))
+    for place in (found, *found.parents):
+        if os.path.islink(place) and not os.path.exists(place):
+            target = shorten(os.readlink(place), quote=False)
+            raise ArgumentTypeError(f"{shorten(place, quote=False)} is a link to {target}, which is not there")
+    return str(found)
+
+
+def existing_folder(text: str) -> str:
+    """A folder that is there."""
+    found = Path(folder(text))
+    if not found.is_dir():
+        raise ArgumentTypeError(f"there is no folder {shorten(found, quote=False)}{similar(found)}")
+    return str(found)
+
+
+def similar(missing: Path, suffixes: Sequence[str] = ()) -> str:
+    """Return a question after a path of nearly the same name in its folder, empty where there is none.
+
+    :param suffixes: those of files that may be meant; folders always may.
+    """
+    try:
+        others = [other.name for other in missing.parent.iterdir() if other.is_dir() or other.suffix in suffixes]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(missing.name, others, n=1)
+    return f": did you mean {shorten(missing.with_name(near[0]), quote=False)}?" if near else ""
+
+
+def folder(text: str) -> str:
+    """A folder, there or not."""
+    found = path(text)
+    for place in (Path(found), *Path(found).parents):
+        if os.path.exists(place):
+            if not os.path.isdir(place):
+                raise ArgumentTypeError(f"{shorten(place, quote=False)} is a file, not a folder")
+            break
+    return found
+
+
+def integer(text: str) -> int:
+    """A whole number; ``1e6`` and ``1_000_000`` are fine."""
+    return _whole(text, "a whole number")
+
+
+def count(text: str) -> int:
+    """A positive whole number."""
+    return _whole(text, "a positive whole number", 1, LARGEST)
+
+
+def tasks(text: str) -> int:
+    """A number of tasks."""
+    return _whole(text, "a positive whole number", 1, MOST)
+
+
+def inner_steps(text: str) -> int:
+    """A number of inner steps."""
+    return _whole(text, "0 or a positive whole number", 0, MOST)
+
+
+def interval(text: str) -> int:
+    """A positive number of env steps, or -1."""
+    return -1 if text.strip() == "-1" else count(text)
+
+
+def threads(text: str) -> int:
+    """A positive number of threads, or -1 for all."""
+    return -1 if text.strip() == "-1" else _whole(text, "a positive whole number", 1, MOST_THREADS)
+
+
+def seed(text: str) -> int:
+    """A seed."""
+    return _whole(text, "a seed: 0 or more", 0, LARGEST_SEED)
+
+
+def seed_or_draw(text: str) -> int:
+    """A seed, or a negative number where one is to be drawn."""
+    value = integer(text)
+    return value if value < 0 else seed(text)
+
+
+def _whole(text: str, what: str, low: float = -math.inf, high: float = math.inf) -> int:
+    value: float
+    try:
+        value = int(text)
+    except ValueError:  # 1e6, no number, or one of so many digits that Python reads it as a float only
+        try:
+            value = float(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{shorten(text)} is not a number") from None
+    if value < low or (isinstance(value, float) and not value.is_integer()):
+        raise ArgumentTypeError(f"{shorten(text, quote=False)} is not {what}")
+    if value > high:
+        raise ArgumentTypeError(f"{shorten(text, quote=False)} is more than {high:g}")
+    return int(value)
