@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import os
 import re
 import struct
@@ -43,6 +42,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from metarl.checkpoint import open_to_write, write_all_atomic, write_text_atomic
 from metarl.errors import CheckpointError, unknown_name
+from metarl.untrusted import MAX_LOG, parse_csv, parse_json, read_bytes
 
 FORMATS = ("stdout", "log", "csv", "json", "tensorboard")
 CSV, JSON = "progress.csv", "progress.json"
@@ -161,8 +161,8 @@ def cut_events(folder: str | Path, step: int, into: Path | None = None) -> dict[
     """
     contents = {}
     for path in _event_files(Path(folder)):
-        data = _read_bytes(path)
-        kept = [record for record, payload in _records(data) if Event.FromString(payload).step <= step]
+        data = read_bytes(path)
+        kept = [record for record, event in _records(data) if event.step <= step]
         content = b"".join(kept)
         if into is not None or content != data:
             contents[path if into is None else into / path.name] = content
@@ -171,9 +171,8 @@ def cut_events(folder: str | Path, step: int, into: Path | None = None) -> dict[
 
 def _has_hyperparameters(folder: Path) -> bool:
     for path in _event_files(folder):
-        for _, payload in _records(_read_bytes(path)):
-            values = Event.FromString(payload).summary.value
-            if any(value.metadata.plugin_data.plugin_name == "hparams" for value in values):
+        for _, event in _records(read_bytes(path)):
+            if any(value.metadata.plugin_data.plugin_name == "hparams" for value in event.summary.value):
                 return True
     return False
 
@@ -182,8 +181,10 @@ def _event_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("events.out.tfevents.*"))
 
 
-def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each record of an event file and its payload, up to the first that is incomplete or damaged.
+def _records(data: bytes) -> Iterator[tuple[bytes, Event]]:
+    """Yield each record of an event file and its event, up to the first that is incomplete or damaged.
+
+    A record whose checksums are right and which holds no event is left out: it is nobody's point.
 
     A record is its payload's length (8 bytes, little-endian), that length's checksum (4), payload, its checksum (4).
     """
@@ -196,8 +197,12 @@ def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         payload = data[position + 12 : end - 4]
         if masked_crc32c(payload) != struct.unpack_from("<I", data, end - 4)[0]:
             return
-        yield data[position:end], payload
-        position = end
+        record, position = data[position:end], end
+        try:
+            event = Event.FromString(payload)
+        except Exception:  # protobuf's own, which has a name of its own in every implementation
+            continue
+        yield record, event
 
 
 def _frame(payload: bytes) -> bytes:
@@ -352,7 +357,7 @@ def _csv_lines(rows: list[list[str]]) -> str:
 
 def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     """Return the header and the whole rows of a CSV file; a half-written last row is left out."""
-    rows = list(csv.reader(io.StringIO("".join(_whole_lines(path)), newline="")))
+    rows = parse_csv("".join(_whole_lines(path)), str(path))
     if not rows:
         return [], []
     return rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
@@ -362,14 +367,14 @@ def _whole_lines(path: Path) -> list[str]:
     """Return the lines of a text file that end in a newline; none where there is no file."""
     if not path.exists():
         return []
-    lines = _read_bytes(path).decode("utf-8", errors="replace").split("\n")
+    lines = read_bytes(path, MAX_LOG).decode("utf-8", errors="replace").split("\n")
     return [f"{line}\n" for line in lines[:-1]]
 
 
 def _json_step(line: str) -> float:
     try:
-        return _number(json.loads(line)[STEP_KEY])
-    except (ValueError, KeyError, TypeError):
+        return _number(parse_json(line, "a row")[STEP_KEY])
+    except (CheckpointError, KeyError, TypeError):
         return float("inf")
 
 
@@ -379,13 +384,6 @@ def _number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return float("inf")
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

@@ -107,7 +107,10 @@ def convert(name: str, value: Any, hint: Any) -> Any:
 def _find_fault(name: str, value: Any, hint: Any) -> MetaRLError:
     """Return the error for the innermost part of a value that is not as its hint says."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
+    wrong = "of the wrong type"
+    if origin is typing.Annotated and _convert(value, arguments[0]) is not _MISMATCH:
+        wrong = "out of range"
+    elif origin in (typing.Union, types.UnionType):
         options = [option for option in arguments if option is not type(None)]
         if len(options) == 1 and isinstance(value, list | tuple | Mapping):
             return _find_fault(name, value, options[0])
@@ -124,7 +127,7 @@ def _find_fault(name: str, value: Any, hint: Any) -> MetaRLError:
         for key, item in value.items():
             if isinstance(key, str) and _convert(item, arguments[1]) is _MISMATCH:
                 return _find_fault(f"{name}.{shorten(key, quote=False)}", item, arguments[1])
-    return ConfigError(f"{name}={shorten(value)} is of the wrong type: {name} takes {describe_hint(hint)}")
+    return ConfigError(f"{name}={shorten(value)} is {wrong}: {name} takes {describe_hint(hint)}")
 
 
 _MISMATCH = object()

@@ -8,6 +8,8 @@ values, and whatever a parser raises becomes one line. What comes out is plain d
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
@@ -26,6 +28,8 @@ MAX_YAML = 2**18
 """Bytes of the largest YAML text. The longest file that ships has 4 kB; reading this many takes about a second."""
 MAX_JSON = 2**25
 """Bytes of the largest JSON text. The record of all runs of a paper has 1 MB."""
+MAX_LOG = 2**28
+"""Bytes of the largest log in text; a meta-iteration writes less than 1 kB."""
 MAX_DEPTH = 40
 """Lists and mappings inside one another."""
 MAX_VALUES = 50_000
@@ -124,6 +128,19 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no number")
+
+
+# ------------------------------------------------------------------------------------------------------------------ CSV
+def parse_csv(text: str, source: str, error: type[MetaRLError] = CheckpointError) -> list[list[str]]:
+    """Return the rows of comma-separated values, blank lines left out; rows may differ in length.
+
+    :param source: where ``text`` is from, for the error message.
+    :param error: what is raised.
+    """
+    try:
+        return [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    except csv.Error as reason:
+        raise error(f"{source} is no table of comma-separated values: {_words(reason)}") from None
 
 
 # ----------------------------------------------------------------------------------------------------------------- YAML

@@ -196,7 +196,7 @@ def count_hyperparameters(folder: Path) -> int:
     from metarl.logging import _event_files, _records
 
     data = b"".join(path.read_bytes() for path in _event_files(folder))
-    return sum(b"_hparams_/session_start_info" in payload for _, payload in _records(data))
+    return sum(b"_hparams_/session_start_info" in record for record, _ in _records(data))
 
 
 def test_hyperparameters_appear_once(tmp_path: Path) -> None:

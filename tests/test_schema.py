@@ -36,7 +36,7 @@ def test_a_document_becomes_its_dataclass() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"steps": -1}, "steps=-1 is of the wrong type: steps takes int from 0 to 100"),
+        ({"steps": -1}, "steps=-1 is out of range: steps takes int from 0 to 100"),
         ({"steps": True}, "steps=True"),
         ({"steps": None}, "steps=None"),
         ({"steps": 2.5}, "steps=2.5"),

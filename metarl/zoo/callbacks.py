@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from metarl.checkpoint import npz_bytes, read_npz, write_bytes_atomic
+from metarl.checkpoint import npz_bytes, write_bytes_atomic
 from metarl.errors import DivergedError
 from metarl.logging import flush, record_figure
 from metarl.meta.figures import adaptation_cards
 from metarl.zoo.console import Reporter, warn
+from metarl.zoo.evaluations import META, RESULTS, TASK, read_meta, read_results
 from metarl.zoo.interrupts import Interrupts
 from metarl.zoo.runs import Held, Run
 
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
     from metarl.meta.report import Report
 
-RESULTS = ("timesteps", "results", "ep_lengths")
-"""Arrays of evaluations.npz with a row for each evaluation: SB3's names, results are returns after adaptation."""
-META = ("timesteps", "pre", "post", "env_steps")
-"""The same for meta_evaluations.npz; its ``task_<parameter>`` arrays have a row for each task."""
 INNER_STEPS = 3
 """Inner steps of an evaluation, at least: further ones than in training show where adaptation begins to overshoot."""
 
@@ -109,7 +106,7 @@ class Evaluation:
         self._run, self._every, self._n_tasks, self._n_episodes, self._twin = run, every, n_tasks, n_episodes, twin
         self._results, self._meta = run.folder / "evaluations.npz", run.folder / "meta_evaluations.npz"
         # A run goes on with the evaluations that it has.
-        self._steps = read_npz(self._meta)["post"].shape[1] if self._meta.is_file() else None
+        self._steps = read_meta(self._meta)["post"].shape[1] if self._meta.is_file() else None
         self.best = -np.inf
 
     def due(self, before: int, now: int, last: bool) -> bool:
@@ -132,15 +129,19 @@ class Evaluation:
             self._run.save(self._run.best, model)
         now = np.array([model.num_timesteps])
         results = {"timesteps": now, "results": returns[None, :, trained], "ep_lengths": lengths[None]}
-        self._write(self._results, _joined(self._results, results))
+        if self._results.is_file():
+            results = _joined(read_results(self._results), results)
+        self._write(self._results, results)
         meta = {
             "timesteps": now,
             "pre": returns[None, :, 0],
             "post": returns.T[None, 1:],
             "env_steps": report.env_steps[None],
         }
-        tasks = {f"task_{name}": value for name, value in report.tasks.items()}
-        self._write(self._meta, {**_joined(self._meta, meta), **tasks})
+        if self._meta.is_file():
+            meta = _joined(read_meta(self._meta), meta)
+        tasks = {f"{TASK}{name}": value for name, value in report.tasks.items()}
+        self._write(self._meta, {**meta, **tasks})
 
     def _write(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
         write_bytes_atomic(path, npz_bytes(path, arrays), self._run.folder)
@@ -148,10 +149,10 @@ class Evaluation:
     def cut(self, num_timesteps: int) -> dict[Path, bytes]:
         """Return the files without what lies after a checkpoint; find the best mean return before it."""
         contents = {}
-        for path, per_evaluation in ((self._results, RESULTS), (self._meta, META)):
+        for path, read, per_evaluation in ((self._results, read_results, RESULTS), (self._meta, read_meta, META)):
             if not path.is_file():
                 continue
-            arrays = read_npz(path)
+            arrays = read(path)
             keep = arrays["timesteps"] <= num_timesteps
             if not keep.all():
                 arrays |= {name: arrays[name][keep] for name in per_evaluation}
@@ -175,9 +176,6 @@ class Evaluation:
         logger.dump(model.num_timesteps)
 
 
-def _joined(path: Path, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the rows of a file with new ones after them."""
-    if not path.is_file():
-        return rows
-    old = read_npz(path)
+def _joined(old: dict[str, np.ndarray], rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return rows with new ones after them."""
     return {name: np.concatenate([old[name], value]) for name, value in rows.items()}

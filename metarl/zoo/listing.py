@@ -82,21 +82,24 @@ def _first_paragraph(cls: type) -> str:
 
 def describe_run(run: Run) -> list[str]:
     """Return a run's row: steps done, steps wanted, the last evaluation, and whether it has ended."""
-    from metarl.checkpoint import load_checkpoint, read_npz
+    from metarl.checkpoint import load_checkpoint
+    from metarl.meta.saved import Count, read_saved
+    from metarl.schema import convert
+    from metarl.zoo.evaluations import read_meta, read_results
 
     state = "finished" if run.final.is_file() else "can go on"
     try:
-        done = f"{int(load_checkpoint(run.checkpoint)[1]['num_timesteps']):,}"
-        wanted = f"{int(run.config()['n_timesteps']):,}"
-    except (MetaRLError, KeyError, TypeError, ValueError):
+        done = f"{read_saved(load_checkpoint(run.checkpoint)[1], run.checkpoint).num_timesteps:,}"
+        wanted = f"{convert('n_timesteps', run.config().get('n_timesteps'), Count):,}"
+    except MetaRLError:
         return [str(run.folder), "", "", "", "damaged"]
     value = ""
     if (run.folder / "meta_evaluations.npz").is_file():
         try:
-            before = read_npz(run.folder / "meta_evaluations.npz")["pre"][-1]
-            after = read_npz(run.folder / "evaluations.npz")["results"][-1]
-            value = f"{before.mean():.2f} → {after.mean():.2f}"
-        except (MetaRLError, KeyError, IndexError):
+            before = read_meta(run.folder / "meta_evaluations.npz")["pre"]
+            after = read_results(run.folder / "evaluations.npz")["results"]
+            value = f"{before[-1].mean():.2f} → {after[-1].mean():.2f}" if len(before) and len(after) else ""
+        except MetaRLError:
             state = "damaged evaluations"
     return [str(run.folder), done, wanted, value, state]
 

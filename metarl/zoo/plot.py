@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from metarl.errors import CheckpointError, ConfigError, unknown_name
+from metarl.errors import CheckpointError, ConfigError, shorten, unknown_name
+from metarl.untrusted import MAX_LOG, parse_csv, read_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,27 +105,28 @@ def read_curve(run: Run, x: str, y: str) -> Curve:
     :raises UnknownNameError: there is no such column.
     """
     path = run.folder / "progress.csv"
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: the run has logged nothing") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: the run has logged nothing")
+    header, *rows = parse_csv(read_text(path, MAX_LOG), str(path)) or [[]]
     if not rows:
         raise CheckpointError(f"{path} holds no rows yet")
     for name in (x, y):
-        if name not in rows[0]:
-            raise unknown_name(f"column of {path}", name, rows[0])
+        if name not in header:
+            raise unknown_name(f"column of {path}", name, header)
+    columns = header.index(x), header.index(y)
     pairs: list[tuple[float, float]] = []
     place = ""
     try:
         for row in rows:
-            place = row[x] or place
-            if place and row[y]:
-                pairs.append((float(place), float(row[y])))
+            # A row that was cut off has fewer cells.
+            now, value = (row[column] if column < len(row) else "" for column in columns)
+            place = now or place
+            if place and value:
+                pairs.append((float(place), float(value)))
     except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(f"{path}: {shorten(error, quote=False)}") from None
+    if not all(math.isfinite(at) for at, _ in pairs):
+        raise CheckpointError(f"{path} is damaged: {x} holds NaN or infinity")
     points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     return Curve(points[:, 0], points[:, 1])
 
@@ -152,19 +154,18 @@ def last_evaluation(run: Run, label: str) -> Report:
 
     :raises CheckpointError: it has none.
     """
-    from metarl.checkpoint import read_npz
     from metarl.meta.report import Report
+    from metarl.zoo.evaluations import TASK, read_meta
 
     path = run.folder / "meta_evaluations.npz"
     if not path.is_file():
         raise CheckpointError(f"{run.folder} has no meta_evaluations.npz: train with --eval-freq")
-    arrays = read_npz(path)
-    try:
-        returns = np.concatenate([arrays["pre"][-1][:, None], arrays["post"][-1].T], axis=1)
-        tasks = {name.removeprefix("task_"): value for name, value in arrays.items() if name.startswith("task_")}
-        steps = arrays["env_steps"][-1]
-    except (KeyError, IndexError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+    arrays = read_meta(path)
+    if not len(arrays["timesteps"]):
+        raise CheckpointError(f"{path} holds no evaluations yet")
+    returns = np.concatenate([arrays["pre"][-1][:, None], arrays["post"][-1].T], axis=1)
+    tasks = {name.removeprefix(TASK): value for name, value in arrays.items() if name.startswith(TASK)}
+    steps = arrays["env_steps"][-1]
     strata = _strata(run, len(returns))
     return Report(run.algo, run.env_id, "validation", returns[None], steps, tasks, [0], strata, label)
 

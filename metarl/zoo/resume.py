@@ -24,9 +24,6 @@ MAY_CHANGE = frozenset(
 """Flags that may be typed when a run goes on: none of them changes a number that the run computes; where events go is
 looked at by :func:`~metarl.zoo.event_folders.events_of`."""
 
-COUNTS = ("log_interval", "eval_episodes", "n_eval_tasks")
-"""Those of :data:`~metarl.zoo.train.RECORDED` that are positive."""
-
 
 def go_on(args: argparse.Namespace, source: Path) -> int:
     """Go on with the run in a folder; returns the exit code."""
@@ -75,23 +72,16 @@ def _read_records(folder: Run) -> tuple[dict[str, Any], dict[str, Any]]:
 
     :raises CheckpointError: one is missing, or has a wrong type.
     """
-    from metarl.meta.outer import require_range
-    from metarl.schema import convert
     from metarl.zoo.algorithms import algorithm
     from metarl.zoo.config import check_hyperparameters
 
     config, recorded = folder.config(), {"commits": [], "tensorboard_mark": None, **folder.args()}
-    types = {**RECORDED, "eval_env_kwargs": dict[str, Any], "commits": list[str | None]}
-    types |= {"tensorboard": str | None, "tensorboard_mark": str | None}
     path = folder.records / "args.yml"
     try:
         cls = algorithm(folder.algo)
-        for name, hint in types.items():
+        for name in (*RECORDED, "eval_env_kwargs", "tensorboard"):
             if name not in recorded:
                 raise ConfigError(f"{name} is missing")
-            recorded[name] = convert(name, recorded[name], hint)
-            if name in COUNTS and recorded[name] is not None:
-                require_range(name, recorded[name], 1, integer=True)
         path = folder.records / "config.yml"
         return check_hyperparameters(config, cls), recorded
     except (ConfigError, UnknownNameError) as error:
@@ -103,27 +93,11 @@ def _check_evaluations(folder: Run, n_tasks: int) -> None:
 
     :param n_tasks: tasks in an evaluation.
     """
-    from metarl.checkpoint import read_npz
-    from metarl.zoo.callbacks import META, RESULTS
+    from metarl.zoo.evaluations import read_meta, read_results
 
-    for file, names in (("evaluations.npz", RESULTS), ("meta_evaluations.npz", META)):
-        path = folder.folder / file
-        if not path.exists():
-            continue
-        arrays = read_npz(path)
-        for name in names:
-            if name not in arrays:
-                raise CheckpointError(f"{path} is damaged: {name} is missing")
-        n = arrays["timesteps"].size
-        n_steps = arrays["post"].shape[1] if "post" in arrays and arrays["post"].ndim == 3 else 0
-        shapes = {"timesteps": (n,), "post": (n, n_steps, n_tasks), "env_steps": (n, n_steps + 1)}
-        for name in names:
-            shape, kind = shapes.get(name, (n, n_tasks)), arrays[name].dtype.kind
-            if arrays[name].shape != shape or kind not in "iuf":
-                raise CheckpointError(
-                    f"{path} is damaged: {name} is {arrays[name].dtype} {list(arrays[name].shape)}, not numbers "
-                    f"{list(shape)}"
-                )
+    for file, read in (("evaluations.npz", read_results), ("meta_evaluations.npz", read_meta)):
+        if (folder.folder / file).exists():
+            read(folder.folder / file, n_tasks)
 
 
 def _load_checkpoint(folder: Run, recorded: Mapping[str, Any], n_threads: int | None) -> MetaAlgorithm:

@@ -18,9 +18,10 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
+from metarl.schema import LARGEST, Range, convert
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
@@ -28,6 +29,28 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Version of the run folder's layout. Since 2 the last line of config.yml and args.yml is ``...``, and a file without
 it is refused as cut off: what is left of cut YAML may be whole YAML, with other values. 1 is read as well."""
+
+_Count = Annotated[int, Range(1, LARGEST)]
+_Frequency = Annotated[int, Range(-LARGEST, LARGEST)]
+FLAGS: dict[str, Any] = {
+    "format": Literal[1, 2],
+    "algo": str,
+    "env": str,
+    "log_folder": str,
+    "seed": Annotated[int, Range(0, 2**64 - 1)],
+    "device": str,
+    "log_interval": _Count,
+    "eval_freq": _Frequency,
+    "eval_episodes": _Count | None,
+    "n_eval_tasks": _Count,
+    "save_freq": _Frequency,
+    "eval_env_kwargs": dict[str, Any] | None,
+    "tensorboard": str | None,
+    "tensorboard_mark": str | None,
+    "started_from": str | None,
+    "commits": list[str | None],
+}
+"""What args.yml holds, and of which type; a run of another version may lack some and have more."""
 
 TRAINED = Path(__file__).parent / "trained"
 """Initialisations that ship with the package: ``trained/<algo>/<Env-v0>.safetensors``."""
@@ -71,11 +94,7 @@ class Run(NamedTuple):
 
     def commands(self) -> list[str]:
         """Return the command that the run was started with, and those that it went on with."""
-        path = self.records / "command.txt"
-        try:
-            return path.read_text(encoding="utf-8").splitlines()
-        except (FileNotFoundError, UnicodeDecodeError):
-            raise CheckpointError(f"{path} is missing or damaged: the run folder is not whole") from None
+        return _read_record(self.records / "command.txt").splitlines()
 
     def require_no_links(self) -> None:
         """Raise :class:`CheckpointError` if a file of the run, or the folder of its records, is a link.
@@ -286,12 +305,22 @@ def shipped_model(algo: str, env_id: str) -> Path | None:
 
 def _read_args(path: Path) -> dict[str, Any]:
     args = _read_mapping(path)
-    if args.get("format") == 1:
-        return args
-    args = _read_mapping(path, cut_shows=True)
-    if args.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {shorten(args.get('format'))}: this version reads 1 and {FORMAT}")
-    return args
+    if args.get("format") != 1:
+        args = _read_mapping(path, cut_shows=True)
+        if args.get("format") != FORMAT:
+            raise CheckpointError(f"{path} has format {shorten(args.get('format'))}: this version reads 1 and {FORMAT}")
+    try:
+        return {name: convert(name, value, FLAGS.get(name, Any)) for name, value in args.items()}
+    except ConfigError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def _read_record(path: Path) -> str:
+    from metarl.untrusted import MAX_YAML, read_text
+
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: the run folder is not whole")
+    return read_text(path, MAX_YAML)
 
 
 def _read_mapping(path: Path, cut_shows: bool = False) -> dict[str, Any]:
@@ -301,15 +330,13 @@ def _read_mapping(path: Path, cut_shows: bool = False) -> dict[str, Any]:
     """
     from metarl.zoo.config import load_yaml
 
+    text = _read_record(path)
     try:
-        text = path.read_text(encoding="utf-8")
         value = load_yaml(text, str(path))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: the run folder is not whole") from None
-    except (ConfigError, UnicodeDecodeError) as error:
+    except ConfigError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no mapping")
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise CheckpointError(f"{path} is damaged: it holds no mapping of names")
     if cut_shows and not text.endswith("\n...\n"):
         raise CheckpointError(f"{path} is damaged: its end is cut off")
     return value

@@ -22,17 +22,11 @@ if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
     from metarl.zoo.callbacks import Evaluation
 
-RECORDED: dict[str, Any] = {
-    "log_folder": str,
-    "seed": int,
-    "device": str,
-    "log_interval": int,
-    "eval_freq": int,
-    "eval_episodes": int | None,
-    "n_eval_tasks": int,
-    "save_freq": int,
-}
-"""Flags that args.yml keeps as they are, and their types."""
+RECORDED = (
+    *("log_folder", "seed", "device", "log_interval"),
+    *("eval_freq", "eval_episodes", "n_eval_tasks", "save_freq"),
+)
+"""Flags that args.yml keeps as they are."""
 
 FORMATS = ("csv", "tensorboard")
 """What a run's log is written as."""

@@ -249,7 +249,12 @@ def test_a_damaged_run_is_refused(trained: Path, tmp_path: Path, refused: Refuse
         ("args.yml", "save_freq: -1", "save_freq: null", "save_freq=None is of the wrong type"),
         ("args.yml", "tensorboard: null", "tensorboard: 3", "tensorboard=3 is of the wrong type"),
         ("args.yml", "eval_env_kwargs: {}", "eval_env_kwargs: x", "eval_env_kwargs='x' is of the wrong type"),
-        ("args.yml", "n_eval_tasks: 3", "n_eval_tasks: 0", "n_eval_tasks=0 is not an integer in"),
+        (
+            "args.yml",
+            "n_eval_tasks: 3",
+            "n_eval_tasks: 0",
+            "n_eval_tasks=0 is out of range: n_eval_tasks takes int from 1",
+        ),
         ("args.yml", "save_freq: -1\n", "", "save_freq is missing"),
         ("args.yml", "algo: fomaml", "algo: maml", "algo is 'maml', and 'fomaml' in checkpoint.safetensors"),
         ("args.yml", "algo: fomaml", "algo: fomal", "did you mean 'fomaml'?"),
