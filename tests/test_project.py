@@ -47,6 +47,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+def test_every_extra_brings_what_some_module_uses(wheel: zipfile.ZipFile) -> None:
+    (path,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = wheel.read(path).decode()
+    extras = set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.MULTILINE))
+    assert "dev" in extras
+    code = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "metarl").rglob("*.py"))
+    for extra in extras - {"dev"}:
+        packages = re.findall(rf"^Requires-Dist: ([\w-]+).*extra == .{extra}.$", metadata, re.MULTILINE)
+        assert any(re.search(rf"^\s*(import|from) {name.replace('-', '_')}\b", code, re.MULTILINE) for name in packages)
+
+
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert {name.split("/")[0] for name in names} == {"metarl"}

@@ -27,6 +27,7 @@ from metarl.envs.views import (
     describe_task,
     next_tasks,
     own_task,
+    require_family_or_name,
     require_finite,
     reset_needed,
     task_option,
@@ -83,6 +84,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012  (as gymnasium.Env declares it)
 
     def __init__(self, family: str | Family, *, render_mode: str | None = None, **kwargs: Any) -> None:
+        require_family_or_name(family)
         self.family, task = _split(family, kwargs)
         self.metadata = as_metadata(self.family, render_mode)
         self.render_mode = render_mode

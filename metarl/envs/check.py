@@ -11,6 +11,7 @@ import numpy as np
 
 from metarl.envs.checker.common import FamilyCheckError, blame, equal, family_name, require
 from metarl.envs.checker.laws import check_hidden, check_streams, check_task_matters, check_timing
+from metarl.envs.checker.pictures import check_pictures
 from metarl.envs.checker.probe import Probe
 from metarl.envs.checker.steps import check_edges, check_starts, check_steps, check_use
 from metarl.envs.checker.tasks import (
@@ -92,6 +93,7 @@ def _check(family: Family, n: int, n_envs: int, n_steps: int | None, seed: int) 
             check_task_matters(family, tasks, lengths, seed)
     for index in range(min(2, n_tasks(tasks))):
         check_single(family, take_tasks(tasks, slice(index, index + 1)), min(n_steps, 100), seed)
+    check_pictures(family, groups[0].tasks, seed)
     for probe in probes:
         check_use(probe)
     now = family.finite_tasks()

@@ -148,6 +148,8 @@ class Family(ABC):
             ``shifted_space``, or, of a finite family, a task that it does not have.
         """
         names = list(self.task_space.spaces)
+        if not isinstance(tasks, Mapping):
+            raise TaskError(f"tasks={shorten(tasks)}: {self.id} takes a dict of arrays, {', '.join(names)}")
         for name in tasks:
             if name not in names:
                 raise TaskError(f"{self.id} has no task parameter {shorten(name)}: known: {', '.join(names)}")

@@ -50,6 +50,8 @@ finite in the env step that returns them. Whatever it refuses, ``check_family`` 
 **Views**
 
 - :class:`~metarl.envs.batch.SingleEnv` gives the same numbers as the batch, and passes Stable-Baselines3's checker.
+- Where ``render_fps`` is set, above 0, ``render`` returns a picture ``[height, width, 3]``, uint8, which depends on its
+  arguments alone, and leaves them as they are.
 """
 
 from __future__ import annotations

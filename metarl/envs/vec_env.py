@@ -23,6 +23,7 @@ from metarl.envs.views import (
     describe_task,
     next_tasks,
     own_task,
+    require_family_or_name,
     require_finite,
     reset_needed,
     task_option,
@@ -64,6 +65,7 @@ class FamilyVecEnv(VecEnv):
     ) -> None:
         if n_envs < 1:
             raise ConfigError(f"n_envs={shorten(n_envs)}: at least 1")
+        require_family_or_name(family)
         self.family = make_family(family) if isinstance(family, str) else family
         tasks = self.family.validate_tasks(tasks)
         groups = group_tasks(self.family, tasks)

@@ -84,7 +84,13 @@ def reset_needed(family: Family) -> ResetNeeded:
     return ResetNeeded(f"{family.id}: reset() starts an episode")
 
 
-# ------------------------------------------------------------------------------------------------------ tasks and seeds
+# -------------------------------------------------------------------------------------------- families, tasks and seeds
+def require_family_or_name(given: Any) -> None:
+    """Raise :class:`ConfigError` unless a view can be made of what was given."""
+    if not isinstance(given, str | Family):
+        raise ConfigError(f"family={shorten(given)}: a registered name, or a family such as make_family returns")
+
+
 def as_batch(family: Family, task: Mapping[str, Any]) -> Tasks:
     """Return one task, validated, as a batch of one.
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib.util
+import itertools
 import os
 import pickle
 import subprocess
@@ -24,6 +25,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecVideoRecorder
 
 from metarl.envs import pictures
 from metarl.envs.batch import SingleEnv
+from metarl.envs.check import FamilyCheckError, check_family
+from metarl.envs.checker.pictures import check_pictures
 from metarl.envs.family import Family, family_ids, make_family, one_task
 from metarl.envs.mujoco import MujocoFamily
 from metarl.envs.pictures import PictureError, draw_robot
@@ -327,6 +330,44 @@ def test_sb3_s_make_vec_env_asks_for_pictures():
     assert vec.render().shape[2] == 3
     # A robot is drawn when somebody looks, not before: learning goes on without OpenGL.
     assert make_vec_env("AntVel-v0").reset().shape == (1, 125)
+
+
+def drawing(change: Callable[..., np.ndarray]) -> Family:
+    """Return a PointMass whose pictures are changed: ``change(frame, tasks, trail)``."""
+    family = make_family("PointMass-v0", lineage="s4")
+    original = family.render
+    family.render = lambda tasks, trail, task, env: change(original(tasks, trail, task, env), tasks, trail)
+    return family
+
+
+def moves(frame, tasks, trail):
+    trail[-1]["position"] += 0.01
+    return frame
+
+
+MISTAKES = {
+    "render returns \\[400, 400\\] uint8, not": lambda frame, *_: frame[..., 0],
+    "render returns \\[400, 400, 3\\] float64, not": lambda frame, *_: frame / 255,
+    "render returns a NoneType, not": lambda *_: None,
+    "render changes the tasks or the states": moves,
+    "the same state is drawn differently": lambda frame, *_: frame + np.uint8(next(COUNTER)),
+}
+COUNTER = itertools.count()
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_mistakes_in_pictures_are_found(message):
+    with pytest.raises(FamilyCheckError, match=message):
+        check_pictures(drawing(MISTAKES[message]), family_of("PointMass-v0").tasks("test", 2), 0)
+
+
+@pytest.mark.parametrize("fps", [0, -1, True, "20", np.inf, np.nan])
+def test_the_speed_of_pictures_is_above_zero(fps):
+    family = drawing(lambda frame, *_: frame)
+    check_pictures(family, family.tasks("test", 2), 0)
+    family.render_fps = fps
+    with pytest.raises(FamilyCheckError, match=r"render_fps=.*: above 0, or None"):
+        check_family(family)
 
 
 # ----------------------------------------------------------------------------------------------- the process that draws

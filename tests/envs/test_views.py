@@ -481,6 +481,22 @@ def test_seeds_may_be_numpy_integers():
     np.testing.assert_array_equal(env.reset(seed=5)[0], env.reset(seed=np.uint8(5))[0])
 
 
+# ------------------------------------------------------------------------------------------------- families and batches
+@pytest.mark.parametrize("given", [3, None, Dial, SingleEnv("PointMass-v0"), ["PointMass-v0"]], ids=str)
+def test_views_are_made_of_families_and_their_names(given):
+    for make in (lambda: SingleEnv(given), lambda: FamilyVecEnv(given, {"goal": [[0.0, 0.0]]})):
+        with pytest.raises(ConfigError, match=r"^family=.*: a registered name, or a family such as make_family"):
+            make()
+
+
+@pytest.mark.parametrize("tasks", [None, 3, "goal", [[0.1, 0.2]], [{"goal": [0.1, 0.2]}], {}], ids=str)
+def test_a_batch_of_tasks_is_a_dict(tasks):
+    with pytest.raises(TaskError) as caught:
+        FamilyVecEnv("PointMass-v0", tasks)
+    assert "goal" in str(caught.value)
+    assert "PointMass-v0" in str(caught.value)
+
+
 # -------------------------------------------------------------------------------------------------------------- horizon
 @pytest.mark.parametrize("id", family_ids())
 def test_gymnasium_s_spec_has_the_horizon(id):
