@@ -262,19 +262,27 @@ def make_place(path: Path, within: Sequence[Path] = ()) -> None:
     :raises CheckpointError: the way from a folder of ``within`` to the file leads through a link.
     :raises OSError: the folder cannot be made, or the file is one.
     """
-    root = next((folder for folder in within if path.is_relative_to(folder)), None)
-    if root is None:
+    way = require_no_link(path, within)
+    for folder in way[:-1]:
+        folder.mkdir(exist_ok=True)
+    if not way:
         path.parent.mkdir(parents=True, exist_ok=True)
-    else:
-        place = root
-        for part in path.relative_to(root).parts:
-            place = place / part
-            if place.is_symlink():
-                raise CheckpointError(f"cannot write {path}: {place} is a link, and {root} is written to through none")
-            if place != path:
-                place.mkdir(exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+def require_no_link(path: Path, within: Sequence[Path]) -> list[Path]:
+    """Return what lies between a folder of ``within`` and a file in it, the file included; nothing for other files.
+
+    :raises CheckpointError: one of them is a link.
+    """
+    root = next((folder for folder in within if path.is_relative_to(folder)), path)
+    parts = path.relative_to(root).parts
+    way = [root.joinpath(*parts[: n + 1]) for n in range(len(parts))]
+    for place in way:
+        if place.is_symlink():
+            raise CheckpointError(f"cannot write {path}: {place} is a link, and {root} is written to through none")
+    return way
 
 
 def open_to_write(path: Path, flags: int) -> int:

@@ -52,7 +52,7 @@ from metarl.agents.distributions import MIN_LOG_STD
 from metarl.agents.policy import ACTIVATIONS, Params, require_network_size
 from metarl.agents.sb3 import ALGORITHMS
 from metarl.agents.sb3_reuse import STATISTICS, load_initialisation, name_initialisation, read_initialisation
-from metarl.checkpoint import write_bytes_atomic, write_text_atomic
+from metarl.checkpoint import write_all_atomic
 from metarl.envs.family import Family, check_arguments, make_family
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
@@ -322,21 +322,26 @@ def save_sb3(exported: Exported, path: str | Path, force: bool = False, env: Any
     :return: the zip.
     :raises CheckpointError: a file exists and ``force`` is not given, or cannot be written.
     """
-    path, sidecar, normalization = export_files(path)
-    normalizes = exported.settings.normalize is not None
-    for file in (path, sidecar, *([normalization] if normalizes else [])):
+    contents = sb3_files(exported, path, env)
+    for file in contents:
         if file.exists() and not force:
             raise CheckpointError(f"{file} exists: force=True overwrites it")
+    write_all_atomic(contents)
+    return export_files(path)[0]
+
+
+def sb3_files(exported: Exported, path: str | Path, env: AnyEnv | None = None) -> dict[Path, bytes]:
+    """Return what :func:`save_sb3` writes: the zip, its sidecar and, where the learner normalised, the statistics."""
+    path, sidecar, normalization = export_files(path)
     buffer = io.BytesIO()
     model = exported.on(env)
     model.save(buffer)
     data = buffer.getvalue()
     document = {**exported.document, "sha256": hashlib.sha256(data).hexdigest()}
-    if normalizes:
-        write_bytes_atomic(normalization, _saved(model.get_vec_normalize_env()))
-    write_bytes_atomic(path, data)
-    write_text_atomic(sidecar, json.dumps(document, allow_nan=False, indent=1) + "\n")
-    return path
+    contents = {path: data, sidecar: (json.dumps(document, allow_nan=False, indent=1) + "\n").encode()}
+    if exported.settings.normalize is not None:
+        contents[normalization] = _saved(model.get_vec_normalize_env())
+    return contents
 
 
 def _saved(normalize: VecNormalize | None) -> bytes:

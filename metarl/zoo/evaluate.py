@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError
 from metarl.zoo.runs import TRAINED, Run, command_line
@@ -26,14 +26,14 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from metarl.zoo.algorithms import load_model
     from metarl.zoo.console import CountBars, say
-    from metarl.zoo.outputs import record_and_figure, write_figure
+    from metarl.zoo.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
     from metarl.zoo.sources import find_sources
     from metarl.zoo.train import threads
 
     sources = find_sources(args)
     only = sources[0].run if len(sources) == 1 else None
     folder = Path(args.log_folder) if only is None else only.folder
-    record, figure = record_and_figure(args, folder / "evaluations")
+    outputs = record_and_figure(args, folder / "evaluations", only)
     # Everything is loaded before anything is computed: a damaged file among several is said at once.
     models = [load_model(source.path, threads(args), args.env_kwargs) for source in sources]
     families = list(dict.fromkeys(model.family.id for model in models))
@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
             f"{args.episodes} episodes for each inner step, where training had {trained}: steps are noisier than the "
             "inner rates are meant for, see --inner-lr"
         )
-    _write_record(record, reports, tables, args)
-    write_figure(figure, _figure(reports))
+    drawn = figure_bytes(_figure(reports), figure_format(outputs.paths[1]))
+    record, figure = outputs.write([record_bytes(_document(reports, tables, args)), drawn])
     say(f"Saved {record} and {figure}")
     return 0
 
@@ -167,11 +167,10 @@ def _by_number(report: Report, source: Source) -> str:
     return f"{report.label} {source.run.number}" if source.run is not None else source.path.stem
 
 
-def _write_record(path: Path, reports: Sequence[Report], tables: Sequence[str], args: argparse.Namespace) -> None:
+def _document(reports: Sequence[Report], tables: Sequence[str], args: argparse.Namespace) -> dict[str, Any]:
     from metarl.zoo.circumstances import circumstances
-    from metarl.zoo.outputs import write_record
 
-    document = {
+    return {
         "format": FORMAT,
         "version": VERSION,
         "command": command_line(args.argv),
@@ -181,7 +180,6 @@ def _write_record(path: Path, reports: Sequence[Report], tables: Sequence[str], 
         "tables": list(tables),
         "reports": [json.loads(report.to_json()) for report in reports],
     }
-    write_record(path, document)
 
 
 def _figure(reports: Sequence[Report]) -> Figure:

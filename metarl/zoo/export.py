@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from metarl.agents.sb3 import ALGORITHMS
-    from metarl.meta.export import export_files, export_sb3, save_sb3
+    from metarl.meta.export import export_files, export_sb3, sb3_files
     from metarl.meta.export_settings import choose
     from metarl.zoo.algorithms import load_model
     from metarl.zoo.console import say
-    from metarl.zoo.outputs import require_new
+    from metarl.zoo.outputs import Outputs
     from metarl.zoo.sources import find_sources
     from metarl.zoo.train import threads
 
@@ -32,14 +32,15 @@ def run(args: argparse.Namespace) -> int:
     (source,) = find_sources(args)
     model = load_model(source.path, threads(args), args.env_kwargs)
     kind = choose(model, kind, args.optimizer, 1).kind
-    path, *others = export_files(_output(args, source, model, kind))
+    path = _output(args, source, model, kind)
+    within = None if args.output is not None or source.run is None else source.run.folder
     # Looked at before the value network is fitted, which takes a while.
-    require_new([path, *others], args.overwrite)
+    Outputs(list(export_files(path)), args.overwrite, within).require_possible()
     env = task_env(model, args.task)
-    path.parent.mkdir(parents=True, exist_ok=True)
     say(f"Collecting on training tasks for {kind}'s value network")
     exported = export_sb3(model, kind, optimizer=args.optimizer)
-    save_sb3(exported, path, args.overwrite, env)
+    contents = sb3_files(exported, path, env)
+    path, *others = Outputs(list(contents), args.overwrite, within).write(list(contents.values()))
     cls = ALGORITHMS[kind]
     package = cls.__module__.partition(".")[0]
     say(f"Saved {path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps, from {source.path}")

@@ -22,14 +22,15 @@ def run(args: argparse.Namespace) -> int:
     from metarl.meta.export_settings import KINDS
     from metarl.meta.finetune import finetune, learning_figure
     from metarl.zoo.console import CountBars, console, say
-    from metarl.zoo.outputs import record_and_figure, write_figure, write_record
+    from metarl.zoo.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
 
     kind = args.to.lower()
     if kind not in KINDS:
         raise UnknownNameError(f"unknown SB3 algorithm {shorten(args.to)}: known: {', '.join(KINDS)}", args.to, KINDS)
     model, source = _model(args)
-    folder = Path(args.log_folder) if source is None or source.run is None else source.run.folder
-    record, figure = record_and_figure(args, folder / "finetune")
+    own = None if source is None else source.run
+    folder = Path(args.log_folder) if own is None else own.folder
+    outputs = record_and_figure(args, folder / "finetune", own)
     start = " from scratch" if args.from_scratch else ""
     whose = "" if source is None else f": {model.name}, {model.num_timesteps:,} env steps, {source.path}"
     say(f"{kind.upper()} on {model.family.id}{start}{whose}")
@@ -52,8 +53,10 @@ def run(args: argparse.Namespace) -> int:
         )
     for table in found.tables():
         console().print(table)
-    write_record(record, _document(args, model, source, found))
-    write_figure(figure, learning_figure(found.curves, f"{model.family.id}, {args.split} tasks"))
+    drawn = learning_figure(found.curves, f"{model.family.id}, {args.split} tasks")
+    record, figure = outputs.write(
+        [record_bytes(_document(args, model, source, found)), figure_bytes(drawn, figure_format(outputs.paths[1]))]
+    )
     say(f"Saved {record} and {figure}")
     averages = [float(curves.returns.mean()) for curves in found.exports]
     best = optimizers[averages.index(max(averages))] if averages else None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from metarl.agents.parallel import single_threaded_torch
-from metarl.checkpoint import read_npz
+from metarl.checkpoint import read_npz, write_text_atomic
 from metarl.errors import CheckpointError, MetaRLError, NonFiniteError
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.base import MetaAlgorithm
@@ -108,7 +108,7 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
             say(f"Evaluating {job}, {checkpoint}")
             report = _evaluate([load_model(path, n_threads) for path in paths], settings)
             report = dataclasses.replace(report, meta={**report.meta, "subject": subject, "commit": commit()})
-            report.save(place)
+            write_text_atomic(place, report.to_json(), run.folder)
         reports[checkpoint] = report
     return Trained(job, run, reports)
 
@@ -260,7 +260,7 @@ def step_seconds(experiment: Experiment, runs: Sequence[Trained], n_threads: int
                 # Streams are addressed by seed and meta-iteration: both collect the same batches each time.
                 model.seed, model.n_iterations, model.params = models[0].seed, models[0].n_iterations, params
                 seconds[algo].append(model.train()["time/outer"])
-    write_record(place, {"subject": subject, "seconds": seconds})
+    write_record(place, {"subject": subject, "seconds": seconds}, paths[0].parent)
     return seconds
 
 

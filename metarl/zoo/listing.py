@@ -67,9 +67,14 @@ def show_environments() -> None:
 def show_runs(log_folder: str | Path) -> None:
     """Print the runs of a log folder."""
     from metarl.zoo.console import say, show_table
-    from metarl.zoo.runs import list_runs
+    from metarl.zoo.runs import open_run, run_folders
 
-    rows = [describe_run(item) for item in list_runs(log_folder)]
+    rows = []
+    for path in run_folders(log_folder):
+        try:
+            rows.append(describe_run(open_run(path)))
+        except MetaRLError:
+            rows.append([str(path), "", "", "", "not whole"])
     if not rows:
         say(f"No runs under {log_folder}")
         return

@@ -37,7 +37,7 @@ class Curve(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from metarl.zoo.console import say
-    from metarl.zoo.outputs import figure_format, free_name, require_new, write_figure
+    from metarl.zoo.outputs import Outputs, figure_bytes, figure_format, free_name
     from metarl.zoo.sources import find_runs
 
     unused = args.given & {"x", "y", "window"} if args.kind == "adaptation" else ()
@@ -46,15 +46,16 @@ def run(args: argparse.Namespace) -> int:
     runs = find_runs(args)
     folder = runs[0].folder if len(runs) == 1 else Path(args.log_folder)
     path = Path(args.output) if args.output else free_name(folder, args.kind, [".png"]).with_suffix(".png")
-    figure_format(path)
-    require_new([path], args.overwrite)
+    format = figure_format(path)
+    within = folder if not args.output and len(runs) == 1 else None
+    outputs = Outputs([path], args.overwrite, within).require_possible()
     if args.kind == "training":
         figure = training_figure(runs, args.y, args.x, args.window)
     else:
         from metarl.meta.comparison import comparison_figure
 
         figure = comparison_figure([last_evaluation(item, f"{item.algo}/{item.folder.name}") for item in runs])
-    write_figure(path, figure)
+    (path,) = outputs.write([figure_bytes(figure, format)])
     say(f"Saved {path}")
     return 0
 

@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code: 1 if a run failed."""
     from metarl.zoo.console import say
     from metarl.zoo.experiment import jobs, load_experiment
+    from metarl.zoo.outputs import require_writable
     from metarl.zoo.recorded import RECORD, Recorded, require_own
     from metarl.zoo.results import TEXT, Results, file_names
     from metarl.zoo.train import threads
@@ -31,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = jobs(experiment, args.only_env, args.only_algo, args.seeds, args.only_part)
     folder = Path(args.log_folder or Path("logs") / experiment.name / experiment.scale)
     output = Path(args.output or folder / "results")
+    for place in (folder, output):
+        require_writable(place)
     recorded = Recorded.read(output, experiment, args.overwrite)
     files = recorded.files
     require_own(output, file_names(experiment), files, args.overwrite)

@@ -56,6 +56,10 @@ TRAINED = Path(__file__).parent / "trained"
 """Initialisations that ship with the package: ``trained/<algo>/<Env-v0>.safetensors``."""
 
 
+RUN_NAME = re.compile(r".+_\d+(_[0-9a-f-]+)?", re.DOTALL)
+"""What a run folder is called unless somebody renames it."""
+
+
 class Run(NamedTuple):
     """A run folder."""
 
@@ -241,7 +245,7 @@ def open_run(folder: str | Path) -> Run:
         raise CheckpointError(f"there is no run folder {folder}")
     found = sorted(folder.glob("*/args.yml"))
     if len(found) != 1:
-        raise CheckpointError(f"{folder} is not a run folder: it has no <env>/args.yml")
+        raise CheckpointError(f"{folder} is not a run folder: it has no <env>/args.yml{_why_not_whole(folder)}")
     args = _read_args(found[0])
     algo, env_id = args.get("algo"), found[0].parent.name
     if not isinstance(algo, str) or args.get("env") != env_id:
@@ -249,11 +253,23 @@ def open_run(folder: str | Path) -> Run:
     return Run(folder, algo, env_id, run_number(folder.name, env_id) or 0)
 
 
+def _why_not_whole(folder: Path) -> str:
+    """Return, for a message, why a folder that is named as a run's has no records; empty for any other."""
+    if RUN_NAME.fullmatch(folder.name) is None or any(folder.glob("*.safetensors")):
+        return ""
+    return " (a run that was stopped in its first moment leaves such a folder: start a new one)"
+
+
 def find_run(log_folder: str | Path, algo: str, env_id: str, exp_id: int = 0) -> Run | None:
     """Return the run with a number, or the latest one for 0; None if there is no run at all.
 
-    :raises CheckpointError: that number does not exist.
+    The latest is the latest that can be read and has saved something, where there is one: others are left out with a
+    warning.
+
+    :raises CheckpointError: that number does not exist, or no run can be read.
     """
+    from metarl.zoo.console import warn
+
     parent = Path(log_folder) / algo
     numbers: dict[int, Path] = {}
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
@@ -265,17 +281,40 @@ def find_run(log_folder: str | Path, algo: str, env_id: str, exp_id: int = 0) ->
     if exp_id and exp_id not in numbers:
         known = ", ".join(map(str, sorted(numbers))) or "none"
         raise CheckpointError(f"there is no run {parent / f'{env_id}_{exp_id}'}: numbers of {env_id}: {known}")
-    return open_run(numbers[exp_id or max(numbers)]) if numbers else None
+    if exp_id:
+        return open_run(numbers[exp_id])
+    failed: CheckpointError | None = None
+    latest: Run | None = None
+    for _, path in sorted(numbers.items(), reverse=True):
+        try:
+            run = open_run(path)
+            latest = latest or run
+            saved_model(run)
+        except CheckpointError as error:
+            failed = failed or error
+            continue
+        if failed is not None:
+            warn(f"{failed}: {run.folder} is taken, the latest run that is whole")
+        return run
+    if latest is None and failed is not None:
+        raise failed
+    return latest
 
 
 def list_runs(log_folder: str | Path) -> Iterator[Run]:
     """Yield the readable runs of a log folder."""
+    for path in run_folders(log_folder):
+        try:
+            yield open_run(path)
+        except MetaRLError:
+            continue
+
+
+def run_folders(log_folder: str | Path) -> Iterator[Path]:
+    """Yield the folders of a log folder that are a run's, or are named as one."""
     for path in sorted(Path(log_folder).glob("*/*")):
-        if path.is_dir() and any(path.glob("*/args.yml")):
-            try:
-                yield open_run(path)
-            except MetaRLError:
-                continue
+        if path.is_dir() and (RUN_NAME.fullmatch(path.name) or any(path.glob("*/args.yml"))):
+            yield path
 
 
 def saved_model(run: Run, best: bool = False, checkpoint: bool = False) -> Path:

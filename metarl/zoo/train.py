@@ -54,6 +54,7 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
     from metarl.zoo.circumstances import commit
     from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge, merge_env_kwargs
     from metarl.zoo.event_folders import Events, claim
+    from metarl.zoo.outputs import require_writable
 
     origin = None if source is None else load_model(source)
     algo = args.algo or (origin.name if origin else "fomaml")
@@ -76,6 +77,8 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
     )
     if origin is not None:
         copy_parameters(origin, model, str(source))
+    for place in filter(None, (args.log_folder, args.tensorboard_log)):
+        require_writable(Path(place) / algo / env_id)
     total = int(config["n_timesteps"])
     if args.eval_freq is None:
         # An evaluation collects about twice as much as a meta-iteration.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from metarl.errors import CheckpointError, ConfigError
 from metarl.zoo import runs
+from metarl.zoo.__main__ import main
 
 
 def create(folder: Path, queue: multiprocessing.Queue[int]) -> None:
@@ -152,12 +152,51 @@ def test_a_lock_that_is_a_link_empties_nothing(tmp_path: Path) -> None:
     assert not missing.exists()
 
 
-def test_a_lock_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+def lock(run: runs.Run, queue: multiprocessing.Queue[str]) -> None:
+    try:
+        with runs.locked(run):
+            queue.put("locked")
+    except CheckpointError as error:
+        queue.put(str(error))
+
+
+@pytest.mark.parametrize("make_it", [os.mkfifo, os.mkdir])
+def test_a_lock_that_is_no_file_is_refused_at_once(make_it: Callable[[Path], None], tmp_path: Path) -> None:
     run = make(tmp_path)
-    program = "import sys; from metarl.zoo import runs\nwith runs.locked(runs.open_run(sys.argv[1])): pass"
-    for make_it in (os.mkfifo, os.mkdir):
-        make_it(run.folder / ".lock")
-        words = [sys.executable, "-c", program, str(run.folder)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, env={**os.environ})
-        assert "CheckpointError: cannot write" in done.stderr
-        (run.folder / ".lock").unlink() if make_it is os.mkfifo else (run.folder / ".lock").rmdir()
+    make_it(run.folder / ".lock")
+    context = multiprocessing.get_context("fork")
+    queue: multiprocessing.Queue[str] = context.Queue()
+    worker = context.Process(target=lock, args=(run, queue), daemon=True)  # it would wait for ever
+    worker.start()
+    assert queue.get(timeout=60).startswith(f"cannot write {run.folder / '.lock'}: ")
+
+
+def test_the_latest_run_is_the_latest_that_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = make(tmp_path)
+    first.checkpoint.write_bytes(b"")
+    empty, unsaved = runs.create_run(tmp_path, "maml", "PointMass-v0"), make(tmp_path)
+    assert runs.find_run(tmp_path, "maml", "PointMass-v0") == first
+    told = capsys.readouterr().err
+    assert f"{unsaved.folder} has no checkpoint.safetensors" in told
+    assert f"{first.folder} is taken, the latest run that is whole" in told
+    why = "stopped in its first moment leaves such a folder: start a new one"
+    with pytest.raises(CheckpointError, match=why):
+        runs.find_run(tmp_path, "maml", "PointMass-v0", empty.number)
+    assert list(runs.list_runs(tmp_path)) == [first, unsaved]
+    first.checkpoint.unlink()
+    assert runs.find_run(tmp_path, "maml", "PointMass-v0") == unsaved
+    runs.create_run(tmp_path, "leap", "PointMass-v0")
+    with pytest.raises(CheckpointError, match=why):
+        runs.find_run(tmp_path, "leap", "PointMass-v0")
+
+
+def test_runs_that_are_not_whole_are_listed_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = runs.create_run(tmp_path, "maml", "PointMass-v0")
+    (tmp_path / "maml" / "evaluations").mkdir()
+    make(tmp_path)
+    assert main(["list", "runs", "-f", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "not whole" in out
+    assert "damaged" in out
+    assert "evaluations" not in out
+    assert empty.folder.is_dir()
