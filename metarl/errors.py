@@ -28,6 +28,10 @@ class MetaRLError(Exception):
         super().__init__(shorten(message, limit=LONGEST, quote=False))
 
 
+class MetaRLWarning(UserWarning):
+    """What goes on, but not as wished. The command line prints it as one line."""
+
+
 class UnknownNameError(MetaRLError, ValueError):
     """A name that no registry holds.
 

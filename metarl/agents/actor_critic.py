@@ -17,6 +17,7 @@ from metarl.agents.learner import LearnerState
 from metarl.agents.optimizers import Layout, make_optimizer
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
+from metarl.agents.rounding import is_rounding, nothing_differs
 from metarl.agents.samples import Samples, pack
 from metarl.agents.sampling import Episodes
 from metarl.errors import ConfigError, shorten
@@ -62,7 +63,8 @@ class ActorCritic(ABC):
     :param policy: the policy whose tensors are learnt, with a critic.
     :param gamma: discount factor.
     :param gae_lambda: of generalised advantage estimation (Schulman et al., 2016); 1 takes the whole return.
-    :param normalize_advantage: standardise the advantages of what one step is computed on.
+    :param normalize_advantage: standardise the advantages of what one step is computed on; those of a task whose batch
+        has advantages that are rounding of the returns, or returns that are all equal, become 0.
     :param ent_coef: weight of the entropy in the loss.
     :param vf_coef: weight of the value loss.
     :param max_grad_norm: each task's gradient is scaled down to this norm.
@@ -136,7 +138,11 @@ class ActorCritic(ABC):
         advantages[valid] = torch.from_numpy(estimates[episodes.mask].astype(np.float32))
         returns = advantages + values
         if self.normalize_advantage:
+            nothing = nothing_differs(episodes.rewards, episodes.mask, episodes.terminated)
+            nothing |= is_rounding(estimates, episodes.mask, estimates + grid)
             advantages = standardized(advantages, samples.weights)
+            # Noise would become noise of unit size.
+            advantages[torch.from_numpy(nothing)] = 0.0
         return ActorCriticSamples.of(replace(samples, advantages=advantages, log_prob=log_prob), values, returns)
 
     # -------------------------------------------------------------------------------------------------------- the loss

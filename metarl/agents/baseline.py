@@ -42,13 +42,21 @@ def generalized_advantages(
     return advantages
 
 
-def standardize(advantages: np.ndarray, mask: np.ndarray, eps: float = 1e-8) -> np.ndarray:
-    """Return advantages with mean 0 and standard deviation 1 over the valid steps of each task."""
+def standardize(
+    advantages: np.ndarray, mask: np.ndarray, eps: float = 1e-8, nothing: np.ndarray | None = None
+) -> np.ndarray:
+    """Return advantages with mean 0 and standard deviation 1 over the valid steps of each task.
+
+    :param nothing: ``[task]``, whose advantages are noise of a size that does not matter: they become 0, instead of
+        noise of unit size.
+    """
     count = mask.sum((1, 2), keepdims=True)
     mean = (advantages * mask).sum((1, 2), keepdims=True) / count
     centred = (advantages - mean) * mask
     std = np.sqrt(np.square(centred).sum((1, 2), keepdims=True) / count)
     result: np.ndarray = centred / (std + eps)
+    if nothing is not None:
+        result[nothing] = 0.0
     return result
 
 

@@ -19,6 +19,8 @@ from metarl.errors import ConfigError
 LOG_2PI = math.log(2.0 * math.pi)
 MIN_LOG_STD = math.log(1e-6)
 """The reference implementation's floor for the standard deviation; SB3 has none."""
+MAX_LOG_STD = 40.0
+"""Past this float32 overflows in divergences, which hold variances."""
 
 
 class Distribution(Protocol):

@@ -130,7 +130,15 @@ def clip_norms(gradient: torch.Tensor, max_norm: float) -> None:
     :param gradient: ``[task, n]``, changed in place.
     """
     norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-    gradient.mul_((max_norm / (norms + 1e-6)).clamp_(max=1.0))
+    scale = (max_norm / (norms + 1e-6)).clamp_(max=1.0)
+    over = norms[:, 0].isinf()
+    if over.any():
+        # Squares overflow before their root is taken, and the step would be 0.
+        wide = gradient[over].double()
+        lengths = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+        gradient[over] = (wide * (max_norm / lengths)).to(gradient.dtype)
+        scale[over] = 1.0
+    gradient.mul_(scale)
 
 
 def take_step(

@@ -20,7 +20,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
-from metarl.agents.distributions import Categorical, Distribution, Gaussian
+from metarl.agents.distributions import MAX_LOG_STD, MIN_LOG_STD, Categorical, Distribution, Gaussian
 from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.products import fewest_rows, linear, outer, product
 from metarl.envs.family import check_arguments
@@ -85,6 +85,9 @@ def sb3_policy_kwargs(policy_kwargs: Mapping[str, Any] | None) -> dict[str, Any]
     log_std = kwargs.get("log_std_init", 0.0)
     if not isinstance(log_std, (int, float)) or isinstance(log_std, bool) or not abs(log_std) <= sys.float_info.max:
         raise ConfigError(f"log_std_init={shorten(log_std)} is not a finite number")
+    if not MIN_LOG_STD < log_std <= MAX_LOG_STD:
+        bounds = f"({MIN_LOG_STD:.4g}, {MAX_LOG_STD:g}]"
+        raise ConfigError(f"log_std_init={shorten(log_std)} is outside {bounds}, where no step can be computed")
     return kwargs
 
 

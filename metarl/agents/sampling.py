@@ -18,6 +18,7 @@ from gymnasium import spaces
 from metarl.agents.distributions import draw_noise
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
+from metarl.agents.rounding import warn_of_lost_digits
 from metarl.envs.family import Family, Tasks, n_tasks, one_task, take_tasks
 from metarl.envs.views import as_actions, require_finite
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
@@ -152,7 +153,7 @@ def _collect_wave(
     buffers = Episodes(
         obs=np.zeros((horizon, n, n_envs, *obs_shape), dtype=np.float32),
         actions=np.zeros((horizon, n, n_envs, *action_shape), dtype=np.int64 if discrete else np.float32),
-        rewards=np.zeros((horizon, n, n_envs), dtype=np.float32),
+        rewards=np.zeros((horizon, n, n_envs), dtype=np.float64),
         mask=np.zeros((horizon, n, n_envs), dtype=bool),
         terminated=np.zeros((n, n_envs), dtype=bool),
         final_obs=np.empty((n, n_envs, *obs_shape), dtype=np.float32),
@@ -172,11 +173,19 @@ def _collect_wave(
         buffers,
         obs=np.moveaxis(buffers.obs[:longest], 0, 2),
         actions=np.moveaxis(buffers.actions[:longest], 0, 2),
-        rewards=np.moveaxis(buffers.rewards[:longest], 0, 2),
         mask=np.moveaxis(buffers.mask[:longest], 0, 2),
     )
+    rewards = np.moveaxis(buffers.rewards[:longest], 0, 2)
+    episodes = replace(episodes, rewards=_kept(rewards, episodes.mask, family.id))
     _require_finite(family, tasks, episodes)
     return episodes
+
+
+def _kept(rewards: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
+    """Return rewards as they are kept, float32; those that it does not hold are said, or infinite."""
+    warn_of_lost_digits(name, rewards, mask)
+    with np.errstate(over="ignore"):
+        return rewards.astype(np.float32)
 
 
 def _rows(buffers: Episodes, block: slice) -> Episodes:
@@ -395,11 +404,12 @@ def collect_env(
         return out
 
     lengths = np.array([len(row[2]) for row in rows])
+    mask = (np.arange(longest) < lengths[:, None])[None]
     return Episodes(
         obs=table(0),
         actions=table(1),
-        rewards=table(2).astype(np.float32),
-        mask=(np.arange(longest) < lengths[:, None])[None],
+        rewards=_kept(table(2), mask, name),
+        mask=mask,
         terminated=np.array([ends]),
         final_obs=np.stack(finals)[None],
     )

@@ -15,6 +15,7 @@ from metarl.agents.learner import LearnerState, Rate, Watcher
 from metarl.agents.optimizers import SGD
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
+from metarl.agents.rounding import is_rounding, nothing_differs
 from metarl.agents.samples import Samples, pack
 from metarl.agents.sampling import Episodes
 from metarl.errors import ConfigError, shorten
@@ -28,7 +29,8 @@ class VPG:
     :param policy: the policy whose tensors are learnt.
     :param gamma: discount factor.
     :param gae_lambda: 1 takes the whole return, as the reference does.
-    :param normalize_advantage: standardise the advantages of each task's batch.
+    :param normalize_advantage: standardise the advantages of each task's batch; those that are rounding of the returns,
+        or of returns that are all equal, become 0.
     :param surrogate: ``"log_likelihood"`` (−mean log π·A, the reference, which loses the credit of the pre-update
         samples when it is differentiated twice) or ``"likelihood_ratio"`` (−mean π/π_old·A, as in ProMP's LVC).
     :param parallel: the threads to fit baselines and to update blocks of tasks on.
@@ -66,7 +68,9 @@ class VPG:
         values = self.baseline.fit_predict(episodes, returns)
         advantages = generalized_advantages(episodes.rewards, values, episodes.mask, self.gamma, self.gae_lambda)
         if self.normalize_advantage:
-            advantages = standardize(advantages, episodes.mask)
+            nothing = nothing_differs(episodes.rewards, episodes.mask, episodes.terminated)
+            nothing |= is_rounding(advantages, episodes.mask, returns)
+            advantages = standardize(advantages, episodes.mask, nothing=nothing)
         samples = pack(episodes, advantages)
         if self.surrogate == "likelihood_ratio":
             with torch.no_grad():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from metarl.agents.distributions import MAX_LOG_STD, MIN_LOG_STD
 from metarl.envs.family import Family
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, MetaRLWarning
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.base import MaybeCallback
 from metarl.meta.gradients import KnownGradient, query_gradient
@@ -16,6 +18,9 @@ from metarl.meta.learners import STOCK, Loop
 from metarl.meta.loops import FunctionalLoop, Learnt, Streams
 from metarl.meta.objective import LocalObjective, MetaGradient, MetaObjective
 from metarl.meta.progress import Timer
+
+PATIENCE = 5
+"""Line searches that fail one after another before a warning says so."""
 
 
 class MAML(AdaptiveAlgorithm):
@@ -54,6 +59,7 @@ class MAML(AdaptiveAlgorithm):
         LocalObjective.check_arguments(fisher_fraction, kl_direction)
         self.fisher_fraction = fisher_fraction
         self.kl_direction = kl_direction
+        self._n_failed_searches = 0
         super().__init__(policy, env, **kwargs)
 
     def _default_outer(self) -> tuple[str, Mapping[str, Any]]:
@@ -116,8 +122,28 @@ class MAML(AdaptiveAlgorithm):
             # A meta-iteration is done as a whole or not at all.
             self.outer_optimizer.load_state(state, self.policy_params)
             raise
+        self._tell_of_failed_searches(result.stats)
         self.num_timesteps += learnt.n_steps
         return {**self._statistics([learnt], timer), **result.stats}
+
+    def _tell_of_failed_searches(self, stats: Mapping[str, float]) -> None:
+        """Warn where the trust region finds no step again and again: training goes on, and nothing changes."""
+        succeeded = stats.get("train/is_line_search_success", 1.0)
+        self._n_failed_searches = 0 if succeeded else self._n_failed_searches + 1
+        if self._n_failed_searches != PATIENCE:
+            return
+        log_std = self.policy_params.get("log_std")
+        reason = "a smaller inner_lr or max_kl may help"
+        if log_std is not None and (log_std.min() <= MIN_LOG_STD or log_std.max() > MAX_LOG_STD):
+            reason = (
+                f"log_std is {log_std.min():.4g} to {log_std.max():.4g}, outside ({MIN_LOG_STD:.4g}, {MAX_LOG_STD:g}]"
+            )
+        warnings.warn(
+            f"meta-iteration {self.n_iterations + 1}: the line search has found no step {PATIENCE} times in a row, and "
+            f"the parameters stay as they are: {reason}",
+            MetaRLWarning,
+            stacklevel=2,
+        )
 
     def _objective(self, learnt: Learnt, rates: Sequence[float]) -> MetaObjective:
         if learnt.gradient is not None:

@@ -16,6 +16,9 @@ from metarl.errors import CheckpointError, ConfigError, NonFiniteError, shorten,
 from metarl.meta.objective import MetaObjective, dot, norm
 from metarl.schema import LARGEST
 
+SMALLEST_KL = 1e-6
+"""The smallest trust region: float32 computes a mean KL divergence to 3e-8, and a smaller one would not be kept to."""
+
 
 @dataclass(frozen=True)
 class OuterStep:
@@ -207,7 +210,7 @@ class TrustRegion:
     adaptation applied again, has fallen and the mean KL divergence is within bounds. Where no length is accepted the
     parameters stay exactly as they were.
 
-    :param max_kl: bound on the mean KL divergence of the adapted policies, in nats.
+    :param max_kl: bound on the mean KL divergence of the adapted policies, in nats; at least :data:`SMALLEST_KL`.
     :param cg_steps: conjugate gradient iterations.
     :param cg_damping: added to the diagonal of the curvature.
     :param line_search_steps: lengths tried.
@@ -223,7 +226,7 @@ class TrustRegion:
         line_search_steps: int = 15,
         line_search_shrink: float = 0.8,
     ) -> None:
-        require_range("max_kl", max_kl, 0.0)
+        require_range("max_kl", max_kl, SMALLEST_KL)
         require_range("cg_steps", cg_steps, 1, integer=True)
         require_range("line_search_steps", line_search_steps, 1, integer=True)
         if not is_number(cg_damping) or not 0.0 <= cg_damping < math.inf:

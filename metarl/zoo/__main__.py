@@ -7,10 +7,11 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
-from metarl.errors import ConfigError, MetaRLError, shorten
+from metarl.errors import ConfigError, MetaRLError, MetaRLWarning, shorten
 from metarl.startup import INTERRUPTED, interruptible, open_missing_streams
 from metarl.zoo.cli import COMMANDS, parse
 
@@ -56,6 +57,7 @@ def script(command: str | None = None) -> NoReturn:
 
     :param command: its name, where ``sys.argv`` has its arguments only.
     """
+    _show_warnings_in_one_line()
     try:
         interruptible()
         code = main(sys.argv[1:] if command is None else [command, *sys.argv[1:]])
@@ -100,6 +102,28 @@ def prepare_streams() -> None:
             stream.flush()
             raw = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
             setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "replace", line_buffering=stream.line_buffering))
+
+
+def _show_warnings_in_one_line() -> None:
+    """Print metarl's own warnings as the command line prints everything; others stay as they are."""
+    others = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, MetaRLWarning):
+            from metarl.zoo.console import warn
+
+            warn(str(message))
+        else:
+            others(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
 
 
 def import_package(name: str) -> None:

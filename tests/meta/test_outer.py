@@ -10,9 +10,20 @@ import pytest
 import torch
 
 from metarl.agents.policy import Params
-from metarl.errors import ConfigError, MetaRLError, NonFiniteError, UnknownNameError
-from metarl.meta.objective import MetaGradient, dot, norm
-from metarl.meta.outer import SGD, Adam, Outer, TrustRegion, conjugate_gradient, make_outer, require_range
+from metarl.errors import ConfigError, MetaRLError, MetaRLWarning, NonFiniteError, UnknownNameError
+from metarl.meta.maml import PATIENCE
+from metarl.meta.objective import LocalObjective, MetaGradient, dot, norm
+from metarl.meta.outer import (
+    SGD,
+    SMALLEST_KL,
+    Adam,
+    Outer,
+    TrustRegion,
+    conjugate_gradient,
+    make_outer,
+    require_range,
+)
+from tests.meta.small import copy, equal, run_iterations, small
 
 
 def flat(params: Params) -> torch.Tensor:
@@ -342,3 +353,45 @@ def test_products_and_norms_are_over_all_tensors() -> None:
 def test_optimisers_have_one_interface() -> None:
     outers: list[Outer] = [SGD(), Adam(), TrustRegion()]
     assert [sorted(outer.state()) for outer in outers] == [[], ["count"], []]
+
+
+@pytest.mark.parametrize("max_kl", [0.0, 1e-7, 9e-7, 1e-30])
+def test_a_trust_region_that_float32_cannot_keep_to_is_refused(max_kl: float) -> None:
+    with pytest.raises(ConfigError, match=r"max_kl=\S+ is not a number in \[1e-06, ∞\)"):
+        TrustRegion(max_kl=max_kl)
+
+
+def test_the_smallest_trust_region_is_kept_to() -> None:
+    model = small(outer_kwargs={"max_kl": SMALLEST_KL})
+    found: dict[str, Any] = {}
+    objective = model._objective
+    model._objective = lambda *args: found.setdefault("objective", objective(*args))
+    before = copy(model.policy_params)
+    assert model.train()["train/is_line_search_success"] == 1.0
+    own = found["objective"]
+    exact = LocalObjective(
+        model.loop.learner,
+        {name: tensor.double() for name, tensor in before.items()},
+        [batch.to(torch.float64) for batch in own._support],
+        own._query.to(torch.float64),
+        model.rates,
+    )
+    _, kl = exact.evaluate({name: tensor.double() for name, tensor in model.policy_params.items()})
+    assert 0.0 < kl < 1.05 * SMALLEST_KL
+
+
+@pytest.mark.parametrize(
+    ("log_std", "reason"),
+    [(-14.0, "log_std is -14 to -14"), (60.0, "log_std is 60 to 60"), (-5.0, "a smaller inner_lr")],
+)
+def test_line_searches_that_fail_again_and_again_are_said(log_std: float, reason: str) -> None:
+    model = small()
+    model.params["policy/log_std"].fill_(log_std)
+    before = copy(model.params)
+    run_iterations(model, PATIENCE - 1)
+    with pytest.warns(MetaRLWarning, match=f"meta-iteration 5: the line search has found no step 5 times.*: {reason}"):
+        run_iterations(model, 1)
+    assert equal(model.params, before)
+    if log_std != -5.0:  # once is enough
+        run_iterations(model, PATIENCE)
+        assert equal(model.params, before)
