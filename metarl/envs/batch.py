@@ -171,15 +171,17 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
             raise reset_needed(self.family)
         chosen = as_actions(action, self._spaces[1], None, self.family.id, self._where)
         step = self.family.step(self._tasks, self._state, chosen[None, None], [self.np_random])
+        self._state = step.state
         # As the vector view and SB3's return it; this one keeps float64.
         require_finite("reward", step.reward[0].astype(np.float32), self._where)
         self._elapsed += 1
+        require_finite("observation", step.obs[0], self._where)
         if self.render_mode is not None:
             self._trail.append(step.state)
-        require_finite("observation", step.obs[0], self._where)
         terminated = bool(step.terminated[0, 0])
         truncated = not terminated and bool(self._elapsed >= self.horizon)
-        self._state = None if terminated or truncated else step.state
+        if terminated or truncated:
+            self._state = None
         info = {name: float(value[0, 0]) for name, value in step.info.items()}
         return np.array(step.obs[0, 0]), float(step.reward[0, 0]), terminated, truncated, info
 

@@ -1,4 +1,4 @@
-"""Drawing in the plane, with smooth edges and nothing but NumPy: a frame takes about a millisecond."""
+"""Drawing in the plane, with smooth edges and nothing but NumPy: a frame takes some milliseconds."""
 
 from __future__ import annotations
 

@@ -17,16 +17,15 @@ READY = b"+"
 
 def main() -> None:
     """Draw until the input ends."""
+    # Whatever a driver prints is no answer.
+    requests, answers = sys.stdin.buffer, os.dup(1)
+    os.dup2(2, 1)
     # The folder of this script, which Python looks in first, has a mujoco.py.
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != here]
     import mujoco
     import numpy as np
 
-    requests = sys.stdin.buffer
-    answers = os.dup(1)
-    # Whatever a driver prints is no answer.
-    os.dup2(2, 1)
     renderers: dict[str, tuple[Any, Any]] = {}
     os.write(answers, READY)
     while line := requests.readline():

@@ -69,17 +69,18 @@ def draw_robot(name: str, model: mujoco.MjModel, physics: np.ndarray, body: str)
     with _lock:
         reasons = []
         for library in [_painter.library] if _painter else _libraries():
-            painter, _painter = _painter or _Painter(library), None
+            painter, _painter = _painter, None
             try:
+                painter = painter or _Painter(library)
                 frame = painter.draw(model, request)
-            except _Failed as error:
-                reasons.append(f"{shorten(library, quote=False) or 'OpenGL'}: {error}")
+            except (_Failed, OSError) as error:
+                reasons.append(f"{shorten(library, quote=False) or 'OpenGL'}: {shorten(error, quote=False)}")
             else:
                 _painter = painter
                 return frame
             finally:
                 # Whatever happened in between, half an answer is no start for the next one.
-                if _painter is None:
+                if painter is not None and _painter is None:
                     painter.stop()
     found = "; ".join(reasons) or f"MUJOCO_GL={shorten(os.environ['MUJOCO_GL'], quote=False)} turns drawing off"
     raise PictureError(f"no picture of {name} ({found}): {HELP}")
@@ -103,18 +104,23 @@ class _Painter:
     def __init__(self, library: str) -> None:
         self.library = library
         self._known: list[str] = []
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
-        # Its OpenGL bindings choose their library themselves; a Ctrl-C is for the one who asked.
+        # Its OpenGL bindings choose their library themselves.
         environment = {name: value for name, value in os.environ.items() if name != "PYOPENGL_PLATFORM"}
-        self._process = subprocess.Popen(
-            [sys.executable, str(SCRIPT)],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**environment, "MUJOCO_GL": library},
-            start_new_session=True,
-        )
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", str(SCRIPT)],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env={**environment, "MUJOCO_GL": library},
+                # A Ctrl-C is for the one who asked.
+                start_new_session=True,
+            )
+        except OSError:
+            self._errors.close()
+            raise
         self.stop = weakref.finalize(self, _stop, self._process, self._errors)
         self._started = False
 

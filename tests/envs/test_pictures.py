@@ -423,6 +423,14 @@ def test_a_process_that_hangs_or_dies_is_one_line(code, message, monkeypatch, tm
     assert pictures._painter is None
 
 
+def test_a_machine_that_starts_no_process_is_one_line(monkeypatch):
+    monkeypatch.setattr(pictures, "_painter", None)
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(PictureError, match=r"\(egl: .*No such file or directory: '/nowhere/python'\)"):
+        picture()
+
+
 @pytest.mark.usefixtures("_draws_robots")
 def test_it_starts_again_after_it_was_killed():
     first = picture()

@@ -312,8 +312,11 @@ def test_waiting_needs_actions():
 def test_numbers_that_are_none_stop_every_view(view, what, family):
     env = view(family)
     env.reset()
-    with pytest.raises(NonFiniteError, match=f"^non-finite {what} in Dial-v0 task .*time step"):
-        env.step(2)
+    for _ in range(2):
+        with pytest.raises(NonFiniteError, match=f"^non-finite {what} in Dial-v0 task .*time step"):
+            env.step(2)
+    if not np.isinf(family.shows):
+        env.reset()
 
 
 # --------------------------------------------------------------------------------------------------------- other spaces
