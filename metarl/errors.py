@@ -58,6 +58,17 @@ class CheckpointError(MetaRLError):
     """A file or run folder that is missing, damaged, foreign or from another version."""
 
 
+class UnregisteredFamilyError(CheckpointError):
+    """A model of a family that is not registered.
+
+    :param family: the family's name.
+    """
+
+    def __init__(self, message: str, family: str = "") -> None:
+        super().__init__(message)
+        self.family = family
+
+
 class NonFiniteError(MetaRLError, ArithmeticError):
     """A NaN or infinity in rewards, observations or gradients."""
 

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 LARGEST = 10**12
 """The largest count that is taken: an array of so many entries cannot be had, and NumPy overflows at some more."""
+MOST = 10**5
+"""The largest number of rounds of a loop, such as inner steps: nobody would live to see the end of more."""
 LARGEST_SEED = 2**64 - 1
 """The largest seed."""
 

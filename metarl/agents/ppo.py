@@ -14,6 +14,7 @@ from metarl.agents.learner import LearnerState, Rate, Watcher
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy
 from metarl.agents.samples import Samples
+from metarl.schema import MOST
 
 
 class PPO(ActorCritic):
@@ -64,7 +65,8 @@ class PPO(ActorCritic):
             optimizer=optimizer,
             parallel=parallel,
         )
-        require("n_epochs", n_epochs, type(n_epochs) is int and n_epochs >= 1, "an integer of at least 1")
+        rounds = type(n_epochs) is int and 1 <= n_epochs <= MOST
+        require("n_epochs", n_epochs, rounds, f"an integer from 1 to {MOST:,}")
         smallest = 2 if normalize_advantage else 1
         allowed = f"an integer of at least {smallest}" + " (normalize_advantage needs two)" * normalize_advantage
         require("batch_size", batch_size, type(batch_size) is int and batch_size >= smallest, allowed)

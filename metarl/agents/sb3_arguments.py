@@ -16,6 +16,7 @@ from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.noise import ActionNoise
 
 from metarl.agents.actor_critic import is_number, require
+from metarl.schema import MOST
 
 
 class Allowed(NamedTuple):
@@ -35,8 +36,11 @@ def _subclass(base: type) -> Allowed:
 
 COUNT = Allowed("an integer of at least 1", lambda v: type(v) is int and v >= 1)
 COPIES = Allowed("an integer from 1 to 10,000", lambda v: type(v) is int and 1 <= v <= 10**4)
+ROUNDS = Allowed(f"an integer from 1 to {MOST:,}", lambda v: type(v) is int and 1 <= v <= MOST)
 COUNT_OR_ZERO = Allowed("an integer of at least 0", lambda v: type(v) is int and v >= 0)
-COUNT_OR_OFF = Allowed("an integer of at least 1, or -1", lambda v: type(v) is int and (v >= 1 or v == -1))
+COUNT_OR_OFF = Allowed(
+    f"an integer from 1 to {MOST:,}, or -1", lambda v: type(v) is int and (v == -1 or ROUNDS.holds(v))
+)
 NUMBER = Allowed("a finite number", lambda v: is_number(v) and math.isfinite(v))
 WEIGHT = Allowed("a number of at least 0", lambda v: NUMBER.holds(v) and v >= 0.0)
 POSITIVE = Allowed("a positive number", lambda v: is_number(v) and v > 0.0)
@@ -64,9 +68,9 @@ def _is_learnt_coefficient(value: Any) -> bool:
 
 
 ALLOWED: dict[str, Allowed] = {
-    **dict.fromkeys(("n_steps", "batch_size", "n_epochs", "buffer_size", "stats_window_size"), COUNT),
-    **dict.fromkeys(("policy_delay", "target_update_interval"), COUNT),
-    **dict.fromkeys(("n_critic_updates", "sub_sampling_factor", "cg_max_steps", "line_search_max_iter"), COUNT),
+    **dict.fromkeys(("n_steps", "batch_size", "buffer_size", "stats_window_size"), COUNT),
+    **dict.fromkeys(("policy_delay", "target_update_interval", "sub_sampling_factor"), COUNT),
+    **dict.fromkeys(("n_epochs", "n_critic_updates", "cg_max_steps", "line_search_max_iter"), ROUNDS),
     **dict.fromkeys(("learning_starts", "top_quantiles_to_drop_per_net"), COUNT_OR_ZERO),
     **dict.fromkeys(("gradient_steps", "sde_sample_freq"), COUNT_OR_OFF),
     **dict.fromkeys(("ent_coef", "vf_coef", "cg_damping", "target_policy_noise", "target_noise_clip"), WEIGHT),

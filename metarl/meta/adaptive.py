@@ -21,7 +21,7 @@ from metarl.meta.loops import Amount, FunctionalLoop, Learnt, Streams
 from metarl.meta.objective import norm
 from metarl.meta.outer import Outer, make_outer, require_range
 from metarl.meta.progress import Progress, Timer
-from metarl.schema import LARGEST_SEED
+from metarl.schema import LARGEST_SEED, MOST
 from metarl.streams import stream
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         **kwargs: Any,
     ) -> None:
         require_learner(learner, learner_kwargs)
-        require_range("n_inner_steps", n_inner_steps, 0, 10**5, integer=True)
-        require_range("n_episodes", n_episodes, 1, integer=True)
+        require_range("n_inner_steps", n_inner_steps, 0, MOST, integer=True)
+        require_range("n_episodes", n_episodes, 1, 10**6, integer=True)
         if n_transitions is not None:
             require_range("n_transitions", n_transitions, 1, integer=True)
         if chunk_size is not None:
@@ -277,7 +277,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         :param inner_lr: rates that overrule the rule; the last one goes on where there are fewer than inner steps.
         :raises ConfigError: an unknown rule, a rate that is not positive, or more rates than inner steps.
         """
-        require_range("n_inner_steps", n_inner_steps, 0, integer=True)
+        require_range("n_inner_steps", n_inner_steps, 0, MOST, integer=True)
         if inner_lr is not None:
             given: list[Any] = list(inner_lr) if isinstance(inner_lr, (list, tuple)) else [inner_lr]
             for rate in given:
@@ -328,7 +328,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
 
         if kwargs:
             raise unknown_name("argument of evaluate:", next(iter(kwargs)), ["n_tasks", "n_episodes", "inner_lr_rule"])
-        require_range("n_tasks", n_tasks, 1, integer=True)
+        require_range("n_tasks", n_tasks, 1, MOST, integer=True)
         require_range("seed", seed, 0, LARGEST_SEED, integer=True)
         amount = self._amount(n_episodes, n_transitions)
         rates = self.test_rates(3 if n_inner_steps is None else n_inner_steps, inner_lr_rule, inner_lr)

@@ -26,7 +26,15 @@ from metarl.checkpoint import load_checkpoint, save_checkpoint
 from metarl.envs.family import Family, family_ids, make_family
 from metarl.envs.oracle import Oracle as OracleView
 from metarl.envs.promises import broken_declaration
-from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError, shorten, unknown_name
+from metarl.errors import (
+    CheckpointError,
+    ConfigError,
+    MetaRLError,
+    NonFiniteError,
+    UnregisteredFamilyError,
+    shorten,
+    unknown_name,
+)
 from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.outer import Outer, require_range
 from metarl.meta.progress import ProgressBar
@@ -394,7 +402,8 @@ class MetaAlgorithm(ABC):
             if saved.env in family_ids():
                 raise CheckpointError(f"{path} was learnt on {saved.env!r}, which was given as an object: pass env=")
             how = "import the module that registers it (metarl --gym-packages MODULE), or pass env="
-            raise CheckpointError(f"{path} was learnt on {shorten(saved.env)}, which is not registered: {how}")
+            words = f"{path} was learnt on {shorten(saved.env)}, which is not registered: {how}"
+            raise UnregisteredFamilyError(words, saved.env)
         taken = known[name].argument_names()
         try:
             arguments = convert_arguments(known[name], name, saved.arguments, taken)

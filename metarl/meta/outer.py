@@ -14,7 +14,7 @@ from metarl.agents.policy import Params
 from metarl.envs.family import check_arguments
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError, shorten, unknown_name
 from metarl.meta.objective import MetaObjective, dot, norm
-from metarl.schema import LARGEST
+from metarl.schema import LARGEST, MOST
 
 SMALLEST_KL = 1e-6
 """The smallest trust region: float32 computes a mean KL divergence to 3e-8, and a smaller one would not be kept to."""
@@ -227,8 +227,8 @@ class TrustRegion:
         line_search_shrink: float = 0.8,
     ) -> None:
         require_range("max_kl", max_kl, SMALLEST_KL)
-        require_range("cg_steps", cg_steps, 1, integer=True)
-        require_range("line_search_steps", line_search_steps, 1, integer=True)
+        require_range("cg_steps", cg_steps, 1, MOST, integer=True)
+        require_range("line_search_steps", line_search_steps, 1, MOST, integer=True)
         if not is_number(cg_damping) or not 0.0 <= cg_damping < math.inf:
             raise ConfigError(f"cg_damping={shorten(cg_damping)} is not a number in [0, ∞)")
         if not is_number(line_search_shrink) or not 0.0 < line_search_shrink < 1.0:

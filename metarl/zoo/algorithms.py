@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarl import synonyms
-from metarl.errors import CheckpointError, ConfigError, unknown_name
+from metarl.errors import (
+    CheckpointError,
+    ConfigError,
+    MetaRLError,
+    UnknownNameError,
+    UnregisteredFamilyError,
+    shorten,
+    unknown_name,
+)
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
@@ -25,11 +33,37 @@ def algorithm(name: str) -> type[MetaAlgorithm]:
     return ALGORITHMS[name]
 
 
-def check_env(env_id: str) -> None:
-    """Raise :class:`~metarl.errors.UnknownNameError` unless a family of that name is registered."""
-    from metarl.envs.family import require_family
+def check_env(env_id: str, run: Path | None = None) -> None:
+    """Raise :class:`~metarl.errors.UnknownNameError` unless a family of that name is registered.
 
-    require_family(env_id)
+    :param run: the folder of a run on it.
+    """
+    from metarl.envs.family import family_ids, require_family
+
+    try:
+        require_family(env_id)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error} ({registering(run)})", env_id, family_ids()) from None
+
+
+def registering(run: Path | None) -> str:
+    """Return what to type for a family that is not registered.
+
+    What a run's records name is said, and not imported: a run folder may be a stranger's.
+
+    :param run: a run folder.
+    """
+    from metarl.zoo.runs import open_run
+
+    names: Any = []
+    if run is not None:
+        try:
+            names = open_run(run).args().get("gym_packages", [])
+        except MetaRLError:
+            names = []
+    if names and all(part.isidentifier() for name in names for part in name.split(".")):
+        return f"the run was trained with --gym-packages {shorten(' '.join(names), quote=False)}: add that"
+    return "families of your own need --gym-packages MODULE, the module that registers them"
 
 
 def load_model(
@@ -41,7 +75,11 @@ def load_model(
     """
     from metarl import load
 
-    model = load(path, n_threads=n_threads)
+    try:
+        model = load(path, n_threads=n_threads)
+    except UnregisteredFamilyError as error:
+        how = registering(Path(path).parent)
+        raise CheckpointError(f"{path} was learnt on {shorten(error.family)}, which is not registered: {how}") from None
     return twin(model, env_kwargs, n_threads) if env_kwargs else model
 
 

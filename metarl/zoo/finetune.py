@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import UnknownNameError, shorten
+from metarl.errors import ConfigError, UnknownNameError, shorten
 from metarl.zoo.runs import command_line
 
 if TYPE_CHECKING:
@@ -76,6 +76,10 @@ def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
     if args.trained_agent or not args.from_scratch:
         (source,) = find_sources(args)
         return load_model(source.path, threads(args), args.env_kwargs), source
+    for name in ("exp_id", "load_best", "load_checkpoint"):
+        if name in args.given:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} chooses among runs and their models: --from-scratch takes none, unless with -i")
     algo, env_id = args.algo or "random", wanted(args)[1]
     cls = algorithm(algo)
     check_env(env_id)

@@ -176,11 +176,13 @@ def _strata(run: Run, n_tasks: int) -> np.ndarray | None:
     from metarl.envs import make_family
     from metarl.meta.evaluation import evaluation_tasks
     from metarl.schema import convert
+    from metarl.zoo.algorithms import check_env
     from metarl.zoo.config import merge
 
     hint = dict[str, Any] | None
     own = convert("env_kwargs", run.config().get("env_kwargs"), hint) or {}
     changed = convert("eval_env_kwargs", run.args().get("eval_env_kwargs"), hint) or {}
+    check_env(run.env_id, run.folder)
     family = make_family(run.env_id, **merge(own, changed))
     strata = evaluation_tasks(family, "validation", n_tasks)[1]
     family.close()

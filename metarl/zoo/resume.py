@@ -75,7 +75,7 @@ def _read_records(folder: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     from metarl.zoo.algorithms import algorithm
     from metarl.zoo.config import check_hyperparameters
 
-    config, recorded = folder.config(), {"commits": [], "tensorboard_mark": None, **folder.args()}
+    config, recorded = folder.config(), {"commits": [], "gym_packages": [], "tensorboard_mark": None, **folder.args()}
     path = folder.records / "args.yml"
     try:
         cls = algorithm(folder.algo)

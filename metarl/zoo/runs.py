@@ -40,6 +40,7 @@ FLAGS: dict[str, Any] = {
     "seed": Annotated[int, Range(0, 2**64 - 1)],
     "device": str,
     "log_interval": _Count,
+    "gym_packages": list[str],
     "eval_freq": _Frequency,
     "eval_episodes": _Count | None,
     "n_eval_tasks": _Count,

@@ -53,6 +53,9 @@ def find_runs(args: argparse.Namespace) -> list[Run]:
     """Return the run folders that the arguments name."""
     if args.trained_agent:
         _refuse_names(args)
+        for text in args.trained_agent:
+            if not Path(text).is_dir():
+                raise missing(Path(text))
         return [open_run(text) for text in args.trained_agent]
     run = wanted_run(args)
     if run is None:
@@ -67,8 +70,9 @@ def wanted_run(args: argparse.Namespace) -> Run | None:
 
     algo, env_id = wanted(args)
     algorithm(algo)
-    check_env(env_id)
-    return find_run(args.log_folder, algo, env_id, args.exp_id)
+    run = find_run(args.log_folder, algo, env_id, args.exp_id)
+    check_env(env_id, None if run is None else run.folder)
+    return run
 
 
 def wanted(args: argparse.Namespace) -> tuple[str, str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from metarl.zoo.callbacks import Evaluation
 
 RECORDED = (
-    *("log_folder", "seed", "device", "log_interval"),
+    *("log_folder", "seed", "device", "log_interval", "gym_packages"),
     *("eval_freq", "eval_episodes", "n_eval_tasks", "save_freq"),
 )
 """Flags that args.yml keeps as they are."""

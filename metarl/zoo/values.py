@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.errors import shorten
-from metarl.schema import LARGEST, LARGEST_SEED
+from metarl.schema import LARGEST, LARGEST_SEED, MOST
 
-MOST, MOST_THREADS = 100_000, 1024
-"""Numbers of tasks, inner steps and threads beyond which a number is a slip of the hand: nobody would live to see the
-result."""
+MOST_THREADS = 1024
+"""More threads than any machine of ours has cores."""
 
 
 def name(text: str) -> str:

@@ -561,6 +561,7 @@ def test_bad_arguments_are_one_line(family, name, kwargs, message):
 
 INTEGER = "an integer of at least 1"
 COPIES = "an integer from 1 to 10,000"
+ROUNDS = "an integer from 1 to 100,000"
 NUMBER = "a number of at least 0"
 FRACTION = "a number in [0, 1]"
 SWITCH = "true or false"
@@ -569,9 +570,9 @@ BAD_VALUES: list[tuple[str, str, Any, str]] = [
     ("ppo", "n_envs", 2.5, COPIES),
     ("ppo", "n_envs", True, COPIES),
     ("ppo", "n_steps", -4, INTEGER),
-    ("ppo", "n_epochs", 0, INTEGER),
-    ("ppo", "n_epochs", -1, INTEGER),
-    ("ppo", "n_epochs", "3", INTEGER),
+    ("ppo", "n_epochs", 0, ROUNDS),
+    ("ppo", "n_epochs", -1, ROUNDS),
+    ("ppo", "n_epochs", "3", ROUNDS),
     ("ppo", "batch_size", 4.5, INTEGER),
     ("ppo", "stats_window_size", -1, INTEGER),
     ("ppo", "ent_coef", "auto", NUMBER),
@@ -596,8 +597,8 @@ BAD_VALUES: list[tuple[str, str, Any, str]] = [
     ("sac", "batch_size", 0, INTEGER),
     ("sac", "buffer_size", 0, INTEGER),
     ("sac", "learning_starts", -1, "an integer of at least 0"),
-    ("sac", "gradient_steps", "x", "an integer of at least 1, or -1"),
-    ("sac", "gradient_steps", 0, "an integer of at least 1, or -1"),
+    ("sac", "gradient_steps", "x", "an integer from 1 to 100,000, or -1"),
+    ("sac", "gradient_steps", 0, "an integer from 1 to 100,000, or -1"),
     ("sac", "ent_coef", "auto_x", "a number of at least 0, 'auto' or 'auto_<first value>'"),
     ("sac", "ent_coef", "auto_0", "a number of at least 0, 'auto' or 'auto_<first value>'"),
     ("sac", "target_entropy", "x", "a finite number or 'auto'"),

@@ -369,6 +369,7 @@ def test_a_family_of_ones_own(tmp_path: Path) -> None:
     done = metarl_zoo("train", "-i", run, *package, "-n", "400")
     assert done.returncode == 0, done.stderr
     assert "400 env steps" in done.stdout
-    refused = metarl_zoo("evaluate", "-i", run)
-    assert refused.returncode == 2
-    assert "not registered: import the module that registers it (metarl --gym-packages MODULE)" in refused.stderr
+    for words in (["evaluate", "-i", run], ["evaluate", "--env", "Line-v0", "-f", str(tmp_path)]):
+        refused = metarl_zoo(*words)  # what a run folder names is said, not imported
+        assert refused.returncode == 2
+        assert "trained with --gym-packages my_line: add that" in refused.stderr

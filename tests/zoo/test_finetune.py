@@ -75,6 +75,11 @@ def test_from_scratch_needs_no_run(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--algo", "maml"], "there is no run of maml on PointMass-v0"),
         (["--figure", "x.bmp"], "use a name in .png"),
         (["-o", "x.png"], "use a name in .json"),
+        (
+            ["--from-scratch", "--exp-id", "9"],
+            "--exp-id chooses among runs and their models",
+        ),
+        (["--from-scratch", "--load-best"], "--load-best chooses among runs and their models"),
         (["--from-scratch", "--env", "PointMas-v0"], "did you mean 'PointMass-v0'?"),
         (["--from-scratch", "--env-kwargs", "horizn:3"], "did you mean 'horizon'?"),
     ],
