@@ -166,16 +166,17 @@ def test_no_global_generator_is_drawn_from_or_seeded() -> None:
     allowed = {"default_rng", "getstate", "setstate", "get_state", "set_state"}
     wrong = []
     for path, tree in trees():
-        # Stock SB3 code draws from the global generators; inside these contexts they are put back afterwards.
+        # Stock SB3 code draws from the global generators; inside these contexts one thread has them to itself.
         forks = [
             node
             for node in ast.walk(tree)
-            if isinstance(node, ast.With) and re.search(r"fork_rng\(|sb3_generators\(", ast.unparse(node.items))
+            if isinstance(node, ast.With) and re.search(r"sb3_(alone|generators)\(", ast.unparse(node.items))
         ]
         forked = {node for fork in forks for _, node, _ in calls(fork)}
         for called, node, _ in calls(tree):
             drawn = re.fullmatch(r"(?:random|(?:np|numpy)\.random)\.([a-z]\w*)", called)
-            if (drawn and drawn[1] not in allowed) or (called == "torch.manual_seed" and node not in forked):
+            seeds = re.search(r"(^|\.)(torch\.manual_seed|set_random_seed|fork_rng)$", called)
+            if (drawn and drawn[1] not in allowed) or (seeds and node not in forked):
                 wrong.append(f"{path}:{node.lineno}: {called}")
     assert wrong == []
 

@@ -21,7 +21,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from metarl.agents.distributions import MAX_LOG_STD, MIN_LOG_STD, Categorical, Distribution, Gaussian
-from metarl.agents.parallel import single_threaded_torch
+from metarl.agents.generators import drawing_from
+from metarl.agents.parallel import library_torch
 from metarl.agents.products import fewest_rows, linear, outer, product
 from metarl.envs.family import check_arguments
 from metarl.errors import ConfigError, shorten, unknown_name
@@ -202,8 +203,7 @@ class FunctionalPolicy:
     def build(self, seed: int) -> ActorCriticPolicy:
         """Return a fresh stock policy, initialised as SB3 does it from ``seed``; global generators are left alone."""
         # The last bits of the orthogonal initialisation would depend on the number of threads.
-        with single_threaded_torch(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with library_torch(), drawing_from(seed):
             return POLICIES[self.name](self.observation_space, self.action_space, lambda _: 0.0, **self.policy_kwargs)
 
     def init(self, seed: int) -> Params:

@@ -42,7 +42,8 @@ actions drawn from the action space, environments       S       S     S     S   
 The entropy coefficient is carried because it belongs to the policy: at SAC's first value of 1 the first updates of a
 task would pull an initialisation that has learnt what to do back to the widest policy. A fixed ``ent_coef`` is a
 hyperparameter. The callers' own global generators come back as they were; while a run lasts they are SB3's, so
-different learners run side by side in processes, not in threads.
+different learners run side by side in processes: threads wait for each other
+(:func:`~metarl.agents.generators.sb3_generators`). Networks are made without the global generators.
 """
 
 from __future__ import annotations
@@ -64,16 +65,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from metarl.agents.generators import sb3_generators
 from metarl.agents.learner import Watcher
-from metarl.agents.parallel import single_threaded_torch
+from metarl.agents.parallel import library_torch
 from metarl.agents.policy import ACTIVATIONS, Params, require_network_size
 from metarl.agents.sb3_arguments import check_together, check_values
-from metarl.agents.sb3_reuse import (
-    ReusableSB3,
-    load_initialisation,
-    read_initialisation,
-    sb3_generators,
-)
+from metarl.agents.sb3_reuse import ReusableSB3, construct, load_initialisation, read_initialisation
 from metarl.envs.family import Family, Task, check_arguments, make_family
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.synonyms import HYPERPARAMETERS
@@ -273,18 +270,25 @@ class SB3Learner:
         """
         # SB3 writes into the dicts it is given, and action noise has a state.
         kwargs = copy.deepcopy({**self.kwargs, **overrides})
-        with sb3_generators():
-            try:
-                if self.normalize is not None:
-                    env = VecNormalize(env, **self.normalize)
-                return self._class(self.policy, env, seed=seed, device="cpu", **kwargs)
-            except Exception as error:
-                # Of any kind: bad sizes of layers, for instance, are RuntimeErrors of PyTorch.
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise ConfigError(f"{self._class.__name__}: {reason}") from error
+        try:
+            if self.normalize is not None:
+                env = VecNormalize(env, **self.normalize)
+            return construct(self._class, self.policy, env, init_seed=seed, seed=seed, device="cpu", **kwargs)
+        except Exception as error:
+            # Of any kind: bad sizes of layers, for instance, are RuntimeErrors of PyTorch.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ConfigError(f"{self._class.__name__}: {reason}") from error
 
     def _reusable(self, seed: int = 0, **overrides: Any) -> ReusableSB3:
         return ReusableSB3(self.family, lambda env: self.build(env, seed, **overrides), self.n_envs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # An algorithm starts over at every task: a copy goes on as the original does with a new one.
+        return {name: value for name, value in vars(self).items() if name not in ("_learning", "_queries")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._learning, self._queries = self._reusable(), {}
 
     # --------------------------------------------------------------------------------------------------- initialisation
     def init(self, seed: int) -> Params:
@@ -335,7 +339,7 @@ class SB3Learner:
         _require_positive(n_timesteps=n_timesteps, n_eval_episodes=n_eval_episodes)
         self.require_budget(n_timesteps)
         learning, evaluation = map(int, seed.generate_state(2))
-        with sb3_generators(), single_threaded_torch():
+        with sb3_generators(), library_torch():
             self._learning.start(params, task, learning)
             observer = _Observer(
                 lambda: self._learning.evaluate(task, evaluation, n_eval_episodes, deterministic),
@@ -362,7 +366,7 @@ class SB3Learner:
         :param deterministic: take the most likely actions instead of drawn ones.
         """
         _require_positive(n_episodes=n_episodes)
-        with sb3_generators(), single_threaded_torch():
+        with sb3_generators(), library_torch():
             load_initialisation(self._learning.algorithm, params)
             return self._learning.evaluate(task, int(seed.generate_state(2)[1]), n_episodes, deterministic)
 
@@ -388,7 +392,7 @@ class SB3Learner:
         total = _GradientSum(query.parameters)
         if isinstance(query.algorithm, TRPO):
             total.see_actor(query.algorithm)
-        with sb3_generators(), single_threaded_torch():
+        with sb3_generators(), library_torch():
             query.start(params, task, learning_seed(seed))
             query.learn(n_steps * self.n_envs, observer, total)
         return QueryGradient(total.gradient, n_steps * self.n_envs, observer.episode_returns)

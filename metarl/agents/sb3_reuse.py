@@ -7,7 +7,6 @@ seeded, and left to its own ``learn()``. How it is watched meanwhile: :mod:`meta
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -19,9 +18,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
+from metarl.agents.generators import drawing_from, sb3_alone, sb3_generators
 from metarl.agents.learner import Watcher
+from metarl.agents.parallel import library_torch
 from metarl.agents.policy import Params
 from metarl.agents.sb3_path import FlatStorage, Path, held
 from metarl.envs.family import Family, Task
@@ -35,18 +37,6 @@ _TARGET = "_target"
 """Ends the names that SB3 gives to target networks; what comes before it is the name of the online network."""
 _BUFFERS = f"{STATISTICS}policy/"
 _MOMENTS = ("mean", "var", "count")
-
-
-@contextmanager
-def sb3_generators() -> Iterator[None]:
-    """Put the global generators of Python, NumPy and PyTorch, which SB3 draws from, back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (SB3 draws minibatches from it)
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
 
 
 # ---------------------------------------------------------------------------------------------- what an algorithm holds
@@ -201,6 +191,30 @@ def _moments_of(params: Params, name: str) -> RunningMeanStd:
     return moments
 
 
+# -------------------------------------------------------------------------------------------------------- constructing
+def construct(
+    cls: type[BaseAlgorithm], policy: str, env: GymEnv, *, init_seed: int, seed: int | None, **kwargs: Any
+) -> BaseAlgorithm:
+    """Return ``cls(policy, env, seed=seed, **kwargs)`` without a look at the global generators.
+
+    The tensors are those of the algorithm that SB3 makes right after ``set_random_seed(init_seed)``, and their last
+    bits do not depend on the number of threads.
+
+    :param init_seed: of the tensors.
+    :param seed: of the environment, of the actions that SB3 draws from the action space, and of the attribute; None
+        leaves them alone.
+    """
+    with library_torch(), drawing_from(init_seed):
+        algorithm = cls(policy, env, seed=None, **kwargs)
+    if seed is not None:
+        # What SB3's set_random_seed() does beside the global generators.
+        algorithm.seed = seed
+        algorithm.action_space.seed(seed)
+        assert algorithm.env is not None
+        algorithm.env.seed(seed)
+    return algorithm
+
+
 # ------------------------------------------------------------------------------------------------------ starting over
 class ReusableSB3:
     """An SB3 algorithm on copies of one task of a family, which starts over at every task.
@@ -239,7 +253,8 @@ class ReusableSB3:
             algorithm.replay_buffer.reset()
         # SB3 would make a temporary folder for every learn().
         algorithm.set_logger(Logger(folder=None, output_formats=[]))
-        algorithm.set_random_seed(seed)
+        with sb3_alone():  # the caller is, until learning is over
+            algorithm.set_random_seed(seed)
 
     def learn(self, n_timesteps: int, callback: BaseCallback, watcher: Watcher | None = None) -> None:
         """Call the algorithm's own ``learn()``.

@@ -24,6 +24,7 @@ from metarl.envs.bindings import Rollout, mujoco
 from metarl.envs.family import Family, State, Step, Tasks, n_tasks
 from metarl.envs.pictures import draw_robot
 from metarl.errors import ConfigError, shorten, unknown_name
+from metarl.processes import ProcessLocal
 
 _DISABLE = mujoco.mjtDisableBit
 _CONTACT_FIELDS = (
@@ -153,8 +154,8 @@ class MujocoFamily(Family):
         self._contact_forces = contact_forces
         self._contact_limit = contact_limit
         self._reset_noise = reset_noise
-        self._n_callers = 1
-        self._pools: list[_Pool] = []
+        self._callers: ProcessLocal[list[int]] = ProcessLocal(list)
+        self._pools: ProcessLocal[list[_Pool]] = ProcessLocal(list)
         self.model = self.compile(spec)
         model = self.model.step
         self.dt = float(model.opt.timestep) * frame_skip
@@ -300,15 +301,18 @@ class MujocoFamily(Family):
 
     @contextmanager
     def shared_by(self, n_callers: int) -> Iterator[None]:
-        before, self._n_callers = self._n_callers, n_callers
+        callers = self._callers.get()
+        callers.append(n_callers)
         try:
             yield
         finally:
-            self._n_callers = before
+            callers.remove(n_callers)
 
     def close(self) -> None:
-        while self._pools:
-            self._pools.pop().close()
+        pools = self._pools.get()
+        with suppress(IndexError):
+            while True:
+                pools.pop().close()
 
     def _advance(
         self, models: Sequence[Model], row_tasks: np.ndarray, before: np.ndarray, controls: np.ndarray
@@ -356,17 +360,17 @@ class MujocoFamily(Family):
         if not models:
             return
         # Callers on several threads get a pool each; list operations are atomic.
-        n_threads = -(-self.n_threads // self._n_callers)
-        pool = None
-        while self._pools and pool is None:
+        n_threads = -(-self.n_threads // (sum(self._callers.get()) or 1))
+        pools, pool = self._pools.get(), None
+        while pools and pool is None:
             with suppress(IndexError):
-                pool = self._pools.pop()
+                pool = pools.pop()
             if pool is not None and pool.n_threads != n_threads:
                 pool.close()
                 pool = None
         pool = pool or _Pool(n_threads)
         pool.run(models, n_steps, physics, controls, out)
-        self._pools.append(pool)
+        pools.append(pool)
 
 
 def _pair_with_ground(spec: mujoco.MjSpec) -> None:

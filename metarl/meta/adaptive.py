@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from metarl.agents.parallel import single_threaded_torch
+from metarl.agents.parallel import library_torch
 from metarl.agents.policy import Params
 from metarl.envs.family import Family, Tasks
 from metarl.errors import ConfigError, DivergedError, shorten, unknown_name
@@ -334,7 +334,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         rates = self.test_rates(3 if n_inner_steps is None else n_inner_steps, inner_lr_rule, inner_lr)
         tasks, strata = evaluation_tasks(self.family, split, n_tasks)
         streams = Streams(seed, f"evaluate/{split}")
-        with single_threaded_torch():
+        with library_torch():
             learnt = self.loop.evaluate(self.theta, tasks, rates, streams, amount, progress)
         return Report(
             algo=self.name,
@@ -359,7 +359,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
             },
         )
 
-    @single_threaded_torch()
+    @library_torch()
     def adapt(
         self,
         env: gym.Env[Any, Any],

@@ -20,7 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import configure_logger
 
-from metarl.agents.parallel import Parallel, single_threaded_torch
+from metarl.agents.parallel import Parallel, library_torch
 from metarl.agents.policy import ACTIVATIONS, FunctionalPolicy, Params
 from metarl.checkpoint import load_checkpoint, save_checkpoint
 from metarl.envs.family import Family, family_ids, make_family
@@ -115,8 +115,13 @@ class MetaAlgorithm(ABC):
         self._logger: Logger | None = None
         self._custom_logger = False
         self._current_progress_remaining = 1.0
-        theta = self._setup_model(int(stream(self.seed, "policy").integers(2**31)))
+        with library_torch():
+            theta = self._setup_model(int(stream(self.seed, "policy").integers(2**31)))
         self.params = {self._group(name): tensor for name, tensor in theta.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Writers to files and to the terminal belong to the original: learn() of a copy makes its own.
+        return {**vars(self), "_logger": None, "_custom_logger": False}
 
     @abstractmethod
     def _setup_model(self, seed: int) -> Params:
@@ -233,7 +238,7 @@ class MetaAlgorithm(ABC):
         callbacks.on_training_start({"self": self, "total_timesteps": total_timesteps}, globals())
         started, first_step = time.perf_counter(), self.num_timesteps
         try:
-            with single_threaded_torch():
+            with library_torch():
                 while self.num_timesteps < total_timesteps:
                     callbacks.on_rollout_start()
                     self._current_progress_remaining = 1.0 - self.num_timesteps / total_timesteps
@@ -381,6 +386,7 @@ class MetaAlgorithm(ABC):
         return tensors, document
 
     @classmethod
+    @library_torch()
     def load(cls: type[Self], path: str | Path, env: Family | None = None, **overrides: Any) -> Self:
         """Rebuild what :meth:`save` wrote.
 

@@ -42,16 +42,23 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from metarl.agents.distributions import MIN_LOG_STD
+from metarl.agents.generators import sb3_alone
+from metarl.agents.parallel import library_torch
 from metarl.agents.policy import ACTIVATIONS, Params, require_network_size
 from metarl.agents.sb3 import ALGORITHMS
-from metarl.agents.sb3_reuse import STATISTICS, load_initialisation, name_initialisation, read_initialisation
+from metarl.agents.sb3_reuse import (
+    STATISTICS,
+    construct,
+    load_initialisation,
+    name_initialisation,
+    read_initialisation,
+)
 from metarl.checkpoint import write_all_atomic
 from metarl.envs.family import Family, check_arguments, make_family
 from metarl.envs.vec_env import FamilyVecEnv
@@ -93,6 +100,7 @@ class Exported:
     n_envs: int
     family: Family
 
+    @library_torch()
     def on(self, env: AnyEnv | None = None, seed: int | None = None) -> BaseAlgorithm:
         """Return a fresh stock model on ``env`` that starts at the export.
 
@@ -104,9 +112,11 @@ class Exported:
         model = self._build(env, 0)
         load_initialisation(model, self.tensors)
         if seed is not None:
-            model.set_random_seed(seed)
+            with sb3_alone():  # not in the middle of what another thread learns
+                model.set_random_seed(seed)
         return model
 
+    @library_torch()
     def scratch(self, env: AnyEnv | None = None, seed: int = 0) -> BaseAlgorithm:
         """Return a stock model with equal hyperparameters that starts where SB3 starts, the baseline of an export.
 
@@ -125,6 +135,7 @@ class Exported:
         return _build(self.settings, env, seed)
 
 
+@library_torch()
 def export_sb3(
     model: MetaAlgorithm,
     kind: str | None = None,
@@ -207,11 +218,13 @@ def _build(settings: Settings, env: AnyEnv, seed: int = 0) -> BaseAlgorithm:
         if unwrap_vec_normalize(vec_env) is not None:
             raise ConfigError("the environment is wrapped in VecNormalize: the export brings its own")
         env = VecNormalize(vec_env, **settings.normalize)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    arguments = dict(settings.arguments)
+    own = arguments.pop("seed", None)
+    with warnings.catch_warnings():
         # The last minibatch of an epoch is smaller in the learner, too.
         warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
-        torch.manual_seed(seed)
-        return ALGORITHMS[settings.kind](settings.policy, env, **settings.arguments)
+        init_seed = seed if own is None else own
+        return construct(ALGORITHMS[settings.kind], settings.policy, env, init_seed=init_seed, seed=own, **arguments)
 
 
 def _document(model: MetaAlgorithm, settings: Settings, tensors: Params, value_fit: ValueFit | None) -> dict[str, Any]:
@@ -353,6 +366,7 @@ def _saved(normalize: VecNormalize | None) -> bytes:
         return file.read_bytes()
 
 
+@library_torch()
 def load_sb3(path: str | Path, env: AnyEnv | None = None, kind: str | None = None) -> BaseAlgorithm:
     """Open an export without unpickling anything: the model is built from the sidecar, and only tensors are read.
 

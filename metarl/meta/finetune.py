@@ -12,8 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from metarl.agents.parallel import single_threaded_torch
-from metarl.agents.sb3_reuse import sb3_generators
+from metarl.agents.generators import sb3_generators
+from metarl.agents.parallel import library_torch
 from metarl.envs.family import Family, Tasks, n_tasks, take_tasks
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError
@@ -104,7 +104,7 @@ def finetune_sb3(
         task_seed = int(seed_sequence(seed, "finetune", task).generate_state(1)[0])
         env = FamilyVecEnv(family, take_tasks(tasks, slice(task, task + 1)), n_envs=n_envs, seed=task_seed)
         callback = _EpisodeReturns()
-        with sb3_generators(), single_threaded_torch():
+        with sb3_generators(), library_torch():
             model = make_model(env, task_seed)
             model.set_random_seed(task_seed)
             model.learn(total_timesteps, callback=callback)

@@ -116,6 +116,9 @@ class GradientSteps:
 
     def __getattr__(self, name: str) -> Any:
         """Return what else the learner has, such as its coefficients."""
+        if name.startswith("_"):
+            # Copying and unpickling ask for some before there is a learner.
+            raise AttributeError(name)
         return getattr(self._learner, name)
 
     def start(self, params: Params) -> LearnerState:

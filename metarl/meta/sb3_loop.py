@@ -15,6 +15,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from metarl.agents.generators import drawing_from, sb3_generators
+from metarl.agents.parallel import library_torch
 from metarl.agents.policy import Params
 from metarl.agents.sampling import finite_array, finite_reward
 from metarl.agents.sb3 import ALGORITHMS, SB3Learner, learning_seed
@@ -23,7 +25,6 @@ from metarl.agents.sb3_reuse import (
     merge_statistics,
     read_initialisation,
     require_finite,
-    sb3_generators,
 )
 from metarl.envs.family import Family, Tasks, one_task
 from metarl.envs.family import n_tasks as count_tasks
@@ -69,8 +70,8 @@ class AdaptedSB3(AdaptedPolicy):
         """
         normalize = self.algorithm.get_vec_normalize_env()
         seen: Any = observation if normalize is None else normalize.normalize_obs(observation)
-        with sb3_generators():
-            torch.manual_seed(int((rng or np.random.default_rng()).integers(2**31)))
+        seed = int((rng or np.random.default_rng()).integers(2**31))
+        with library_torch(), drawing_from(seed):
             return self.algorithm.policy.predict(seen, state, episode_start, deterministic)
 
 
@@ -105,6 +106,9 @@ class SB3Loop:
         self.learner = self._at(*rates)
         """Learns in training."""
         self._shown: tuple[Params, AdaptedSB3] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_shown": None}
 
     def init(self, seed: int) -> Params:
         """Return a fresh initialisation, with fresh statistics."""
@@ -237,6 +241,8 @@ class SB3Loop:
             if rates:
                 with require_finite(algorithm, f"in {env}"):
                     algorithm.learn(len(rates) * self._size(amount), callback=returns, log_interval=None)  # type: ignore[arg-type]
+                # The policy remembers its last distribution: one without a graph, which could not be copied.
+                algorithm.policy.predict(algorithm._last_obs, deterministic=True)  # type: ignore[arg-type]
         return AdaptedSB3(algorithm, read_initialisation(algorithm), algorithm.num_timesteps, returns.values)
 
     @property

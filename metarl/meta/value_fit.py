@@ -9,7 +9,7 @@ import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from metarl.agents.baseline import discounted_returns
-from metarl.agents.parallel import single_threaded_torch
+from metarl.agents.parallel import library_torch
 from metarl.agents.policy import Params
 from metarl.agents.sampling import Episodes, collect
 from metarl.errors import ConfigError, shorten
@@ -42,7 +42,7 @@ class ValueFit(NamedTuple):
     env_steps: int
 
 
-@single_threaded_torch()  # a small network on small batches: threads would only wait for each other
+@library_torch()  # a small network on small batches: threads would only wait for each other
 def fit_value(
     model: MetaAlgorithm, policy: ActorCriticPolicy, n_tasks: int, n_episodes: int
 ) -> tuple[ValueFit, Params]:

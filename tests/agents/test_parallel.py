@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from metarl.agents.parallel import Parallel, available_cores, single_threaded_torch
+from metarl.agents.parallel import Parallel, available_cores, library_torch, single_threaded_torch
+from tests.children import FORKS_WITH_THREADS, in_child
+
+
+@pytest.fixture
+def two_torch_threads() -> Iterator[None]:
+    """PyTorch as a user has it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
@@ -82,3 +98,158 @@ def test_reductions_have_the_same_bits_on_any_number_of_threads() -> None:
 
 def test_every_core_by_default() -> None:
     assert Parallel().n_threads == available_cores() >= 1
+
+
+def test_of_several_errors_the_first_items_is_raised_and_nothing_goes_on_behind_it() -> None:
+    running: set[int] = set()
+
+    def fail(item: int) -> None:
+        running.add(item)
+        time.sleep(0.02 if item == 0 else 0.0)
+        running.discard(item)
+        raise ValueError(f"item {item}")
+
+    parallel = Parallel(3)
+    for _ in range(5):
+        with pytest.raises(ValueError, match="item 0"):
+            parallel.map(fail, range(6))
+        assert not running
+    parallel.close()
+
+
+def test_a_map_inside_a_map_ends() -> None:
+    parallel = Parallel(2)
+    inner = parallel.map(lambda item: sum(parallel.map(lambda other: item * other, range(4))), range(6))
+    assert inner == [6 * item for item in range(6)]
+    parallel.close()
+
+
+def test_several_threads_may_use_and_close_one_pool() -> None:
+    parallel = Parallel(2)
+
+    def use(item: int) -> list[int]:
+        result = parallel.map(lambda other: item + other, range(5))
+        parallel.close()
+        return result
+
+    with ThreadPoolExecutor(4) as pool:
+        for item, result in enumerate(pool.map(use, range(60))):
+            assert result == [item + other for other in range(5)]
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda parallel: pickle.loads(pickle.dumps(parallel))])
+def test_a_used_pool_can_be_copied(way) -> None:
+    parallel = Parallel(2)
+    parallel.map(abs, range(3))
+    other = way(parallel)
+    parallel.close()
+    assert other.map(abs, [-1, -2, -3]) == [1, 2, 3]
+    other.close()
+
+
+@pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_used_pool_works_in_a_child_too(busy: bool) -> None:
+    parallel = Parallel(2)
+    barrier = threading.Barrier(2, timeout=10)
+    parallel.map(lambda _: barrier.wait(), range(2))
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: parallel.map(lambda _: done.wait(60), range(4)))
+    if busy:
+        thread.start()
+    try:
+        assert in_child(lambda: (parallel.map(abs, [-1, -2, -3]), parallel.close())[0]) == [1, 2, 3]
+    finally:
+        done.set()
+        if busy:
+            thread.join()
+        parallel.close()
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+def test_threads_that_enter_and_leave_at_once_keep_their_numbers() -> None:
+    first_inside, second_inside, first_outside = (threading.Event() for _ in range(3))
+
+    def first() -> int:
+        with single_threaded_torch():
+            first_inside.set()
+            second_inside.wait(10)
+        first_outside.set()
+        return torch.get_num_threads()
+
+    def second() -> tuple[int, int]:
+        first_inside.wait(10)
+        # PyTorch meets this thread while the other one has set the process's number to 1.
+        with single_threaded_torch():
+            second_inside.set()
+            first_outside.wait(10)
+            inside = torch.get_num_threads()
+        return inside, torch.get_num_threads()
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.submit(first), pool.submit(second)
+        assert one.result(10) == 2
+        assert other.result(10) == (1, 2)
+    assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 2
+
+
+@pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+@pytest.mark.usefixtures("two_torch_threads")
+def test_a_child_knows_who_is_inside() -> None:
+    inside, done = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with single_threaded_torch():
+            inside.set()
+            done.wait(60)
+
+    def child() -> list[int]:
+        # The thread that is inside in the parent never leaves here.
+        torch.set_num_threads(3)
+        numbers = []
+        with single_threaded_torch():
+            numbers.append(torch.get_num_threads())
+        with ThreadPoolExecutor(1) as pool:
+            numbers.append(pool.submit(torch.get_num_threads).result())
+        return [*numbers, torch.get_num_threads()]
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    inside.wait(10)
+    try:
+        assert in_child(child) == [1, 3, 3]
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_library_records_gradients_whatever_the_caller_does(mode) -> None:
+    with mode():
+        with library_torch():
+            leaf = torch.ones(2, requires_grad=True)
+            leaf.square().sum().backward()
+            assert not leaf.is_inference()
+        assert not torch.is_grad_enabled()
+    assert leaf.grad.tolist() == [2.0, 2.0]
+
+
+END = """
+import threading, time
+from metarl.agents.parallel import Parallel
+parallel = Parallel(2)
+def work(rounds):
+    for _ in range(rounds):
+        assert parallel.map(lambda item: (time.sleep(0.001), item)[1], range(6)) == list(range(6))
+    print("done")
+threading.Thread(target=work, args=(100,)).start()
+threading.Thread(target=work, args=(100_000,), daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+def test_the_interpreter_waits_for_a_thread_that_works_and_not_for_a_daemon() -> None:
+    done = subprocess.run([sys.executable, "-c", END], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "done\n")
