@@ -140,7 +140,7 @@ def phases(model: MAML) -> Callable[[], dict[str, float]]:
     timed = _TimedVPG(model.policy, gamma=learner.gamma, gae_lambda=learner.gae_lambda, parallel=model.parallel)
     timed.timer = timer
     model.loop.learner = timed
-    model.outer_optimizer = _TimedOuter(model.outer_optimizer, timer)
+    vars(model)["outer_optimizer"] = _TimedOuter(model.outer_optimizer, timer)
 
     def run() -> dict[str, float]:
         timer.seconds.clear()

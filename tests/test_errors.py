@@ -8,8 +8,8 @@ import pickle
 import pytest
 
 from metarl import FOMAML, errors, make_family
+from metarl.checks import integer
 from metarl.errors import LONGEST, ConfigError, MetaRLError, UnknownNameError, unknown_name
-from metarl.meta.outer import require_range
 
 HUGE = 16**5000
 """More digits than Python writes."""
@@ -38,7 +38,7 @@ def test_a_value_of_any_length_is_repeated_in_short(value: object) -> None:
         FOMAML("MlpPolicy", "PointMass-v0", inner_lr=value)
 
     def number() -> None:
-        require_range("n", value, 0, 10, integer=True)
+        integer(0, 10)("n", value)
 
     def family() -> None:
         make_family("PointMass-v0", horizon=value)

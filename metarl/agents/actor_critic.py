@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -20,7 +19,9 @@ from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.rounding import is_rounding, nothing_differs
 from metarl.agents.samples import Samples, pack
 from metarl.agents.sampling import Episodes
-from metarl.errors import ConfigError, shorten
+from metarl.checks import ABOVE_ZERO, FRACTION, NOT_NEGATIVE, SWITCH
+from metarl.errors import ConfigError
+from metarl.frozen import SetOnce
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class ActorCriticSamples(Samples):
         return self.of(super().to(dtype), self.values.to(dtype), self.returns.to(dtype))
 
 
-class ActorCritic(ABC):
+class ActorCritic(SetOnce, ABC):
     """What A2C and PPO share; arguments, defaults and meaning are SB3's.
 
     Batches are whole episodes. One that was cut at the horizon is worth what the critic expects of its final
@@ -88,18 +89,13 @@ class ActorCritic(ABC):
     ) -> None:
         if policy.critic is None:
             raise ConfigError(f"{type(self).__name__} needs a policy with a critic: FunctionalPolicy(…, critic=True)")
-        for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
-            require(name, value, is_number(value) and 0.0 <= value <= 1.0, "a number in [0, 1]")
-        for name, value in (("ent_coef", ent_coef), ("vf_coef", vf_coef)):
-            require(name, value, is_number(value) and 0.0 <= value < np.inf, "a number of at least 0")
-        require("max_grad_norm", max_grad_norm, is_number(max_grad_norm) and max_grad_norm > 0.0, "a positive number")
         self.policy = policy
-        self.gamma = float(gamma)
-        self.gae_lambda = float(gae_lambda)
-        self.normalize_advantage = normalize_advantage
-        self.ent_coef = float(ent_coef)
-        self.vf_coef = float(vf_coef)
-        self.max_grad_norm = float(max_grad_norm)
+        self.gamma = FRACTION("gamma", gamma)
+        self.gae_lambda = FRACTION("gae_lambda", gae_lambda)
+        self.normalize_advantage = SWITCH("normalize_advantage", normalize_advantage)
+        self.ent_coef = NOT_NEGATIVE("ent_coef", ent_coef)
+        self.vf_coef = NOT_NEGATIVE("vf_coef", vf_coef)
+        self.max_grad_norm = ABOVE_ZERO("max_grad_norm", max_grad_norm)
         self._optimizer = make_optimizer(optimizer)
         self._parallel = parallel or Parallel(1)
 
@@ -191,19 +187,3 @@ def standardized(advantages: torch.Tensor, weights: torch.Tensor) -> torch.Tenso
     centred = advantages - (weights * advantages).sum(-1, keepdim=True)
     variance = (weights * centred.square()).sum(-1, keepdim=True) * (counts / (counts - 1).clamp(min=1))
     return torch.where(counts > 1, centred / (variance.sqrt() + 1e-8), advantages)
-
-
-def is_number(value: Any) -> bool:
-    """Return whether ``value`` is a float, or an integer that one can hold, and no truth value."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return isinstance(value, float) or abs(value) <= sys.float_info.max
-
-
-def require(name: str, value: Any, fulfilled: bool, allowed: str) -> None:
-    """Raise :class:`ConfigError` for a hyperparameter outside its range.
-
-    :param allowed: what it should be.
-    """
-    if not fulfilled:
-        raise ConfigError(f"{name}={shorten(value)} is not {allowed}")

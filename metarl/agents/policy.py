@@ -7,7 +7,6 @@ export is a copy. Functions take one task's tensors or a stack with a leading ta
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from metarl.agents.distributions import MAX_LOG_STD, MIN_LOG_STD, Categorical, D
 from metarl.agents.generators import drawing_from
 from metarl.agents.parallel import library_torch
 from metarl.agents.products import fewest_rows, linear, outer, product
+from metarl.checks import FINITE, SWITCH, plain_tree
 from metarl.envs.family import check_arguments
 from metarl.errors import ConfigError, shorten, unknown_name
 
@@ -57,11 +57,11 @@ def sb3_policy_kwargs(policy_kwargs: Mapping[str, Any] | None) -> dict[str, Any]
     :raises UnknownNameError: an unknown keyword or activation.
     :raises ConfigError: a value of the wrong type, or gSDE, which ignores functional parameters.
     """
-    kwargs = dict(policy_kwargs or {})
+    kwargs: dict[str, Any] = plain_tree(policy_kwargs or {})
     check_arguments(ActorCriticPolicy.__init__, kwargs, "policy keyword", own=_SET_HERE)
     for name, parameter in inspect.signature(ActorCriticPolicy.__init__).parameters.items():
-        if isinstance(parameter.default, bool) and not isinstance(kwargs.get(name, False), bool):
-            raise ConfigError(f"{name}={shorten(kwargs[name])} is not true or false")
+        if isinstance(parameter.default, bool) and name in kwargs:
+            kwargs[name] = SWITCH(name, kwargs[name])
     if kwargs.get("use_sde"):
         raise ConfigError("use_sde=True is not supported: gSDE samples from the module, not from adapted parameters")
     if kwargs.get("squash_output"):
@@ -83,17 +83,16 @@ def sb3_policy_kwargs(policy_kwargs: Mapping[str, Any] | None) -> dict[str, Any]
     for name, reason in _EMPTY.items():
         if kwargs.get(name) not in (None, {}):
             raise ConfigError(f"{name}={shorten(kwargs[name])} is not supported: {reason}")
-    log_std = kwargs.get("log_std_init", 0.0)
-    if not isinstance(log_std, (int, float)) or isinstance(log_std, bool) or not abs(log_std) <= sys.float_info.max:
-        raise ConfigError(f"log_std_init={shorten(log_std)} is not a finite number")
-    if not MIN_LOG_STD < log_std <= MAX_LOG_STD:
-        bounds = f"({MIN_LOG_STD:.4g}, {MAX_LOG_STD:g}]"
-        raise ConfigError(f"log_std_init={shorten(log_std)} is outside {bounds}, where no step can be computed")
+    if "log_std_init" in kwargs:
+        log_std = kwargs["log_std_init"] = FINITE("log_std_init", kwargs["log_std_init"])
+        if not MIN_LOG_STD < log_std <= MAX_LOG_STD:
+            bounds = f"({MIN_LOG_STD:.4g}, {MAX_LOG_STD:g}]"
+            raise ConfigError(f"log_std_init={log_std} is outside {bounds}, where no step can be computed")
     return kwargs
 
 
 def _is_widths(value: Any) -> bool:
-    return isinstance(value, list) and all(type(width) is int and width > 0 for width in value)
+    return isinstance(value, (list, tuple)) and all(type(width) is int and width > 0 for width in value)
 
 
 def require_network_size(net_arch: Any, observation_space: spaces.Space[Any]) -> None:

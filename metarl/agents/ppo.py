@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from metarl.agents.actor_critic import ActorCritic, ActorCriticSamples, is_number, require, standardized
+from metarl.agents.actor_critic import ActorCritic, ActorCriticSamples, standardized
 from metarl.agents.descent import Minibatch, descend, task_blocks
 from metarl.agents.distributions import Distribution
 from metarl.agents.learner import LearnerState, Rate, Watcher
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy
 from metarl.agents.samples import Samples
-from metarl.schema import MOST
+from metarl.checks import ABOVE_ZERO, NONE, ROUNDS, integer
 
 
 class PPO(ActorCritic):
@@ -65,19 +65,14 @@ class PPO(ActorCritic):
             optimizer=optimizer,
             parallel=parallel,
         )
-        rounds = type(n_epochs) is int and 1 <= n_epochs <= MOST
-        require("n_epochs", n_epochs, rounds, f"an integer from 1 to {MOST:,}")
-        smallest = 2 if normalize_advantage else 1
-        allowed = f"an integer of at least {smallest}" + " (normalize_advantage needs two)" * normalize_advantage
-        require("batch_size", batch_size, type(batch_size) is int and batch_size >= smallest, allowed)
-        require("clip_range", clip_range, is_number(clip_range) and clip_range > 0.0, "a positive number")
-        for name, value in (("clip_range_vf", clip_range_vf), ("target_kl", target_kl)):
-            require(name, value, value is None or (is_number(value) and value > 0.0), "a positive number or None")
-        self.n_epochs = n_epochs
-        self.batch_size = batch_size
-        self.clip_range = float(clip_range)
-        self.clip_range_vf = clip_range_vf
-        self.target_kl = target_kl
+        size = integer(2 if self.normalize_advantage else 1)
+        self.n_epochs = ROUNDS("n_epochs", n_epochs)
+        self.batch_size = size.says(size.words + " (normalize_advantage needs two)" * self.normalize_advantage)(
+            "batch_size", batch_size
+        )
+        self.clip_range = ABOVE_ZERO("clip_range", clip_range)
+        self.clip_range_vf = (ABOVE_ZERO | NONE)("clip_range_vf", clip_range_vf)
+        self.target_kl = (ABOVE_ZERO | NONE)("target_kl", target_kl)
 
     def actor_loss(self, log_prob: torch.Tensor, samples: ActorCriticSamples) -> torch.Tensor:
         assert samples.log_prob is not None

@@ -71,6 +71,7 @@ from metarl.agents.parallel import library_torch
 from metarl.agents.policy import ACTIVATIONS, Params, require_network_size
 from metarl.agents.sb3_arguments import check_together, check_values
 from metarl.agents.sb3_reuse import ReusableSB3, construct, load_initialisation, read_initialisation
+from metarl.checks import COUNT, plain_tree
 from metarl.envs.family import Family, Task, check_arguments, make_family
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.synonyms import HYPERPARAMETERS
@@ -125,30 +126,31 @@ def check_stock(
     arguments: Mapping[str, Any],
     normalize: Mapping[str, Any] | None = None,
     n_envs: int = 1,
-) -> None:
-    """Raise for the first argument of a stock algorithm, its policy or ``VecNormalize`` that is unknown or not allowed.
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the arguments of a stock algorithm, its policy among them, and of ``VecNormalize`` as plain values.
 
     :param arguments: of the algorithm, ``policy_kwargs`` among them; their names are known.
     :param normalize: arguments of ``VecNormalize``; None: nothing is normalised.
     :raises UnknownNameError: a policy, a keyword or a network of such a name is not there.
     :raises ConfigError: a value that an argument may not have.
     """
-    check_values(cls.__init__, arguments)
+    checked = check_values(cls.__init__, arguments)
     if policy not in list(cls.policy_aliases):
         raise unknown_name(f"policy of {cls.__name__}", policy, cls.policy_aliases)
     init = cls.policy_aliases[policy].__init__
-    policy_kwargs = arguments["policy_kwargs"] or {}
+    policy_kwargs = checked["policy_kwargs"] or {}
     check_arguments(init, policy_kwargs, "policy keyword", own=SPACES)
-    check_values(init, policy_kwargs, "policy_kwargs.")
+    checked["policy_kwargs"] = check_values(init, policy_kwargs, "policy_kwargs.")
     arch = policy_kwargs.get("net_arch")
     parts = ("pi", "vf" if issubclass(cls, OnPolicyAlgorithm) else "qf")
     for part in arch if isinstance(arch, Mapping) else ():
         if part not in parts:  # SB3 would leave it out and say nothing
             raise unknown_name(f"network of {cls.__name__} in net_arch", part, parts)
-    check_together(cls, arguments, n_envs)
-    if normalize is not None:
-        check_arguments(VecNormalize.__init__, normalize, "argument of VecNormalize:", own=OF_NORMALIZE)
-        check_values(VecNormalize.__init__, normalize, "normalize.")
+    check_together(cls, checked, n_envs)
+    if normalize is None:
+        return checked, None
+    check_arguments(VecNormalize.__init__, normalize, "argument of VecNormalize:", own=OF_NORMALIZE)
+    return checked, check_values(VecNormalize.__init__, normalize, "normalize.")
 
 
 def learning_seed(seed: np.random.SeedSequence) -> int:
@@ -230,10 +232,14 @@ class SB3Learner:
         self._class = ALGORITHMS[algorithm]
         _require_actions(algorithm, self.family)
         check_names(algorithm, kwargs)
-        check_values(SB3Learner.__init__, {"n_envs": n_envs, "normalize": normalize})
+        own = {"n_envs": n_envs, "normalize": normalize, "policy_kwargs": policy_kwargs}
+        n_envs, normalize, policy_kwargs = check_values(SB3Learner.__init__, plain_tree(own)).values()
         self.normalize = None if normalize is False else {} if normalize is True else dict(normalize)
         """Arguments of ``VecNormalize``; None where nothing is normalised."""
-        check_stock(self._class, policy, {**kwargs, "policy_kwargs": policy_kwargs}, self.normalize, n_envs)
+        kwargs, self.normalize = check_stock(
+            self._class, policy, {**plain_tree(kwargs), "policy_kwargs": policy_kwargs}, self.normalize, n_envs
+        )
+        policy_kwargs = kwargs.pop("policy_kwargs")
         if self.normalize is not None and "gamma" in kwargs:
             self.normalize.setdefault("gamma", kwargs["gamma"])
         policy_kwargs = dict(policy_kwargs or {})
@@ -336,7 +342,7 @@ class SB3Learner:
         :raises DivergedError: learning diverged.
         :raises NonFiniteError: the family gave an observation or a reward that is not finite.
         """
-        _require_positive(n_timesteps=n_timesteps, n_eval_episodes=n_eval_episodes)
+        n_timesteps, n_eval_episodes = COUNT("n_timesteps", n_timesteps), COUNT("n_eval_episodes", n_eval_episodes)
         self.require_budget(n_timesteps)
         learning, evaluation = map(int, seed.generate_state(2))
         with sb3_generators(), library_torch():
@@ -365,7 +371,7 @@ class SB3Learner:
 
         :param deterministic: take the most likely actions instead of drawn ones.
         """
-        _require_positive(n_episodes=n_episodes)
+        n_episodes = COUNT("n_episodes", n_episodes)
         with sb3_generators(), library_torch():
             load_initialisation(self._learning.algorithm, params)
             return self._learning.evaluate(task, int(seed.generate_state(2)[1]), n_episodes, deterministic)
@@ -384,7 +390,7 @@ class SB3Learner:
 
         :param n_timesteps: env steps, all copies together, rounded up to whole steps of all copies.
         """
-        _require_positive(n_timesteps=n_timesteps)
+        n_timesteps = COUNT("n_timesteps", n_timesteps)
         n_steps = -(-n_timesteps // self.n_envs)
         if n_steps not in self._queries:
             self._queries[n_steps] = self._reusable(**self._query_kwargs(n_steps))
@@ -488,9 +494,3 @@ def _require_actions(algorithm: str, family: Family) -> None:
         raise ConfigError(f"{shorten(algorithm)} takes {takes} actions, {family.id} has {space}: use {fitting}")
     if isinstance(space, spaces.Discrete) and space.start != 0:
         raise ConfigError(f"{space} starts at {space.start}: SB3 sends actions from 0")
-
-
-def _require_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ConfigError(f"{name}={shorten(value)}: at least 1")

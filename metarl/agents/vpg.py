@@ -18,12 +18,13 @@ from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.rounding import is_rounding, nothing_differs
 from metarl.agents.samples import Samples, pack
 from metarl.agents.sampling import Episodes
-from metarl.errors import ConfigError, shorten
+from metarl.checks import FRACTION, SWITCH, choice
+from metarl.frozen import SetOnce
 
 SURROGATES = ("log_likelihood", "likelihood_ratio")
 
 
-class VPG:
+class VPG(SetOnce):
     """REINFORCE with generalised advantages over a linear baseline, as pure functions.
 
     :param policy: the policy whose tensors are learnt.
@@ -46,16 +47,11 @@ class VPG:
         surrogate: str = "log_likelihood",
         parallel: Parallel | None = None,
     ) -> None:
-        for name, value in (("gamma", gamma), ("gae_lambda", gae_lambda)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
-                raise ConfigError(f"{name}={shorten(value)} is outside [0, 1]")
-        if surrogate not in SURROGATES:
-            raise ConfigError(f"surrogate={shorten(surrogate)} is unknown: use {' or '.join(SURROGATES)}")
         self.policy = policy
-        self.gamma = float(gamma)
-        self.gae_lambda = float(gae_lambda)
-        self.normalize_advantage = normalize_advantage
-        self.surrogate = surrogate
+        self.gamma = FRACTION("gamma", gamma)
+        self.gae_lambda = FRACTION("gae_lambda", gae_lambda)
+        self.normalize_advantage = SWITCH("normalize_advantage", normalize_advantage)
+        self.surrogate: str = choice(*SURROGATES)("surrogate", surrogate)
         self.baseline = LinearFeatureBaseline(parallel=parallel)
         self._parallel = parallel
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
+from metarl.checks import ABOVE_ZERO, choice
 from metarl.envs.bindings import mujoco
 from metarl.envs.family import Tasks, register_family
-from metarl.envs.lineage import check_choice, choose_constants
+from metarl.envs.lineage import choose_constants
 from metarl.envs.mujoco import Constants, MujocoFamily, Sensed, gymnasium_spec
 from metarl.errors import ConfigError, shorten
 
@@ -98,9 +99,9 @@ class Ant(MujocoFamily):
     """
 
     def __init__(self, constants: AntConstants, *, warm_start: bool, n_threads: int | None) -> None:
-        check_choice("physics", constants.physics, ("reference", "gymnasium"))
-        check_choice("observation", constants.observation, OBSERVATIONS)
-        check_choice("point", constants.point, ("com", "torso"))
+        choice("reference", "gymnasium")("physics", constants.physics)
+        choice(*OBSERVATIONS)("observation", constants.observation)
+        choice("com", "torso")("point", constants.point)
         if not constants.min_z < constants.max_z:
             raise ConfigError(f"min_z={shorten(constants.min_z)}: below max_z={shorten(constants.max_z)}")
         reference = constants.physics == "reference"
@@ -264,8 +265,7 @@ class AntVel(Ant):
     ) -> None:
         chosen = choose_constants(VEL_LINEAGES, lineage, constants, "AntVel")
         high = chosen.max_velocity
-        if not high > 0:
-            raise ConfigError(f"max_velocity={shorten(high)}: above 0")
+        ABOVE_ZERO("max_velocity", high)
         super().__init__(chosen, warm_start=warm_start, n_threads=n_threads)
         self._goal_bonus = chosen.goal_bonus
         self.task_space = Dict({"velocity": Box(0.0, high, shape=(), dtype=np.float64)})
@@ -326,7 +326,7 @@ class AntDir(Ant):
         self, lineage: str = "maml_rl", *, warm_start: bool = False, n_threads: int | None = None, **constants: Any
     ) -> None:
         chosen = choose_constants(DIR_LINEAGES, lineage, constants, "AntDir")
-        check_choice("directions", chosen.directions, ("forward_backward", "any"))
+        choice("forward_backward", "any")("directions", chosen.directions)
         super().__init__(chosen, warm_start=warm_start, n_threads=n_threads)
         self._any = chosen.directions == "any"
         if self._any:

@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import WrapperSpec
 
+from metarl.checks import COUNT, SWITCH
 from metarl.errors import ConfigError, TaskError, UnknownNameError, shorten, unknown_name
 from metarl.streams import stream
 from metarl.synonyms import HYPERPARAMETERS
@@ -104,10 +105,10 @@ class Family(ABC):
 
         :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
         :param n: at most that many.
-        :raises TaskError: unknown split, ``"shifted"`` where the family has none, or ``n`` below 1.
+        :raises TaskError: unknown split, or ``"shifted"`` where the family has none.
+        :raises ConfigError: ``n`` below 1.
         """
-        if n < 1:
-            raise TaskError(f"n={shorten(n)} tasks of the {shorten(split, quote=False)} split: at least 1")
+        n = COUNT("n", n)
         if split not in SPLITS:
             raise TaskError(
                 f"unknown split {shorten(split)}: known: {', '.join(SPLITS)} (training tasks are fresh draws)"
@@ -374,6 +375,11 @@ def family_ids() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def family_of_class(cls: type[Family]) -> str | None:
+    """Return the name under which a class of families is registered as it is; None where there is no such name."""
+    return next((name for name, spec in _REGISTRY.items() if spec.make is cls and not spec.kwargs), None)
+
+
 def require_family(id: str) -> None:
     """Raise :class:`~metarl.errors.UnknownNameError` unless a family of that name is registered."""
     if id in _REGISTRY:
@@ -395,8 +401,7 @@ def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
     :raises ConfigError: an argument that the family does not take.
     """
     require_family(id)
-    if not isinstance(oracle, bool):
-        raise ConfigError(f"oracle={shorten(oracle)}: True or False")
+    oracle = SWITCH("oracle", oracle)
     spec = _REGISTRY[id]
     check_arguments(spec.make, kwargs, f"argument of {id}")
     family = spec.make(**{**spec.kwargs, **kwargs})

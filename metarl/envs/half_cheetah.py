@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
+from metarl.checks import ABOVE_ZERO, choice
 from metarl.envs.bindings import mujoco
 from metarl.envs.family import Tasks, register_family
-from metarl.envs.lineage import check_choice, choose_constants
+from metarl.envs.lineage import choose_constants
 from metarl.envs.mujoco import Constants, Model, MujocoFamily, Sensed, gymnasium_spec
-from metarl.errors import ConfigError, shorten
 
 OBSERVATIONS = (20, 17)
 
@@ -87,9 +87,9 @@ class HalfCheetah(MujocoFamily):
     """
 
     def __init__(self, constants: Constants, *, warm_start: bool, n_threads: int | None) -> None:
-        check_choice("physics", constants.physics, ("reference", "gymnasium"))
-        check_choice("observation", constants.observation, OBSERVATIONS)
-        check_choice("point", constants.point, ("com", "torso"))
+        choice("reference", "gymnasium")("physics", constants.physics)
+        choice(*OBSERVATIONS)("observation", constants.observation)
+        choice("com", "torso")("point", constants.point)
         super().__init__(
             gymnasium_spec("half_cheetah.xml"),
             frame_skip=1 if constants.physics == "reference" else 5,
@@ -234,8 +234,7 @@ class HalfCheetahVel(HalfCheetah):
     ) -> None:
         chosen = choose_constants(VEL_LINEAGES, lineage, constants, "HalfCheetahVel")
         high = chosen.max_velocity
-        if not high > 0:
-            raise ConfigError(f"max_velocity={shorten(high)}: above 0")
+        ABOVE_ZERO("max_velocity", high)
         super().__init__(chosen, warm_start=warm_start, n_threads=n_threads)
         self.task_space = Dict({"velocity": Box(0.0, high, shape=(), dtype=np.float64)})
         self.shifted_space = Dict({"velocity": Box(high, high + 1.0, shape=(), dtype=np.float64)})

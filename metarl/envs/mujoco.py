@@ -20,10 +20,11 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 
+from metarl.checks import ABOVE_ZERO, COUNT, SWITCH
 from metarl.envs.bindings import Rollout, mujoco
 from metarl.envs.family import Family, State, Step, Tasks, n_tasks
 from metarl.envs.pictures import draw_robot
-from metarl.errors import ConfigError, shorten, unknown_name
+from metarl.errors import unknown_name
 from metarl.processes import ProcessLocal
 
 _DISABLE = mujoco.mjtDisableBit
@@ -135,20 +136,13 @@ class MujocoFamily(Family):
     ) -> None:
         if n_threads is None:
             n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if not isinstance(n_threads, int) or isinstance(n_threads, bool) or n_threads < 1:
-            raise ConfigError(f"n_threads={shorten(n_threads)}: an integer of at least 1")
-        if not isinstance(warm_start, bool):
-            raise ConfigError(f"warm_start={shorten(warm_start)}: True or False")
         if reset_noise not in _RESET_NOISE:
             raise unknown_name("reset_noise", reset_noise, _RESET_NOISE)
-        if not action_scale > 0:
-            raise ConfigError(f"action_scale={shorten(action_scale)}: above 0")
-        if horizon < 1:
-            raise ConfigError(f"horizon={shorten(horizon)}: at least 1 env step")
-        self.horizon = horizon
-        self.frame_skip = frame_skip
-        self.n_threads = n_threads
-        self.warm_start = warm_start
+        action_scale = ABOVE_ZERO("action_scale", action_scale)
+        self.horizon = COUNT("horizon", horizon)
+        self.frame_skip = COUNT("frame_skip", frame_skip)
+        self.n_threads = COUNT("n_threads", n_threads)
+        self.warm_start = SWITCH("warm_start", warm_start)
         self._root = root
         self._senses = sense or contact_forces
         self._contact_forces = contact_forces

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
+from metarl.checks import ABOVE_ZERO, COUNT, NOT_NEGATIVE, choice
 from metarl.envs.canvas import Canvas
 from metarl.envs.family import Family, State, Step, Tasks, register_family
-from metarl.envs.lineage import check_choice, choose_constants
-from metarl.errors import ConfigError, shorten
+from metarl.envs.lineage import choose_constants
+from metarl.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,17 +156,14 @@ class PointMass(Family):
 
     def __init__(self, lineage: str = "maml_rl", **constants: Any) -> None:
         self.constants = c = choose_constants(LINEAGES, lineage, constants, "PointMass")
-        check_choice("goals", c.goals, ("square", "corners"))
-        check_choice("reward", c.reward, REWARDS)
-        check_choice("termination", c.termination, TERMINATIONS)
+        choice("square", "corners")("goals", c.goals)
+        choice(*REWARDS)("reward", c.reward)
+        choice(*TERMINATIONS)("termination", c.termination)
         for name in ("action_scale", "max_step", "goal_range", "reward_radius", "goal_radius", "arena"):
-            if not getattr(c, name) > 0:
-                raise ConfigError(f"{name}={shorten(getattr(c, name))}: above 0")
-        if c.horizon < 1:
-            raise ConfigError(f"horizon={shorten(c.horizon)}: at least 1 env step")
+            ABOVE_ZERO(name, getattr(c, name))
+        COUNT("horizon", c.horizon)
         for name in ("start_range", "start_speed"):
-            if getattr(c, name) < 0:
-                raise ConfigError(f"{name}={shorten(getattr(c, name))}: 0 or more")
+            NOT_NEGATIVE(name, getattr(c, name))
         if c.reward == "corner" and c.goals != "corners":
             raise ConfigError("reward='corner' needs goals='corners'")
         if c.start_speed and not c.momentum:

@@ -13,6 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
+from metarl.checks import COUNT
 from metarl.envs.batch import episode_stream, fresh_seed
 from metarl.envs.family import Family, State, Tasks, make_family, n_tasks, take_tasks
 from metarl.envs.groups import group_tasks
@@ -63,8 +64,7 @@ class FamilyVecEnv(VecEnv):
         seed: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if n_envs < 1:
-            raise ConfigError(f"n_envs={shorten(n_envs)}: at least 1")
+        n_envs = COUNT("n_envs", n_envs)
         require_family_or_name(family)
         self.family = make_family(family) if isinstance(family, str) else family
         tasks = self.family.validate_tasks(tasks)

@@ -18,6 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import TimeLimit
 
+from metarl.checks import SEED
 from metarl.envs.family import KEEP_HORIZON, Family, Task, Tasks, describe_range, one_task, takes_argument
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, TaskError, shorten, unknown_name
 
@@ -144,9 +145,7 @@ def as_seed(seed: Any) -> int:
 
     :raises ConfigError: not an integer of at least 0.
     """
-    if isinstance(seed, bool | np.bool_) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ConfigError(f"seed={shorten(seed)}: an integer of at least 0")
-    return int(seed)
+    return SEED("seed", seed)
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures

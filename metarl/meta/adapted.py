@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ import torch
 from metarl.agents.distributions import draw_noise
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.sampling import clip_actions
-from metarl.errors import ConfigError
+from metarl.checks import NONE, SEED
+from metarl.errors import ConfigError, shorten
+from metarl.streams import stream
 
 
 class AdaptedPolicy:
@@ -20,15 +23,26 @@ class AdaptedPolicy:
     :param params: the parameters of one task.
     :param env_steps: env steps that adaptation took.
     :param returns: mean undiscounted return of the episodes collected before each inner step.
+    :param seed: of the actions that :meth:`predict` draws; None takes fresh entropy.
     """
 
     def __init__(
-        self, policy: FunctionalPolicy, params: Params, env_steps: int = 0, returns: Sequence[float] = ()
+        self,
+        policy: FunctionalPolicy,
+        params: Params,
+        env_steps: int = 0,
+        returns: Sequence[float] = (),
+        seed: int | None = None,
     ) -> None:
         self.policy = policy
         self.params = params
         self.env_steps = env_steps
         self.returns = list(returns)
+        self._predictions = predictions(seed)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Draw the actions of :meth:`predict` from this seed from here on; None takes fresh entropy."""
+        self._predictions = predictions(seed)
 
     def predict(
         self,
@@ -42,10 +56,11 @@ class AdaptedPolicy:
 
         :param observation: ``[*observation]`` or ``[n, *observation]``.
         :param deterministic: take the most likely action.
-        :param rng: draws the action otherwise; None takes fresh entropy.
+        :param rng: draws the action otherwise; None goes on with the stream that the seed began.
+        :raises ConfigError: an observation of another shape or kind.
         """
         del episode_start
-        array = np.asarray(observation, dtype=np.float32)
+        array = as_observation(observation)
         shape = self.policy.observation_space.shape
         single = array.shape == shape
         batch = array[None] if single else array
@@ -56,7 +71,26 @@ class AdaptedPolicy:
             if deterministic:
                 actions = distribution.mode()
             else:
-                noise = draw_noise(self.policy.action_space, rng or np.random.default_rng(), (len(batch),))
+                noise = draw_noise(self.policy.action_space, rng or self._predictions, (len(batch),))
                 actions = distribution.sample(torch.from_numpy(noise))
         result = clip_actions(self.policy.action_space, self.policy.actions_to_env(actions))
         return (result[0] if single else result), state
+
+
+def predictions(seed: int | None) -> np.random.Generator:
+    """Return the stream that actions are drawn from; None takes fresh entropy."""
+    seed = (SEED | NONE)("seed", seed)
+    return np.random.default_rng() if seed is None else stream(seed, "predict")
+
+
+def as_observation(given: Any) -> np.ndarray:
+    """Return what somebody hands to ``predict`` as an array.
+
+    :raises ConfigError: it holds no numbers, or is all that ``reset`` of an environment returns.
+    """
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], dict):
+        raise ConfigError("observation is a pair with a dict: env.reset() returns obs, info, and predict takes obs")
+    try:
+        return np.asarray(given, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise ConfigError(f"observation={shorten(given)} is no array of numbers") from None

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.policies import BasePolicy
 
 from metarl.agents.parallel import library_torch
 from metarl.agents.policy import Params
+from metarl.checks import COUNT, MAPPING, NONE, ROUNDS, SEED, integer, number, plain, plain_tree
 from metarl.envs.family import Family, Tasks
-from metarl.errors import ConfigError, DivergedError, shorten, unknown_name
+from metarl.errors import ConfigError, DivergedError, MetaRLError, shorten, unknown_name
 from metarl.meta.adapted import AdaptedPolicy
-from metarl.meta.base import MetaAlgorithm, versions
+from metarl.meta.base import MetaAlgorithm, policy_name, versions
+from metarl.meta.environments import AnyEnv, as_env
 from metarl.meta.evaluation import evaluation_tasks
-from metarl.meta.learners import Loop, default_rate, make_loop, require_learner
+from metarl.meta.learners import FUNCTIONAL, OF_META, Loop, default_rate, known_policies, make_loop, require_learner
 from metarl.meta.loops import Amount, FunctionalLoop, Learnt, Streams
 from metarl.meta.objective import norm
-from metarl.meta.outer import Outer, make_outer, require_range
+from metarl.meta.outer import OUTER, Outer, make_outer
 from metarl.meta.progress import Progress, Timer
-from metarl.schema import LARGEST_SEED, MOST
+from metarl.schema import MOST
 from metarl.streams import stream
 
 if TYPE_CHECKING:
@@ -36,6 +39,17 @@ LARGEST_GROWTH = 10.0
 """The factor by which a meta-iteration may lengthen the parameters; fresh ones have a norm of about 10."""
 LARGEST_ENTRY = 100.0
 """The root mean square entry beyond which they may not grow at all; fresh ones have one of about 0.1."""
+
+
+RATE = number("(0, ∞)", "a list has a rate for each inner step, and training leaves them as they are")
+OF_SB3 = {
+    "learning_rate": "inner_lr is the learning rate of the learner",
+    "lr_schedule": "inner_lr is the learning rate of the learner",
+    "n_steps": "n_transitions is how many env steps an inner step takes, or n_episodes how many episodes",
+    "n_envs": "n_episodes is how many episodes of a task are collected together",
+    "stats_window_size": "every meta-iteration logs its own episodes",
+}
+"""What arguments of SB3's are here."""
 
 
 def require_sound(before: Params, after: Params) -> None:
@@ -89,8 +103,8 @@ class AdaptiveAlgorithm(MetaAlgorithm):
 
     def __init__(
         self,
-        policy: str = "MlpPolicy",
-        env: str | Family = "PointMass-v0",
+        policy: str | type[BasePolicy] = "MlpPolicy",
+        env: str | Family | AnyEnv = "PointMass-v0",
         *,
         learner: str = "vpg",
         learner_kwargs: Mapping[str, Any] | None = None,
@@ -107,28 +121,25 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         chunk_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        require_learner(learner, learner_kwargs)
-        require_range("n_inner_steps", n_inner_steps, 0, MOST, integer=True)
-        require_range("n_episodes", n_episodes, 1, 10**6, integer=True)
-        if n_transitions is not None:
-            require_range("n_transitions", n_transitions, 1, integer=True)
-        if chunk_size is not None:
-            require_range("chunk_size", chunk_size, 1, integer=True)
-        self.learner = learner
-        self.learner_kwargs = dict(learner_kwargs or {})
-        self.inner_lr = default_rate(learner) if inner_lr is None else inner_lr
-        self.n_inner_steps = n_inner_steps
-        self.n_episodes = n_episodes
-        self.n_transitions = n_transitions
-        self.gamma = gamma
-        self.gae_lambda = gae_lambda
-        self.normalize_advantage = normalize_advantage
-        self.surrogate = surrogate
+        self.learner: str = plain(learner)
+        require_learner(self.learner, learner_kwargs)
+        options = {
+            "gamma": gamma,
+            "gae_lambda": gae_lambda,
+            "normalize_advantage": normalize_advantage,
+            "surrogate": surrogate,
+        }
+        self._options, self.learner_kwargs = _one_spelling(plain_tree(options), plain_tree(learner_kwargs or {}))
+        self.n_inner_steps = integer(0, MOST)("n_inner_steps", n_inner_steps)
+        self.n_episodes = integer(1, 10**6)("n_episodes", n_episodes)
+        self.n_transitions = (COUNT | NONE)("n_transitions", n_transitions)
+        self.inner_lr = default_rate(self.learner) if inner_lr is None else checked_rates(inner_lr)
         own = self._default_outer()
-        self.outer = outer or own[0]
-        self.outer_kwargs = dict(own[1] if outer is None and outer_kwargs is None else outer_kwargs or {})
-        self.chunk_size = chunk_size
-        self.rates = self._check_rates(self.inner_lr)
+        outer_kwargs = plain_tree((MAPPING | NONE)("outer_kwargs", outer_kwargs))
+        self.outer: str = plain(outer) or own[0]
+        self.outer_kwargs: Mapping[str, Any] = own[1] if outer is None and outer_kwargs is None else outer_kwargs or {}
+        self.chunk_size = (COUNT | NONE)("chunk_size", chunk_size)
+        self.rates = self._training_rates()
         """The learning rate of each inner step in training."""
         self._check_learner()
         super().__init__(policy, env, **kwargs)
@@ -145,15 +156,15 @@ class AdaptiveAlgorithm(MetaAlgorithm):
                 "not: use 'adam' or 'sgd'"
             )
 
-    def _check_rates(self, inner_lr: float | Sequence[float]) -> list[float]:
-        rates: list[Any] = (
-            list(inner_lr) if isinstance(inner_lr, (list, tuple)) else [inner_lr] * max(1, self.n_inner_steps)
-        )
-        for rate in rates:
-            require_range("inner_lr", rate, 0.0)
-        if len(rates) != max(1, self.n_inner_steps):
+    def _training_rates(self) -> list[float]:
+        n = max(1, self.n_inner_steps)
+        rates = list(self.inner_lr) if isinstance(self.inner_lr, list) else [self.inner_lr] * n
+        if len(rates) != n:
             raise ConfigError(f"inner_lr has {len(rates)} rates for {self.n_inner_steps} inner steps")
-        return [float(rate) for rate in rates]
+        return rates
+
+    def _policy_name(self, policy: str | type[BasePolicy]) -> str:
+        return policy_name(known_policies(self.learner), policy)
 
     def _setup_model(self, seed: int) -> Params:
         size = self.meta_batch_size * self.batch_steps
@@ -162,21 +173,13 @@ class AdaptiveAlgorithm(MetaAlgorithm):
                 f"meta_batch_size={self.meta_batch_size:,} with {self.batch_steps:,} env steps a task is a batch of "
                 f"{size:,} env steps: {LARGEST_BATCH:,} are the most"
             )
-        names = ("gamma", "gae_lambda", "normalize_advantage", "surrogate")
-        for name in names:
-            if name in self.learner_kwargs:
-                # One of the two spellings is remembered.
-                value = self.learner_kwargs.pop(name)
-                if getattr(self, name) not in (None, value):
-                    raise ConfigError(
-                        f"{name}={shorten(getattr(self, name))} and learner_kwargs has {name}={shorten(value)}"
-                    )
-                setattr(self, name, value)
-        options = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        self.loop = self._make_loop({**options, **self.learner_kwargs})
+        options = {name: value for name, value in self._options.items() if value is not None}
+        self.loop = self._make_loop({**options, **plain_tree(self.learner_kwargs)})
         """The inner loop around the learner."""
-        for name in names:
-            setattr(self, name, self.loop.option(name))
+        self.gamma: float | None = self.loop.option("gamma")
+        self.gae_lambda: float | None = self.loop.option("gae_lambda")
+        self.normalize_advantage: bool | None = self.loop.option("normalize_advantage")
+        self.surrogate: str | None = self.loop.option("surrogate")
         if isinstance(self.loop, FunctionalLoop):
             self.policy = self.loop.learner.policy
         return self.loop.init(seed)
@@ -208,6 +211,19 @@ class AdaptiveAlgorithm(MetaAlgorithm):
     def batch_steps(self) -> int:
         """Env steps that a task's batch has in training where no episode ends early."""
         return self.n_transitions or self.n_episodes * self.family.horizon
+
+    @classmethod
+    def _unknown_argument(cls, name: str) -> MetaRLError:
+        place = _place_of(name)
+        return (
+            super()._unknown_argument(name) if place is None else ConfigError(f"{cls.__name__} has no {name}: {place}")
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        place = None if name in self.__dict__ or hasattr(type(self), name) else _place_of(name)
+        if place is not None and name not in self.argument_names():
+            raise ConfigError(f"{name} cannot be set on a {type(self).__name__}: {place}")
+        super().__setattr__(name, value)
 
     # -------------------------------------------------------------------------------------------------------- training
     def _sample_tasks(self) -> Tasks:
@@ -257,10 +273,8 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         if n_episodes is None and n_transitions is None:
             n_transitions = self.n_transitions
             n_episodes = self.n_episodes if n_transitions is None else None
-        for name, value in (("n_episodes", n_episodes), ("n_transitions", n_transitions)):
-            if value is not None:
-                require_range(name, value, 1, integer=True)
-        return {"n_episodes": n_episodes, "n_transitions": n_transitions}
+        given = {"n_episodes": n_episodes, "n_transitions": n_transitions}
+        return {name: (COUNT | NONE)(name, value) for name, value in given.items()}
 
     # ------------------------------------------------------------------------------------------------------ using it
     def _unadapted(self) -> AdaptedPolicy:
@@ -277,14 +291,13 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         :param inner_lr: rates that overrule the rule; the last one goes on where there are fewer than inner steps.
         :raises ConfigError: an unknown rule, a rate that is not positive, or more rates than inner steps.
         """
-        require_range("n_inner_steps", n_inner_steps, 0, MOST, integer=True)
+        n_inner_steps = integer(0, MOST)("n_inner_steps", n_inner_steps)
         if inner_lr is not None:
-            given: list[Any] = list(inner_lr) if isinstance(inner_lr, (list, tuple)) else [inner_lr]
-            for rate in given:
-                require_range("inner_lr", rate, 0.0)
+            rates = checked_rates(inner_lr)
+            given = rates if isinstance(rates, list) else [rates]
             if not 1 <= len(given) <= max(1, n_inner_steps):
                 raise ConfigError(f"inner_lr has {len(given)} rates for {n_inner_steps} inner steps")
-            return [float(given[min(k, len(given) - 1)]) for k in range(n_inner_steps)]
+            return [given[min(k, len(given) - 1)] for k in range(n_inner_steps)]
         if rule not in RATE_RULES:
             raise ConfigError(f"inner_lr_rule={shorten(rule)} is unknown: use {' or '.join(RATE_RULES)}")
         later = RATE_RULES[rule]
@@ -328,8 +341,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
 
         if kwargs:
             raise unknown_name("argument of evaluate:", next(iter(kwargs)), ["n_tasks", "n_episodes", "inner_lr_rule"])
-        require_range("n_tasks", n_tasks, 1, MOST, integer=True)
-        require_range("seed", seed, 0, LARGEST_SEED, integer=True)
+        n_tasks, seed = ROUNDS("n_tasks", n_tasks), SEED("seed", seed)
         amount = self._amount(n_episodes, n_transitions)
         rates = self.test_rates(3 if n_inner_steps is None else n_inner_steps, inner_lr_rule, inner_lr)
         tasks, strata = evaluation_tasks(self.family, split, n_tasks)
@@ -353,7 +365,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
                 "inner_lr_rule": inner_lr_rule if inner_lr is None else None,
                 **amount,
                 "evaluation_seed": seed,
-                "env_kwargs": self.env_kwargs,
+                "env_kwargs": plain_tree(self.env_kwargs),
                 "ep_lengths": learnt.ep_lengths.tolist(),
                 "versions": versions(),
             },
@@ -362,7 +374,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
     @library_torch()
     def adapt(
         self,
-        env: gym.Env[Any, Any],
+        env: str | Family | AnyEnv,
         n_inner_steps: int | None = None,
         *,
         n_episodes: int | None = None,
@@ -374,7 +386,8 @@ class AdaptiveAlgorithm(MetaAlgorithm):
     ) -> AdaptedPolicy:
         """Adapt to one environment of equal spaces, whose task need not be known.
 
-        :param env: any Gymnasium environment.
+        :param env: any Gymnasium environment, or a ``VecEnv`` of a single one. A registered name or a family stands for
+            one environment with a training task that is drawn from ``seed``.
         :param n_inner_steps: inner steps; as in training if None.
         :param n_episodes: episodes for each of them; as in training if None.
         :param n_transitions: instead of episodes, env steps for each of them, in whole episodes.
@@ -385,9 +398,49 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         """
         if kwargs:
             raise unknown_name("argument of adapt:", next(iter(kwargs)), ["n_inner_steps", "n_episodes", "seed"])
-        require_range("seed", seed, 0, LARGEST_SEED, integer=True)
+        seed = SEED("seed", seed)
         amount = self._amount(n_episodes, n_transitions)
-        self.check_env(env)
+        one = as_env(env)
+        self.check_env(one)
         steps = self.n_inner_steps if n_inner_steps is None else n_inner_steps
         rates = self.test_rates(steps, inner_lr_rule, inner_lr)
-        return self.loop.adapt(env, self.theta, rates, seed, amount)
+        return self.loop.adapt(one, self.theta, rates, seed, amount)
+
+
+def checked_rates(inner_lr: Any) -> float | list[float]:
+    """Return one learning rate or a list of them as plain values."""
+    rates = plain_tree(inner_lr)
+    if isinstance(rates, (list, tuple)):
+        return [RATE("inner_lr", rate) for rate in rates]
+    return RATE("inner_lr", rates)
+
+
+def _place_of(name: str) -> str | None:
+    """Return where an argument of SB3's, of a learner or of an outer optimiser is given; None where it is none."""
+    places = []
+    if name in OF_SB3:
+        places.append(OF_SB3[name])
+    if name in _OF_OUTER:
+        places.append(f"outer_kwargs={{'{name}': …}} is for the outer optimiser")
+    if name in _OF_LEARNERS:
+        places.append(f"learner_kwargs={{'{name}': …}} is for the learner")
+    return ", ".join(places) or None
+
+
+def _of_constructors(classes: Iterable[type]) -> set[str]:
+    return {name for cls in classes for name in inspect.signature(cls.__init__).parameters} - {"self"}  # type: ignore[misc]
+
+
+_OF_OUTER = _of_constructors(OUTER.values())
+_OF_LEARNERS = _of_constructors(cls for cls, _ in FUNCTIONAL.values()) - {*OF_META, *OF_SB3}
+
+
+def _one_spelling(options: dict[str, Any], learner_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return both with what is an argument of its own among the options only."""
+    for name, value in options.items():
+        if name in learner_kwargs:
+            other = learner_kwargs.pop(name)
+            if value not in (None, other):
+                raise ConfigError(f"{name}={shorten(value)} and learner_kwargs has {name}={shorten(other)}")
+            options[name] = other
+    return options, learner_kwargs

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
+import os
 import platform
 import time
 from abc import ABC, abstractmethod
@@ -18,11 +18,15 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.utils import configure_logger
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import configure_logger, get_system_info
+from stable_baselines3.common.vec_env import VecEnv
 
 from metarl.agents.parallel import Parallel, library_torch
-from metarl.agents.policy import ACTIVATIONS, FunctionalPolicy, Params
+from metarl.agents.policy import ACTIVATIONS, POLICIES, FunctionalPolicy, Params
+from metarl.arguments import merge
 from metarl.checkpoint import load_checkpoint, save_checkpoint
+from metarl.checks import COUNT, COUNT_OR_ZERO, MAPPING, NONE, SEED, SWITCH, Check, integer, plain_tree
 from metarl.envs.family import Family, family_ids, make_family
 from metarl.envs.oracle import Oracle as OracleView
 from metarl.envs.promises import broken_declaration
@@ -35,28 +39,35 @@ from metarl.errors import (
     shorten,
     unknown_name,
 )
+from metarl.frozen import SetOnce
 from metarl.meta.adapted import AdaptedPolicy
-from metarl.meta.outer import Outer, require_range
+from metarl.meta.environments import AnyEnv, as_any_env, as_family
+from metarl.meta.outer import Outer
 from metarl.meta.progress import ProgressBar
 from metarl.meta.saved import NOT_SAVED, convert_arguments, read_saved, require_finite_tensors
-from metarl.schema import LARGEST_SEED
+from metarl.schema import constructor_hints, convert
 from metarl.streams import stream
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
-    from stable_baselines3.common.vec_env import VecEnv
 
     from metarl.meta.report import Report
 
 Self = TypeVar("Self", bound="MetaAlgorithm")
+VERBOSE = Check("0, 1 or 2", lambda value: integer(0, 2).read(int(value) if isinstance(value, bool) else value))
+LOG_FOLDER = Check("a folder or None", lambda value: None if value is None else os.fspath(value))
 MaybeCallback = BaseCallback | list[BaseCallback] | Any | None
 
 
-class MetaAlgorithm(ABC):
+class MetaAlgorithm(SetOnce, ABC):
     """Base of the meta-wrappers: parameters, counters, learning, saving and loading.
 
-    :param policy: ``"MlpPolicy"``.
-    :param env: a registered family's name, such as ``"AntVel-v0"``, or a :class:`~metarl.envs.family.Family`.
+    Arguments are set once: another value goes to a new model, or to :meth:`load`. What may be set on a model are
+    ``params``, the two counters, ``verbose`` and ``tensorboard_log``; :meth:`set_random_seed` sets the seed.
+
+    :param policy: ``"MlpPolicy"``, or the class that SB3 calls so.
+    :param env: a registered family's name, such as ``"AntVel-v0"``, or a :class:`~metarl.envs.family.Family`; an
+        environment of a family, such as ``gymnasium.make`` returns, stands for that family, whatever its task is.
     :param env_kwargs: arguments of the family, where it is given by name.
     :param policy_kwargs: as in SB3 (``net_arch``, ``activation_fn`` as a name, ``log_std_init``, …).
     :param meta_batch_size: tasks in a meta-iteration.
@@ -71,13 +82,20 @@ class MetaAlgorithm(ABC):
     """The name on the command line."""
     is_told_the_task: ClassVar[bool] = False
     """Whether it observes the task: then what counts is its return before adaptation."""
+    may_change: ClassVar[Mapping[str, Check[Any]]] = {
+        "params": MAPPING,
+        "num_timesteps": COUNT_OR_ZERO,
+        "n_iterations": COUNT_OR_ZERO,
+        "verbose": VERBOSE,
+        "tensorboard_log": LOG_FOLDER,
+    }
     policy: FunctionalPolicy
     """The policy as functions of its tensors; stock SB3 algorithms have policies of their own."""
 
     def __init__(
         self,
-        policy: str,
-        env: str | Family,
+        policy: str | type[BasePolicy],
+        env: str | Family | AnyEnv,
         *,
         env_kwargs: Mapping[str, Any] | None = None,
         policy_kwargs: Mapping[str, Any] | None = None,
@@ -87,22 +105,23 @@ class MetaAlgorithm(ABC):
         tensorboard_log: str | None = None,
         device: str = "auto",
         verbose: int = 0,
+        **unknown: Any,
     ) -> None:
-        require_range("meta_batch_size", meta_batch_size, 1, 10**6, integer=True)
-        if n_threads is not None:
-            require_range("n_threads", n_threads, 1, integer=True)
-        if seed is not None:
-            require_range("seed", seed, 0, LARGEST_SEED, integer=True)
-        if device not in ("cpu", "auto"):
+        for name in unknown:
+            raise self._unknown_argument(name)
+        if str(device) not in ("cpu", "auto"):
             raise ConfigError(f"device={shorten(device)} is not supported: use 'cpu' or 'auto'")
-        self.env_kwargs = dict(env_kwargs or {})
-        self.family = self._make_family(env, n_threads)
-        self.policy_name = policy
-        self.policy_kwargs = named_activation(policy_kwargs or {})
-        self.meta_batch_size = meta_batch_size
+        seed = (SEED | NONE)("seed", seed)
+        self.n_threads = (COUNT | NONE)("n_threads", n_threads)
+        env_kwargs = plain_tree((MAPPING | NONE)("env_kwargs", env_kwargs) or {})
+        self.family, self.env_kwargs, self._env_by_name = self._make_family(as_family(env), env_kwargs)
+        self._family_as_built = family_traits(self.family)
+        self.policy_name = self._policy_name(policy)
+        self.policy_kwargs = named_activation(plain_tree((MAPPING | NONE)("policy_kwargs", policy_kwargs) or {}))
+        self.meta_batch_size = integer(1, 10**6)("meta_batch_size", meta_batch_size)
         self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        self.n_threads = n_threads
-        self.parallel = Parallel(n_threads)
+        self._predictions = stream(self.seed, "predict")
+        self.parallel = Parallel(self.n_threads)
         self.tensorboard_log = tensorboard_log
         self.device = torch.device("cpu")
         self.verbose = verbose
@@ -112,6 +131,9 @@ class MetaAlgorithm(ABC):
         """Meta-iterations done so far; with the seed it addresses every random stream."""
         self.params: Params = {}
         """The meta-parameters; names carry their group: ``policy/…``, and ``statistics/…`` of stock algorithms."""
+        self._started = time.perf_counter(), 0
+        self._unlogged: dict[str, float] = {}
+        """What the last meta-iteration saw, as long as it is not logged."""
         self._logger: Logger | None = None
         self._custom_logger = False
         self._current_progress_remaining = 1.0
@@ -132,24 +154,58 @@ class MetaAlgorithm(ABC):
         """Return the name of one of the initialisation's tensors among the meta-parameters."""
         return name if name.startswith("statistics/") else f"policy/{name}"
 
-    def _make_family(self, env: str | Family, n_threads: int | None) -> Family:
+    def _make_family(self, env: str | Family, env_kwargs: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any], bool]:
+        """Return the family, its arguments where it was given by name, and whether it was."""
         if isinstance(env, Family):
-            self._env_by_name = False
-            if self.env_kwargs:
+            if env_kwargs:
                 raise ConfigError("env_kwargs go with an environment's name: this one is built already")
             family = env
         else:
-            self._env_by_name = True
-            family = make_family(str(env), **self.env_kwargs)
+            family = make_family(env, **env_kwargs)
         inner = family.family if isinstance(family, OracleView) else family
-        if n_threads is not None and hasattr(inner, "n_threads"):
-            inner.n_threads = n_threads
+        if self.n_threads is not None and hasattr(inner, "n_threads"):
+            inner.n_threads = self.n_threads
         if type(inner).spaces is not Family.spaces:
             raise ConfigError(f"{family.id} has tasks of different spaces: {type(self).__name__} takes equal ones")
         fault = broken_declaration(family)
         if fault is not None:
             raise ConfigError(f"{family.id or type(family).__name__}: {fault} (metarl.envs.check_family says more)")
-        return family
+        return family, env_kwargs, isinstance(env, str)
+
+    def _policy_name(self, policy: str | type[BasePolicy]) -> str:
+        """Return the name of a policy; SB3's classes have the name under which SB3 knows them."""
+        return policy_name(POLICIES, policy)
+
+    # ------------------------------------------------------------------------------------------- what is set, and where
+    def _refusal(self, name: str) -> str:
+        if name == "seed":
+            return f"seed of a {type(self).__name__} is set when it is built: set_random_seed(…) gives it another one"
+        if name == "family":
+            return (
+                f"family of a {type(self).__name__} is set when it is built: metarl.load(path, env=…) has another one"
+            )
+        source = {"rates": "inner_lr", "excluded": "exclude"}.get(name, name)
+        if source in self.argument_names():
+            follows = "" if source == name else f" from {source}"
+            return (
+                f"{name} of a {type(self).__name__} is set when it is built{follows}: save it, and "
+                f"metarl.load(path, {source}=…) has another value"
+            )
+        return f"{name} of a {type(self).__name__} follows from its arguments: build another one"
+
+    @classmethod
+    def _unknown_argument(cls, name: str) -> MetaRLError:
+        """Return the error for an argument that the constructor does not take."""
+        return unknown_name(f"argument of {cls.__name__}:", name, cls.argument_names())
+
+    def _require_family_as_built(self) -> None:
+        """Raise :class:`ConfigError` for a family that was changed since: a checkpoint holds its arguments only."""
+        for name, value in family_traits(self.family).items():
+            if value != self._family_as_built[name]:
+                raise ConfigError(
+                    f"{name} of the family {self.family.id} was changed since the {type(self).__name__} was built: "
+                    f"give it in env_kwargs, or build another family"
+                )
 
     # ------------------------------------------------------------------------------------------------------ parameters
     @property
@@ -186,6 +242,15 @@ class MetaAlgorithm(ABC):
         tasks = self.family.sample_tasks(stream(self.seed, "get_env"), self.meta_batch_size)
         return FamilyVecEnv(self.family, tasks, n_envs=1, seed=self.seed)
 
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Draw everything from another seed from here on: training tasks, episodes, and the actions of :meth:`predict`.
+
+        :param seed: None draws one.
+        """
+        seed = (SEED | NONE)("seed", seed)
+        vars(self)["seed"] = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        self._predictions = stream(self.seed, "predict")
+
     def get_vec_normalize_env(self) -> None:
         """Return None: nothing is normalised. SB3's callbacks ask."""
         return None
@@ -204,7 +269,7 @@ class MetaAlgorithm(ABC):
         self: Self,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 1,
+        log_interval: int | None = 1,
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
@@ -216,16 +281,19 @@ class MetaAlgorithm(ABC):
         :param callback: SB3 callbacks. ``on_step`` comes once a meta-iteration, after its log was written, so
             ``n_calls`` counts meta-iterations; returning False stops. ``on_rollout_start`` and ``on_rollout_end``
             enclose the meta-iteration; what the latter records is in its row of the log.
-        :param log_interval: meta-iterations between two lines of the log.
+        :param log_interval: meta-iterations between two lines of the log; None leaves it to :meth:`dump_logs`.
         :param tb_log_name: name of the TensorBoard run; the class's name if None.
         :param reset_num_timesteps: count env steps from 0; random streams go on in either case.
         :param progress_bar: show a bar with rate and time left.
         :raises NonFiniteError: a NaN or infinity; names task and meta-iteration; ``params`` are those before it.
         :raises DivergedError: the norm of the parameters exploded; likewise.
         """
-        require_range("total_timesteps", total_timesteps, 1, integer=True)
-        require_range("log_interval", log_interval, 1, integer=True)
+        total_timesteps = COUNT("total_timesteps", total_timesteps)
+        log_interval = (COUNT | NONE)("log_interval", log_interval)
+        reset_num_timesteps = SWITCH("reset_num_timesteps", reset_num_timesteps)
+        progress_bar = SWITCH("progress_bar", progress_bar)
         self._require_plain_arguments()
+        self._require_family_as_built()
         if reset_num_timesteps:
             self.num_timesteps = 0
         else:
@@ -236,7 +304,7 @@ class MetaAlgorithm(ABC):
             )
         callbacks = self._callbacks(callback, progress_bar)
         callbacks.on_training_start({"self": self, "total_timesteps": total_timesteps}, globals())
-        started, first_step = time.perf_counter(), self.num_timesteps
+        self._started = time.perf_counter(), self.num_timesteps
         try:
             with library_torch():
                 while self.num_timesteps < total_timesteps:
@@ -245,11 +313,9 @@ class MetaAlgorithm(ABC):
                     stats = self._iteration()
                     callbacks.update_locals({"total_timesteps": total_timesteps, "stats": stats})
                     callbacks.on_rollout_end()
-                    if self.n_iterations % log_interval == 0:
-                        elapsed = time.perf_counter() - started
-                        stats["time/fps"] = (self.num_timesteps - first_step) / max(elapsed, 1e-9)
-                        stats["time/time_elapsed"] = elapsed
-                        self._log(stats)
+                    self._unlogged = stats
+                    if log_interval is not None and self.n_iterations % log_interval == 0:
+                        self.dump_logs()
                     if not callbacks.on_step():
                         break
         finally:
@@ -265,9 +331,22 @@ class MetaAlgorithm(ABC):
         self.n_iterations += 1
         return stats
 
-    def _log(self, stats: Mapping[str, float]) -> None:
-        for key, value in stats.items():
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write the last meta-iteration, and what callbacks recorded, to the log, as SB3's callbacks ask for it.
+
+        :param iteration: without effect.
+        """
+        del iteration
+        if not (self._unlogged or self.logger.name_to_value):
+            return
+        for key, value in self._unlogged.items():
             self.logger.record(key, value)
+        if self._unlogged:
+            started, first_step = self._started
+            elapsed = time.perf_counter() - started
+            self.logger.record("time/fps", (self.num_timesteps - first_step) / max(elapsed, 1e-9))
+            self.logger.record("time/time_elapsed", elapsed)
+            self._unlogged = {}
         self.logger.record("time/iterations", self.n_iterations, exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(step=self.num_timesteps)
@@ -295,7 +374,7 @@ class MetaAlgorithm(ABC):
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Return the actions of the policy before adaptation, as SB3's ``predict`` does."""
-        return self._unadapted().predict(observation, state, episode_start, deterministic)
+        return self._unadapted().predict(observation, state, episode_start, deterministic, self._predictions)
 
     @abstractmethod
     def _unadapted(self) -> AdaptedPolicy:
@@ -319,7 +398,7 @@ class MetaAlgorithm(ABC):
         """Raise :class:`ConfigError` unless ``env`` has the family's spaces, bounds included; float64 will do."""
         from metarl.meta.export import SPACES, require_equal_spaces, space_to_json
 
-        require_equal_spaces(env, {what: space_to_json(getattr(self.family, what)) for what in SPACES})
+        require_equal_spaces(as_any_env(env), {what: space_to_json(getattr(self.family, what)) for what in SPACES})
 
     # ------------------------------------------------------------------------------------------------ saving, loading
     @property
@@ -329,20 +408,12 @@ class MetaAlgorithm(ABC):
 
     def arguments(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON values, from which :meth:`load` builds the same algorithm."""
-        return {name: getattr(self, name) for name in self.argument_names() if name not in NOT_SAVED}
+        return {name: plain_tree(getattr(self, name)) for name in self.argument_names() if name not in NOT_SAVED}
 
     @classmethod
     def argument_names(cls) -> list[str]:
         """Return what the constructor takes, with what it passes on to the classes it inherits from."""
-        names: dict[str, None] = {}
-        for part in cls.__mro__:
-            if "__init__" not in part.__dict__:
-                continue
-            parameters = inspect.signature(part.__dict__["__init__"]).parameters.values()
-            names |= {p.name: None for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD}
-            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-                break
-        return list(names)
+        return list(constructor_hints(cls))
 
     def _require_plain_arguments(self) -> None:
         # Before the first meta-iteration, not when hours of work are to be saved.
@@ -357,6 +428,7 @@ class MetaAlgorithm(ABC):
 
         :param path: ``.safetensors`` is appended where it is missing.
         :return: the file written.
+        :raises ConfigError: arguments that a file cannot hold, or a family that was changed since the model was built.
         :raises NonFiniteError: a NaN or infinity; the file is left as it was.
         """
         path = with_suffix(path)
@@ -367,7 +439,10 @@ class MetaAlgorithm(ABC):
         """Return what :meth:`save` writes: named tensors and a JSON document.
 
         :raises NonFiniteError: a NaN or infinity among the tensors, which nothing could go on from.
+        :raises ConfigError: arguments that a file cannot hold, or a family that was changed since the model was built.
         """
+        self._require_plain_arguments()
+        self._require_family_as_built()
         outer = self._outer
         state = {} if outer is None else {f"outer/{name}": tensor for name, tensor in outer.state().items()}
         tensors = {**self.params, **state}
@@ -390,39 +465,57 @@ class MetaAlgorithm(ABC):
     def load(cls: type[Self], path: str | Path, env: Family | None = None, **overrides: Any) -> Self:
         """Rebuild what :meth:`save` wrote.
 
+        Overrides behave as on the command line: a dotted name (``**{"outer_kwargs.max_kl": 0.02}``) reaches into a
+        mapping, another learner leaves the rates and arguments of the old one behind, and another outer optimiser those
+        of the old one. Of SB3's own arguments ``device`` is the constructor's, ``print_system_info`` prints, and
+        ``force_reset`` has nothing to reset.
+
         :param path: the file.
         :param env: the family, where it is not a registered one.
         :param overrides: constructor arguments to change.
-        :raises CheckpointError: a file that is missing, damaged, foreign, or of another algorithm.
+        :raises CheckpointError: a file that is missing, damaged, foreign, or of another algorithm;
+            :func:`metarl.load` takes any.
+        :raises UnknownNameError: an override that the constructor does not take.
         """
+        overrides = _without_sb3s_own(overrides)
         path = Path(path)
         if not path.is_file():
             path = with_suffix(path)
         tensors, document = load_checkpoint(path)
         saved = read_saved(document, path)
-        known, name = algorithms(), saved.algorithm
-        target = saved.env if env is None else env
-        if name not in known or not issubclass(known[name], cls):
+        name, known = saved.algorithm, algorithms()
+        built = cls if cls.name == name else None if cls.name else known.get(name)
+        if built is None:
             raise CheckpointError(f"{path} was saved by {shorten(name)}, not by {cls.name!r}: load it with metarl.load")
+        target = saved.env if env is None else as_family(env)
         if env is None and (saved.env not in family_ids() or not saved.env_by_name):
             if saved.env in family_ids():
                 raise CheckpointError(f"{path} was learnt on {saved.env!r}, which was given as an object: pass env=")
             how = "import the module that registers it (metarl --gym-packages MODULE), or pass env="
             words = f"{path} was learnt on {shorten(saved.env)}, which is not registered: {how}"
             raise UnregisteredFamilyError(words, saved.env)
-        taken = known[name].argument_names()
         try:
-            arguments = convert_arguments(known[name], name, saved.arguments, taken)
-            for argument in overrides:
-                if argument not in taken:
-                    raise unknown_name(f"argument of {name!r}:", argument, taken)
-            arguments |= overrides | ({} if env is None else {"env_kwargs": None})
-            model = known[name](arguments.pop("policy", saved.policy), target, **arguments)
+            arguments = convert_arguments(built, name, saved.arguments, built.argument_names())
+            if target != saved.env:
+                arguments["env_kwargs"] = None
+            arguments = built._merged(arguments, overrides)
+            model = built(arguments.pop("policy", saved.policy), target, **arguments)
         except MetaRLError as error:
             raise type(error)(f"{path}: {error}") from None
         assert isinstance(model, cls)
         model._restore(path, tensors, (saved.num_timesteps, saved.n_iterations))
         return model
+
+    @classmethod
+    def _merged(cls, saved: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Return saved arguments with overrides on top, as the command line merges and converts them."""
+        hints = constructor_hints(cls)
+        for name in (*saved, *overrides):
+            if name.split(".")[0] not in hints:
+                raise cls._unknown_argument(name)
+        merged = merge(saved, plain_tree(overrides))
+        changed = {name.split(".")[0] for name in overrides}
+        return {name: convert(name, value, hints[name]) if name in changed else value for name, value in merged.items()}
 
     def _restore(self, path: Path, tensors: Mapping[str, torch.Tensor], counters: tuple[int, int]) -> None:
         params = {name: tensor for name, tensor in tensors.items() if not name.startswith("outer/")}
@@ -455,7 +548,7 @@ def algorithms() -> dict[str, type[MetaAlgorithm]]:
     while stack:
         cls = stack.pop()
         stack += cls.__subclasses__()
-        if cls.name:
+        if cls.__dict__.get("name"):  # a class of somebody's own that keeps the name of another is not that
             found[cls.name] = cls
     return dict(sorted(found.items()))
 
@@ -463,6 +556,28 @@ def algorithms() -> dict[str, type[MetaAlgorithm]]:
 def load(path: str | Path, env: Family | None = None, **overrides: Any) -> MetaAlgorithm:
     """Rebuild a saved meta-algorithm of any kind; see :meth:`MetaAlgorithm.load`."""
     return MetaAlgorithm.load(path, env, **overrides)
+
+
+def _without_sb3s_own(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return overrides without those arguments of SB3's ``load`` that are no constructor arguments."""
+    left = dict(overrides)
+    if left.pop("custom_objects", None):
+        raise ConfigError("custom_objects are for what SB3 cannot unpickle: nothing is pickled here, so give arguments")
+    SWITCH("force_reset", left.pop("force_reset", True))
+    if SWITCH("print_system_info", left.pop("print_system_info", False)):
+        get_system_info()
+    return left
+
+
+def policy_name(known: Mapping[str, type[BasePolicy]], policy: Any) -> str:
+    """Return the name of a policy that was given as a class of SB3's; a name as it is."""
+    return next((name for name, cls in known.items() if cls is policy), policy)
+
+
+def family_traits(family: Family) -> dict[str, Any]:
+    """Return what a family's arguments decide and training depends on."""
+    names = ("horizon", "task_space", "shifted_space", "observation_space", "action_space", "constants")
+    return {name: getattr(family, name, None) for name in names}
 
 
 def named_activation(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -60,9 +59,11 @@ from metarl.agents.sb3_reuse import (
     read_initialisation,
 )
 from metarl.checkpoint import write_all_atomic
+from metarl.checks import COUNT, COUNT_OR_ZERO, plain_tree
 from metarl.envs.family import Family, check_arguments, make_family
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
+from metarl.meta.environments import AnyEnv, as_any_env
 from metarl.meta.export_settings import KINDS, OPTIMIZERS, Settings, choose
 from metarl.meta.saved import require_finite_tensors
 from metarl.meta.sidecar import FORMAT, VERSION, read_export, read_moments, read_settings, read_tensors
@@ -76,8 +77,6 @@ SPACES = ("observation_space", "action_space")
 MOMENTS = (f"{STATISTICS}obs_", f"{STATISTICS}return_")
 """Begin the names of the statistics of ``VecNormalize``."""
 __all__ = ["KINDS", "Exported", "export_sb3", "load_sb3", "save_sb3", "to_sb3"]
-
-AnyEnv = gym.Env[Any, Any] | VecEnv
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,8 @@ class Exported:
         if env is None:
             tasks = self.family.sample_tasks(stream(self.document["source"]["seed"], "export/env"), 1)
             env = FamilyVecEnv(self.family, tasks, n_envs=self.n_envs, seed=seed)
+        env = as_any_env(env)
+        _refuse_normalized(env)
         require_equal_spaces(env, self.document)
         n_envs = env.num_envs if isinstance(env, VecEnv) else 1
         if n_envs != self.n_envs:
@@ -159,7 +160,9 @@ def export_sb3(
     :param kwargs: hyperparameters of the stock class that overrule the chosen ones.
     :raises ConfigError: an unknown kind, optimiser or hyperparameter; gSDE; an action space that SB3 cannot step.
     """
+    n_envs, value_tasks = COUNT("n_envs", n_envs), COUNT_OR_ZERO("value_tasks", value_tasks)
     settings = choose(model, kind, optimizer, n_envs)
+    kwargs = plain_tree(kwargs)
     if kwargs.get("use_sde"):
         raise ConfigError("use_sde=True is not supported: a meta-learnt actor has no state-dependent noise")
     for name in ("policy", "env", "policy_kwargs", "_init_setup_model", "rollout_buffer_class"):
@@ -192,22 +195,30 @@ def _actor_and_critic(model: MetaAlgorithm, value_tasks: int, value_episodes: in
 
 
 def to_sb3(
-    model: MetaAlgorithm, kind: str | None = None, env: AnyEnv | None = None, *, seed: int | None = None, **kwargs: Any
+    model: MetaAlgorithm,
+    kind: str | None = None,
+    env: str | Family | AnyEnv | None = None,
+    *,
+    seed: int | None = None,
+    **kwargs: Any,
 ) -> BaseAlgorithm:
     """Return a stock model that starts at the meta-learnt initialisation.
 
     :param model: a meta-algorithm.
     :param kind: see :func:`export_sb3`.
-    :param env: any environment of equal spaces, whose task need not be known; None takes a training task of the family.
+    :param env: any environment of equal spaces, whose task need not be known, or a registered name; None takes a
+        training task of the family.
     :param seed: as in SB3: seeds the global generators that SB3 draws from.
     :param kwargs: see :func:`export_sb3`.
     :raises ConfigError: spaces that are not equal, bounds included, and whatever :func:`export_sb3` raises.
     """
-    n_envs = env.num_envs if isinstance(env, VecEnv) else 1
-    if env is not None:
+    made = None if env is None else as_any_env(env)
+    n_envs = made.num_envs if isinstance(made, VecEnv) else 1
+    if made is not None:
         # before anything is collected
-        require_equal_spaces(env, {what: space_to_json(getattr(model, what)) for what in SPACES})
-    return export_sb3(model, kind, n_envs=n_envs, **kwargs).on(env, seed)
+        _refuse_normalized(made)
+        require_equal_spaces(made, {what: space_to_json(getattr(model, what)) for what in SPACES})
+    return export_sb3(model, kind, n_envs=n_envs, **kwargs).on(made, seed)
 
 
 # --------------------------------------------------------------------------------------------------------- building
@@ -215,8 +226,6 @@ def _build(settings: Settings, env: AnyEnv, seed: int = 0) -> BaseAlgorithm:
     """Return a stock model; the tensors come from ``seed`` and the global generators are left alone."""
     if settings.normalize is not None:
         vec_env = env if isinstance(env, VecEnv) else DummyVecEnv([partial(Monitor, env)])
-        if unwrap_vec_normalize(vec_env) is not None:
-            raise ConfigError("the environment is wrapped in VecNormalize: the export brings its own")
         env = VecNormalize(vec_env, **settings.normalize)
     arguments = dict(settings.arguments)
     own = arguments.pop("seed", None)
@@ -225,6 +234,15 @@ def _build(settings: Settings, env: AnyEnv, seed: int = 0) -> BaseAlgorithm:
         warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
         init_seed = seed if own is None else own
         return construct(ALGORITHMS[settings.kind], settings.policy, env, init_seed=init_seed, seed=own, **arguments)
+
+
+def _refuse_normalized(env: AnyEnv) -> None:
+    """Raise :class:`ConfigError` for an environment in ``VecNormalize``: what it shows is not what was learnt with."""
+    if isinstance(env, VecEnv) and unwrap_vec_normalize(env) is not None:
+        raise ConfigError(
+            "the environment is wrapped in VecNormalize, whose statistics the initialisation has not seen: pass the "
+            "one inside (env.venv); an export that was learnt with VecNormalize brings its own"
+        )
 
 
 def _document(model: MetaAlgorithm, settings: Settings, tensors: Params, value_fit: ValueFit | None) -> dict[str, Any]:
@@ -389,6 +407,8 @@ def load_sb3(path: str | Path, env: AnyEnv | None = None, kind: str | None = Non
     if env is None:
         family = make_family(card.source.env, **card.source.env_kwargs)
         env = FamilyVecEnv(family, family.sample_tasks(stream(card.source.seed, "export/env"), 1), n_envs=1)
+    env = as_any_env(env)
+    _refuse_normalized(env)
     require_equal_spaces(env, document)
     require_network_size(settings.arguments["policy_kwargs"].get("net_arch"), env.observation_space)
     try:

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from metarl.agents.generators import sb3_generators
 from metarl.agents.parallel import library_torch
+from metarl.checks import COUNT, NONE, SEED, plain_tree
 from metarl.envs.family import Family, Tasks, n_tasks, take_tasks
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError
@@ -377,11 +378,14 @@ def finetune(
     :param hyperparameters: of the stock class, for all.
     :raises ConfigError: fewer env steps than two rollouts, and whatever :func:`~metarl.meta.export.export_sb3` raises.
     """
+    total_timesteps, n_tasks = COUNT("total_timesteps", total_timesteps), COUNT("n_tasks", n_tasks)
+    n_envs, seed = (COUNT | NONE)("n_envs", n_envs), SEED("seed", seed)
+    hyperparameters = plain_tree(hyperparameters)
     tasks, strata = evaluation_tasks(model.family, split, n_tasks)
     episodes = getattr(model, "n_episodes", 20)
     n_envs = episodes if n_envs is None else n_envs
     batch = getattr(model, "n_transitions", None) or episodes * model.family.horizon
-    n_steps = int(hyperparameters.pop("n_steps", -(-batch // n_envs)))
+    n_steps = COUNT("n_steps", hyperparameters.pop("n_steps", -(-batch // n_envs)))
     rollout = n_steps * n_envs
     if total_timesteps <= rollout:
         raise ConfigError(

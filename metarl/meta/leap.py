@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from stable_baselines3.common.policies import BasePolicy
+
+from metarl.checks import SWITCH, plain
 from metarl.envs.family import Family, Tasks
 from metarl.errors import ConfigError
+from metarl.meta.environments import AnyEnv
 from metarl.meta.loops import Learnt, Streams
 from metarl.meta.objective import MetaGradient
 from metarl.meta.path import PathAlgorithm
@@ -48,8 +52,8 @@ class Leap(PathAlgorithm):
 
     def __init__(
         self,
-        policy: str = "MlpPolicy",
-        env: str | Family = "PointMass-v0",
+        policy: str | type[BasePolicy] = "MlpPolicy",
+        env: str | Family | AnyEnv = "PointMass-v0",
         *,
         metric: str = "length",
         loss: bool = True,
@@ -57,11 +61,11 @@ class Leap(PathAlgorithm):
         drop_last: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.metric = metric
-        self.loss = loss
-        self.stabilizer = stabilizer
-        self.drop_last = drop_last
-        self._measure = LeapMetric(metric, loss, stabilizer, drop_last)
+        self.metric = plain(metric)
+        self.loss = SWITCH("loss", loss)
+        self.stabilizer = SWITCH("stabilizer", stabilizer)
+        self.drop_last = SWITCH("drop_last", drop_last)
+        self._measure = LeapMetric(self.metric, self.loss, self.stabilizer, self.drop_last)
         super().__init__(policy, env, **kwargs)
 
     def _default_outer(self) -> tuple[str, Mapping[str, Any]]:

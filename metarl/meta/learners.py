@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 
 from metarl.agents.a2c import A2C
 from metarl.agents.parallel import Parallel
-from metarl.agents.policy import FunctionalPolicy
+from metarl.agents.policy import POLICIES, FunctionalPolicy
 from metarl.agents.ppo import PPO
 from metarl.agents.sb3 import ALGORITHMS, REFUSED, check_names
 from metarl.agents.vpg import VPG
@@ -56,6 +57,11 @@ def require_learner(name: Any, learner_kwargs: Any) -> None:
         raise ConfigError(f"learner_kwargs={shorten(learner_kwargs)} is not a mapping of the learner's arguments")
 
 
+def known_policies(name: str) -> Mapping[str, type[BasePolicy]]:
+    """Return the policies that a learner takes, by name."""
+    return ALGORITHMS[name.removeprefix(PREFIX)].policy_aliases if name in STOCK else POLICIES
+
+
 def default_rate(name: str) -> float:
     """Return the learning rate of a learner where none is given."""
     if name in FUNCTIONAL:
@@ -90,9 +96,6 @@ def make_loop(
     for option in options:
         if option in OF_META:
             raise ConfigError(f"{option} of the learner is {OF_META[option]} of the meta-algorithm")
-    normalize = options.get("normalize_advantage")
-    if not isinstance(normalize, (bool, type(None))):
-        raise ConfigError(f"normalize_advantage={shorten(normalize)} is not true or false")
     if name not in FUNCTIONAL:
         check_names(name.removeprefix(PREFIX), options)
         options = {**one_rollout(name.removeprefix(PREFIX), options, batch_steps), **options}

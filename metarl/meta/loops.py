@@ -236,7 +236,7 @@ class FunctionalLoop:
             returns.append(float(episodes.mean_returns[0]))
             steps += episodes.n_steps
         own = {name: tensor[0] for name, tensor in state.params.items()}
-        return AdaptedPolicy(policy, own, steps, returns)
+        return AdaptedPolicy(policy, own, steps, returns, seed)
 
     def _start(self, theta: Params, n_tasks: int) -> LearnerState:
         return self.learner.start({name: tensor.contiguous() for name, tensor in expand(theta, n_tasks).items()})

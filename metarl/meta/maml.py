@@ -7,11 +7,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from stable_baselines3.common.policies import BasePolicy
+
 from metarl.agents.distributions import MAX_LOG_STD, MIN_LOG_STD
 from metarl.envs.family import Family
 from metarl.errors import ConfigError, MetaRLWarning
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.base import MaybeCallback
+from metarl.meta.environments import AnyEnv
 from metarl.meta.gradients import KnownGradient, query_gradient
 from metarl.meta.inner import GradientSteps
 from metarl.meta.learners import STOCK, Loop
@@ -49,16 +52,14 @@ class MAML(AdaptiveAlgorithm):
 
     def __init__(
         self,
-        policy: str = "MlpPolicy",
-        env: str | Family = "PointMass-v0",
+        policy: str | type[BasePolicy] = "MlpPolicy",
+        env: str | Family | AnyEnv = "PointMass-v0",
         *,
         fisher_fraction: float = 1.0,
         kl_direction: str = "old_new",
         **kwargs: Any,
     ) -> None:
-        LocalObjective.check_arguments(fisher_fraction, kl_direction)
-        self.fisher_fraction = fisher_fraction
-        self.kl_direction = kl_direction
+        self.fisher_fraction, self.kl_direction = LocalObjective.check_arguments(fisher_fraction, kl_direction)
         self._n_failed_searches = 0
         super().__init__(policy, env, **kwargs)
 
@@ -206,14 +207,14 @@ class Oracle(Pretrain):
     name: ClassVar[str] = "oracle"
     is_told_the_task: ClassVar[bool] = True
 
-    def _make_family(self, env: str | Family, n_threads: int | None) -> Family:
+    def _make_family(self, env: str | Family, env_kwargs: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any], bool]:
         from metarl.envs.oracle import Oracle as OracleView
 
-        if not isinstance(env, Family):
-            self.env_kwargs = {**self.env_kwargs, "oracle": True}
+        if isinstance(env, str):
+            env_kwargs = {**env_kwargs, "oracle": True}
         elif not isinstance(env, OracleView):
             raise ConfigError(f"{type(env).__name__} hides the task: pass metarl.envs.Oracle(family)")
-        return super()._make_family(env, n_threads)
+        return super()._make_family(env, env_kwargs)
 
 
 class RandomInit(MAML):
@@ -229,7 +230,7 @@ class RandomInit(MAML):
         self,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 1,
+        log_interval: int | None = 1,
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,

@@ -12,13 +12,12 @@ from typing import Protocol
 
 import torch
 
-from metarl.agents.actor_critic import is_number
 from metarl.agents.distributions import Distribution
 from metarl.agents.learner import Learner, Rate
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import Linearization, Params
 from metarl.agents.samples import Samples
-from metarl.errors import ConfigError, shorten
+from metarl.checks import choice, number
 from metarl.meta.inner import InnerStep, expand, inner_path
 
 CHUNK_BYTES = 2_000_000
@@ -93,7 +92,7 @@ class LocalObjective:
         cache_bytes: int = 200_000_000,
         parallel: Parallel | None = None,
     ) -> None:
-        self.check_arguments(fisher_fraction, kl_direction)
+        fisher_fraction, kl_direction = self.check_arguments(fisher_fraction, kl_direction)
         self._learner = learner
         self._params = params
         self._support = list(support)
@@ -119,12 +118,13 @@ class LocalObjective:
         self._curvature: dict[int, tuple[list[InnerStep], Linearization]] = {}
 
     @staticmethod
-    def check_arguments(fisher_fraction: float, kl_direction: str) -> None:
-        """Raise :class:`ConfigError` for values that the constructor does not take."""
-        if not is_number(fisher_fraction) or not 0.0 < fisher_fraction <= 1.0:
-            raise ConfigError(f"fisher_fraction={shorten(fisher_fraction)} is outside (0, 1]")
-        if kl_direction not in KL_DIRECTIONS:
-            raise ConfigError(f"kl_direction={shorten(kl_direction)} is unknown: use {' or '.join(KL_DIRECTIONS)}")
+    def check_arguments(fisher_fraction: float, kl_direction: str) -> tuple[float, str]:
+        """Return both as plain values.
+
+        :raises ConfigError: values that the constructor does not take.
+        """
+        direction: str = choice(*KL_DIRECTIONS)("kl_direction", kl_direction)
+        return number("(0, 1]")("fisher_fraction", fisher_fraction), direction
 
     # ------------------------------------------------------------------------------------------------- MetaObjective
     def gradient(self) -> MetaGradient:

@@ -9,15 +9,17 @@ from typing import Any, Protocol
 
 import torch
 
-from metarl.agents.actor_critic import is_number
 from metarl.agents.policy import Params
+from metarl.checks import NONE, NOT_NEGATIVE, POSITIVE, ROUNDS, number
 from metarl.envs.family import check_arguments
-from metarl.errors import CheckpointError, ConfigError, NonFiniteError, shorten, unknown_name
+from metarl.errors import CheckpointError, NonFiniteError, unknown_name
+from metarl.frozen import SetOnce
 from metarl.meta.objective import MetaObjective, dot, norm
-from metarl.schema import LARGEST, MOST
+from metarl.schema import LARGEST
 
 SMALLEST_KL = 1e-6
 """The smallest trust region: float32 computes a mean KL divergence to 3e-8, and a smaller one would not be kept to."""
+STEP_SIZE = number("(0, ∞)", "final_learning_rate is where it falls to, linearly over training")
 
 
 @dataclass(frozen=True)
@@ -55,29 +57,13 @@ class Outer(Protocol):
         ...
 
 
-def require_range(name: str, value: Any, low: float, high: float = math.inf, *, integer: bool = False) -> None:
-    """Raise :class:`ConfigError` unless ``low ≤ value ≤ high`` (``low < value`` where low is 0 and not an integer).
-
-    :param high: the largest value; of integers :data:`LARGEST` by default.
-    """
-    if integer and high == math.inf:
-        high = LARGEST
-    ok = is_number(value) and (isinstance(value, int) or not integer) and abs(value) < math.inf
-    ok = ok and (low <= value <= high if integer or low != 0.0 else low < value <= high)
-    if not ok:
-        what = "an integer" if integer else "a number"
-        opening = "[" if integer or low != 0.0 else "("
-        closing = f"{high:g}]" if math.isfinite(high) else "∞)"
-        raise ConfigError(f"{name}={shorten(value)} is not {what} in {opening}{low:g}, {closing}")
-
-
 def _check_finite(gradient: Params) -> None:
     for name, tensor in gradient.items():
         if not bool(torch.isfinite(tensor).all()):
             raise NonFiniteError(f"non-finite meta-gradient in {name}")
 
 
-class SGD:
+class SGD(SetOnce):
     """Plain gradient descent on the meta-parameters.
 
     :param learning_rate: step size.
@@ -92,14 +78,9 @@ class SGD:
         final_learning_rate: float | None = None,
         max_grad_norm: float | None = None,
     ) -> None:
-        require_range("learning_rate", learning_rate, 0.0)
-        if final_learning_rate not in (None, 0, 0.0):
-            require_range("final_learning_rate", final_learning_rate, 0.0)
-        if max_grad_norm is not None:
-            require_range("max_grad_norm", max_grad_norm, 0.0)
-        self.learning_rate = learning_rate
-        self.final_learning_rate = final_learning_rate
-        self.max_grad_norm = max_grad_norm
+        self.learning_rate = STEP_SIZE("learning_rate", learning_rate)
+        self.final_learning_rate = (NOT_NEGATIVE | NONE)("final_learning_rate", final_learning_rate)
+        self.max_grad_norm = (POSITIVE | NONE)("max_grad_norm", max_grad_norm)
 
     def _rate(self, remaining: float) -> float:
         """Return the step size where ``remaining`` of training is left."""
@@ -156,11 +137,9 @@ class Adam(SGD):
         super().__init__(
             learning_rate=learning_rate, final_learning_rate=final_learning_rate, max_grad_norm=max_grad_norm
         )
-        for name, value in (("beta1", beta1), ("beta2", beta2)):
-            if not is_number(value) or not 0.0 <= value < 1.0:
-                raise ConfigError(f"{name}={shorten(value)} is outside [0, 1)")
-        require_range("eps", eps, 0.0)
-        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.beta1 = number("[0, 1)")("beta1", beta1)
+        self.beta2 = number("[0, 1)")("beta2", beta2)
+        self.eps = POSITIVE("eps", eps)
         self._count = 0
         self._moments: dict[str, torch.Tensor] = {}
 
@@ -203,7 +182,7 @@ class Adam(SGD):
         self._count, self._moments = count, moments
 
 
-class TrustRegion:
+class TrustRegion(SetOnce):
     """Trust region policy optimisation (Schulman et al., 2015) on a meta-objective.
 
     The step is the natural gradient scaled to the trust region, then backtracked until the loss, computed with
@@ -226,18 +205,11 @@ class TrustRegion:
         line_search_steps: int = 15,
         line_search_shrink: float = 0.8,
     ) -> None:
-        require_range("max_kl", max_kl, SMALLEST_KL)
-        require_range("cg_steps", cg_steps, 1, MOST, integer=True)
-        require_range("line_search_steps", line_search_steps, 1, MOST, integer=True)
-        if not is_number(cg_damping) or not 0.0 <= cg_damping < math.inf:
-            raise ConfigError(f"cg_damping={shorten(cg_damping)} is not a number in [0, ∞)")
-        if not is_number(line_search_shrink) or not 0.0 < line_search_shrink < 1.0:
-            raise ConfigError(f"line_search_shrink={shorten(line_search_shrink)} is outside (0, 1)")
-        self.max_kl = max_kl
-        self.cg_steps = cg_steps
-        self.cg_damping = cg_damping
-        self.line_search_steps = line_search_steps
-        self.line_search_shrink = line_search_shrink
+        self.max_kl = number(f"[{SMALLEST_KL:g}, ∞)")("max_kl", max_kl)
+        self.cg_steps = ROUNDS("cg_steps", cg_steps)
+        self.cg_damping = NOT_NEGATIVE("cg_damping", cg_damping)
+        self.line_search_steps = ROUNDS("line_search_steps", line_search_steps)
+        self.line_search_shrink = number("(0, 1)")("line_search_shrink", line_search_shrink)
 
     def step(self, objective: MetaObjective, params: Params, remaining: float = 1.0) -> OuterStep:
         del remaining

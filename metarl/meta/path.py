@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.policies import BasePolicy
 
+from metarl.checks import COUNT
 from metarl.envs.family import Family, Tasks, take_tasks
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptive import AdaptiveAlgorithm
+from metarl.meta.environments import AnyEnv
 from metarl.meta.gradients import KnownGradient
 from metarl.meta.loops import Learnt, PathWatcher, Streams
 from metarl.meta.objective import MetaGradient
-from metarl.meta.outer import require_range
 from metarl.meta.progress import Timer
 
 
@@ -36,8 +38,8 @@ class PathAlgorithm(AdaptiveAlgorithm):
 
     def __init__(
         self,
-        policy: str = "MlpPolicy",
-        env: str | Family = "PointMass-v0",
+        policy: str | type[BasePolicy] = "MlpPolicy",
+        env: str | Family | AnyEnv = "PointMass-v0",
         *,
         n_inner_steps: int = 5,
         exclude: Sequence[str] = (),
@@ -64,7 +66,7 @@ class PathAlgorithm(AdaptiveAlgorithm):
 
     def _check_learner(self) -> None:
         super()._check_learner()
-        require_range("n_inner_steps", self.n_inner_steps, 1, integer=True)
+        COUNT("n_inner_steps", self.n_inner_steps)
 
     @property
     def steps_per_iteration(self) -> int:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from stable_baselines3.common.policies import BasePolicy
+
+from metarl.checks import SWITCH
 from metarl.envs.family import Family, Tasks
-from metarl.errors import ConfigError, shorten
+from metarl.meta.environments import AnyEnv
 from metarl.meta.loops import Learnt, Streams
 from metarl.meta.objective import MetaGradient, norm
 from metarl.meta.path import PathAlgorithm
@@ -33,11 +36,14 @@ class Reptile(PathAlgorithm):
     default_outer: ClassVar[tuple[str, Mapping[str, Any]]] = ("sgd", {"learning_rate": 1.0, "final_learning_rate": 0.0})
 
     def __init__(
-        self, policy: str = "MlpPolicy", env: str | Family = "PointMass-v0", *, serial: bool = False, **kwargs: Any
+        self,
+        policy: str | type[BasePolicy] = "MlpPolicy",
+        env: str | Family | AnyEnv = "PointMass-v0",
+        *,
+        serial: bool = False,
+        **kwargs: Any,
     ) -> None:
-        if not isinstance(serial, bool):
-            raise ConfigError(f"serial={shorten(serial)} is not true or false")
-        self.serial = serial
+        self.serial = SWITCH("serial", serial)
         super().__init__(policy, env, **kwargs)
 
     def _groups(self) -> list[slice]:

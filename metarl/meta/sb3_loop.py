@@ -30,7 +30,7 @@ from metarl.envs.family import Family, Tasks, one_task
 from metarl.envs.family import n_tasks as count_tasks
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, shorten
-from metarl.meta.adapted import AdaptedPolicy
+from metarl.meta.adapted import AdaptedPolicy, as_observation, predictions
 from metarl.meta.loops import Amount, Learnt, PathWatcher, Streams
 from metarl.meta.progress import Progress, Timer
 from metarl.streams import seed_sequence, stream
@@ -46,15 +46,22 @@ class AdaptedSB3(AdaptedPolicy):
     :param params: parameters and statistics.
     :param env_steps: env steps that adaptation took.
     :param returns: undiscounted returns of the episodes that ended in it.
+    :param seed: of the actions that :meth:`predict` draws; None takes fresh entropy.
     """
 
     def __init__(
-        self, algorithm: BaseAlgorithm, params: Params, env_steps: int = 0, returns: Sequence[float] = ()
+        self,
+        algorithm: BaseAlgorithm,
+        params: Params,
+        env_steps: int = 0,
+        returns: Sequence[float] = (),
+        seed: int | None = None,
     ) -> None:
         self.algorithm = algorithm
         self.params = params
         self.env_steps = env_steps
         self.returns = list(returns)
+        self._predictions = predictions(seed)
 
     def predict(
         self,
@@ -69,8 +76,12 @@ class AdaptedSB3(AdaptedPolicy):
         Observations are normalised where learning normalises them.
         """
         normalize = self.algorithm.get_vec_normalize_env()
-        seen: Any = observation if normalize is None else normalize.normalize_obs(observation)
-        seed = int((rng or np.random.default_rng()).integers(2**31))
+        array = as_observation(observation)
+        shape = self.algorithm.observation_space.shape
+        if shape not in (array.shape, array.shape[1:]):
+            raise ConfigError(f"observation has shape {array.shape}: the policy takes {shape} or [n, *{shape}]")
+        seen: Any = array if normalize is None else normalize.normalize_obs(array)
+        seed = int((rng or self._predictions).integers(2**31))
         with library_torch(), drawing_from(seed):
             return self.algorithm.policy.predict(seen, state, episode_start, deterministic)
 
@@ -243,7 +254,7 @@ class SB3Loop:
                     algorithm.learn(len(rates) * self._size(amount), callback=returns, log_interval=None)  # type: ignore[arg-type]
                 # The policy remembers its last distribution: one without a graph, which could not be copied.
                 algorithm.policy.predict(algorithm._last_obs, deterministic=True)  # type: ignore[arg-type]
-        return AdaptedSB3(algorithm, read_initialisation(algorithm), algorithm.num_timesteps, returns.values)
+        return AdaptedSB3(algorithm, read_initialisation(algorithm), algorithm.num_timesteps, returns.values, seed)
 
     @property
     def normalize(self) -> dict[str, Any] | None:

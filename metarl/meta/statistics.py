@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metarl.errors import ConfigError, shorten
+from metarl.checks import COUNT, number
+from metarl.errors import ConfigError
 from metarl.streams import stream
 
 CHUNK = 4_000_000
@@ -158,10 +159,7 @@ def _bands(
     strata: np.ndarray | None,
 ) -> Bands:
     """Return the intervals of a signed sum of parts ``[run, task, point]`` that share their tasks."""
-    if not 0.0 < level < 1.0:
-        raise ConfigError(f"level={shorten(level)} is outside (0, 1)")
-    if not (isinstance(n_resamples, int) and n_resamples >= 1):
-        raise ConfigError(f"n_resamples={shorten(n_resamples)} is not a positive integer")
+    level, n_resamples = number("(0, 1)")("level", level), COUNT("n_resamples", n_resamples)
     _, n_task, n_point = parts[0].shape
     groups = _groups(strata, n_task)
     size = max(1, CHUNK // (n_task * n_point))

@@ -12,7 +12,7 @@ from metarl.agents.baseline import discounted_returns
 from metarl.agents.parallel import library_torch
 from metarl.agents.policy import Params
 from metarl.agents.sampling import Episodes, collect
-from metarl.errors import ConfigError, shorten
+from metarl.checks import COUNT, integer
 from metarl.meta.inner import expand
 from metarl.streams import seed_sequence, stream
 
@@ -59,10 +59,7 @@ def fit_value(
     :param n_episodes: episodes of each.
     :return: the quality, and the value network's tensors by SB3's names.
     """
-    if n_tasks < 2 or n_episodes < 1:
-        raise ConfigError(
-            f"value_tasks={shorten(n_tasks)} and value_episodes={shorten(n_episodes)}: use at least 2 and 1"
-        )
+    n_tasks, n_episodes = integer(2)("value_tasks", n_tasks), COUNT("value_episodes", n_episodes)
     tasks = model.family.sample_tasks(stream(model.seed, "export/tasks"), n_tasks)
     seeds = [seed_sequence(model.seed, "export/value", task) for task in range(n_tasks)]
     theta = {name: tensor.contiguous() for name, tensor in expand(model.policy_params, n_tasks).items()}

@@ -10,7 +10,8 @@ import torch
 
 from metarl.agents.learner import FlatParams
 from metarl.agents.policy import Params
-from metarl.errors import ConfigError, shorten, unknown_name
+from metarl.checks import SWITCH
+from metarl.errors import unknown_name
 
 METRICS = ("length", "energy")
 _BLOCK_BYTES = 1 << 19
@@ -38,8 +39,7 @@ class LeapMetric:
         if self.metric not in METRICS:
             raise unknown_name("metric", self.metric, METRICS)
         for name in ("loss", "stabilizer", "drop_last"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name}={shorten(getattr(self, name))} is not true or false")
+            SWITCH(name, getattr(self, name))
 
 
 class _Segments:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from metarl.arguments import merge as merge
+from metarl.checks import COUNT
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.schema import constructor_hints, convert
 from metarl.synonyms import HYPERPARAMETERS
@@ -27,9 +29,6 @@ RESERVED = {
     "verbose": "--verbose",
 }
 """Constructor arguments that have a flag of their own, and so are no hyperparameters."""
-
-OF_LEARNER = ("inner_lr", "gae_lambda", "normalize_advantage", "surrogate", "learner_kwargs")
-"""Hyperparameters that mean something else to another learner."""
 
 _PAIR = re.compile(r"\s*(?P<name>[\w.]+)\s*:\s*(?P<value>\S.*)", re.DOTALL)
 _LIKE_A_PAIR = re.compile(r"\W*(dict\b\W*)?(?P<name>[\w.]+)\W*?([=:]\s*(?P<value>[^)}]*))?[)}\s]*", re.DOTALL)
@@ -61,30 +60,6 @@ def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
             shown = f"{shorten(name, quote=False)}:{shorten(value, quote=False)}"
             raise ConfigError(f"{flag} takes k:v pairs, such as {shown}, not {shorten(pair)}")
         result[found["name"]] = load_yaml(found["value"], f"{flag} {shorten(pair, quote=False)}")
-    return result
-
-
-def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``overrides`` on top; dotted keys reach into mappings, other values replace.
-
-    Another outer optimiser does not inherit the arguments of the one in ``base``, and another learner neither the rates
-    and arguments of the one there nor a trust region.
-    """
-    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in base.items()}
-    if overrides.get("learner", base.get("learner")) != base.get("learner"):
-        trust_region = ("outer", "outer_kwargs") if base.get("outer") == "trpo" else ()
-        for key in (*OF_LEARNER, *trust_region):
-            result.pop(key, None)
-    if overrides.get("outer", base.get("outer")) != base.get("outer"):
-        result.pop("outer_kwargs", None)
-    for key, value in overrides.items():
-        place, *path = key.split(".")
-        if not path:
-            result[place] = value
-            continue
-        target = result.get(place)
-        inner = dict(target) if isinstance(target, Mapping) else {}
-        result[place] = merge(inner, {".".join(path): value})
     return result
 
 
@@ -137,8 +112,6 @@ def check_hyperparameters(config: Mapping[str, Any], algorithm: type) -> dict[st
     :raises UnknownNameError: a name that the constructor does not take.
     :raises ConfigError: a value of the wrong type, or ``n_timesteps`` missing.
     """
-    from metarl.meta.outer import require_range
-
     hints = constructor_hints(algorithm)
     known = {name: hint for name, hint in hints.items() if name not in RESERVED}
     known |= {"n_timesteps": int, "env_kwargs": dict[str, Any] | None, "policy": str}
@@ -151,5 +124,5 @@ def check_hyperparameters(config: Mapping[str, Any], algorithm: type) -> dict[st
         result[name] = convert(name, value, known[name])
     if "n_timesteps" not in result:
         raise ConfigError("n_timesteps is missing: give -n")
-    require_range("n_timesteps", result["n_timesteps"], 1, integer=True)
+    COUNT("n_timesteps", result["n_timesteps"])
     return result

@@ -251,14 +251,17 @@ def step_seconds(experiment: Experiment, runs: Sequence[Trained], n_threads: int
     if isinstance(kept, dict) and kept.get("subject") == subject:
         return dict(kept["seconds"])
     say(f"Timing the meta-optimisation steps of {' and '.join(orders)} on {runs[0].job.entry.env}")
-    models = [load_model(path, n_threads) for path in paths]
+    from metarl import load
+
+    first = load_model(paths[0], n_threads)
+    models = [first, *(load(path, n_threads=n_threads, seed=first.seed) for path in paths[1:])]
     seconds: dict[str, list[float]] = {algo: [] for algo in orders}
-    params = models[0].params
+    params = first.params
     with single_threaded_torch():
         for _ in range(ROUNDS):
             for algo, model in zip(orders, models, strict=True):
                 # Streams are addressed by seed and meta-iteration: both collect the same batches each time.
-                model.seed, model.n_iterations, model.params = models[0].seed, models[0].n_iterations, params
+                model.n_iterations, model.params = first.n_iterations, params
                 seconds[algo].append(model.train()["time/outer"])
     write_record(place, {"subject": subject, "seconds": seconds}, paths[0].parent)
     return seconds

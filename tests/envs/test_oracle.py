@@ -75,5 +75,5 @@ def test_oracles_pass_the_checks():
 def test_oracle_needs_a_vector():
     with pytest.raises(ConfigError, match="an oracle needs a vector"):
         Oracle(Mixed((2, 2)))
-    with pytest.raises(ConfigError, match="oracle='yes': True or False"):
+    with pytest.raises(ConfigError, match="oracle='yes' is not true or false"):
         make_family("PointMass-v0", oracle="yes")

@@ -213,21 +213,21 @@ def test_not_a_number_is_passed_on():
     [
         ({"lineage": "maml"}, UnknownNameError, "unknown lineage 'maml': did you mean 'maml_rl'?"),
         ({"wrap": False}, UnknownNameError, "unknown argument of PointMass 'wrap': did you mean 'wrap_actions'?"),
-        ({"horizon": 1.5}, ConfigError, "horizon=1.5: PointMass takes a whole number"),
-        ({"horizon": True}, ConfigError, "horizon=True: PointMass takes a whole number"),
-        ({"wrap_actions": 1}, ConfigError, "wrap_actions=1: PointMass takes True or False"),
-        ({"horizon": -1}, ConfigError, "horizon=-1: at least 1 env step"),
-        ({"goal_range": -1.0}, ConfigError, "goal_range=-1.0: above 0"),
+        ({"horizon": 1.5}, ConfigError, "horizon=1.5 is not a whole number"),
+        ({"horizon": True}, ConfigError, "horizon=True is not a whole number"),
+        ({"wrap_actions": 1}, ConfigError, "wrap_actions=1 is not true or false"),
+        ({"horizon": -1}, ConfigError, "horizon=-1 is not an integer in"),
+        ({"goal_range": -1.0}, ConfigError, "goal_range=-1.0 is not a number in (0, ∞]"),
         *(
-            ({name: value}, ConfigError, f"{name}={value}: PointMass takes a finite number")
+            ({name: value}, ConfigError, f"{name}={value} is not a finite number")
             for name in ("goal_range", "goal_bonus", "arena")
             for value in (math.nan, math.inf, -math.inf)
         ),
-        ({"max_step": 10**400}, ConfigError, ": PointMass takes a finite number"),
-        ({"start_range": -0.1}, ConfigError, "start_range=-0.1: 0 or more"),
-        ({"reward": "dense"}, ConfigError, "reward='dense': one of 'distance', 'squared', 'corner', 'near'"),
-        ({"termination": "off"}, ConfigError, "termination='off': one of"),
-        ({"goals": "ring"}, ConfigError, "goals='ring': one of 'square', 'corners'"),
+        ({"max_step": 10**400}, ConfigError, " is not a finite number"),
+        ({"start_range": -0.1}, ConfigError, "start_range=-0.1 is not a number in [0, ∞)"),
+        ({"reward": "dense"}, ConfigError, "reward='dense' is not one of 'distance', 'squared', 'corner', 'near'"),
+        ({"termination": "off"}, ConfigError, "termination='off' is not one of"),
+        ({"goals": "ring"}, ConfigError, "goals='ring' is not one of 'square', 'corners'"),
         ({"reward": "corner"}, ConfigError, "reward='corner' needs goals='corners'"),
         ({"start_speed": 0.1}, ConfigError, "start_speed needs momentum=True"),
     ],

@@ -465,7 +465,7 @@ def test_options_of_a_reset(options, error, message):
         vec.set_options([{}, {}])
 
 
-@pytest.mark.parametrize("seed", [-1, 1.0, True, "1", [1], np.float64(2.0)])
+@pytest.mark.parametrize("seed", [-1, 1.5, True, "1", [1], np.float64("nan")])
 def test_bad_seeds(seed):
     env, vec = SingleEnv(Dial()), FamilyVecEnv(Dial(), {"aim": [0.0]})
     for refuse in (
@@ -473,7 +473,7 @@ def test_bad_seeds(seed):
         lambda: vec.seed(seed),
         lambda: FamilyVecEnv(Dial(), {"aim": [0.0]}, 1, seed),
     ):
-        with pytest.raises(ConfigError, match=r"^seed=.*: an integer of at least 0$"):
+        with pytest.raises(ConfigError, match=r"^seed=.* is not an integer in \[0, 1\.84467e\+19\]$"):
             refuse()
 
 

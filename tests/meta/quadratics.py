@@ -66,7 +66,7 @@ class Quadratics:
 def on_quadratics(algorithm: Any, **kwargs: Any) -> Any:
     """Return a small algorithm whose learner walks down quadratics, in float64."""
     model = small(algorithm, **kwargs)
-    model.loop = Quadratics(model.loop)
+    vars(model)["loop"] = Quadratics(model.loop)
     model.params = {name: tensor.double() for name, tensor in model.params.items()}
     return model
 

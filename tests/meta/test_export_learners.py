@@ -210,6 +210,6 @@ def test_bad_input_is_one_line(learner: str, kwargs: dict[str, Any], message: st
 def test_environments_that_are_normalised_already_are_refused() -> None:
     model = learnt("sb3_ppo")
     env = VecNormalize(FamilyVecEnv(Aim(), {"target": [0.5]}, n_envs=4))
-    with pytest.raises(MetaRLError, match="the export brings its own"):
+    with pytest.raises(MetaRLError, match="wrapped in VecNormalize"):
         model.to_sb3(env=env)
     assert named_parameters(model.to_sb3()).keys() == model.policy_params.keys()

@@ -30,8 +30,16 @@ from tests.meta.walk import Walk
 def model() -> Pretrain:
     """Joint training that has learnt to stay near the origin, which helps on every task."""
     kwargs = {"net_arch": [16], "activation_fn": "tanh"}
-    model = Pretrain("MlpPolicy", Walk(), policy_kwargs=kwargs, meta_batch_size=20, outer="adam", seed=0, n_threads=1)
-    model.outer_optimizer.learning_rate = 0.03  # type: ignore[attr-defined]
+    model = Pretrain(
+        "MlpPolicy",
+        Walk(),
+        policy_kwargs=kwargs,
+        meta_batch_size=20,
+        outer="adam",
+        seed=0,
+        n_threads=1,
+        outer_kwargs={"learning_rate": 0.03},
+    )
     return model.learn(20 * 20 * 8 * 40)
 
 

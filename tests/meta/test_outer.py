@@ -21,7 +21,6 @@ from metarl.meta.outer import (
     TrustRegion,
     conjugate_gradient,
     make_outer,
-    require_range,
 )
 from tests.meta.small import copy, equal, run_iterations, small
 
@@ -328,20 +327,6 @@ def test_bad_optimisers_are_named_in_one_line(name: str, kwargs: dict[str, Any],
         make_outer(name, kwargs)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, (ConfigError, UnknownNameError))
-
-
-def test_ranges() -> None:
-    require_range("x", 0, 0, integer=True)
-    require_range("x", 0.5, 0.0, 1.0)
-    require_range("x", 10**12, 0, integer=True)
-    require_range("x", 2**64, 0, 2**64, integer=True)
-    with pytest.raises(ConfigError, match=r"x=10.* is not an integer in \[1, 1e\+12\]"):
-        require_range("x", 10**400, 1, integer=True)
-    for value in (0.0, 1.5, float("nan"), "1", None, True):
-        with pytest.raises(ConfigError, match=r"x=.* is not a number in \(0, 1\]"):
-            require_range("x", value, 0.0, 1.0)
-    with pytest.raises(ConfigError, match=r"x=-1 is not an integer in \[0, 1e\+12\]"):
-        require_range("x", -1, 0, integer=True)
 
 
 def test_products_and_norms_are_over_all_tensors() -> None:

@@ -1,0 +1,172 @@
+"""The one dialect of argument checks: what a value may be, in words, and the plain Python value that it stands for.
+
+A :class:`Check` takes what people have at hand: integers and floats of Python and NumPy, arrays and tensors of no axis,
+and whole floats for counts (``learn(1e6)``). It returns the plain value, so that what is kept is what JSON holds, and
+results have the same bits whatever the number was given as. Truth values, text and NaN are no numbers::
+
+    n_episodes = COUNT("n_episodes", n_episodes)
+    gamma = number("[0, 1]")("gamma", gamma)
+    chunk_size = (COUNT | NONE)("chunk_size", chunk_size)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from metarl.errors import ConfigError, shorten
+from metarl.schema import LARGEST, LARGEST_SEED, MOST
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Check(Generic[T]):
+    """What an argument may be.
+
+    :param words: as an error message says it.
+    :param read: returns the plain value, or raises ValueError.
+    :param no_schedule: what the message adds where somebody gives a schedule, as SB3 takes them.
+    """
+
+    words: str
+    read: Callable[[Any], T]
+    no_schedule: str = ""
+
+    def __call__(self, name: str, value: Any) -> T:
+        """Return ``value`` as a plain Python value.
+
+        :param name: the argument's, for the error message.
+        :raises ConfigError: it is something else.
+        """
+        try:
+            return self.read(plain(value))
+        except (TypeError, ValueError, OverflowError):
+            hint = f": {self.no_schedule}" if self.no_schedule and is_schedule(value) else ""
+            raise ConfigError(f"{name}={shorten(value)} is not {self.words}{hint}") from None
+
+    def __or__(self, other: Check[S]) -> Check[T | S]:
+        """Return the check that takes what either takes."""
+
+        def read(value: Any) -> T | S:
+            try:
+                return self.read(value)
+            except (TypeError, ValueError, OverflowError):
+                return other.read(value)
+
+        return Check(f"{self.words} or {other.words}", read, other.no_schedule or self.no_schedule)
+
+    def says(self, words: str) -> Check[T]:
+        """Return the same check in other words."""
+        return Check(words, self.read, self.no_schedule)
+
+
+def plain(value: Any) -> Any:
+    """Return the plain Python value of a NumPy scalar, or of an array or a tensor of no axis; others as they are."""
+    if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
+        value = value.item()
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return float(value) if isinstance(value, np.floating) else value  # a long double stays one in NumPy
+
+
+def plain_tree(value: Any) -> Any:
+    """Return a copy of mappings and lists with every value plain; arrays and tensors become lists."""
+    if isinstance(value, Mapping):
+        return {plain(key): plain_tree(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain_tree(item) for item in value]
+    if type(value) is tuple:
+        return tuple(plain_tree(item) for item in value)
+    if getattr(value, "ndim", 0) and callable(getattr(value, "tolist", None)):
+        return value.tolist()
+    return plain(value)
+
+
+def is_schedule(value: Any) -> bool:
+    """Return whether ``value`` is a step size that SB3 would change over training."""
+    return callable(value) or (isinstance(value, str) and value.startswith("lin_"))
+
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise ValueError
+    return value
+
+
+def integer(low: float = 1, high: float = LARGEST) -> Check[int]:
+    """Return the check for an integer in ``[low, high]``; a whole float is one."""
+
+    def read(value: Any) -> int:
+        value = _number(value)
+        if value != int(value) or not low <= value <= high:
+            raise ValueError
+        return int(value)
+
+    return Check(f"an integer in [{low:g}, {high:g}]", read, "it cannot be a schedule")
+
+
+def number(interval: str = "(-∞, ∞)", no_schedule: str = "it cannot be a schedule") -> Check[float]:
+    """Return the check for a number in an interval.
+
+    :param interval: in the usual notation: ``"[0, 1)"``; ``"(0, ∞)"`` leaves infinity out, ``"(0, ∞]"`` does not.
+    :param no_schedule: what the message adds where somebody gives a schedule.
+    """
+    low, high = (float(bound.strip().replace("∞", "inf")) for bound in interval[1:-1].split(","))
+    with_low, with_high = interval.startswith("["), interval.endswith("]")
+
+    def read(value: Any) -> float:
+        found = float(_number(value))
+        inside = (low <= found if with_low else low < found) and (found <= high if with_high else found < high)
+        if not inside:
+            raise ValueError
+        return found
+
+    words = "a finite number" if interval == "(-∞, ∞)" else f"a number in {interval}"
+    return Check(words, read, no_schedule)
+
+
+def instance(kind: type[T], words: str) -> Check[T]:
+    """Return the check for an instance of a class."""
+
+    def read(value: Any) -> T:
+        if not isinstance(value, kind):
+            raise ValueError
+        return value
+
+    return Check(words, read)
+
+
+def choice(*options: Any) -> Check[Any]:
+    """Return the check for one of some values."""
+
+    def read(value: Any) -> Any:
+        for option in options:
+            if type(option) is type(value) and option == value:
+                return option
+        raise ValueError
+
+    words = ", ".join(map(repr, options))
+    return Check(words if len(options) == 1 else f"one of {words}", read)
+
+
+COUNT = integer(1)
+ROUNDS = integer(1, MOST)
+COUNT_OR_ZERO = integer(0)
+SEED = integer(0, LARGEST_SEED)
+FINITE = number()
+POSITIVE = number("(0, ∞)")
+ABOVE_ZERO = number("(0, ∞]")
+NOT_NEGATIVE = number("[0, ∞)")
+FRACTION = number("[0, 1]")
+SWITCH = instance(bool, "true or false")
+MAPPING: Check[Mapping[str, Any]] = instance(Mapping, "a mapping")  # type: ignore[type-abstract]
+NONE: Check[None] = choice(None)
