@@ -508,6 +508,7 @@ def test_gymnasium_s_spec_has_the_horizon(id):
     assert env.spec.max_episode_steps == family.horizon == env.unwrapped.horizon
     assert "TimeLimit" not in str(env)
     assert gymnasium.make(id, horizon=7).spec.max_episode_steps == 7
+    assert gymnasium.make(id, oracle=True, horizon=7).spec.max_episode_steps == 7
     again = env.spec.make()
     assert again.spec == env.spec
     assert "TimeLimit" not in str(again)
