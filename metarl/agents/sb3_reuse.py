@@ -81,17 +81,25 @@ def name_initialisation(algorithm: BaseAlgorithm, policy: Params, variables: Par
     return result
 
 
+def require_equal_shapes(params: Params, wanted: Params, kind: str) -> None:
+    """Raise :class:`ConfigError` unless tensors have the names and shapes of those that an algorithm holds.
+
+    :param wanted: what :func:`read_initialisation` returns.
+    :param kind: the algorithm, for the error message.
+    """
+    shapes, expected = ({n: list(tensor.shape) for n, tensor in each.items()} for each in (params, wanted))
+    if shapes != expected:
+        wrong = sorted(name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name))[0]
+        given, takes = shapes.get(wrong, "missing"), expected.get(wrong, "no tensor of that name")
+        raise ConfigError(f"tensor {shorten(wrong)} is {given}: this {kind} takes {takes}")
+
+
 def load_initialisation(algorithm: BaseAlgorithm, params: Params) -> None:
     """Copy parameters and statistics into any SB3 algorithm; target networks become copies of the online ones.
 
     :raises ConfigError: a tensor that is missing, unknown or of another shape.
     """
-    shapes = {name: list(tensor.shape) for name, tensor in params.items()}
-    expected = {name: list(tensor.shape) for name, tensor in read_initialisation(algorithm).items()}
-    if shapes != expected:
-        wrong = sorted(name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name))[0]
-        given, wanted = shapes.get(wrong, "missing"), expected.get(wrong, "no tensor of that name")
-        raise ConfigError(f"tensor {shorten(wrong)} is {given}: this {type(algorithm).__name__} takes {wanted}")
+    require_equal_shapes(params, read_initialisation(algorithm), type(algorithm).__name__)
     with torch.no_grad():
         for name, tensor in named_parameters(algorithm).items():
             tensor.copy_(params[name])

@@ -57,6 +57,7 @@ from metarl.agents.sb3_reuse import (
     load_initialisation,
     name_initialisation,
     read_initialisation,
+    require_equal_shapes,
 )
 from metarl.checkpoint import write_all_atomic
 from metarl.checks import COUNT, COUNT_OR_ZERO, plain_tree
@@ -419,15 +420,19 @@ def load_sb3(path: str | Path, env: AnyEnv | None = None, kind: str | None = Non
         reason = shorten(str(error) or type(error).__name__, quote=False, limit=200)
         raise CheckpointError(f"{sidecar} is damaged: {settings.kind}: {reason}") from None
     own = name_initialisation(model, parameters, variables) | moments
-    expected = {name: tensor.dtype for name, tensor in read_initialisation(model).items()}
+    wanted = read_initialisation(model)
     for name, tensor in own.items():
-        if tensor.dtype != expected.get(name, tensor.dtype):
-            raise CheckpointError(f"{path} is damaged: tensor {shorten(name)} is {tensor.dtype}, not {expected[name]}")
-    require_finite_tensors(own, str(path))
+        if name in wanted and tensor.dtype != wanted[name].dtype:
+            raise CheckpointError(
+                f"{path} does not fit its sidecar: tensor {shorten(name)} is {tensor.dtype}, not {wanted[name].dtype}"
+            )
     try:
-        load_initialisation(model, own)
+        require_equal_shapes(own, wanted, type(model).__name__)
     except ConfigError as error:
         raise CheckpointError(f"{path} does not fit its sidecar: {error}") from None
+    # Last: what has the right name and shape is of a size that can be looked at.
+    require_finite_tensors(own, str(path))
+    load_initialisation(model, own)
     return model
 
 

@@ -6,20 +6,26 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from metarl.checkpoint import write_text_atomic
 from metarl.errors import CheckpointError, ConfigError, shorten
+from metarl.meta.saved import Count
 from metarl.meta.statistics import Bands, Interval, bootstrap_bands
 from metarl.meta.tables import Table
+from metarl.schema import LARGEST, LARGEST_SEED, Range, read_as
+from metarl.untrusted import parse_json, read_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMAT = "metarl-report"
 VERSION = 1
+LARGEST_RETURN = 1e100
+"""The largest return that is read, of either sign: sums of squares of larger ones overflow."""
+Number = Annotated[float, Range(-LARGEST_RETURN, LARGEST_RETURN)]
 STREAM_KEYS = ("evaluation_seed", "n_episodes", "n_transitions", "env_kwargs")
 """Entries of a report's ``meta`` that must be equal for two reports to be paired. Of the family's arguments, ``oracle``
 may differ: it changes what is observed, not the task."""
@@ -198,21 +204,23 @@ class Report:
         :param source: where ``text`` is from, for the error message.
         :raises CheckpointError: it is damaged, foreign or of another version.
         """
-        try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise CheckpointError(f"{source} is truncated or damaged: {error}") from None
+        return cls.from_document(parse_json(text, f"{source} is truncated or damaged: it"), source)
+
+    @classmethod
+    def from_document(cls, document: Any, source: str) -> Report:
+        """Read what :meth:`to_json` wrote, once it was parsed; parameters and errors as in :meth:`from_json`."""
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise CheckpointError(f"{source} is not a metarl report")
         if document.get("version") != VERSION:
             raise CheckpointError(
                 f"{source} has report format {shorten(document.get('version'))}: this metarl reads {VERSION}"
             )
+        found = read_as(_Document, document, source)
+        read_as(_Meta, found.meta, f"meta of {source}")
         try:
-            return cls(**{part.name: document[part.name] for part in fields(cls)})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise CheckpointError(f"{source} is damaged: {reason}") from None
+            return cls(**{part.name: getattr(found, part.name) for part in fields(cls)})
+        except (ConfigError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"{source} is damaged: {shorten(error, quote=False, limit=200)}") from None
 
     def save(self, path: str | Path) -> None:
         """Write JSON in one step: the file is whole or as it was before."""
@@ -224,13 +232,7 @@ class Report:
 
         :raises CheckpointError: no such file, or one that is no report.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise CheckpointError(f"no such file: {path}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"cannot read {path}: {error}") from None
-        return cls.from_json(text, str(path))
+        return cls.from_json(read_text(path), str(path))
 
     # ---------------------------------------------------------------------------------------------------------- merge
     @staticmethod
@@ -269,6 +271,39 @@ class Report:
             label=label or first.label,
             meta={**first.meta, "merged": [report.meta for report in reports[1:]]},
         )
+
+
+@dataclass(frozen=True)
+class _Document:
+    """The JSON of a report: the fields of :class:`Report`, and what can be computed from them."""
+
+    format: str
+    version: int
+    algo: str
+    env: str
+    split: str
+    label: str
+    seeds: list[Annotated[int, Range(0, LARGEST_SEED)]]
+    env_steps: list[Number]
+    returns: list[list[list[Number]]]
+    tasks: dict[str, list[Any]]
+    strata: list[Annotated[int, Range(0, LARGEST)]] | None
+    meta: dict[str, Any]
+    rest: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """Those entries of a report's ``meta`` that are read again; of several runs together there is a list of them."""
+
+    num_timesteps: Count | list[Count] | None = None
+    training_seconds: float | None = None
+    inner_lr: float | list[float] | None = None
+    env_kwargs: dict[str, Any] | None = None
+    cell: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    rest: dict[str, Any] = field(default_factory=dict)
 
 
 def _number_array(value: Any) -> np.ndarray:

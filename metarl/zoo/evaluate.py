@@ -105,7 +105,7 @@ def full_run(report: Report) -> list[Report]:
     path = TRAINED / report.algo / f"{report.env}.json"
     if not path.is_file() or not _is_reference(report):
         return []
-    (recorded,) = read_record(path)
+    recorded = read_record(path)[0]
     if not same_tasks(recorded, report):
         return []
     steps, seconds = recorded.meta["num_timesteps"], recorded.meta.get("training_seconds")
@@ -119,14 +119,15 @@ def read_record(path: Path) -> list[Report]:
     :raises CheckpointError: it is missing, damaged, or something else.
     """
     from metarl.meta.report import Report
+    from metarl.untrusted import parse_json, read_text
 
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from None
+    document = parse_json(read_text(path), f"cannot read {path}: it")
     if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:
         raise CheckpointError(f"{path} is not a record of `metarl evaluate`, or of another version")
-    return [Report.from_json(json.dumps(item), str(path)) for item in document.get("reports", [])]
+    reports = document.get("reports")
+    if not isinstance(reports, list) or not reports:
+        raise CheckpointError(f"{path} is damaged: it holds no reports")
+    return [Report.from_document(item, str(path)) for item in reports]
 
 
 def training_seconds(run: Run) -> float | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from metarl.checkpoint import read_npz
 from metarl.errors import CheckpointError, shorten
+from metarl.meta.report import LARGEST_RETURN
 
 RESULTS = ("timesteps", "results", "ep_lengths")
 """Arrays of evaluations.npz with a row for each evaluation: SB3's names, results are returns after adaptation."""
@@ -52,8 +53,8 @@ def _read(path: Path, names: Sequence[str], n_tasks: int | None) -> dict[str, np
         if array.shape != shape or array.dtype.kind not in "iuf":
             found = f"{shorten(array.dtype, quote=False)} {list(array.shape)}"
             raise CheckpointError(f"{path} is damaged: {name} is {found}, not numbers {list(shape)}")
-        if not np.isfinite(array).all():
-            raise CheckpointError(f"{path} is damaged: {name} holds NaN or infinity")
+        if not (np.abs(array.astype(np.float64)) <= LARGEST_RETURN).all():
+            raise CheckpointError(f"{path} is damaged: {name} holds NaN, or numbers beyond {LARGEST_RETURN:g}")
     if n and 0 in (n_tasks, n_steps if "post" in names else 1):
         raise CheckpointError(f"{path} is damaged: its evaluations are of no task or no inner step")
     return arrays

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +12,18 @@ from typing import Any
 import numpy as np
 
 from metarl.agents.parallel import single_threaded_torch
-from metarl.checkpoint import read_npz, write_text_atomic
+from metarl.checkpoint import write_text_atomic
 from metarl.errors import CheckpointError, MetaRLError, NonFiniteError
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.base import MetaAlgorithm
-from metarl.meta.report import Report
+from metarl.meta.report import STREAM_KEYS, Report
 from metarl.meta.statistics import Bands, bootstrap_bands
+from metarl.schema import read_as
+from metarl.untrusted import parse_json, read_bytes, read_text
 from metarl.zoo.algorithms import algorithm, load_model
 from metarl.zoo.circumstances import commit
 from metarl.zoo.console import say
+from metarl.zoo.evaluations import read_meta
 from metarl.zoo.experiment import Entry, Experiment, Job
 from metarl.zoo.outputs import write_record
 from metarl.zoo.plot import read_curve
@@ -84,6 +86,18 @@ class Learning:
     n_runs: int
 
 
+@dataclass(frozen=True)
+class StepSeconds:
+    """What :func:`step_seconds` keeps in a run's folder.
+
+    :param subject: SHA-256 of the models.
+    :param seconds: by algorithm, one number for each round.
+    """
+
+    subject: list[str]
+    seconds: dict[str, list[float]]
+
+
 def evaluation_of(job: Job) -> dict[str, Any]:
     """Return the arguments with which a job's run is evaluated on test tasks."""
     return {**job.entry.evaluation, "n_episodes": job.entry.episodes}
@@ -98,19 +112,26 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
     candidates = _candidates(experiment, job, run)
     reports = {}
     for checkpoint, paths, settings in (("last", [run.final], last), ("best", candidates, best)):
-        subject = {"models": [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths], "settings": settings}
+        subject = {"models": [hashlib.sha256(read_bytes(path)).hexdigest() for path in paths], "settings": settings}
         place = run.folder / "evaluations" / f"{experiment.name}_{checkpoint}.json"
         try:
             report = Report.load(place)
         except CheckpointError:
             report = None
-        if report is None or report.meta.get("subject") != subject:
+        if report is None or report.meta.get("subject") != subject or not _is_whole(report, job):
             say(f"Evaluating {job}, {checkpoint}")
             report = _evaluate([load_model(path, n_threads) for path in paths], settings)
             report = dataclasses.replace(report, meta={**report.meta, "subject": subject, "commit": commit()})
             write_text_atomic(place, report.to_json(), run.folder)
         reports[checkpoint] = report
     return Trained(job, run, reports)
+
+
+def _is_whole(report: Report, job: Job) -> bool:
+    """Whether a report that was kept is of a job, and says all that is read of it."""
+    of_job = (report.algo, report.env, report.split, report.seeds) == (job.algo, job.entry.env, "test", (job.seed,))
+    one_run = isinstance(report.meta.get("num_timesteps"), int)
+    return of_job and one_run and {"inner_lr", "versions", *STREAM_KEYS} <= report.meta.keys()
 
 
 def _candidates(experiment: Experiment, job: Job, run: Run) -> list[Path]:
@@ -195,7 +216,8 @@ def learning(experiment: Experiment, runs: Sequence[Trained]) -> list[Learning]:
     for algo in dict.fromkeys(item.job.algo for item in runs):
         own = [item for item in runs if item.job.algo == algo]
         folders = [item.run.folder for item in own if item.run is not None]
-        arrays = [read_npz(path) for folder in folders if (path := folder / "meta_evaluations.npz").is_file()]
+        arrays = [read_meta(path) for folder in folders if (path := folder / "meta_evaluations.npz").is_file()]
+        arrays = [each for each in arrays if len(each["timesteps"])]
         if not arrays:
             continue
         # The run with the fewest evaluations says where the points are; of each other run the nearest ones are taken.
@@ -242,14 +264,14 @@ def step_seconds(experiment: Experiment, runs: Sequence[Trained], n_threads: int
     paths = [run.final for run in first_runs.values() if run is not None]
     if len(paths) < len(orders):
         return {}
-    subject = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    subject = [hashlib.sha256(read_bytes(path)).hexdigest() for path in paths]
     place = paths[0].parent / "evaluations" / f"{experiment.name}_step_seconds.json"
     try:
-        kept = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        kept = None
-    if isinstance(kept, dict) and kept.get("subject") == subject:
-        return dict(kept["seconds"])
+        kept = read_as(StepSeconds, parse_json(read_text(place), str(place)), str(place))
+        if kept.subject == subject and kept.seconds.keys() == set(orders):
+            return kept.seconds
+    except CheckpointError:  # not measured yet, or not by us
+        pass
     say(f"Timing the meta-optimisation steps of {' and '.join(orders)} on {runs[0].job.entry.env}")
     from metarl import load
 

@@ -6,23 +6,75 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from metarl.checkpoint import write_text_atomic
+from metarl.checkpoint import write_bytes_atomic
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
-from metarl.meta.report import Report
+from metarl.meta.report import STREAM_KEYS, Number, Report
+from metarl.meta.saved import Count
 from metarl.meta.statistics import Bands
+from metarl.schema import LARGEST_SEED, Range, read_as
+from metarl.untrusted import parse_json, read_bytes, read_text
 from metarl.zoo.experiment import Experiment, Job, plain
 from metarl.zoo.finished import CHECKPOINTS, Learning, Trained, evaluation_of
 from metarl.zoo.outputs import require_new
 
 FORMAT, VERSION = "metarl-reproduction", 1
 RECORD = "record.json"
-_RUN = ("env", "algo", "seed", "cell", "num_timesteps", "inner_lr", "evaluation", "training_seconds", "hyperparams")
-_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+
+
+@dataclass(frozen=True)
+class RunDocument:
+    """A run of a record: those of its entries that are read again."""
+
+    env: str
+    algo: str
+    seed: Annotated[int, Range(0, LARGEST_SEED)]
+    cell: dict[str, Any]
+    num_timesteps: dict[str, Count]
+    inner_lr: dict[str, float | list[float] | None]
+    evaluation: dict[str, Any]
+    training_seconds: float | None
+    hyperparams: dict[str, Any]
+    rates: dict[str, Any] | None = None
+    evaluated_at: str | None = None
+    rest: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CurveDocument:
+    """A learning curve of a record, as in :class:`~metarl.zoo.finished.Learning`."""
+
+    env: str
+    algo: str
+    timesteps: list[Number]
+    mean: list[Number]
+    low: list[Number]
+    high: list[Number]
+    n_runs: Count | None = None
+
+    def __post_init__(self) -> None:
+        """Look for a value at each point."""
+        if len({len(values) for values in (self.timesteps, self.mean, self.low, self.high)}) != 1:
+            raise ConfigError(f"the learning curve of {self.algo} on {self.env} has points without a value")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A record: those of its entries that are read again. Where there is no record, all of it is empty."""
+
+    commit: str | None = None
+    files: dict[str, list[str]] = field(default_factory=dict)
+    runs: list[RunDocument] = field(default_factory=list)
+    learning: list[CurveDocument] = field(default_factory=list)
+    times: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    step_seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    reports: list[Any] = field(default_factory=list)
+    rest: dict[str, Any] = field(default_factory=dict)
 
 
 class Recorded:
@@ -38,22 +90,20 @@ class Recorded:
     def __init__(self, document: Mapping[str, Any], experiment: Experiment) -> None:
         self._experiment = experiment
         self._counted: dict[tuple[str, str, int, str], bool] = {}
-        try:
-            self._commit = document.get("commit")
-            self.files = {str(name): list(sums) for name, sums in document.get("files", {}).items()}
-            """What was written beside the record: SHA-256 by name, of its newest form and of the one before."""
-            self._runs = [_run(item) for item in document.get("runs", [])]
-            self._learning = [(item["env"], self._curve(item)) for item in document.get("learning", [])]
-            self._times = {
-                env: {algo: {phase: float(value) for phase, value in own.items()} for algo, own in algos.items()}
-                for env, algos in document.get("times", {}).items()
-            }
-            self._step_seconds = {env: _steps(algos) for env, algos in document.get("step_seconds", {}).items()}
-            self._reports = dict(map(_report, document.get("reports", [])))
-        except CheckpointError:
-            raise
-        except _DAMAGE as error:
-            raise CheckpointError(f"the record is damaged: {shorten(error)}") from None
+        found = read_as(Document, document, "the record")
+        self._commit = found.commit
+        self.files = found.files
+        """What was written beside the record: SHA-256 by name, of its newest form and of the one before."""
+        self._runs: list[dict[str, Any]] = list(document.get("runs", []))
+        self._learning = [(item.env, self._curve(item)) for item in found.learning]
+        self._times = found.times
+        self._step_seconds = found.step_seconds
+        for algos in self._step_seconds.values():
+            if len(algos) != 2 or len({len(seconds) for seconds in algos.values()} - {0}) != 1:
+                raise CheckpointError(
+                    "the record is damaged: step_seconds are not two algorithms' with equally many rounds"
+                )
+        self._reports = dict(map(_report, found.reports))
 
     @classmethod
     def read(cls, output: Path, experiment: Experiment, overwrite: bool = False) -> Recorded:
@@ -68,9 +118,9 @@ class Recorded:
         if not path.exists():
             return cls({}, experiment)
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            known = document.get("format") == FORMAT
-        except (OSError, ValueError, AttributeError):
+            document = parse_json(read_text(path), str(path))
+            known = isinstance(document, dict) and document.get("format") == FORMAT
+        except CheckpointError:
             known = False
         if not known and overwrite and path.is_file():
             return cls({}, experiment)
@@ -83,7 +133,8 @@ class Recorded:
         found = (document.get("experiment"), document.get("scale"))
         if found != (experiment.name, experiment.scale):
             words = f"{experiment.name} at scale {experiment.scale}"
-            raise ConfigError(f"{path} is of {found[0]} at scale {found[1]}, not of {words}: choose another folder")
+            other = " at scale ".join(shorten(value, quote=False) for value in found)
+            raise ConfigError(f"{path} is of {other}, not of {words}: choose another folder")
         try:
             return cls(document, experiment)
         except CheckpointError as error:
@@ -127,7 +178,7 @@ class Recorded:
         i = 1
         while (path := output / f"former_record_{i}.json").exists():
             i += 1
-        write_text_atomic(path, (output / RECORD).read_text(encoding="utf-8"))
+        write_bytes_atomic(path, read_bytes(output / RECORD))
         return path
 
     def _counts(self, job: Job) -> bool:
@@ -177,13 +228,12 @@ class Recorded:
         found = self._step_seconds.get(env, {})
         return dict(found) if all(self.seeds(env, algo) for algo in found) else {}
 
-    def _curve(self, item: Mapping[str, Any]) -> Learning:
-        bands = Bands(*(np.array(item[name], dtype=np.float64) for name in Bands._fields))
-        timesteps = np.array(item["timesteps"], dtype=np.float64)
-        if any(values.shape != timesteps.shape or values.ndim != 1 for values in bands):
-            raise ValueError(f"the learning curve of {item['algo']} on {item['env']} has points without a value")
-        n_runs = sum(_of(facts, item["env"], item["algo"]) for facts in self._runs)
-        return Learning(item["algo"], timesteps, bands, int(item.get("n_runs", n_runs)))
+    def _curve(self, item: CurveDocument) -> Learning:
+        bands = Bands(*(np.array(getattr(item, name)) for name in Bands._fields))
+        n_runs = item.n_runs
+        if n_runs is None:
+            n_runs = sum(_of(facts, item.env, item.algo) for facts in self._runs)
+        return Learning(item.algo, np.array(item.timesteps), bands, n_runs)
 
 
 def require_own(output: Path, names: Iterable[str], files: Mapping[str, Sequence[str]], overwrite: bool) -> None:
@@ -200,7 +250,7 @@ def require_own(output: Path, names: Iterable[str], files: Mapping[str, Sequence
 
 def sha256(path: Path) -> str | None:
     """Return the SHA-256 of a file, None where there is no regular file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return hashlib.sha256(read_bytes(path)).hexdigest() if path.is_file() else None
 
 
 def _of(facts: Mapping[str, Any], env: str, algo: str) -> bool:
@@ -211,22 +261,14 @@ def _key(cell: Mapping[str, Any]) -> str:
     return json.dumps(dict(cell), sort_keys=True)
 
 
-def _run(item: Mapping[str, Any]) -> dict[str, Any]:
-    facts = {**item, **{name: item[name] for name in _RUN}}
-    for name in ("cell", "hyperparams", "evaluation", "num_timesteps", "inner_lr"):
-        facts[name] = dict(facts[name])
-    return facts
-
-
-def _steps(algos: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    found = {algo: [float(value) for value in seconds] for algo, seconds in algos.items()}
-    if len(found) != 2 or len({len(seconds) for seconds in found.values()} - {0}) != 1:
-        raise ValueError("step_seconds are not two algorithms' with equally many rounds")
-    return found
-
-
-def _report(item: Mapping[str, Any]) -> tuple[tuple[str, str, str], Report]:
-    report = Report.from_json(json.dumps(item), "the record")
-    if len(report.meta["num_timesteps"]) != report.n_runs:
-        raise ValueError(f"num_timesteps of {report.label} on {report.env} are not one for each run")
+def _report(item: Any) -> tuple[tuple[str, str, str], Report]:
+    report = Report.from_document(item, "the record")
+    for name in (*STREAM_KEYS, "num_timesteps"):
+        if name not in report.meta:
+            raise CheckpointError(f"the record is damaged: {name} of {report.label} on {report.env} is missing")
+    steps = report.meta["num_timesteps"]
+    if not isinstance(steps, list) or len(steps) != report.n_runs:
+        raise CheckpointError(
+            f"the record is damaged: num_timesteps of {report.label} on {report.env} are not one for each run"
+        )
     return (report.env, report.label, _key(report.meta.get("cell", {}))), report

@@ -117,7 +117,7 @@ def test_json_round_trip_is_exact_and_strict(tmp_path: Path) -> None:
         ("{", "truncated or damaged"),
         ("[1]", "not a metarl report"),
         ('{"format": "metarl-report", "version": 99}', "format 99"),
-        ('{"format": "metarl-report", "version": 1}', "'algo' is missing"),
+        ('{"format": "metarl-report", "version": 1}', "is damaged: algo is missing"),
     ],
 )
 def test_foreign_files_are_refused(tmp_path: Path, text: str, message: str) -> None:

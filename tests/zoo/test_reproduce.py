@@ -156,7 +156,8 @@ def test_learning_curves_of_runs_with_other_evaluations_meet_at_equal_env_steps(
     for run, points in ((runs[0].run, [100, 210]), (runs[1].run, [49, 103, 151, 199, 260])):
         path = run.folder / "meta_evaluations.npz"
         post = np.broadcast_to(np.array(points)[:, None, None], (len(points), 1, 2))
-        write_npz_atomic(path, timesteps=np.array(points), pre=-post[:, 0], post=post)
+        env_steps = np.zeros((len(points), 2))
+        write_npz_atomic(path, timesteps=np.array(points), pre=-post[:, 0], post=post, env_steps=env_steps)
     (curve,) = learning(experiment, runs)
     assert curve.timesteps.tolist() == [101.5, 204.5]
     assert curve.bands.mean.tolist() == [101.5, 204.5]  # of 100 and 103, 210 and 199
@@ -334,15 +335,15 @@ def test_a_deleted_run_is_trained_again(tmp_path: Path, capsys: pytest.CaptureFi
         ({"scale": "laptop"}, "is of first-order-rl at scale laptop, not of first-order-rl at scale smoke"),
         ({"version": 9}, "has record format 9: this metarl reads 1"),
         ({"reports": [{"format": "metarl-report"}]}, "has report format None"),
-        ({"learning": [{"env": "PointMass-v0"}]}, "the record is damaged: KeyError('mean')"),
+        ({"learning": [{"env": "PointMass-v0"}]}, "the record is damaged: learning[0].algo is missing"),
         ({"learning.0.mean": [1.0]}, "the learning curve of maml on PointMass-v0 has points without a value"),
-        ({"runs": 3}, "the record is damaged: TypeError"),
-        ({"runs.0.hyperparams": None}, "the record is damaged: TypeError"),
-        ({"runs.0": {"env": "PointMass-v0"}}, "the record is damaged: KeyError('algo')"),
-        ({"reports.0.meta": {}}, "the record is damaged: KeyError('num_timesteps')"),
+        ({"runs": 3}, "the record is damaged: runs=3 is of the wrong type"),
+        ({"runs.0.hyperparams": None}, "the record is damaged: runs[0].hyperparams=None is of the wrong type"),
+        ({"runs.0": {"env": "PointMass-v0"}}, "the record is damaged: runs[0].algo is missing"),
+        ({"reports.0.meta": {}}, "the record is damaged: evaluation_seed of maml, last on PointMass-v0 is missing"),
         ({"reports.0.meta.num_timesteps": [1]}, "num_timesteps of maml, last on PointMass-v0 are not one for each run"),
         ({"step_seconds.PointMass-v0": {"maml": [1.0]}}, "step_seconds are not two algorithms'"),
-        ({"times.PointMass-v0": 3}, "the record is damaged: AttributeError"),
+        ({"times.PointMass-v0": 3}, "the record is damaged: times.PointMass-v0=3 is of the wrong type"),
     ],
 )
 def test_a_record_that_cannot_be_gone_on_with_stays_as_it_is(
