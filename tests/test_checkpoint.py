@@ -4,9 +4,6 @@ import json
 import os
 import signal
 import struct
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -28,6 +25,7 @@ from metarl.checkpoint import (
     write_text_atomic,
 )
 from metarl.errors import CheckpointError
+from tests.processes import Program
 
 DOCUMENT = {"algorithm": "fomaml", "counters": {"iteration": 3, "steps": 12_000}, "rates": [0.1, 1e-300], "note": None}
 
@@ -56,16 +54,6 @@ def one_line_error(path: Path) -> str:
     assert "\n" not in message
     assert path.name in message
     return message
-
-
-def run_python(code: str, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(checkpoint.__file__).parents[1])},
-    )
 
 
 # ----------------------------------------------------------------------------------------------------------- round trip
@@ -161,8 +149,7 @@ def test_killed_while_saving_the_file_always_loads(tmp_path: Path) -> None:
     """
     counts = []
     for delay in (0.02, 0.1, 0.23):
-        process = run_python(code, str(path))
-        assert process.stdout is not None
+        process = Program(code, str(path))
         assert process.stdout.readline() == "ready\n"
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
@@ -187,7 +174,7 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
         except CheckpointError as error:
             print(error)
     """
-    out, err = run_python(code, str(path)).communicate(timeout=60)
+    out, err = Program(code, str(path)).communicate()
     assert not err
     assert out.startswith(f"cannot write {path}: ")
     assert out.count("\n") == 1

@@ -3,9 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ from stable_baselines3.common.logger import FormatUnsupportedError, Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-import metarl
 from metarl.checkpoint import write_all_atomic
 from metarl.errors import CheckpointError, UnknownNameError
 from metarl.logging import (
@@ -30,6 +26,7 @@ from metarl.logging import (
     make_logger,
     record_figure,
 )
+from tests.processes import run_program
 
 FILES = ("csv", "json", "log", "tensorboard")
 
@@ -55,17 +52,6 @@ def crashed(folder: Path, **arguments: Any) -> None:
     write(logger, range(1, 11))
     flush(logger)
     write(logger, (11, 12), shift=0.5)
-
-
-def run_python(code: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
-        env={**os.environ, "PYTHONPATH": str(Path(metarl.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 # --------------------------------------------------------------------------------------------------------------- resume
@@ -133,7 +119,7 @@ def test_killed_process_resumed_again_and_again(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     """
     for start in (0, 5):
-        done = run_python(code, str(start), str(tmp_path))
+        done = run_program(code, str(start), str(tmp_path))
         assert done.returncode == -9, done.stderr
     write(make_logger(tmp_path, ("csv", "tensorboard"), resume_step=10), (11,))
     expected = [(step, float(step)) for step in range(1, 12)]
@@ -299,7 +285,7 @@ def test_full_disk_is_one_error_in_every_format(tmp_path: Path) -> None:
                 print(error)
             logger.close()
     """
-    done = run_python(code, str(tmp_path))
+    done = run_program(code, str(tmp_path))
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert len(lines) == 4
@@ -330,5 +316,5 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         read_npz(folder + "/d.npz")
         print([event for event in seen if event.startswith("pickle.")])
     """
-    done = run_python(code, str(tmp_path))
+    done = run_program(code, str(tmp_path))
     assert done.stdout == "[]\n", done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from metarl.zoo import runs
 from metarl.zoo.__main__ import main
 from metarl.zoo.evaluate import training_seconds
 from metarl.zoo.plot import last_evaluation, read_curve, run_on, running_mean, training_figure
+from tests.processes import COMMAND, run_program
 
 from .conftest import TINY, Refused, contents
 
@@ -357,9 +357,7 @@ def test_a_family_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "my_line.py").write_text(LINE)
 
     def metarl_zoo(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "metarl.zoo", *words]
-        paths = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **paths}, timeout=120)
+        return run_program(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {COMMAND}", *words)
 
     package, run = ["--gym-packages", "my_line"], str(tmp_path / "fomaml" / "Line-v0_1")
     small = ["-n", "300", "--num-threads", "1", "--n-eval-tasks", "2", "-params", "meta_batch_size:2", "n_episodes:2"]

@@ -7,8 +7,6 @@ import hashlib
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,9 @@ from metarl.zoo.experiment import find, jobs, load_experiment, names, scales
 from metarl.zoo.findings import Verdict
 from metarl.zoo.finished import Trained, choose_rates, evaluate_run, learning
 from metarl.zoo.runs import open_run
+from tests.processes import run_program
 
 from .conftest import Refused, contents
-from .test_resume import ENVIRONMENT
 
 NAME = "first-order-rl"
 SMOKE = ["reproduce", NAME, "--scale", "smoke", "--num-threads", "1"]
@@ -435,8 +433,7 @@ main(sys.argv[1:])
 
 def test_a_killed_command_goes_on_where_it_was(logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [*ONE, "--only-algo", "maml", "fomaml", "-f", str(tmp_path)]
-    command = [sys.executable, "-c", KILLED, *argv]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, timeout=120)
+    done = run_program(KILLED, *argv)
     assert done.returncode == -signal.SIGKILL, done.stderr
     first, second = (open_run(tmp_path / algo / "PointMass-v0_1") for algo in ("maml", "fomaml"))
     assert first.final.is_file()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +22,13 @@ import metarl
 from metarl.checkpoint import load_checkpoint, read_npz, write_npz_atomic
 from metarl.zoo import callbacks, console
 from metarl.zoo.__main__ import main
+from tests.processes import COMMAND, Program
 
 from .conftest import TINY, Refused, contents
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 LONG = [*TINY, "-n", "2400", "--eval-freq", "500", "--save-freq", "200"]
 """About 30 meta-iterations, a checkpoint every third."""
-
-
-def start(
-    argv: list[str], before: Callable[[], None] | None = None, out: int = subprocess.DEVNULL
-) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "metarl.zoo", *argv]
-    pipes: dict[str, Any] = {"stdout": out, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=ENVIRONMENT, preexec_fn=before, **pipes)
 
 
 def wait_for_steps(run: Path, steps: int) -> None:
@@ -156,7 +147,7 @@ def test_an_interrupt_at_the_end_of_an_iteration_loses_nothing(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_saves_and_says_how_to_go_on(number: signal.Signals, whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "fomaml" / "PointMass-v0_1"
-    process = start([*LONG, "-f", str(tmp_path)])
+    process = Program(COMMAND, *LONG, "-f", str(tmp_path))
     wait_for_steps(run, 300)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
@@ -171,12 +162,8 @@ def test_an_interrupt_saves_and_says_how_to_go_on(number: signal.Signals, whole:
 
 def test_an_impatient_interrupt_has_no_traceback() -> None:
     """Whatever threads are in the middle of: Python would wait for them, and be interrupted in that."""
-    process = start(
-        ["evaluate", "--env", "AntVel-v0", "--episodes", "40", "--n-eval-tasks", "400"], out=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    while "env steps" not in process.stdout.readline():
-        pass
+    process = Program(COMMAND, "evaluate", "--env", "AntVel-v0", "--episodes", "40", "--n-eval-tasks", "400")
+    assert any("env steps" in line for line in iter(process.stdout.readline, ""))
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     while process.poll() is None:
@@ -301,11 +288,8 @@ def test_damaged_evaluations_are_refused(
 
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path: Path) -> None:
     run = tmp_path / "fomaml" / "PointMass-v0_1"
-
-    def small_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    process = start([*LONG, "-f", str(tmp_path), "--eval-freq", "-1"], small_files)
+    small_files = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+    process = Program(small_files + COMMAND, *LONG, "-f", str(tmp_path), "--eval-freq", "-1")
     _, error = process.communicate(timeout=120)
     assert process.returncode == 2
     assert error.startswith("metarl: error: cannot write ")
