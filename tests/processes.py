@@ -106,7 +106,7 @@ def _run(code: str, argv: tuple[str, ...], env: dict[str, str], folder: str, out
     os.dup2(err, 2)
     for descriptor in (out, err):
         os.close(descriptor)
-    sys.stdout, sys.stderr = (open(end, "w", encoding="utf-8", closefd=False) for end in (1, 2))
+    sys.stdout, sys.stderr = (open(end, "w", encoding="utf-8", closefd=False) for end in (1, 2))  # noqa: SIM115
     # A shell that starts the tests in the background has it ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(env)
