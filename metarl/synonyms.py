@@ -149,6 +149,25 @@ HYPERPARAMETERS: Words = {
 }
 """Arguments of SB3's algorithms and keys of RL-Zoo3's YAML."""
 
+VIEWS: Words = {
+    **dict.fromkeys(
+        ("max_episode_steps", "max_steps", "max_path_length", "episode_length", "time_limit", "n_steps"), ("horizon",)
+    ),
+}
+"""Arguments of Gymnasium's environments and of other code bases' families."""
+
+FAMILIES: Words = {
+    **VIEWS,
+    **dict.fromkeys(
+        ("goal", "velocity", "direction", "angle"),
+        "it is of the task, which is drawn: gymnasium.make and FamilyVecEnv take the tasks that they are given",
+    ),
+    **dict.fromkeys(
+        ("render_mode", "render"), "families have no mode: gymnasium.make and FamilyVecEnv take render_mode"
+    ),
+}
+"""What belongs to a view of a family and is given to the family."""
+
 ALGORITHMS: Words = {
     **{
         name: f"it is a learner, not a meta-algorithm: -params learner:{name}, or learner:sb3_{name} for SB3's own"

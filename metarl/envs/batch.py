@@ -35,6 +35,7 @@ from metarl.envs.views import (
 )
 from metarl.errors import TaskError, UnknownNameError, unknown_name
 from metarl.streams import stream
+from metarl.synonyms import VIEWS
 
 
 def episode_stream(seed: int) -> np.random.Generator:
@@ -228,5 +229,6 @@ def _split(family: str | Family, kwargs: dict[str, Any]) -> tuple[Family, dict[s
             known.update(error.known)
     for name in task:
         if name not in built.task_space.spaces:
-            raise unknown_name(f"argument or task parameter of {family}", name, known | set(built.task_space.spaces))
+            known |= set(built.task_space.spaces)
+            raise unknown_name(f"argument or task parameter of {family}", name, known, VIEWS)
     return built, task

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from metarl.checks import FINITE, SWITCH, Check, instance, integer
 from metarl.errors import unknown_name
 from metarl.schema import LARGEST
+from metarl.synonyms import FAMILIES
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -42,7 +43,7 @@ def choose_constants(lineages: Mapping[str, C], lineage: str, changes: Mapping[s
     values: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in names:
-            raise unknown_name(f"argument of {family}", name, ["lineage", *names])
+            raise unknown_name(f"argument of {family}", name, ["lineage", *names], FAMILIES)
         kind = type(getattr(constants, name))
         values[name] = _KINDS.get(kind, instance(kind, kind.__name__))(name, value)
     return replace(constants, **values)

@@ -574,6 +574,23 @@ def test_a_limit_that_contradicts_the_horizon_is_refused():
         assert [env.step(np.zeros(2))[2:4] for _ in range(3)] == [(False, False)] * 2 + [(False, True)]
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: make_family("PointMass-v0", max_episode_steps=50), "'max_episode_steps': did you mean 'horizon'?"),
+        (lambda: make_family("AntVel-v0", time_limit=50), "'time_limit': did you mean 'horizon'?"),
+        (lambda: SingleEnv("PointMass-v0", max_episode_steps=50), "'max_episode_steps': did you mean 'horizon'?"),
+        (lambda: make_family("PointMass-v0", render_mode="rgb_array"), "FamilyVecEnv take render_mode"),
+        (lambda: make_family("PointMass-v0", goal=[0.0, 0.1]), "'goal': it is of the task, which is drawn"),
+        (lambda: make_family("AntDir-v0", direction=1.0), "'direction': it is of the task, which is drawn"),
+    ],
+)
+def test_what_belongs_to_a_view_is_said_to_who_gives_it_to_the_family(make, message):
+    with pytest.raises(UnknownNameError) as caught:
+        make()
+    assert message in str(caught.value)
+
+
 def test_a_family_without_an_argument_for_it_says_so():
     for family in (Dial(), make_family("PointMass-v0")):
         with pytest.raises(ConfigError, match=r"env steps: it cannot be changed"):
