@@ -212,7 +212,11 @@ def test_not_a_number_is_passed_on():
     ("kwargs", "error", "message"),
     [
         ({"lineage": "maml"}, UnknownNameError, "unknown lineage 'maml': did you mean 'maml_rl'?"),
-        ({"wrap": False}, UnknownNameError, "unknown argument of PointMass 'wrap': did you mean 'wrap_actions'?"),
+        (
+            {"wrap_action": False},
+            UnknownNameError,
+            "unknown argument of PointMass 'wrap_action': did you mean 'wrap_actions'?",
+        ),
         ({"horizon": 1.5}, ConfigError, "horizon=1.5 is not a whole number"),
         ({"horizon": True}, ConfigError, "horizon=True is not a whole number"),
         ({"wrap_actions": 1}, ConfigError, "wrap_actions=1 is not true or false"),
