@@ -31,7 +31,7 @@ from metarl.errors import ConfigError, shorten
 
 __all__ = ["FamilyCheckError", "check_family"]
 
-MAX_STEPS = 1000
+MAX_STEPS = 500
 """Longest walk by default, env steps."""
 
 
@@ -48,7 +48,7 @@ def check_family(family: Family, n: int = 4, n_envs: int = 2, n_steps: int | Non
 
     :param n: tasks to try, 2 or more, besides those at the edges of the task space.
     :param n_envs: copies of each.
-    :param n_steps: env steps that are walked; None: the whole horizon, at most 1,000.
+    :param n_steps: env steps that are walked; None: the whole horizon, at most 500.
     :param seed: of tasks, streams and actions.
     :raises FamilyCheckError: one line that says which promise is broken, and where it shows in a trajectory the time
         step (1 is an episode's first), the task and the value; whatever else the family raised is its cause.
@@ -89,7 +89,7 @@ def _check(family: Family, n: int, n_envs: int, n_steps: int | None, seed: int) 
             for group in group_tasks(family, edges):
                 check_edges(Probe(family, *group[1:], n_envs, n_steps, seed))
         if len(groups) == 1:
-            lengths = min(n_steps, 20), min(family.horizon, MAX_STEPS)
+            lengths = min(n_steps, 20), family.horizon
             check_task_matters(family, tasks, lengths, seed)
     for index in range(min(2, n_tasks(tasks))):
         check_single(family, take_tasks(tasks, slice(index, index + 1)), min(n_steps, 100), seed)

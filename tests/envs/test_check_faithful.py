@@ -9,6 +9,17 @@ from metarl.envs.check import FamilyCheckError
 from metarl.errors import ConfigError
 from tests.envs.families import Bandit, CartPole, Finite, Maze, Pendulum, Reach, Sound, Spring
 
+class Stateless(Bandit):
+    """Nothing is kept, and nothing seen."""
+
+    def reset(self, tasks, rngs, n_envs):
+        return {}, np.zeros((len(rngs), n_envs, 1), np.float32)
+
+    def step(self, tasks, state, actions, rngs, active=None):
+        step = super().step(tasks, {"t": np.zeros(actions.shape, np.int64)}, actions, rngs, active)
+        return step._replace(state={}, obs=np.zeros_like(step.obs))
+
+
 FAITHFUL = {
     "CartPole, whose copies fall on": lambda: CartPole(horizon=60),
     "CartPole's oracle": lambda: Oracle(CartPole(horizon=30)),
@@ -18,6 +29,7 @@ FAITHFUL = {
     "a place that moves late": Spring,
     "actions carried out two steps later": lambda: Spring(late=2),
     "a bandit that observes what it was paid": Bandit,
+    "a bandit without a state": Stateless,
     "one step": lambda: Reach(horizon=1),
     "two tasks": lambda: Finite(2),
 }

@@ -264,8 +264,8 @@ def _follow(probe: Probe, moment: Moment, other: np.ndarray, lags: int, answers:
         differ = {
             name: _flat(unlike(value, getattr(b, name))) for name, value in (("reward", a.reward), ("obs", a.obs))
         }
-        moving = {name: value for name, value in a.state.items() if name not in kept}
-        differ["state"] = np.concatenate([_flat(unlike(value, b.state[name])) for name, value in moving.items()], -1)
+        moving = [_flat(unlike(value, b.state[name])) for name, value in a.state.items() if name not in kept]
+        differ["state"] = np.concatenate([np.zeros((*going.shape, 0), dtype=bool), *moving], axis=-1)
         for name, part in differ.items():
             answers[name].add(lag, part[going])
             found = part.any(-1) & going
