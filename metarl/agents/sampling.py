@@ -20,6 +20,7 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.rounding import warn_of_lost_digits
 from metarl.envs.family import Family, Tasks, n_tasks, one_task, take_tasks
+from metarl.envs.promises import require_sound_step, sound_start
 from metarl.envs.views import as_actions, require_finite
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
 
@@ -211,7 +212,8 @@ def _collect_block(
     """Fill ``out``, whose arrays are ``[time, task, env, …]``; return the length of the longest episode."""
     env_rngs, action_rngs = [env for env, _ in streams], [action for _, action in streams]
     horizon, n, n_envs = out.mask.shape
-    state, obs = family.reset(tasks, env_rngs, n_envs)
+    batch = n, n_envs
+    state, obs = sound_start(family, family.reset(tasks, env_rngs, n_envs), batch, policy.observation_space)
     first = draw_noise(policy.action_space, action_rngs[0], (horizon, n_envs))
     noise = np.empty((horizon, n, *first.shape[1:]), dtype=np.float32)
     noise[:, 0] = first
@@ -220,8 +222,6 @@ def _collect_block(
     active = np.ones((n, n_envs), dtype=bool)
     rows, kept, min_rows = np.arange(n)[:, None], None, policy.min_rows
     for t in range(horizon):
-        if obs.dtype != np.float32:
-            raise ConfigError(f"{family.id} observes {obs.dtype}, not float32: metarl.envs.check_family says more")
         out.obs[t] = obs
         seen, drawn = (obs, noise[t]) if kept is None else (obs[rows, kept], noise[t][rows, kept])
         chosen = policy.distribution(params, torch.from_numpy(seen)).sample(torch.from_numpy(drawn))
@@ -233,6 +233,8 @@ def _collect_block(
             actions = actions.copy()
             actions[rows, kept] = policy.actions_to_env(chosen)
         step = family.step(tasks, state, actions, env_rngs, active)
+        if t == 0:
+            require_sound_step(family, step, batch, policy.observation_space)
         out.rewards[t] = step.reward
         out.mask[t] = active
         state, obs = step.state, step.obs

@@ -19,6 +19,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from metarl.envs.family import Family, State, Task, Tasks, make_family, one_task
+from metarl.envs.promises import require_sound_step, sound_start
 from metarl.envs.views import (
     as_actions,
     as_batch,
@@ -155,7 +156,8 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
             assert self._seed is not None
             self._next_tasks = drawn_task(self.family, self._seed, *self._spaces)
         self._tasks = self._next_tasks
-        self._state, obs = self.family.reset(self._tasks, [self.np_random], 1)
+        first = self.family.reset(self._tasks, [self.np_random], 1)
+        self._state, obs = sound_start(self.family, first, (1, 1), self._spaces[0])
         self._elapsed = 0
         self._trail = [self._state]
         require_finite("observation", obs[0], self._where)
@@ -172,6 +174,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
             raise reset_needed(self.family)
         chosen = as_actions(action, self._spaces[1], None, self.family.id, self._where)
         step = self.family.step(self._tasks, self._state, chosen[None, None], [self.np_random])
+        require_sound_step(self.family, step, (1, 1), self._spaces[0])
         self._state = step.state
         # As the vector view and SB3's return it; this one keeps float64.
         require_finite("reward", step.reward[0].astype(np.float32), self._where)

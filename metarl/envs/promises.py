@@ -1,8 +1,9 @@
 """The promises of a family: one list, for :func:`~metarl.envs.check.check_family` and for learning.
 
-``check_family`` looks for a breach of each. Learning relies on all of them, and refuses those that it can see without
-trying anything: the declarations when a meta-algorithm is made (:func:`broken_declaration`), numbers that are not
-finite in the env step that returns them. Whatever it refuses, ``check_family`` refuses first.
+``check_family`` looks for a breach of each. Learning relies on all of them, and refuses what it can see as it goes, in
+the same words: declarations when a meta-algorithm is made (:func:`broken_declaration`), arrays at the first step of an
+episode (:func:`sound_start`, :func:`require_sound_step`), and numbers that are not finite in the env step that returns
+them.
 
 **Declarations** (learning refuses these too)
 
@@ -22,14 +23,14 @@ finite in the env step that returns them. Whatever it refuses, ``check_family`` 
   ones lie outside the training range, and training draws hold none that are held out.
 - ``finite_tasks`` lists every task once.
 
-**Arrays**
+**Arrays** (learning refuses other shapes and dtypes too)
 
 - ``reset`` returns ``(state, obs)``, ``step`` a ``Step``. State: numbers ``[task, env, ...]``, the same arrays always.
   Observations: float32 ``[task, env, *observation]``. Reward: float64 ``[task, env]``. Terminated: bool. Info: numbers
   ``[task, env]``.
 - Neither changes what it is given, nor what it returned before.
 
-**Numbers** (of copies that have not ended; learning refuses what is not finite, with the same words)
+**Numbers** (of copies that have not ended; learning refuses what is not finite)
 
 - Observations are finite and in ``observation_space``; rewards are finite in float32, which is what learning stores.
   That holds for every task that ``validate_tasks`` takes, at the edges of the task space too, at all times, and for the
@@ -56,15 +57,16 @@ finite in the env step that returns them. Whatever it refuses, ``check_family`` 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from metarl.errors import shorten
+from metarl.envs.family import Family, State, Step
+from metarl.errors import ConfigError, shorten
 
-if TYPE_CHECKING:
-    from metarl.envs.family import Family
+HINT = "(metarl.envs.check_family says more)"
 
 
 def broken_declaration(family: Family) -> str | None:
@@ -104,6 +106,86 @@ def broken_spaces(observation_space: Any, action_space: Any) -> str | None:
         return f"action_space {taken} is not a Box of one axis: give it shape ({max(1, np.prod(action_space.shape))},)"
     if not action_space.is_bounded():
         return f"action_space {taken} is not bounded: Stable-Baselines3 takes finite bounds"
+    return None
+
+
+def broken_start(first: Any, batch: tuple[int, int], observation_space: spaces.Box) -> str | None:
+    """Return what is wrong with the arrays that ``reset`` returned, None if nothing is.
+
+    :param batch: how many tasks and copies there are.
+    """
+    if not (isinstance(first, tuple) and len(first) == 2):
+        return f"reset returns {kind_of(first)}, not (state, obs)"
+    return _broken_obs("reset", first[1], batch, observation_space) or _broken_state("reset", first[0], batch)
+
+
+def broken_step(step: Any, batch: tuple[int, int], observation_space: spaces.Box) -> str | None:
+    """Return what is wrong with the arrays that ``step`` returned, None if nothing is."""
+    if not isinstance(step, Step):
+        return f"step returns {kind_of(step)}, not a Step"
+    fault = _broken_obs("step", step.obs, batch, observation_space)
+    if fault is not None:
+        return fault
+    for name, array, dtype in (("reward", step.reward, np.float64), ("terminated", step.terminated, np.bool_)):
+        if not (isinstance(array, np.ndarray) and array.shape == batch and array.dtype == dtype):
+            return f"{name} is {kind_of(array)}, not {list(batch)} {np.dtype(dtype).name}"
+    info: Any = step.info
+    if not isinstance(info, Mapping):
+        return f"info is {kind_of(info)}, not a dict of arrays"
+    for name, value in info.items():
+        right = isinstance(value, np.ndarray) and value.shape == batch and value.dtype.kind in "biuf"
+        if not (right and isinstance(name, str)):
+            return f"info {shorten(name)} is {kind_of(value)}, not numbers {list(batch)}"
+    return _broken_state("step", step.state, batch)
+
+
+def sound_start(
+    family: Family, first: Any, batch: tuple[int, int], observation_space: spaces.Box
+) -> tuple[State, np.ndarray]:
+    """Return what ``reset`` returned.
+
+    :raises ConfigError: its arrays are not as promised.
+    """
+    fault = broken_start(first, batch, observation_space)
+    if fault is not None:
+        raise ConfigError(f"{family.id or type(family).__name__}: {fault} {HINT}")
+    return first[0], first[1]
+
+
+def require_sound_step(family: Family, step: Any, batch: tuple[int, int], observation_space: spaces.Box) -> None:
+    """Look at what ``step`` returned.
+
+    :raises ConfigError: its arrays are not as promised.
+    """
+    fault = broken_step(step, batch, observation_space)
+    if fault is not None:
+        raise ConfigError(f"{family.id or type(family).__name__}: {fault} {HINT}")
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is in a few words."""
+    if isinstance(value, np.ndarray):
+        return f"{list(value.shape)} {value.dtype}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {kind_of(part)}' for name, part in value.items())}}}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _broken_obs(source: str, obs: Any, batch: tuple[int, int], space: spaces.Box) -> str | None:
+    shape = (*batch, *space.shape)
+    if isinstance(obs, np.ndarray) and obs.shape == shape and obs.dtype == np.float32:
+        return None
+    words = shorten(space, quote=False)
+    return f"{source} observes {kind_of(obs)}, not {list(shape)} float32 in {words}"
+
+
+def _broken_state(source: str, state: Any, batch: tuple[int, int]) -> str | None:
+    if not isinstance(state, Mapping):
+        return f"{source} gives a state that is {kind_of(state)}, not a dict of arrays"
+    for name, value in state.items():
+        if not (isinstance(value, np.ndarray) and value.shape[:2] == batch and value.dtype.kind in "biuf"):
+            return f"state {shorten(name)} is {kind_of(value)}, not numbers [task, env, ...]"
     return None
 
 

@@ -17,6 +17,7 @@ from metarl.checks import COUNT
 from metarl.envs.batch import episode_stream, fresh_seed
 from metarl.envs.family import Family, State, Tasks, make_family, n_tasks, take_tasks
 from metarl.envs.groups import group_tasks
+from metarl.envs.promises import require_sound_step, sound_start
 from metarl.envs.views import (
     as_actions,
     as_metadata,
@@ -120,7 +121,8 @@ class FamilyVecEnv(VecEnv):
         self._reset_seeds()
         self._reset_options()
         self._tasks = take_tasks(self._next_tasks, slice(None))
-        self._state, obs = self.family.reset(self._tasks, self._rngs, 1)
+        first = self.family.reset(self._tasks, self._rngs, 1)
+        self._state, obs = sound_start(self.family, first, (self.num_envs, 1), self._spaces[0])
         self._actions = None
         self._trail.append(self._state)
         self._elapsed[:] = 0
@@ -141,6 +143,7 @@ class FamilyVecEnv(VecEnv):
         if self._actions is None:
             raise ConfigError(f"{self.family.id}: step_async(actions) comes before step_wait()")
         step = self.family.step(self._tasks, self._state, self._actions[:, None], self._rngs)
+        require_sound_step(self.family, step, (self.num_envs, 1), self._spaces[0])
         self._state, self._actions = step.state, None
         self.reward_terms = {name: value[:, 0] for name, value in step.info.items()}
         obs, rewards, terminated = np.array(step.obs[:, 0]), step.reward[:, 0], step.terminated[:, 0]

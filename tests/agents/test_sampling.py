@@ -319,7 +319,10 @@ class Double(Staircase):
 
 def test_float64_observations_are_refused_by_name() -> None:
     policy = make_policy(Double())
-    with pytest.raises(ConfigError, match=r"Staircase-v0 observes float64, not float32: .*check_family"):
+    with pytest.raises(
+        ConfigError,
+        match=r"Staircase-v0: reset observes \[1, 2, 2\] float64, not \[1, 2, 2\] float32 in .*check_family",
+    ):
         collect(Double(), policy, make_stack(policy, 1), make_tasks([1.0], [0]), make_seeds(1), n_episodes=2)
 
 

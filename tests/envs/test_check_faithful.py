@@ -9,6 +9,7 @@ from metarl.envs.check import FamilyCheckError
 from metarl.errors import ConfigError
 from tests.envs.families import Bandit, CartPole, Finite, Maze, Pendulum, Reach, Sound, Spring
 
+
 class Stateless(Bandit):
     """Nothing is kept, and nothing seen."""
 

@@ -82,6 +82,51 @@ def test_learning_refuses_the_declarations_that_the_check_refuses(name: str, lea
     assert str(learnt.value) == f"{checked.value} (metarl.envs.check_family says more)"
 
 
+ARRAYS: dict[str, tuple[str, Any]] = {
+    "float32 rewards": (
+        "reward is .* float32, not .* float64",
+        lambda step: {"reward": step.reward.astype(np.float32)},
+    ),
+    "ends as integers": (
+        "terminated is .* int64, not .* bool",
+        lambda step: {"terminated": step.terminated.astype(int)},
+    ),
+    "one end for all": ("terminated is a bool, not", lambda step: {"terminated": False}),
+    "flat observations": ("step observes .* float32, not .* float32 in Box", lambda step: {"obs": step.obs[..., 0]}),
+    "info of numbers": ("info 'x' is a float, not numbers", lambda step: {"info": {"x": 0.5}}),
+    "a state of lists": ("state 'x' is a list, not numbers", lambda step: {"state": {**step.state, "x": [0.0]}}),
+}
+
+
+@pytest.mark.parametrize("learner", ["vpg", "sb3_ppo"])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_learning_refuses_the_arrays_that_the_check_refuses(name: str, learner: str) -> None:
+    message, change = ARRAYS[name]
+
+    class Odd(Reach):
+        def step(self, *args: Any, **kwargs: Any) -> Any:
+            step = super().step(*args, **kwargs)
+            return step._replace(**change(step))
+
+    with pytest.raises(FamilyCheckError, match=f"Reach-v0: {message}"):
+        check_family(Odd())
+    arguments = {"learner_kwargs": {"n_steps": 8, "batch_size": 8}} if learner == "sb3_ppo" else {"n_episodes": 2}
+    model = metarl.Reptile("MlpPolicy", Odd(), learner=learner, meta_batch_size=1, n_inner_steps=1, **arguments)
+    with pytest.raises(ConfigError, match=rf"Reach-v0: {message}.* \(metarl.envs.check_family says more\)"):
+        model.learn(1)
+
+
+def test_learning_refuses_a_reset_that_returns_something_else() -> None:
+    class Odd(Reach):
+        def reset(self, *args: Any) -> Any:
+            return super().reset(*args)[1]
+
+    with pytest.raises(FamilyCheckError, match=r"Reach-v0: reset returns .* float32, not \(state, obs\)"):
+        check_family(Odd())
+    with pytest.raises(ConfigError, match=r"Reach-v0: reset returns .* float32, not \(state, obs\)"):
+        metarl.FOMAML("MlpPolicy", Odd(), meta_batch_size=1, n_episodes=2).learn(1)
+
+
 class Spoilt(Reach):
     """Pays or observes something else from the third env step on."""
 

@@ -65,16 +65,6 @@ def both(a: Any, b: Any) -> str:
     return " and ".join(words if words[0] != words[1] else (repr(np.asarray(value).tolist()) for value in (a, b)))
 
 
-def kind_of(value: Any) -> str:
-    """Return what a value is in a few words."""
-    if isinstance(value, np.ndarray):
-        return f"{list(value.shape)} {value.dtype}"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{name}: {kind_of(part)}' for name, part in value.items())}}}"
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
 def is_array(value: Any) -> TypeGuard[np.ndarray]:
     """Return whether ``value`` is an array."""
     return isinstance(value, np.ndarray)

@@ -17,14 +17,13 @@ from metarl.envs.checker.common import (
     copied,
     equal,
     family_name,
-    is_array,
-    kind_of,
     number,
     require,
     unlike,
     where,
 )
 from metarl.envs.family import Family, State, Step, Tasks, n_tasks, take_tasks
+from metarl.envs.promises import broken_start, broken_step
 from metarl.errors import shorten
 from metarl.streams import stream
 
@@ -97,12 +96,10 @@ class Probe:
             first: Any = self.family.reset(given, rngs, n_envs)
         except Exception as error:
             raise FamilyCheckError(f"{family_name(self.family)}: {blame(error)}") from error
-        if not (isinstance(first, tuple) and len(first) == 2):
-            self.refuse(f"reset returns {kind_of(first)}, not (state, obs)")
+        fault = broken_start(first, (len(rngs), n_envs), self.observation_space)
+        if fault is not None:
+            self.refuse(fault)
         state, obs = first
-        batch = len(rngs), n_envs
-        self._require_obs(obs, batch, "reset", 0)
-        self._require_state(state, batch, "reset", 0)
         self.require(equal(given, tasks), "reset modifies the tasks it is given")
         self._require_kept("reset", 0)
         self._require_declared(0)
@@ -126,7 +123,7 @@ class Probe:
             step: Any = self.family.step(given_tasks, state, given_actions, rngs, given_active)
         except Exception as error:
             raise FamilyCheckError(f"{family_name(self.family)}: {blame(error)} at time step {time}") from error
-        self._require_step(step, actions.shape[:2], time)
+        self._require_step(step, (len(rngs), actions.shape[1]), time)
         for what, kept in (
             ("state", equal(state, held)),
             ("actions", alike(given_actions, actions)),
@@ -233,41 +230,15 @@ class Probe:
                 at = where(time, tasks, row, env)
                 self.refuse(f"the terms of the reward in info do not add up to it {at}: {sums}")
 
-    # Messages are made where they are needed only: these are asked at every step.
-    def _require_step(self, step: Any, batch: tuple[int, ...], time: int) -> None:
-        at = f"at time step {time}"
-        if not isinstance(step, Step):
-            self.refuse(f"step returns {kind_of(step)}, not a Step, {at}")
-        self._require_obs(step.obs, batch, "step", time)
-        for name, array, dtype in (("reward", step.reward, np.float64), ("terminated", step.terminated, np.bool_)):
-            if not (is_array(array) and array.shape == batch and array.dtype == dtype):
-                self.refuse(f"{name} is {kind_of(array)}, not {list(batch)} {np.dtype(dtype).name}, {at}")
-        if not isinstance(step.info, Mapping):
-            self.refuse(f"info is {kind_of(step.info)}, not a dict of arrays, {at}")
-        for name, value in step.info.items():
-            right = isinstance(name, str) and is_array(value) and value.shape == batch and value.dtype.kind in "biuf"
-            if not right:
-                self.refuse(f"info {shorten(name)} is {kind_of(value)}, not numbers {list(batch)}, {at}")
-        self._require_state(step.state, batch, "step", time)
+    def _require_step(self, step: Any, batch: tuple[int, int], time: int) -> None:
+        fault = broken_step(step, batch, self.observation_space)
+        if fault is not None:
+            self.refuse(f"{fault}, at time step {time}")
         kinds = _kinds(step.state)
         if kinds != self._state:
             name = next(name for name in {**self._state, **kinds} if kinds.get(name) != self._state.get(name))
-            self.refuse(f"the state after a step has other arrays than the state after reset: {shorten(name)} {at}")
-
-    def _require_obs(self, obs: Any, batch: tuple[int, ...], source: str, time: int) -> None:
-        shape = (*batch, *self.observation_space.shape)
-        if not (is_array(obs) and obs.shape == shape and obs.dtype == np.float32):
-            space = shorten(self.observation_space, quote=False)
-            what = f"{source} observes {kind_of(obs)}, not {list(shape)} float32 in {space}"
-            self.refuse(f"{what}, at time step {time}" if time else what)
-
-    def _require_state(self, state: Any, batch: tuple[int, ...], source: str, time: int) -> None:
-        at = f", at time step {time}" if time else ""
-        if not isinstance(state, Mapping):
-            self.refuse(f"{source} gives a state that is {kind_of(state)}, not a dict of arrays{at}")
-        for name, value in state.items():
-            if not (is_array(value) and value.shape[:2] == batch and value.dtype.kind in "biuf"):
-                self.refuse(f"state {shorten(name)} is {kind_of(value)}, not numbers [task, env, ...]{at}")
+            what = f"the state after a step has other arrays than the state after reset: {shorten(name)}"
+            self.refuse(f"{what} at time step {time}")
 
     def _require_kept(self, source: str, time: int) -> None:
         for name, (array, before) in self._returned.items():

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.envs.batch import drawn_task
-from metarl.envs.checker.common import FamilyCheckError, equal, family_name, is_array, kind_of, require
+from metarl.envs.checker.common import FamilyCheckError, equal, family_name, is_array, require
 from metarl.envs.family import (
     SPLITS,
     Family,
@@ -22,7 +22,7 @@ from metarl.envs.family import (
     stack_tasks,
     take_tasks,
 )
-from metarl.envs.promises import broken_declaration, broken_spaces
+from metarl.envs.promises import broken_declaration, broken_spaces, kind_of
 from metarl.errors import MetaRLError, shorten
 from metarl.streams import stream
 
