@@ -71,7 +71,7 @@ def sb3_policy_kwargs(policy_kwargs: Mapping[str, Any] | None) -> dict[str, Any]
         if activation not in ACTIVATIONS:
             raise unknown_name("activation function", activation, ACTIVATIONS)
         kwargs["activation_fn"] = ACTIVATIONS[activation]
-    elif activation is not None and activation not in ACTIVATIONS.values():
+    elif "activation_fn" in kwargs and activation not in ACTIVATIONS.values():
         # Others may have parameters of their own or mix units, which nothing here would notice.
         raise ConfigError(f"activation_fn={shorten(activation)} is not supported: use {', '.join(ACTIVATIONS)}")
     net_arch = kwargs.get("net_arch")
@@ -81,8 +81,9 @@ def sb3_policy_kwargs(policy_kwargs: Mapping[str, Any] | None) -> dict[str, Any]
     if kwargs.get("features_extractor_class", FlattenExtractor) is not FlattenExtractor:
         raise ConfigError("only policies without a features extractor (MlpPolicy) are supported")
     for name, reason in _EMPTY.items():
-        if kwargs.get(name) not in (None, {}):
-            raise ConfigError(f"{name}={shorten(kwargs[name])} is not supported: {reason}")
+        value = kwargs.pop(name, None)
+        if value not in (None, {}):
+            raise ConfigError(f"{name}={shorten(value)} is not supported: {reason}")
     if "log_std_init" in kwargs:
         log_std = kwargs["log_std_init"] = FINITE("log_std_init", kwargs["log_std_init"])
         if not MIN_LOG_STD < log_std <= MAX_LOG_STD:

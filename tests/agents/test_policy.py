@@ -222,6 +222,7 @@ class Gated(nn.Module):
         ({"activation_fn": "tanhh"}, "did you mean 'tanh'"),
         ({"activation_fn": nn.PReLU}, "activation_fn"),
         ({"activation_fn": 3}, "activation_fn"),
+        ({"activation_fn": None}, "activation_fn=None is not supported"),
         ({"net_arch": [0]}, r"net_arch=\[0\]"),
         ({"net_arch": "64"}, "net_arch='64'"),
         ({"net_arch": [64.0]}, r"net_arch=\[64.0\]"),
