@@ -45,7 +45,8 @@ def as_actions(
     shape = (*(() if copies is None else (copies,)), *(space.shape or ()))
 
     def refusal(what: str) -> ConfigError:
-        word, takes = ("action", f"{name} takes") if copies is None else ("actions", f"{copies} copies of {name} take")
+        word = "action" if copies is None else "actions"
+        takes = f"{name} takes" if copies in (None, 1) else f"{copies} copies of {name} take"
         numbers = "integers" if discrete else "real numbers"
         return ConfigError(f"{word} {what}: {takes} {numbers} of shape {list(shape)}, {describe_range(space)}")
 
@@ -54,7 +55,7 @@ def as_actions(
     except Exception as error:  # whatever an object's own conversion raises
         raise refusal(f"{shorten(given)} ({shorten(error, quote=False)})") from None
     if actions.dtype.kind not in ("iu" if discrete else "iuf"):
-        raise refusal(f"{shorten(given)} of dtype {actions.dtype}")
+        raise refusal(f"{shorten(given)} of dtype {shorten(actions.dtype, quote=False)}")
     if actions.shape != shape:
         raise refusal(f"of shape {list(actions.shape)}")
     if isinstance(space, spaces.Discrete):
@@ -62,8 +63,12 @@ def as_actions(
         if outside.any():
             raise refusal(f"with {actions.ravel()[np.argmax(outside)]}" if shape else str(actions))
         return actions.astype(np.int64, copy=False)
+    dtype = np.float64 if actions.dtype.itemsize > 8 else np.result_type(actions.dtype, space.dtype or np.float32)
+    with np.errstate(over="ignore"):
+        # What float64 does not hold becomes infinite.
+        actions = actions.astype(dtype, copy=False)
     require_finite("action", actions if copies is not None else actions[None], where)
-    return actions.astype(np.result_type(actions.dtype, space.dtype or np.float32), copy=False)
+    return actions
 
 
 def require_finite(what: str, values: np.ndarray, where: Callable[[int], str]) -> None:
