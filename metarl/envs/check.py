@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from metarl.checks import COUNT, NONE, SEED, integer
 from metarl.envs.checker.common import FamilyCheckError, blame, equal, family_name, require
 from metarl.envs.checker.laws import check_hidden, check_streams, check_task_matters, check_timing
 from metarl.envs.checker.pictures import check_pictures
-from metarl.envs.checker.probe import Probe
+from metarl.envs.checker.probe import Probe, declarations, require_declared
 from metarl.envs.checker.steps import check_edges, check_starts, check_steps, check_use
 from metarl.envs.checker.tasks import (
     check_declarations,
@@ -27,7 +29,6 @@ from metarl.envs.checker.tasks import (
 from metarl.envs.checker.views import check_single
 from metarl.envs.family import Family, n_tasks, take_tasks
 from metarl.envs.groups import group_tasks
-from metarl.errors import ConfigError, shorten
 
 __all__ = ["FamilyCheckError", "check_family"]
 
@@ -54,9 +55,8 @@ def check_family(family: Family, n: int = 4, n_envs: int = 2, n_steps: int | Non
         step (1 is an episode's first), the task and the value; whatever else the family raised is its cause.
     :raises ConfigError: an argument outside its range.
     """
-    for name, value, low in (("n", n, 2), ("n_envs", n_envs, 1), ("n_steps", 1 if n_steps is None else n_steps, 1)):
-        if value < low:
-            raise ConfigError(f"{name}={shorten(value)}: at least {low}")
+    n, n_envs, n_steps = integer(2)("n", n), COUNT("n_envs", n_envs), (COUNT | NONE)("n_steps", n_steps)
+    seed = SEED("seed", seed)
     try:
         with np.errstate(all="ignore"):
             _check(family, n, n_envs, n_steps, seed)
@@ -68,6 +68,7 @@ def check_family(family: Family, n: int = 4, n_envs: int = 2, n_steps: int | Non
 
 def _check(family: Family, n: int, n_envs: int, n_steps: int | None, seed: int) -> None:
     check_declarations(family)
+    declared = copy.deepcopy(declarations(family))
     n_steps = min(family.horizon, MAX_STEPS) if n_steps is None else n_steps
     # Not around the views: what they import draws from global generators.
     with _global_generators_kept(family):
@@ -96,6 +97,7 @@ def _check(family: Family, n: int, n_envs: int, n_steps: int | None, seed: int) 
     check_pictures(family, groups[0].tasks, seed)
     for probe in probes:
         check_use(probe)
+    require_declared(family, declared)
     now = family.finite_tasks()
     same = finite is None if now is None else finite is not None and equal(finite, now)
     require(same, family, "finite_tasks changes from call to call")

@@ -1,5 +1,6 @@
 """Families that keep their promises pass the check, whatever their kind."""
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
@@ -62,10 +63,28 @@ def test_numpy_integers_are_whole_numbers():
     check_family(family)
 
 
-@pytest.mark.parametrize(("name", "value"), [("n", 1), ("n_envs", 0), ("n_steps", 0)])
+@pytest.mark.parametrize(("name", "value"), [("n", 1), ("n_envs", 0), ("n_steps", 0), ("n_steps", "all"), ("seed", -1)])
 def test_arguments_out_of_range(name, value):
-    with pytest.raises(ConfigError, match=f"{name}={value}: at least"):
+    with pytest.raises(ConfigError, match=f"{name}={value!r}"):
         check_family(Reach(), **{name: value})
+
+
+def test_arguments_may_be_numpy_s_numbers_or_whole_floats():
+    check_family(Reach(), n=np.int64(2), n_envs=1.0, n_steps=np.float32(3), seed=np.uint8(4))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("AntVel-v0", r"'AntVel-v0' is not a Family: metarl.envs.make_family\('AntVel-v0'\) is, if it is registered"),
+        (Reach, r"is not a Family but a class: Reach\(...\) makes one"),
+        (gymnasium.make("CartPole-v1"), "is not a Family but one environment: a family has tasks"),
+        (None, "None is not a Family"),
+    ],
+)
+def test_what_is_no_family(given, message):
+    with pytest.raises(FamilyCheckError, match=message):
+        check_family(given)
 
 
 def test_the_same_arguments_find_the_same():

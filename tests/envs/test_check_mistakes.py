@@ -595,6 +595,11 @@ def own_action_space(base):
     return declared(base, action_space=copy.deepcopy(base().action_space))
 
 
+def horizon_by_the_draw(self, rng, n):
+    self.horizon += 1
+    return self.right.sample_tasks(rng, n)
+
+
 def spaces_by_the_call(self, task):
     self.calls = getattr(self, "calls", 0) + 1
     return Box(-20 - self.calls, 20, (1,), np.float32), self.action_space
@@ -625,6 +630,10 @@ DECLARED = {
     "bounds that change in place": (
         own_action_space(step_with(Reach, moves_its_bounds)),
         r"action_space changes from Box\(-1.0, 1.0, \(1,\), float32\) to Box\(-1.0, 2.0, .* at time step 1",
+    ),
+    "a horizon that grows with every draw": (
+        wrong(Reach, sample_tasks=horizon_by_the_draw),
+        r"horizon changes from 30 to \d+",
     ),
     "spaces by the call": (
         wrong(Reach, spaces=spaces_by_the_call),

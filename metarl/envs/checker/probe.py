@@ -76,7 +76,7 @@ class Probe:
         self.n_steps = n_steps
         self._state: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._returned: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self._declared = copy.deepcopy(_declared(family))
+        self._declared = copy.deepcopy(declarations(family))
 
     # -------------------------------------------------------------------------------------------------------- stepping
     def streams(self, purpose: str = "episodes", rows: Any = None) -> Rngs:
@@ -102,7 +102,7 @@ class Probe:
         state, obs = first
         self.require(equal(given, tasks), "reset modifies the tasks it is given")
         self._require_kept("reset", 0)
-        self._require_declared(0)
+        require_declared(self.family, self._declared, 0)
         self._state = _kinds(state)
         self._returned = {"observations": (obs, obs.copy())}
         return dict(state), obs
@@ -133,7 +133,7 @@ class Probe:
             if not kept:
                 self.refuse(f"step modifies the {what} it is given at time step {time}")
         self._require_kept("step", time)
-        self._require_declared(time)
+        require_declared(self.family, self._declared, time)
         returned = {"observations": step.obs, "rewards": step.reward, "ends of episodes": step.terminated}
         self._returned = {name: (value, value.copy()) for name, value in returned.items()}
         return Step(dict(step.state), step.obs, step.reward, step.terminated, dict(step.info))
@@ -246,13 +246,6 @@ class Probe:
                 at = f" at time step {time}" if time else ""
                 self.refuse(f"{source} modifies the {name} returned before{at}")
 
-    def _require_declared(self, time: int) -> None:
-        for name, now in _declared(self.family).items():
-            before = self._declared[name]
-            if not _same(now, before):
-                change = f"from {_words(before)} to {_words(now)}"
-                self.refuse(f"{name} changes {change} {f'at time step {time}' if time else 'at reset'}")
-
 
 def outcome(step: Step) -> dict[str, np.ndarray]:
     """Return what a step says about each copy, by name: what may be compared."""
@@ -317,9 +310,21 @@ def varied_actions(space: spaces.Space[Any], rng: np.random.Generator, n_steps: 
     return chosen
 
 
-def _declared(family: Family) -> dict[str, Any]:
+def declarations(family: Family) -> dict[str, Any]:
+    """Return what a family declares once and for all, by name."""
     names = ("observation_space", "action_space", "task_space", "shifted_space", "horizon")
     return {name: getattr(family, name, None) for name in names}
+
+
+def require_declared(family: Family, declared: Mapping[str, Any], time: int | None = None) -> None:
+    """Require that a family declares what it did.
+
+    :param time: when it is looked at: env steps of an episode, 0 at its reset.
+    """
+    for name, now in declarations(family).items():
+        if not _same(now, declared[name]):
+            at = "" if time is None else f" at time step {time}" if time else " at reset"
+            require(False, family, f"{name} changes from {_words(declared[name])} to {_words(now)}{at}")
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any, TypeGuard
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 
@@ -32,7 +33,16 @@ MAX_EDGES = 64
 
 def check_declarations(family: Family) -> None:
     """Require the attributes that every family sets."""
-    require(isinstance(family, Family), family, f"{shorten(family)} is not a Family")
+    given: Any = family
+    if not isinstance(given, Family):
+        hint = ""
+        if isinstance(given, str):
+            hint = f": metarl.envs.make_family({shorten(given)}) is, if it is registered"
+        elif isinstance(given, type):
+            hint = f" but a class: {given.__name__}(...) makes one"
+        elif isinstance(given, gymnasium.Env):
+            hint = " but one environment: a family has tasks, and dynamics for all of them at once"
+        raise FamilyCheckError(f"{shorten(given)} is not a Family{hint}")
     fault = broken_declaration(family)
     require(fault is None, family, str(fault))
 
