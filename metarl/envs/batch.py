@@ -180,8 +180,10 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         require_finite("reward", step.reward[0].astype(np.float32), self._where)
         self._elapsed += 1
         require_finite("observation", step.obs[0], self._where)
-        if self.render_mode is not None:
-            self._trail.append(step.state)
+        # Whoever sets a render_mode later sees the state as it is, without the way there.
+        if self.render_mode is None:
+            self._trail.clear()
+        self._trail.append(step.state)
         terminated = bool(step.terminated[0, 0])
         truncated = not terminated and bool(self._elapsed >= self.horizon)
         if terminated or truncated:

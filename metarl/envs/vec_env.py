@@ -237,6 +237,7 @@ class FamilyVecEnv(VecEnv):
             "action_space": getattr(self, "action_space", None),
             "family": self.family,
             "horizon": self.family.horizon,
+            "metadata": as_metadata(self.family, self._render_mode),
             "observation_space": getattr(self, "observation_space", None),
             "render_mode": self._render_mode,
         }

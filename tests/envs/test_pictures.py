@@ -126,6 +126,7 @@ def test_what_the_views_say_about_pictures(id):
     assert env.metadata == {"render_modes": ["rgb_array"], "render_fps": family.render_fps}
     assert env.render_mode == vec.render_mode == "rgb_array"
     assert vec.metadata["render_fps"] == family.render_fps
+    assert vec.get_attr("metadata") == [env.metadata] * 2
     if isinstance(family, MujocoFamily):
         assert family.render_fps == round(1 / family.dt)
     assert vector(id, render_mode=None).render_mode is None
@@ -214,6 +215,15 @@ def test_the_plane_shows_goal_start_position_and_way():
     frame = env.render()
     # 1.2 m up: the picture shows more of the plane.
     np.testing.assert_allclose(where(frame, BLUE) * 1.1 * 1.2 / 0.825, [0.0, 1.2], atol=0.01)
+
+
+def test_a_render_mode_that_is_set_later_shows_the_state_as_it_is():
+    env = SingleEnv("PointMass-v0", goal=[0.4, -0.3])
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step([0.0, 1.0])
+    env.render_mode = "rgb_array"
+    np.testing.assert_allclose(where(env.render(), BLUE), [0.0, 0.3], atol=0.005)
 
 
 def test_a_new_episode_has_a_new_way():
