@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import stable_baselines3
 import torch
 
 from metarl.agents import A2C, PPO, FunctionalPolicy, collect
@@ -23,6 +25,7 @@ from tests.agents.toys import Staircase, make_seeds, make_stack, make_tasks
 from tests.meta import problems
 
 LEARNERS: dict[str, type[ActorCritic]] = {"a2c": A2C, "ppo": PPO}
+SB3 = {"a2c": stable_baselines3.A2C, "ppo": stable_baselines3.PPO}
 
 
 def make_policy(family: Any, **kwargs: Any) -> FunctionalPolicy:
@@ -65,6 +68,24 @@ def test_advantages_are_those_of_a_plain_loop(name: str, gae_lambda: float) -> N
             begin += length
         assert begin == samples.counts[task]
         assert not samples.advantages[task, begin:].any()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_one_episode_of_one_step_counts_as_a_whole(name: str) -> None:
+    """Its only step is the last one, cut at the horizon, and the mean over all steps is that step."""
+    family = Staircase()
+    family.horizon = 1
+    policy = make_policy(family)
+    params, tasks = make_stack(policy, 2), make_tasks([1.0, -0.5], [2, 3])
+    episodes = collect(family, policy, params, tasks, make_seeds(2), n_episodes=1)
+    samples = LEARNERS[name](policy, gamma=0.5, normalize_advantage=False).process(episodes, params)
+    assert samples.weights.tolist() == [[1.0], [1.0]]
+    for task, gain in enumerate((1.0, -0.5)):
+        own = {key: tensor[task] for key, tensor in params.items()}
+        seen = (torch.from_numpy(obs[task, 0].reshape(1, -1)) for obs in (episodes.obs, episodes.final_obs))
+        before, after = (float(policy.values(own, obs)) for obs in seen)
+        expected = gain + 0.5 * after - before
+        assert float(samples.advantages[task, 0]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_advantages_do_not_depend_on_threads_or_on_what_padding_holds() -> None:
@@ -150,6 +171,7 @@ def test_maml_around_it_has_exact_derivatives(kind: str, name: str) -> None:
         ("a2c", {"gae_lambda": "1"}),
         ("a2c", {"ent_coef": -0.1}),
         ("a2c", {"vf_coef": float("nan")}),
+        ("a2c", {"ent_coef": float("inf")}),
         ("ppo", {"max_grad_norm": 0.0}),
         ("ppo", {"n_epochs": 0}),
         ("ppo", {"n_epochs": 2.5}),
@@ -157,6 +179,8 @@ def test_maml_around_it_has_exact_derivatives(kind: str, name: str) -> None:
         ("ppo", {"batch_size": True}),
         ("ppo", {"clip_range": 0}),
         ("ppo", {"clip_range_vf": -1.0}),
+        ("ppo", {"clip_range_vf": 0.0}),
+        ("ppo", {"target_kl": 0.0}),
         ("ppo", {"target_kl": "0.1"}),
     ],
 )
@@ -173,6 +197,18 @@ def test_optimizer_and_critic_are_checked(name: str) -> None:
     family = Staircase()
     with pytest.raises(ConfigError, match=f"{LEARNERS[name].__name__} needs a policy with a critic"):
         LEARNERS[name](FunctionalPolicy("MlpPolicy", family.observation_space, family.action_space))
+
+
+def test_minibatches_of_two_are_allowed() -> None:
+    assert PPO(make_policy(Staircase()), batch_size=2).batch_size == 2
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_defaults_are_sb3s(name: str) -> None:
+    ours, theirs = (inspect.signature(cls.__init__).parameters for cls in (LEARNERS[name], SB3[name]))
+    shared = [key for key in ours if key in theirs and key not in ("self", "policy")]
+    assert len(shared) >= 6
+    assert {key: ours[key].default for key in shared} == {key: theirs[key].default for key in shared}
 
 
 def test_minibatches_of_one_are_allowed_without_normalizing() -> None:

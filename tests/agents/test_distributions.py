@@ -132,6 +132,10 @@ def test_categorical_samples_have_the_frequencies_asked_for() -> None:
     # Impossible actions never come, not even at the ends of the unit interval.
     ends = torch.tensor([0.0, 1.0 - 2.0**-24])
     assert Categorical(probs[1:].log().expand(2, 4)).sample(ends).tolist() == [1, 2]
+    # Probabilities that add up to a little less than 1 have a last action all the same.
+    many = Categorical(torch.randn(1000, 60, generator=torch.Generator().manual_seed(0)))
+    assert (many._log_probs.exp().cumsum(-1)[:, -1] < ends[1]).any()
+    assert many.sample(ends[1].expand(1000)).max() == 59
 
 
 def test_samples_of_a_stack_equal_those_of_its_members() -> None:

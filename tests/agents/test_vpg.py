@@ -83,6 +83,10 @@ def test_advantages_are_discounted_sums_of_errors_of_a_baseline_of_the_same_disc
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_advantages_are_standardised_unless_said_otherwise() -> None:
+    assert VPG(make_policy(Staircase())).normalize_advantage is True
+
+
 def test_both_surrogates_have_the_same_gradient_where_they_were_collected() -> None:
     learner, params, _, samples = batch()
     ratio, _, _, with_log_prob = batch(surrogate="likelihood_ratio")
