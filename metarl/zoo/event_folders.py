@@ -35,12 +35,21 @@ class Events(NamedTuple):
     mark: str | None = None
     earlier: Path | None = None
 
+    def warning(self, run: Run) -> str:
+        """Return what is to be said of it, empty if nothing is."""
+        if self.earlier is None:
+            return ""
+        there = self.earlier.is_dir()
+        why = "nothing says that {} belongs to this run and not to another one" if there else "there is no {} any more"
+        shown = shorten(self.earlier, quote=False)
+        return f"TensorBoard's events of {run.folder} go on in it: {why.format(shown)}"
+
     def recorded(self) -> dict[str, Any]:
         """Return what args.yml says of it."""
         return {"tensorboard": None if self.folder is None else str(self.folder), "tensorboard_mark": self.mark}
 
 
-def claim(run: Run, parent: str) -> Events:
+def claim(run: Run, parent: str | None) -> Events:
     """Make ``<parent>/<Env-v0>/<ALGO>_<k>`` for a run; without ``parent`` its events go into the run folder."""
     if not parent:
         return Events()
@@ -61,32 +70,33 @@ def claim(run: Run, parent: str) -> Events:
         return events
 
 
-def events_of(run: Run, folder: str | None, mark: str | None, typed: str) -> Events:
+def events_of(run: Run, folder: str | None, mark: str | None, typed: str | None) -> Events:
     """Return where the events of a run go on; nothing is written.
 
     :param folder: what args.yml says of it.
     :param mark: the same.
-    :param typed: the folder that was given with ``-tb``, empty if there was none.
+    :param typed: the folder that was given with ``-tb``, None or empty if there was none.
     :raises ConfigError: it contradicts the run.
     """
-    place = None if folder is None else Path(folder)
-    named = Path(typed).resolve() / run.env_id if typed else None
-    if place is not None and place.is_dir():
+    shown = f"-tb {shorten(typed or '', quote=False)} contradicts the run {run.folder}"
+    if folder is None:
+        if typed:
+            raise ConfigError(f"{shown}: its events go on in {run.folder}")
+        return Events()
+    place, parent = Path(folder), Path(typed or folder).resolve() / run.env_id
+    moved = bool(typed) and parent != place.parent
+    if moved:
         if _owns(run, place, mark):
-            if named not in (None, place.parent):
-                raise ConfigError(f"-tb {shorten(typed, quote=False)} contradicts the run {run.folder}: it has {place}")
-            return Events(place, mark)
-        if place.parent == named and not os.path.lexists(place / MARK):
-            # A run of before there were marks, and a user who says that the folder is its own.
-            return Events(place, secrets.token_hex(16))
+            raise ConfigError(f"{shown}: it has {place}")
+        place = parent / place.name
+    if _owns(run, place, mark):
+        return Events(place, mark)
+    if typed and not moved and place.is_dir() and not os.path.lexists(place / MARK):
+        # A run of before there were marks, and a user who says that the folder is its own.
+        return Events(place, secrets.token_hex(16))
     if typed:
         raise ConfigError(
-            f"-tb {shorten(typed, quote=False)} contradicts the run {run.folder}: its events go on in "
-            + (
-                f"{run.folder}"
-                if place is None
-                else f"{run.folder}, since {shorten(place, quote=False)} is not its own"
-            )
+            f"{shown}: {shorten(place, quote=False)} is not its own, and without -tb its events go on in {run.folder}"
         )
     return Events(earlier=place)
 

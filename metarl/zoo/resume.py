@@ -34,7 +34,7 @@ def go_on(args: argparse.Namespace, source: Path) -> int:
     from metarl.zoo.event_folders import events_of, settle
 
     folder = open_run(source)
-    folder.require_no_links()
+    folder.require_own_files()
     with locked(folder) as held:
         config, recorded = _read_records(folder)
         _refuse_conflicts(args, folder, config, recorded)
@@ -59,11 +59,8 @@ def go_on(args: argparse.Namespace, source: Path) -> int:
         contents |= settle(folder, events, step)
         contents |= {} if evaluation is None else evaluation.cut(step)
         write_all_atomic(contents, [folder.folder, *filter(None, [events.folder])])
-        if events.earlier is not None:
-            warn(
-                f"TensorBoard's events of {folder.folder} go on in it: nothing says that "
-                f"{shorten(events.earlier, quote=False)} belongs to this run and not to another one"
-            )
+        if warning := events.warning(folder):
+            warn(warning)
         return train(args, held, model, total, recorded, evaluation, fresh=False)
 
 

@@ -101,14 +101,22 @@ class Run(NamedTuple):
         """Return the command that the run was started with, and those that it went on with."""
         return _read_record(self.records / "command.txt").splitlines()
 
-    def require_no_links(self) -> None:
-        """Raise :class:`CheckpointError` if a file of the run, or the folder of its records, is a link.
+    def require_own_files(self) -> None:
+        """Raise :class:`CheckpointError` if a file that a run goes on with is a link, a folder or a device.
 
         Whoever goes on with a run writes into its folder and nowhere else, whoever made that folder.
         """
-        for path in (self.records, *sorted(self.folder.iterdir()), *sorted(self.records.iterdir())):
-            if path.is_symlink() and (path == self.records or not path.is_dir()):
+        if self.records.is_symlink():
+            raise CheckpointError(
+                f"{self.records} is a link: a run goes on in files of its own, put the folder itself there"
+            )
+        names = ("progress.csv", "evaluations.npz", "meta_evaluations.npz")
+        files = [self.final, self.best, self.checkpoint, *(self.folder / name for name in names)]
+        for path in (*files, *sorted(self.folder.glob("events.out.tfevents.*")), *sorted(self.records.iterdir())):
+            if path.is_symlink():
                 raise CheckpointError(f"{path} is a link: a run goes on in files of its own, put the file itself there")
+            if path.exists() and not path.is_file():
+                raise CheckpointError(f"{path} is a folder or a device: it should be a file of the run's")
 
     def save(self, path: Path, model: MetaAlgorithm) -> None:
         """Save a model as one of the run's files."""

@@ -189,6 +189,8 @@ def train(
         return _stopped(args, folder)
     if args.verbose > 0:
         _summary(args, folder, model, recorded)
+        with _rescuing(held, model):
+            held.require_in_place()
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -113,10 +112,25 @@ def test_a_run_without_a_mark_leaves_what_it_names_alone(place: Path, capsys: py
     assert (elsewhere / MARK).is_file()
 
 
-def test_a_folder_that_is_missing_is_not_made(place: Path) -> None:
+def test_a_folder_that_was_moved_is_named_again(place: Path, refused: Refused) -> None:
+    elsewhere = events(place)
+    before = steps(elsewhere)
+    root = elsewhere.parents[1].rename(place.parents[2] / "moved_tb")
+    moved = root / elsewhere.relative_to(elsewhere.parents[1])
+    assert go_on(place, "-tb", str(root)) == 0
+    assert steps(moved)[: len(before)] == before
+    assert steps(moved)[-1] >= 800
+    assert events(place) == moved
+    other = Path(shutil.copytree(place, place.with_name("copy")))
+    line = refused("train", "-i", other, "-n", "1000", "-tb", root)
+    assert f"{moved} is not its own, and without -tb its events go on in {other}" in line
+
+
+def test_a_folder_that_is_missing_is_not_made(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     elsewhere = events(place)
     shutil.rmtree(elsewhere)
     assert go_on(place) == 0
+    assert f"go on in it: there is no {elsewhere} any more" in capsys.readouterr().err
     assert not elsewhere.exists()
     assert steps(place)[-1] >= 800
 
@@ -139,6 +153,6 @@ def test_a_damaged_mark_is_none(text: str, place: Path) -> None:
 
 def test_a_mark_that_cannot_be_written_leaves_no_folder(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "file").write_text("mine")
-    refused(*TINY, "-f", tmp_path / "logs", "-tb", tmp_path / "file")
-    assert os.listdir(tmp_path / "logs" / "fomaml") == []
+    refused(*TINY, "-f", tmp_path / "logs", "-tb", tmp_path / "file" / "tb")
+    assert not (tmp_path / "logs").exists()
     assert (tmp_path / "file").read_text() == "mine"

@@ -23,9 +23,9 @@ from .conftest import TINY, Refused, contents
 
 FILES = [
     *["PointMass-v0/config.yml", "PointMass-v0/args.yml", "PointMass-v0/command.txt", "checkpoint.safetensors"],
-    *["evaluations.npz", "meta_evaluations.npz", "progress.csv"],
+    *["evaluations.npz", "meta_evaluations.npz", "progress.csv", "best_model.safetensors", "PointMass-v0.safetensors"],
 ]
-"""What a run is gone on with from. best_model and the final model are written only."""
+"""What a run is gone on with from, and the two models that are written only."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def tree(folder: Path) -> dict[str, Any]:
     """Return all that a folder holds but for the lock, with links, permissions and empty folders."""
     found: dict[str, Any] = {}
     for path in folder.rglob("*"):
-        kind = os.readlink(path) if path.is_symlink() else "folder" if path.is_dir() else path.read_bytes()
+        kind = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else "no file"
         found[str(path.relative_to(folder))] = (kind, path.lstat().st_mode)
     return {name: what for name, what in found.items() if name != ".lock"}
 
@@ -56,11 +56,16 @@ def folder(path: Path) -> None:
     path.mkdir()
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def missing(path: Path) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("how", [cut, damage, folder, missing])
+@pytest.mark.parametrize("how", [cut, damage, folder, pipe, missing])
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_stops_nothing_or_leaves_all_as_it_was(
     name: str, how: Callable[[Path], None], run: Path, capsys: pytest.CaptureFixture[str]
@@ -70,8 +75,8 @@ def test_a_damaged_file_stops_nothing_or_leaves_all_as_it_was(
     before = tree(run)
     code = main(["train", "-i", str(run), "-n", "480", "--verbose", "0"])
     error = capsys.readouterr().err
-    harmless = name == "progress.csv" and how is not folder
-    harmless |= (how is missing and name.endswith(".npz")) or (how is cut and name.endswith("command.txt"))
+    harmless = how not in (folder, pipe) and name in (FILES[-3:] if how is not missing else FILES[-5:])
+    harmless |= how is cut and name.endswith("command.txt")
     if code == 0:
         assert harmless, error
         assert metarl.load(run / "PointMass-v0").num_timesteps >= 480
@@ -80,6 +85,36 @@ def test_a_damaged_file_stops_nothing_or_leaves_all_as_it_was(
         assert not harmless, error
         assert error.count("\n") == 1
         assert tree(run) == before
+
+
+def test_a_family_that_is_not_registered_here(run: Path, refused: Refused) -> None:
+    """Its module may be missing, or the package that the module imports."""
+    tensors, document = load_checkpoint(run / "checkpoint.safetensors")
+    save_checkpoint(run / "checkpoint.safetensors", tensors, {**document, "env": "Gone-v0"})
+    args = run / "PointMass-v0" / "args.yml"
+    args.write_text(args.read_text().replace("env: PointMass-v0", "env: Gone-v0"))
+    (run / "PointMass-v0").rename(run / "Gone-v0")
+    before = tree(run)
+    assert "Gone-v0" in refused("train", "-i", run, "-n", "800")
+    assert "not_there" in refused("train", "-i", run, "-n", "800", "--gym-packages", "not_there")
+    assert tree(run) == before
+
+
+def test_a_folder_that_nobody_may_write_to(run: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
+    """As root permissions do not bind, so that the system's answer is made up."""
+    (run / ".lock").unlink()
+    before, opened = tree(run), os.open
+
+    def denied(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if flags & os.O_CREAT and str(run) in str(path) and not os.path.exists(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", denied)
+    assert f"cannot write {run / '.lock'}: Permission denied" in refused("train", "-i", run, "-n", "800")
+    (run / ".lock").touch()
+    assert "Permission denied" in refused("train", "-i", run, "-n", "800")
+    assert tree(run) == before
 
 
 @pytest.mark.parametrize(
@@ -164,6 +199,15 @@ def test_a_run_folder_that_is_removed_while_it_is_trained(
     assert f"{run} was removed or renamed while it was trained: what was learnt is kept in {kept}" in line
     assert sorted(tmp_path.rglob("*")) == [run.parent, kept], "nothing is made anew"
     assert metarl.load(kept).n_iterations == 4
+
+
+def test_a_run_folder_that_is_removed_while_its_model_is_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    run = tmp_path / "fomaml" / "PointMass-v0_1"
+    monkeypatch.setattr("metarl.zoo.train._summary", lambda *_: shutil.rmtree(run))
+    assert "what was learnt is kept in" in refused(*TINY, "-f", tmp_path, "--verbose", "1")
+    assert metarl.load(run.with_name("PointMass-v0_1_rescued")).num_timesteps >= 400
 
 
 def test_all_of_the_log_folder_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
