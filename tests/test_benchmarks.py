@@ -6,10 +6,13 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import coverage, measure, search, speed, watching
+from metarl.meta.statistics import MIN_UNITS
 from metarl.zoo import __main__ as zoo
 
 
@@ -111,6 +114,18 @@ def test_intervals_hold_the_truth_where_runs_do_not_differ() -> None:
     mean, difference = coverage.coverage(n_runs=3, run_spread=0.0, rest=1.0, trials=100, n_resamples=200)
     assert mean > 0.85
     assert difference > 0.9
+
+
+def test_few_tasks_make_intervals_too_narrow() -> None:
+    sizes: dict[str, Any] = {"trials": 200, "n_resamples": 200}
+    assert coverage.coverage(1, 0.0, 2.0, n_tasks=2, **sizes)[0] < 0.65
+    for shape, least in (("normal", 0.88), ("lognormal", 0.8)):
+        few, enough = (coverage.coverage(1, 0.0, 2.0, n_tasks=n, shape=shape, **sizes)[0] for n in (3, MIN_UNITS))
+        assert few < 0.83
+        assert enough > least
+    drawn = coverage.draw(np.random.default_rng(0), "lognormal", (200_000,))
+    assert drawn.mean() == pytest.approx(0.0, abs=0.02)
+    assert drawn.std() == pytest.approx(1.0, abs=0.1)
 
 
 def test_few_runs_that_differ_make_intervals_too_narrow() -> None:

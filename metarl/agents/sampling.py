@@ -100,8 +100,9 @@ def collect(
     :param seeds: one stream for each task; task ``i`` draws from ``seeds[i]`` only, see :func:`split_streams`.
     :param n_episodes: episodes a task, or
     :param n_transitions: at least that many env steps a task, in whole episodes (the fewest that suffice). The last of
-        them is a long one more often than not, so where lengths vary a task's mean return leans towards long episodes:
-        by 1% at 50 episodes, 3% at 15, in a test with lengths of 1 to 7. The reference stops in the same way.
+        them is a long one more often than not, so where lengths vary a task's episodes are too long on average: with
+        lengths of 1 to 7 by 4.4% at 20 env steps, 1.7% at 60, 0.5% at 200, and its mean return leans towards theirs.
+        The reference stops in the same way.
     :param parallel: the threads that collect blocks of tasks side by side, where the family gains from it; results do
         not depend on them.
     :raises ConfigError: the policy has other spaces than the tasks.

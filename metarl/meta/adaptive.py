@@ -329,7 +329,8 @@ class AdaptiveAlgorithm(MetaAlgorithm):
 
         :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
         :param n_inner_steps: K; 3 if None.
-        :param n_tasks: tasks; where the family has fewer, each is adapted to several times with its own streams.
+        :param n_tasks: tasks; where the split has fewer, each is adapted to several times with its own streams (once
+            where it has more than half as many). The report says how many distinct ones there are.
         :param n_episodes: episodes for each gradient step; as in training if None.
         :param n_transitions: instead of episodes, env steps for each gradient step (4,000 in the reference).
         :param inner_lr_rule: see :meth:`test_rates`.
@@ -345,7 +346,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         n_tasks, seed = ROUNDS("n_tasks", n_tasks), SEED("seed", seed)
         amount = self._amount(n_episodes, n_transitions)
         rates = self.test_rates(3 if n_inner_steps is None else n_inner_steps, inner_lr_rule, inner_lr)
-        tasks, strata = evaluation_tasks(self.family, split, n_tasks)
+        tasks, strata, n_family = evaluation_tasks(self.family, split, n_tasks)
         streams = Streams(seed, f"evaluate/{split}")
         with library_torch():
             learnt = self.loop.evaluate(self.theta, tasks, rates, streams, amount, progress)
@@ -367,6 +368,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
                 **amount,
                 "evaluation_seed": seed,
                 "env_kwargs": plain_tree(self.env_kwargs),
+                "family_tasks": n_family,
                 "ep_lengths": learnt.ep_lengths.tolist(),
                 "versions": versions(),
             },

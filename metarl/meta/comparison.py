@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from metarl.errors import ConfigError
 from metarl.meta.published import Published
 from metarl.meta.report import Report, require_same_tasks
-from metarl.meta.statistics import Bands, Interval, paired_bands
+from metarl.meta.statistics import MIN_UNITS, Bands, Interval, paired_bands
 from metarl.meta.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+FEW = f"no difference counts as clear with fewer than {MIN_UNITS} tasks"
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Comparison:
     :param gains: difference of the gains over step 0.
     :param level: of the intervals.
     :param unit: what the intervals are over, in words.
+    :param n_units: how many of them, tasks or independent adaptations, whatever the number of runs.
     """
 
     a: str
@@ -38,12 +43,22 @@ class Comparison:
     gains: Bands
     level: float
     unit: str
+    n_units: int
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether there are enough tasks for a difference to count as clear."""
+        return self.n_units >= MIN_UNITS
+
+    def is_clear(self, interval: Interval) -> bool:
+        """Return whether one of the differences counts as clear: its interval excludes zero, and is supported."""
+        return self.is_supported and interval.excludes_zero
 
     def table(self) -> Table:
-        """Return the table of differences; a star marks intervals that exclude zero."""
+        """Return the table of differences; a star marks clear ones."""
 
         def cell(interval: Interval) -> str:
-            return f"{interval}{' *' if interval.excludes_zero else '  '}"
+            return f"{interval}{' *' if self.is_clear(interval) else '  '}"
 
         rows = [
             [str(step), cell(self.returns.at(step)), cell(self.gains.at(step)) if step else ""]
@@ -53,7 +68,7 @@ class Comparison:
             ("inner steps", "return", "gain"),
             rows,
             f"{self.a} minus {self.b} on {self.env}, {self.split} tasks",
-            (f"paired {self.level:.0%} intervals {self.unit}; * excludes zero",),
+            (f"paired {self.level:.0%} intervals {self.unit}; {'* excludes zero' if self.is_supported else FEW}",),
         )
 
 
@@ -65,18 +80,14 @@ def compare(a: Report, b: Report, level: float = 0.95, n_resamples: int = 10_000
     require_same_tasks(a, b)
     points = min(a.n_inner_steps, b.n_inner_steps) + 1
     x, y = a.returns[..., :points], b.returns[..., :points]
-    runs = f"{a.n_runs} and {b.n_runs} runs"
-    tasks = f"over {a.n_tasks} {'tasks' if a.strata is None else 'adaptations'}"
-    return Comparison(
-        a.label,
-        b.label,
-        a.env,
-        a.split,
-        paired_bands(x, y, level, n_resamples, strata=a.strata),
-        paired_bands(x - x[..., :1], y - y[..., :1], level, n_resamples, strata=a.strata),
-        level,
-        f"{tasks}, {runs}",
-    )
+
+    def paired(ours: np.ndarray, theirs: np.ndarray) -> Bands:
+        (left, strata), (right, _) = a.units(ours), b.units(theirs)
+        return paired_bands(left, right, level, n_resamples, strata=strata)
+
+    returns, gains = paired(x, y), paired(x - x[..., :1], y - y[..., :1])
+    unit = f"{a.over}, {a.n_runs} and {b.n_runs} runs"
+    return Comparison(a.label, b.label, a.env, a.split, returns, gains, level, unit, a.n_units)
 
 
 def comparison_table(
@@ -110,7 +121,7 @@ def comparison_table(
     header.append("gain")
     if len(reports) > 1:
         header.append(f"minus {reports[0].label}")
-        notes[0] += "; * paired interval excludes zero"
+        notes[0] += f"; {'* paired interval excludes zero' if reports[0].n_units >= MIN_UNITS else FEW}"
         last = [_against(reports[0], report, level) for report in reports]
         rows = [[*row, cell] for row, cell in zip(rows, last + [""] * (len(rows) - len(last)), strict=True)]
     return Table(header, rows, "; ".join(names), notes)
@@ -123,8 +134,9 @@ def _against(first: Report, report: Report, level: float) -> str:
         require_same_tasks(report, first)
     except ConfigError:
         return "not paired"
-    interval = compare(report, first, level).returns.at(min(report.n_inner_steps, first.n_inner_steps))
-    return f"{interval}{' *' if interval.excludes_zero else ''}"
+    comparison = compare(report, first, level)
+    interval = comparison.returns.at(min(report.n_inner_steps, first.n_inner_steps))
+    return f"{interval}{' *' if comparison.is_clear(interval) else ''}"
 
 
 def comparison_figure(

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from metarl.envs.family import Family, Tasks, n_tasks, take_tasks
 
 
-def evaluation_tasks(family: Family, split: str, n: int) -> tuple[Tasks, list[int] | None]:
-    """Return ``n`` tasks of a split, and their strata where the family is too small for the task to be the unit.
+class EvaluationTasks(NamedTuple):
+    """The tasks of an evaluation.
 
-    A family with fewer than 10 distinct tasks is adapted to several times, each time with its own streams: the unit of
-    an interval is then the independent adaptation, stratified by task.
+    :param tasks: an entry for each adaptation.
+    :param strata: for each entry the index of the distinct task it is; None: every entry is a task of its own.
+    :param n_family: how many tasks the family has in all; None: any number.
+    """
 
-    :return: the tasks, and for each the index of the distinct task it is (None: every task is its own).
+    tasks: Tasks
+    strata: list[int] | None
+    n_family: int | None
+
+
+def evaluation_tasks(family: Family, split: str, n: int) -> EvaluationTasks:
+    """Return ``n`` tasks of a split; where it has fewer, each is there several times, adapted to with its own streams.
+
+    A family with fewer than 10 distinct tasks is tested on all of them: the unit of an interval is then the independent
+    adaptation, stratified by task. A larger finite family is tested on the fifth that a split holds, which stands for
+    the rest: each of those tasks is repeated, if ``n`` is enough for two rounds, and stays the unit of an interval.
     """
     tasks = family.tasks(split, n)
-    if not family.splits_coincide or split == "shifted":
-        return tasks, None
-    distinct = n_tasks(tasks)
+    finite = None if split == "shifted" else family.finite_tasks()
+    if finite is None:
+        return EvaluationTasks(tasks, None, None)
+    distinct, total = n_tasks(tasks), n_tasks(finite)
+    if not family.splits_coincide and n < 2 * distinct:
+        return EvaluationTasks(tasks, None, total)
     index = np.arange(n) % distinct
-    return take_tasks(tasks, index), [int(i) for i in index]
+    return EvaluationTasks(take_tasks(tasks, index), [int(i) for i in index], total)

@@ -21,7 +21,15 @@ from metarl.errors import ConfigError
 from metarl.meta.evaluation import evaluation_tasks
 from metarl.meta.export import export_sb3
 from metarl.meta.progress import Progress
-from metarl.meta.statistics import Bands, Interval, bootstrap_bands, bootstrap_interval, paired_bands, paired_interval
+from metarl.meta.statistics import (
+    Bands,
+    Interval,
+    bootstrap_bands,
+    bootstrap_interval,
+    by_task,
+    paired_bands,
+    paired_interval,
+)
 from metarl.meta.tables import Table
 from metarl.streams import seed_sequence
 
@@ -46,8 +54,10 @@ class LearningCurves:
     :param returns: ``[task, point]``: mean undiscounted return of the episodes of one rollout, drawn from the policy.
     :param tasks: their parameters, each ``[task, …]``.
     :param seed: of the streams; curves with equal seeds and tasks are paired.
-    :param strata: ``[task]``, only for families of fewer than 10 distinct tasks: which task each entry is. Entries are
-        then independent runs, and the unit of an interval.
+    :param strata: ``[task]``, only where the split has fewer tasks than entries: which task each entry is. Entries are
+        then independent runs.
+    :param is_sample: whether these tasks stand for others of the family: then they are the unit of an interval, and
+        else the independent run.
     """
 
     label: str
@@ -56,10 +66,21 @@ class LearningCurves:
     tasks: Tasks
     seed: int
     strata: np.ndarray | None = None
+    is_sample: bool = False
+
+    def units(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return what intervals are over, ``[1, unit, …]``, and the strata of the units.
+
+        :param values: ``[task, …]``, numbers for each entry.
+        """
+        if self.is_sample and self.strata is not None:
+            return by_task(values[None], self.strata), None
+        return values[None], self.strata
 
     def bands(self, level: float = 0.95) -> Bands:
         """Return the mean curve with its intervals by task."""
-        return bootstrap_bands(self.returns[None], level, strata=self.strata)
+        returns, strata = self.units(self.returns)
+        return bootstrap_bands(returns, level, strata=strata)
 
     def to_dict(self) -> dict[str, Any]:
         """Return values for JSON."""
@@ -174,7 +195,8 @@ def steps_saved(a: LearningCurves, b: LearningCurves, level: float = 0.95, tail:
     first = [_first(curves.returns >= target, curves.env_steps, budget) for curves in (a, b)]
     saved = first[1] - first[0]
     never = int((~(a.returns >= target).any(1)).sum())
-    return StepsSaved(saved, bootstrap_interval(saved, level, strata=a.strata), never, budget)
+    units, strata = a.units(saved)
+    return StepsSaved(saved, bootstrap_interval(units, level, strata=strata), never, budget)
 
 
 def _first(reached: np.ndarray, env_steps: np.ndarray, budget: int) -> np.ndarray:
@@ -244,11 +266,12 @@ def compare_curves(a: LearningCurves, b: LearningCurves, level: float = 0.95) ->
     :raises ConfigError: curves on different tasks, seeds or env steps.
     """
     _require_paired(a, b)
+    (ours, strata), (theirs, _) = a.units(a.returns), b.units(b.returns)
     return CurveComparison(
         a,
         b,
-        paired_bands(a.returns[None], b.returns[None], level, strata=a.strata),
-        paired_interval(a.returns.mean(1), b.returns.mean(1), level, strata=a.strata),
+        paired_bands(ours, theirs, level, strata=strata),
+        paired_interval(ours.mean(2), theirs.mean(2), level, strata=strata),
         steps_saved(a, b, level),
         level,
     )
@@ -381,7 +404,8 @@ def finetune(
     total_timesteps, n_tasks = COUNT("total_timesteps", total_timesteps), COUNT("n_tasks", n_tasks)
     n_envs, seed = (COUNT | NONE)("n_envs", n_envs), SEED("seed", seed)
     hyperparameters = plain_tree(hyperparameters)
-    tasks, strata = evaluation_tasks(model.family, split, n_tasks)
+    tasks, strata, n_family = evaluation_tasks(model.family, split, n_tasks)
+    is_sample = strata is not None and (n_family or 0) > len(set(strata))
     episodes = getattr(model, "n_episodes", 20)
     n_envs = episodes if n_envs is None else n_envs
     batch = getattr(model, "n_transitions", None) or episodes * model.family.horizon
@@ -409,5 +433,5 @@ def finetune(
     for label, make in starts:
         report = None if progress is None else partial(progress, label)
         curve = finetune_sb3(make, model.family, tasks, total_timesteps, n_envs, seed, label, report)
-        curves.append(replace(curve, strata=None if strata is None else np.array(strata)))
+        curves.append(replace(curve, strata=None if strata is None else np.array(strata), is_sample=is_sample))
     return Finetuning(curves[: -len(exports)], curves[-len(exports) :])

@@ -13,7 +13,7 @@ import numpy as np
 from metarl.checkpoint import write_text_atomic
 from metarl.errors import CheckpointError, ConfigError, shorten
 from metarl.meta.saved import Count
-from metarl.meta.statistics import Bands, Interval, bootstrap_bands
+from metarl.meta.statistics import MIN_UNITS, Bands, Interval, bootstrap_bands, by_task
 from metarl.meta.tables import Table
 from metarl.schema import LARGEST, LARGEST_SEED, Range, read_as
 from metarl.untrusted import parse_json, read_text
@@ -43,11 +43,12 @@ class Report:
         tasks where episodes end early.
     :param tasks: their parameters, each ``[task, …]``.
     :param seeds: the training seed of each run.
-    :param strata: ``[task]``, only for families of fewer than 10 distinct tasks: which task each entry is. Entries are
+    :param strata: ``[task]``, only where the split has fewer tasks than entries: which task each entry is. Entries are
         then independent adaptations.
     :param label: how tables and figures name it; the algorithm by default.
     :param meta: what else is worth knowing: command, versions, commit, hyperparameters. Anything strict JSON holds. The
-        entries named in :data:`STREAM_KEYS` say which random streams the episodes came from.
+        entries named in :data:`STREAM_KEYS` say which random streams the episodes came from, ``family_tasks`` how many
+        tasks a finite family has in all.
     :raises ConfigError: shapes that do not fit each other, NaN or infinity.
     """
 
@@ -104,13 +105,43 @@ class Report:
         """The most inner steps."""
         return int(self.returns.shape[2]) - 1
 
+    @property
+    def n_distinct(self) -> int:
+        """How many distinct tasks there are."""
+        return self.n_tasks if self.strata is None else len(np.unique(self.strata))
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether the tasks, adapted to several times, stand for others of the family."""
+        in_all = self.meta.get("family_tasks")  # a file may say anything
+        return self.strata is not None and isinstance(in_all, int) and in_all > self.n_distinct
+
+    @property
+    def n_units(self) -> int:
+        """How many units the intervals are over: tasks, or adaptations to all tasks there are."""
+        return self.n_distinct if self.is_sample else self.n_tasks
+
+    def units(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return what intervals are over, ``[run, unit, step]``, and the strata of the units.
+
+        :param values: ``[run, task, step]``, a number for each entry.
+        """
+        if self.is_sample:
+            assert self.strata is not None
+            return by_task(values, self.strata), None
+        return values, self.strata
+
     def bands(self, level: float = 0.95, n_resamples: int = 10_000) -> Bands:
         """Return the mean return after 0, 1, … inner steps with its interval: by task, then by run."""
-        return bootstrap_bands(self.returns, level, n_resamples, strata=self.strata)
+        return self._bands(self.returns, level, n_resamples)
 
     def gains(self, level: float = 0.95, n_resamples: int = 10_000) -> Bands:
         """Return what adaptation adds: the return after 0, 1, … inner steps minus the return before, with intervals."""
-        return bootstrap_bands(self.returns - self.returns[..., :1], level, n_resamples, strata=self.strata)
+        return self._bands(self.returns - self.returns[..., :1], level, n_resamples)
+
+    def _bands(self, values: np.ndarray, level: float, n_resamples: int) -> Bands:
+        values, strata = self.units(values)
+        return bootstrap_bands(values, level, n_resamples, strata=strata)
 
     def interval(self, step: int, level: float = 0.95) -> Interval:
         """Return the mean return after ``step`` inner steps with its interval."""
@@ -148,17 +179,23 @@ class Report:
 
     def describe_intervals(self, level: float = 0.95) -> str:
         """Return what the intervals are, for the note of a table."""
-        alone = self.n_tasks == self.n_runs == 1
-        return "one task, one run: no intervals" if alone else f"{level:.0%} intervals {self.unit}"
+        if self.n_tasks == self.n_runs == 1:
+            return "one task, one run: no intervals"
+        few = f"; too narrow with fewer than {MIN_UNITS}" if self.n_units < MIN_UNITS else ""
+        return f"{level:.0%} intervals {self.unit}{few}"
+
+    @property
+    def over(self) -> str:
+        """The tasks and adaptations that the intervals are over, in words."""
+        if self.strata is None:
+            return f"over {self.n_tasks} {'tasks' if self.n_tasks > 1 else 'task'}"
+        some = f" of {self.meta['family_tasks']}" if self.is_sample else ""
+        return f"over {self.n_tasks} adaptations to {self.n_distinct}{some} tasks"
 
     @property
     def unit(self) -> str:
         """What the intervals are over, in words."""
-        if self.strata is not None:
-            tasks = f"over {self.n_tasks} adaptations to {len(np.unique(self.strata))} tasks"
-        else:
-            tasks = f"over {self.n_tasks} {'tasks' if self.n_tasks > 1 else 'task'}"
-        return f"{tasks} and {self.n_runs} runs" if self.n_runs > 1 else f"{tasks}, one run"
+        return f"{self.over} and {self.n_runs} runs" if self.n_runs > 1 else f"{self.over}, one run"
 
     def figure(self, task_parameter: str | None = None, level: float = 0.95) -> Figure:
         """Draw the return against inner steps and against env steps.
@@ -189,6 +226,7 @@ class Report:
                 "return": [list(bands.at(step)) for step in range(self.n_inner_steps + 1)],
                 "gain": [list(gains.at(step)) for step in range(self.n_inner_steps + 1)],
                 "level": 0.95,
+                "distinct_tasks": self.n_distinct,
             },
             "meta": self.meta,
         }

@@ -22,6 +22,13 @@ CHUNK = 4_000_000
 """Numbers held at once while resampling (32 MB)."""
 MANY = 500
 """Past so many units draws are counted one by one: NumPy's multinomial draws a binomial number for every unit."""
+MIN_UNITS = 20
+"""Fewest units, tasks or independent adaptations to all there are, for which a difference may count as clear.
+
+Simulated, nominal 95% intervals of one run hold the truth in 51, 75, 86, 91 and 93% of cases with 2, 3, 5, 10 and 15
+tasks of normal returns (lognormal: 47, 66, 73, 81, 84%); from 20 on in 94% (88%), as with 40. See
+``python -m benchmarks.coverage``.
+"""
 
 
 class Interval(NamedTuple):
@@ -138,6 +145,15 @@ def paired_bands(
         raise ConfigError(f"a paired interval needs the same tasks and points: got {a.shape[1:]} and {b.shape[1:]}")
     rng = stream(0, "bootstrap") if rng is None else rng
     return _bands([a, b], [1.0, -1.0], level, n_resamples, rng, strata)
+
+
+def by_task(values: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Return the means over the adaptations to each distinct task, ``[run, distinct task, …]``.
+
+    :param values: ``[run, adaptation, …]``.
+    :param strata: ``[adaptation]``, which task each is to.
+    """
+    return np.stack([values[:, strata == task].mean(1) for task in np.unique(strata)], axis=1)
 
 
 def _require_finite(values: np.ndarray, name: str) -> np.ndarray:

@@ -31,6 +31,7 @@ class Verdict:
     :param checkpoint: which checkpoints.
     :param step: after so many inner steps.
     :param interval: of the return of ``a`` minus that of ``b``, paired, 95%.
+    :param supported: whether there are enough tasks for a difference to count.
     """
 
     a: str
@@ -38,17 +39,20 @@ class Verdict:
     checkpoint: str
     step: int
     interval: Interval
+    supported: bool = True
 
     @property
     def winner(self) -> str | None:
         """The one that is ahead by an interval without zero, None if there is none."""
-        if not self.interval.excludes_zero:
+        if not (self.supported and self.interval.excludes_zero):
             return None
         return self.a if self.interval.mean > 0 else self.b
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a record holds."""
-        return {**dataclasses.asdict(self), "interval": list(self.interval), "winner": self.winner}
+        values = {**dataclasses.asdict(self), "interval": list(self.interval), "winner": self.winner}
+        del values["supported"]  # a record has the returns
+        return values
 
 
 def steps(n: int) -> str:
@@ -83,8 +87,9 @@ def verdicts(items: Sequence[Tested], n_inner_steps: int) -> list[Verdict]:
             own = {item.algo: _repeated(item.report, n_inner_steps) for item in of_checkpoint(items, checkpoint)}
             if a not in own or b not in own:
                 continue
-            bands = compare(own[a], own[b]).returns
-            found += [Verdict(a, b, checkpoint, step, bands.at(step)) for step in sorted({1, n_inner_steps})]
+            pair = compare(own[a], own[b])
+            for step in sorted({1, n_inner_steps}):
+                found.append(Verdict(a, b, checkpoint, step, pair.returns.at(step), pair.is_supported))
     return found
 
 

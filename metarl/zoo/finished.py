@@ -227,9 +227,9 @@ def learning(experiment: Experiment, runs: Sequence[Trained]) -> list[Learning]:
         returns = [each["post"][:, 0] if adapts else each["pre"] for each in arrays]
         values = np.stack([each[points].T for each, points in zip(returns, nearest, strict=True)])
         steps = [each["timesteps"][points] for each, points in zip(arrays, nearest, strict=True)]
-        # With so few distinct tasks validation and test tasks are the same ones, in the same order.
-        strata = own[0].reports["last"].strata
-        found.append(Learning(algo, np.mean(steps, axis=0), bootstrap_bands(values, strata=strata), len(values)))
+        # Where tasks are adapted to several times validation and test tasks are the same ones, or as many.
+        units, strata = own[0].reports["last"].units(values)
+        found.append(Learning(algo, np.mean(steps, axis=0), bootstrap_bands(units, strata=strata), len(values)))
     return found
 
 

@@ -167,12 +167,15 @@ def last_evaluation(run: Run, label: str) -> Report:
     returns = np.concatenate([arrays["pre"][-1][:, None], arrays["post"][-1].T], axis=1)
     tasks = {name.removeprefix(TASK): value for name, value in arrays.items() if name.startswith(TASK)}
     steps = arrays["env_steps"][-1]
-    strata = _strata(run, len(returns))
-    return Report(run.algo, run.env_id, "validation", returns[None], steps, tasks, [0], strata, label)
+    strata, n_family = _strata(run, len(returns))
+    meta = {"family_tasks": n_family}
+    return Report(run.algo, run.env_id, "validation", returns[None], steps, tasks, [0], strata, label, meta)
 
 
-def _strata(run: Run, n_tasks: int) -> np.ndarray | None:
-    """Return the strata of a run's evaluations, see :class:`~metarl.meta.report.Report`; its family says them."""
+def _strata(run: Run, n_tasks: int) -> tuple[np.ndarray | None, int | None]:
+    """Return the strata of a run's evaluations, see :class:`~metarl.meta.report.Report`, and the tasks in all:
+    its family says them.
+    """
     from metarl.envs import make_family
     from metarl.meta.evaluation import evaluation_tasks
     from metarl.schema import convert
@@ -184,9 +187,9 @@ def _strata(run: Run, n_tasks: int) -> np.ndarray | None:
     changed = convert("eval_env_kwargs", run.args().get("eval_env_kwargs"), hint) or {}
     check_env(run.env_id, run.folder)
     family = make_family(run.env_id, **merge(own, changed))
-    strata = evaluation_tasks(family, "validation", n_tasks)[1]
+    _, strata, n_family = evaluation_tasks(family, "validation", n_tasks)
     family.close()
-    return None if strata is None else np.array(strata)
+    return None if strata is None else np.array(strata), n_family
 
 
 if __name__ == "__main__":

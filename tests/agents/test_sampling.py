@@ -176,6 +176,18 @@ def test_transitions_prefer_no_length() -> None:
     assert rate == pytest.approx(3.0, abs=0.05)
 
 
+@pytest.mark.parametrize(("n_transitions", "percent"), [(20, 4.4), (60, 1.7)])
+def test_transitions_keep_episodes_that_are_a_little_too_long(n_transitions: int, percent: float) -> None:
+    # The figures of collect's docstring.
+    n = 1000
+    tasks = make_tasks([1.0] * n, [0] * n)
+    lengths = run(Staircase(random=True), tasks, n_transitions=n_transitions).lengths
+    mean = lengths.sum(1) / (lengths > 0).sum(1)
+    error = float(mean.std()) / np.sqrt(n)
+    assert mean.mean() / 4.0 == pytest.approx(1.0 + percent / 100.0, abs=error)
+    assert mean.mean() > 4.0 + 2.5 * error
+
+
 def test_give_one_amount() -> None:
     for amount in ({}, {"n_episodes": 1, "n_transitions": 1}):
         with pytest.raises(ConfigError, match="either n_episodes or n_transitions"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import gymnasium as gym
@@ -18,6 +19,8 @@ from metarl.meta.comparison import compare
 from metarl.meta.evaluation import evaluation_tasks
 from metarl.meta.inner import expand, inner_path
 from metarl.meta.maml import FOMAML, MAML, Pretrain, RandomInit
+from metarl.meta.report import Report
+from metarl.meta.statistics import bootstrap_bands
 from metarl.streams import seed_sequence
 from tests.agents.toys import Staircase
 from tests.meta.small import equal, run_iterations, small
@@ -25,11 +28,12 @@ from tests.meta.small import equal, run_iterations, small
 
 def test_the_tasks_of_a_split_are_fixed() -> None:
     family = make_family("PointMass-v0")
-    tasks, strata = evaluation_tasks(family, "test", 7)
+    tasks, strata, n_family = evaluation_tasks(family, "test", 7)
     assert strata is None
+    assert n_family is None
     np.testing.assert_array_equal(tasks["goal"], make_family("PointMass-v0").tasks("test", 40)["goal"][:7])
-    other, _ = evaluation_tasks(family, "validation", 7)
-    shifted, _ = evaluation_tasks(family, "shifted", 7)
+    other = evaluation_tasks(family, "validation", 7).tasks
+    shifted = evaluation_tasks(family, "shifted", 7).tasks
     assert not np.array_equal(tasks["goal"], other["goal"])
     assert (np.abs(shifted["goal"]).max(1) > 0.5).all()
 
@@ -46,7 +50,8 @@ class Few(Staircase):
 
 
 def test_a_small_family_is_adapted_to_several_times_with_strata() -> None:
-    tasks, strata = evaluation_tasks(Few(), "test", 7)
+    tasks, strata, n_family = evaluation_tasks(Few(), "test", 7)
+    assert n_family == 3
     assert strata == [0, 1, 2, 0, 1, 2, 0]
     np.testing.assert_array_equal(tasks["gain"], [-1.0, 0.5, 1.0, -1.0, 0.5, 1.0, -1.0])
     model = FOMAML("MlpPolicy", Few(), n_episodes=4, policy_kwargs={"net_arch": [4]}, n_threads=1)
@@ -58,19 +63,53 @@ def test_a_small_family_is_adapted_to_several_times_with_strata() -> None:
 
 
 def test_shifted_tasks_of_a_small_family_are_their_own_units() -> None:
-    tasks, strata = evaluation_tasks(Few(), "shifted", 5)
+    tasks, strata, n_family = evaluation_tasks(Few(), "shifted", 5)
     assert strata is None
+    assert n_family is None
     assert len(np.unique(tasks["gain"])) == 5
 
 
-def test_families_of_ten_tasks_have_splits_without_strata() -> None:
-    class Ten(Few):
-        def finite_tasks(self) -> Tasks:
-            return {"gain": np.linspace(-2.0, 2.0, 20), "offset": np.arange(20) % 7}
+class Twenty(Few):
+    """Twenty tasks, of which a split holds four."""
 
-    tasks, strata = evaluation_tasks(Ten(), "test", 3)
-    assert strata is None
-    assert len(tasks["gain"]) == 3
+    def finite_tasks(self) -> Tasks:
+        return {"gain": np.linspace(-2.0, 2.0, 20), "offset": np.arange(20) % 7}
+
+
+@pytest.mark.parametrize(
+    ("n", "strata"), [(1, None), (4, None), (7, None), (8, [0, 1, 2, 3] * 2), (10, [0, 1, 2, 3] * 2 + [0, 1])]
+)
+def test_the_few_tasks_of_a_split_are_adapted_to_several_times(n: int, strata: list[int] | None) -> None:
+    found = evaluation_tasks(Twenty(), "test", n)
+    assert found.strata == strata
+    assert found.n_family == 20
+    gains = Twenty().tasks("test", 40)["gain"]
+    assert len(gains) == 4
+    expected = gains[:n] if strata is None else gains[strata]
+    np.testing.assert_array_equal(found.tasks["gain"], expected)
+
+
+def test_tasks_that_stand_for_others_stay_the_unit() -> None:
+    model = FOMAML("MlpPolicy", Twenty(), n_episodes=4, policy_kwargs={"net_arch": [4]}, n_threads=1)
+    report = model.evaluate(n_tasks=40, n_inner_steps=1)
+    assert report.returns.shape == (1, 40, 2)
+    assert (report.n_tasks, report.n_distinct, report.n_units) == (40, 4, 4)
+    # Every adaptation has streams of its own; a few returns are equal by chance.
+    assert len(np.unique(report.returns[0, :, 0])) > 30
+    means = report.returns.reshape(1, 10, 4, 2).mean(1)
+    for ours, theirs in zip(report.bands(), bootstrap_bands(means), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    text = str(report)
+    assert "over 40 adaptations to 4 of 20 tasks, one run; too narrow with fewer than 20" in text
+    assert json.loads(report.to_json())["summary"]["distinct_tasks"] == 4
+    again = Report.from_json(report.to_json())
+    assert (again.n_distinct, again.n_units) == (4, 4)
+    # A family of three tasks is tested on all of them, so adaptations are the unit.
+    model = FOMAML("MlpPolicy", Few(), n_episodes=4, policy_kwargs={"net_arch": [4]}, n_threads=1)
+    few = model.evaluate(n_tasks=21, n_inner_steps=1)
+    assert (few.n_tasks, few.n_distinct, few.n_units) == (21, 3, 21)
+    assert "over 21 adaptations to 3 tasks, one run" in str(few)
+    assert "too narrow" not in str(few)
 
 
 @pytest.mark.parametrize("rule", ["constant", "half_after_first"])

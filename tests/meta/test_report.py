@@ -18,7 +18,7 @@ from metarl.meta.comparison import compare, comparison_figure, comparison_table
 from metarl.meta.figures import adaptation_cards
 from metarl.meta.published import PUBLISHED, published_for
 from metarl.meta.report import Report
-from metarl.meta.statistics import bootstrap_interval, paired_interval
+from metarl.meta.statistics import MIN_UNITS, bootstrap_interval, paired_interval
 from metarl.meta.tables import Table
 from tests.meta.walk import Walk
 
@@ -65,6 +65,44 @@ def test_few_tasks_are_stratified() -> None:
     assert narrow.interval(0).mean == wide.interval(0).mean
     assert narrow.interval(0).high - narrow.interval(0).low < 0.2 * (wide.interval(0).high - wide.interval(0).low)
     assert "30 adaptations to 2 tasks" in str(narrow.table())
+
+
+def shortened(report: Report, n: int) -> Report:
+    """Return a report on the first tasks only."""
+    tasks = {name: value[:n] for name, value in report.tasks.items()}
+    return dataclasses.replace(report, returns=report.returns[:, :n], tasks=tasks)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 19, 20, 30])
+def test_no_difference_is_clear_on_too_few_tasks(n: int) -> None:
+    a, b = shortened(make_report(shift=100.0), n), shortened(make_report("pretrain", seeds=(1,)), n)
+    pair = compare(a, b)
+    assert pair.n_units == n
+    enough = n >= MIN_UNITS
+    assert (pair.is_supported, pair.is_clear(pair.returns.at(3))) == (enough, enough)
+    if n > 1:
+        assert pair.returns.at(3).excludes_zero
+        assert ("too narrow" in str(a.table())) != enough
+    for text in (str(pair.table()), str(comparison_table([a, b]))):
+        assert (" *" in text.replace("* excludes", "").replace("* paired", "")) == enough
+        assert ("no difference counts as clear with fewer than 20 tasks" in text) != enough
+
+
+def test_adaptations_to_all_tasks_count_and_tasks_that_stand_for_others_do() -> None:
+    strata = np.arange(N_TASKS) % 3
+    a, b = (
+        dataclasses.replace(make_report(name, shift), strata=strata)
+        for name, shift in (("fomaml", 99.0), ("maml", 0.0))
+    )
+    assert compare(a, b).n_units == N_TASKS
+    assert "over 30 adaptations to 3 tasks, 1 and 1 runs" in str(compare(a, b).table())
+    a, b = (dataclasses.replace(report, meta={**report.meta, "family_tasks": 15}) for report in (a, b))
+    pair = compare(a, b)
+    assert pair.n_units == 3
+    assert "over 30 adaptations to 3 of 15 tasks, 1 and 1 runs" in str(pair.table())
+    # The mean over tasks of the means over adaptations, with the task as the unit.
+    difference = (a.returns - b.returns).reshape(1, 10, 3, 4).mean(1)
+    assert pair.returns.at(2) == pytest.approx(bootstrap_interval(difference[..., 2]), rel=1e-9)
 
 
 def test_table_has_every_step() -> None:
