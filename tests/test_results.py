@@ -12,6 +12,7 @@ import pytest
 
 from metarl.meta.comparison import compare
 from metarl.meta.report import Report
+from metarl.meta.statistics import MIN_UNITS
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "results"
@@ -248,7 +249,7 @@ def test_what_the_export_saves_on_halfcheetahvel() -> None:
 
 
 def test_the_coverage_of_intervals() -> None:
-    rows = {(r["run_spread"], r["runs"]): r for r in record("coverage")["rows"] if r.get("tasks", 40) == 40}
+    rows = {(r["run_spread"], r["runs"]): r for r in record("coverage")["rows"]}
     section = RESULTS.partition("## How far the intervals hold")[2].partition("\n## ")[0]
     lines = [cells(line) for line in section.splitlines() if " of a run on a task)" in line]
     assert len(lines) == 4
@@ -258,3 +259,19 @@ def test_the_coverage_of_intervals() -> None:
             own = rows[spread, n_runs]
             for text, value in zip(cell.split(", "), (own["mean"], own["difference"]), strict=True):
                 assert abs(float(text) - 100.0 * value) <= 0.5001, f"{label}, {n_runs} runs: {cell}"
+
+
+def test_the_coverage_of_intervals_on_few_tasks() -> None:
+    rows = {(r["returns"], r["tasks"]): (r["mean"], r["difference"]) for r in record("coverage")["few_tasks"]}
+    section = RESULTS.partition("## How far the intervals hold")[2].partition("\n## ")[0]
+    lines = {
+        line[0]: line[1:] for line in map(cells, section.splitlines()) if line[0] in ("tasks", "normal", "lognormal")
+    }
+    for returns in ("normal", "lognormal"):
+        for n_tasks, cell in zip(map(int, lines["tasks"]), lines[returns], strict=True):
+            for text, value in zip(cell.split(", "), rows[returns, n_tasks], strict=True):
+                assert abs(float(text) - 100.0 * value) <= 0.5001, f"{returns}, {n_tasks} tasks: {cell}"
+    # What a difference needs to count as clear: about the coverage that there is with many tasks.
+    few, enough = 10, MIN_UNITS
+    for returns, least in (("normal", 0.93), ("lognormal", 0.92)):
+        assert rows[returns, few][1] < least <= rows[returns, enough][1]

@@ -338,6 +338,7 @@ class _Meta:
     training_seconds: float | None = None
     inner_lr: float | list[float] | None = None
     env_kwargs: dict[str, Any] | None = None
+    family_tasks: Count | None = None
     cell: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None

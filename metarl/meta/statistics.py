@@ -25,8 +25,8 @@ MANY = 500
 MIN_UNITS = 20
 """Fewest units, tasks or independent adaptations to all there are, for which a difference may count as clear.
 
-Simulated, nominal 95% intervals of one run hold the truth in 51, 75, 86, 91 and 93% of cases with 2, 3, 5, 10 and 15
-tasks of normal returns (lognormal: 47, 66, 73, 81, 84%); from 20 on in 94% (88%), as with 40. See
+Simulated, 47, 75, 87, 90 and 93 of 100 nominal 95% intervals of one run hold the truth with 2, 3, 5, 10 and 15 tasks of
+normal returns (39, 66, 76, 83 and 86 with lognormal ones); from 20 on it is 92 to 94 (87 to 92). See
 ``python -m benchmarks.coverage``.
 """
 

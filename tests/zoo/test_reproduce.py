@@ -20,11 +20,11 @@ from metarl.errors import NonFiniteError
 from metarl.meta.maml import MAML
 from metarl.meta.report import Report
 from metarl.meta.statistics import Interval, paired_interval
-from metarl.zoo import findings
+from metarl.zoo import findings, finished
 from metarl.zoo.__main__ import main
 from metarl.zoo.experiment import find, jobs, load_experiment, names, scales
 from metarl.zoo.findings import Verdict
-from metarl.zoo.finished import Tested, Trained, choose_rates, evaluate_run, learning
+from metarl.zoo.finished import Trained, choose_rates, evaluate_run, learning
 from metarl.zoo.runs import open_run
 from tests.processes import run_program
 
@@ -614,7 +614,7 @@ def test_a_verdict_needs_tasks(n_tasks: int) -> None:
     for algo, ahead in (("maml", 9.0), ("fomaml", 0.0)):
         returns = ahead + rng.standard_normal((1, n_tasks, 2))
         report = Report(algo, "PointMass-v0", "test", returns, [0, 1], {"x": np.arange(n_tasks)}, [0])
-        items.append(Tested(algo, "last", report, [1]))
+        items.append(finished.Tested(algo, "last", report, [1]))
     for verdict in findings.verdicts(items, 1):
         assert verdict.winner == ("maml" if n_tasks == 20 else None)
 
