@@ -6,9 +6,17 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from metarl.errors import MetaRLError
+
+fixed = settings(
+    max_examples=80, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None
+)
+"""The same examples each time, and not many: all targets together take less than half a minute of one core."""
+few = settings(fixed, max_examples=25)
+"""The same for readers that take longer."""
 
 
 def nested(levels: int) -> Any:
@@ -68,3 +76,25 @@ def read(reader: Callable[[], Any]) -> bool:
         assert len(said) < 2000
         return False
     return True
+
+
+def _damage(share: float, how: str, bit: int, more: bytes) -> Callable[[bytes], bytes]:
+    def apply(data: bytes) -> bytes:
+        place = int(share * len(data))
+        if how == "flip":
+            return data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :]
+        if how == "lose":
+            return data[:place] + data[place + len(more) :]
+        return data[:place] + (more + data[place:] if how == "insert" else b"")
+
+    return apply
+
+
+damages = st.builds(
+    _damage,
+    st.floats(0.0, 1.0, exclude_max=True),
+    st.sampled_from(["flip", "lose", "insert", "cut"]),
+    st.integers(0, 7),
+    st.binary(min_size=1, max_size=20),
+)
+"""What may happen to bytes: one of them changes, some are lost, some come in, or the end is cut off."""

@@ -382,7 +382,7 @@ def _saved(normalize: VecNormalize | None) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vecnormalize.pkl"
         normalize.save(str(file))
-        return file.read_bytes()
+        return file.read_bytes()  # our own file of a moment ago
 
 
 @library_torch()

@@ -11,15 +11,52 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from metarl.errors import ConfigError, MetaRLError, unknown_name
-from metarl.untrusted import dump_yaml
+from metarl.schema import LARGEST, LARGEST_SEED, Range, convert, read_as
+from metarl.untrusted import MAX_YAML, dump_yaml, read_text
 from metarl.zoo.config import HYPERPARAMS, check_hyperparameters, load_hyperparameters, load_yaml, merge
 from metarl.zoo.runs import Run, open_run, run_number
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 PARTS = ("comparison", "ablation")
+
+
+_Count = Annotated[int, Range(1, LARGEST)]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    n_evaluations: _Count
+    evaluation: dict[str, Any]
+    rates: dict[str, Any]
+    entries: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Document:
+    """``experiments/<name>.yml``."""
+
+    algos: list[str]
+    untrained: list[str]
+    orders: list[str]
+    published_ratio: float
+    scales: dict[str, _Scale]
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    n_tasks: _Count
+    n_inner_steps: Annotated[int, Range(0, LARGEST)]
+    rest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Rates:
+    first: list[float]
+    later: list[float]
+    n_tasks: _Count
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +76,9 @@ class Entry:
 
     env: str
     algos: Sequence[str]
-    n_timesteps: int
-    seeds: Sequence[int]
-    episodes: int
+    n_timesteps: _Count
+    seeds: Sequence[Annotated[int, Range(0, LARGEST_SEED)]]
+    episodes: _Count
     evaluation: Mapping[str, Any]
     rates: Mapping[str, Any]
     hyperparams: Mapping[str, Any] = field(default_factory=dict)
@@ -169,34 +206,37 @@ def names() -> list[str]:
 
 def scales(name: str) -> list[str]:
     """Return the scales of an experiment, from small to large."""
-    return list(_read(name)["scales"])
+    return list(_read(name).scales)
 
 
 def load_experiment(name: str, scale: str) -> Experiment:
     """Read an experiment.
 
     :raises UnknownNameError: no such experiment or scale.
+    :raises ConfigError: its file is damaged.
     """
     document = _read(name)
-    known = document.pop("scales")
-    if scale not in known:
-        raise unknown_name("scale", scale, known)
-    found = known[scale]
-    shared = {name: found.pop(name) for name in ("evaluation", "rates")}
-    entries = [
-        Entry(**{"algos": document["algos"], **item, **{key: {**shared[key], **item.get(key, {})} for key in shared}})
-        for item in found.pop("entries")
-    ]
-    found["n_inner_steps"] = int(shared["evaluation"]["n_inner_steps"])
-    return Experiment(name, scale, entries, settings=document, **found)
+    if scale not in document.scales:
+        raise unknown_name("scale", scale, document.scales)
+    found = document.scales[scale]
+    source = f"{EXPERIMENTS / name}.yml, {scale},"
+    entries = []
+    for item in found.entries:
+        own = {key: convert(key, item.get(key, {}), dict[str, Any]) for key in ("evaluation", "rates")}
+        whole = {key: {**getattr(found, key), **own[key]} for key in own}
+        read_as(_Evaluation, whole["evaluation"], source, ConfigError)
+        read_as(_Rates, whole["rates"], source, ConfigError)
+        entries.append(read_as(Entry, {"algos": document.algos, **item, **whole}, source, ConfigError))
+    n_inner_steps = read_as(_Evaluation, found.evaluation, source, ConfigError).n_inner_steps
+    settings = {key: getattr(document, key) for key in ("algos", "untrained", "orders", "published_ratio")}
+    return Experiment(name, scale, entries, n_inner_steps, found.n_evaluations, settings)
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str) -> _Document:
     if name not in names():
         raise unknown_name("experiment", name, names())
     path = EXPERIMENTS / f"{name}.yml"
-    document: dict[str, Any] = load_yaml(path.read_text(encoding="utf-8"), str(path))
-    return document
+    return read_as(_Document, load_yaml(read_text(path, MAX_YAML, ConfigError), str(path)), str(path), ConfigError)
 
 
 def jobs(
