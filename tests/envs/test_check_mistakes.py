@@ -174,6 +174,10 @@ COPIES = {
         step_with(Reach, shared_out),
         r"a copy depends on how many copies its task has, 2 and 1: reward -0.\d+ and -0.\d+ at time step 1, copy 0 of",
     ),
+    "the first copy favoured, where steps are random": (
+        step_with(Sound, first_copy_favoured),
+        r"copy 0 of task 0 is paid otherwise than the others, by 0.7\d+ on average, from the same states",
+    ),
     "the first copy favoured": (
         step_with(Reach, first_copy_favoured),
         "step moves copies differently though the generators make no difference, at time step 1, task 0 .*: reward",
@@ -214,6 +218,10 @@ def fixed_seed(self, tasks, rngs, n_envs):
 
 def one_seed(self, tasks, rngs, n_envs):
     return self.right.reset(tasks, [np.random.default_rng(0) for _ in rngs], n_envs)
+
+
+def one_seed_a_step(self, tasks, state, actions, rngs, active=None):
+    return self.right.step(tasks, state, actions, [np.random.default_rng(0) for _ in rngs], active)
 
 
 def noise_by_the_clock(step, tasks, state, actions, self):
@@ -259,6 +267,10 @@ GENERATORS = {
     "a seed of its own": (
         wrong(Sound, reset=one_seed),
         r"reset starts copies differently though the generators make no difference, at reset, task 0 .*: obs \[",
+    ),
+    "a seed of its own at every step": (
+        wrong(Maze, step=one_seed_a_step),
+        r"step moves copies differently though the generators make no difference, at time step \d+, task 0 .*: obs \[",
     ),
     "noise by the clock": (
         step_with(Reach, noise_by_the_clock),
@@ -478,7 +490,24 @@ def reward_before_with_memory(base):
     return wrong(base, reset=reset, step=step)
 
 
+def cart_before(step, tasks, state, actions, self):
+    return step._replace(obs=state["x"].astype(np.float32))
+
+
+def maze_before(step, tasks, state, actions, self):
+    exits = np.stack([tasks["row"], tasks["column"]], axis=-1)[:, None]
+    return step._replace(reward=-np.abs(state["place"] - exits).sum(-1).astype(np.float64))
+
+
 LATE = {
+    "the observation of the state before, where places move late": (
+        step_with(CartPole, cart_before),
+        r"the observation is of the state before the step: entry 0 is always a number that the state had before",
+    ),
+    "the reward of the place before, in a maze": (
+        step_with(Maze, maze_before),
+        "the reward is of the state before the step: it answers an action 1 env steps later, the state within 0",
+    ),
     "the reward of a remembered state": (
         reward_before_with_memory(Reach),
         "the reward is of the state before the step: it answers an action 1 env steps later, the state within 0",

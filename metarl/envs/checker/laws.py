@@ -26,15 +26,35 @@ def check_streams(probe: Probe) -> None:
     seen.add(tasks, 0, {"obs": obs, **{f"state {shorten(name)}": value for name, value in state.items()}})
     seen.conclude()
     seen = _Randomness(probe, "step moves")
-    for time, action in enumerate(probe.actions(min(probe.n_steps, 20), 1), start=1):
-        equal = {name: np.broadcast_to(value[:1, :1], value.shape).copy() for name, value in state.items()}
+    favour = np.zeros((0, COPIES))
+    # The middle one of three is not pushed to the end of its space.
+    for time, action in enumerate(probe.actions(min(probe.n_steps, 30), 3)[:, 1:2], start=1):
+        # Another one each time: what is random shows where there is room to move.
+        row, env = time % STREAMS, time % COPIES
+        equal = {
+            name: np.broadcast_to(value[row : row + 1, env : env + 1], value.shape).copy()
+            for name, value in state.items()
+        }
         actions = np.broadcast_to(action[None], (STREAMS, COPIES, *action.shape[1:])).copy()
         step = probe.step(tasks, equal, actions, rngs, None, time)
         seen.add(tasks, time, outcome(step))
-        if step.terminated[0, 0] or time >= probe.family.horizon:
+        favour = np.concatenate([favour, step.reward - step.reward.mean(1, keepdims=True)])
+        if time >= probe.family.horizon:
             break
-        state = step.state
+        # Another state of those that go on, if any does.
+        going = np.argwhere(~step.terminated)
+        if not len(going):
+            break
+        state = {
+            name: np.repeat(value[going[:, 0], going[:, 1]][None], STREAMS, 0) for name, value in step.state.items()
+        }
+        state = {name: np.take(value, np.arange(COPIES) * 7 % len(going), axis=1) for name, value in state.items()}
     seen.conclude()
+    # By chance, eight standard errors do not happen.
+    error = np.sqrt(np.mean(favour**2) / max(1, len(favour)))
+    for env in np.flatnonzero(np.abs(favour.mean(0)) > 8 * error)[:1] if len(favour) >= 80 else ():
+        what = f"by {number(favour.mean(0)[env])} on average, from the same states with the same actions"
+        probe.refuse(f"copy {env} of task 0 is paid otherwise than the others, {what} {where(1, tasks, 0)}")
 
 
 class _Randomness:
@@ -197,16 +217,40 @@ def check_timing(probe: Probe) -> None:
     answers = {name: _Answers() for name in ("state", "reward", "obs")}
     others = wide.actions(TRIALS, purpose="other")
     moments = wide.walk(wide.tasks, wide.streams("timing"), TRIALS * LAGS, "timing")
-    for now, moment in enumerate(moments):
-        if isinstance(moment, Moment) and now % LAGS == 0 and moment.time + lags - 1 <= horizon:
-            _follow(wide, moment, np.repeat(others[now // LAGS % TRIALS][None], wide.n, axis=0), lags, answers)
+    walked = []
+    # At odd times, so that rewards which are paid every other step are met at each.
+    tried = np.random.default_rng(probe.seed).random(TRIALS * LAGS) < 1 / LAGS
+    for moment, is_tried in zip((m for m in moments if isinstance(m, Moment)), tried, strict=True):
+        walked.append(moment)
+        if is_tried and moment.time + lags - 1 <= horizon:
+            _follow(wide, moment, np.repeat(others[len(walked) % TRIALS][None], wide.n, axis=0), lags, answers)
+    _check_copied(probe, walked)
     slowest = answers["state"].slowest
     for name, what in (("reward", "the reward"), ("obs", "the observation")):
         first = answers[name].quickest
         # Sparse rewards answer to few actions, and prove nothing.
-        if first > slowest and answers[name].asked >= 16 and answers[name].share(first) >= 0.5:
+        if first > slowest and answers[name].asked >= 24 and answers[name].share(first) >= 0.3:
             late = f"it answers an action {first} env steps later, the state within {slowest}"
             probe.refuse(f"{what} is of the state before the step: {late}, {answers[name].example}")
+
+
+def _check_copied(probe: Probe, moments: list[Moment]) -> None:
+    """Require that no entry of the observation is always one of the state before and none of the state after."""
+    before, after, seen = [], [], []
+    for moment in moments:
+        nothing = np.zeros((int(moment.active.sum()), 0))
+        before.append(np.concatenate([nothing, *(_flat(value)[moment.active] for value in moment.state.values())], 1))
+        after.append(
+            np.concatenate([nothing, *(_flat(value)[moment.active] for value in moment.step.state.values())], 1)
+        )
+        seen.append(_flat(moment.step.obs)[moment.active])
+    old, new, observed = (np.concatenate(part).astype(np.float32) for part in (before, after, seen))
+    stale = {column.tobytes() for column in old.T} - {column.tobytes() for column in new.T}
+    for entry, column in enumerate(observed.T):
+        if column.tobytes() in stale and len(np.unique(column)) > 1:
+            at = where(moments[0].time, moments[0].tasks, *np.argwhere(moments[0].active)[0].tolist())
+            what = f"entry {entry} is always a number that the state had before, {number(column[0])} {at}"
+            probe.refuse(f"the observation is of the state before the step: {what}")
 
 
 class _Answers:
