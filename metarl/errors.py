@@ -50,6 +50,13 @@ class ConfigError(MetaRLError, ValueError):
     """A hyperparameter or argument of the wrong type or outside its range."""
 
 
+class NoSuchNameError(ConfigError, AttributeError, KeyError):
+    """A name of SB3's that is not here; the message says what is. ``hasattr`` and ``get`` see that it is missing."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class TaskError(MetaRLError, ValueError):
     """A task outside its family's task space."""
 

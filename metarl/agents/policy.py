@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from metarl.agents.parallel import library_torch
 from metarl.agents.products import fewest_rows, linear, outer, product
 from metarl.checks import FINITE, SWITCH, plain_tree
 from metarl.envs.family import check_arguments
-from metarl.errors import ConfigError, shorten, unknown_name
+from metarl.errors import ConfigError, NoSuchNameError, shorten, unknown_name
 
 Params = dict[str, torch.Tensor]
 """Named tensors: one task's, or a stack of several tasks' with a leading task axis."""
@@ -43,6 +43,7 @@ LARGEST_NETWORK = 10**8
 """Weights of one network of a policy, at most."""
 LARGEST_DEPTH = 100
 """Its hidden layers, at most."""
+_OF_MODULES = ("action_net", "value_net", "mlp_extractor", "features_extractor", "log_std", "optimizer", "device")
 _SET_HERE = ("observation_space", "action_space", "lr_schedule")
 _EMPTY = {
     "features_extractor_kwargs": "MlpPolicy has no features extractor",
@@ -199,6 +200,17 @@ class FunctionalPolicy:
         """Units of the widest layer; it sets how many tasks fit a chunk."""
         self.min_rows = fewest_rows([shapes[f"{name}.weight"].numel() for name in self.linear_names])
         """Fewest observations of a task for which the actor computes the same bits as among more."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what there is instead of an attribute of SB3's policies; only missing ones come here."""
+            if hasattr(ActorCriticPolicy, name) or name in _OF_MODULES:
+                raise NoSuchNameError(
+                    f"{type(self).__name__} has no {name}: these are functions; a meta-algorithm's predict acts, "
+                    "policy_params are its tensors, and to_sb3() returns a stock model with SB3's policy"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def build(self, seed: int) -> ActorCriticPolicy:
         """Return a fresh stock policy, initialised as SB3 does it from ``seed``; global generators are left alone."""

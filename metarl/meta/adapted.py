@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from metarl.agents.distributions import draw_noise
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.sampling import clip_actions
 from metarl.checks import NONE, SEED
-from metarl.errors import ConfigError, shorten
+from metarl.errors import ConfigError, NoSuchNameError, shorten
 from metarl.streams import stream
 
 
@@ -43,6 +44,17 @@ class AdaptedPolicy:
     def set_random_seed(self, seed: int | None = None) -> None:
         """Draw the actions of :meth:`predict` from this seed from here on; None takes fresh entropy."""
         self._predictions = predictions(seed)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what there is instead of an attribute of SB3's models; it is called for missing attributes only."""
+            if hasattr(BaseAlgorithm, name):
+                raise NoSuchNameError(
+                    f"{type(self).__name__} has no {name}: it acts, with predict(); its tensors are params, and "
+                    "to_sb3(env=…) of the meta-algorithm returns a stock model, which learns on and is saved"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def predict(
         self,

@@ -16,14 +16,16 @@ from metarl.checks import COUNT, MAPPING, NONE, ROUNDS, SEED, integer, number, p
 from metarl.envs.family import Family, Tasks
 from metarl.errors import ConfigError, DivergedError, MetaRLError, shorten, unknown_name
 from metarl.meta.adapted import AdaptedPolicy
-from metarl.meta.base import MetaAlgorithm, policy_name, versions
+from metarl.meta.base import MetaAlgorithm, versions
 from metarl.meta.environments import AnyEnv, as_env
 from metarl.meta.evaluation import evaluation_tasks
+from metarl.meta.kept import policy_name
 from metarl.meta.learners import FUNCTIONAL, OF_META, Loop, default_rate, known_policies, make_loop, require_learner
 from metarl.meta.loops import Amount, FunctionalLoop, Learnt, Streams
 from metarl.meta.objective import norm
 from metarl.meta.outer import OUTER, Outer, make_outer
 from metarl.meta.progress import Progress, Timer
+from metarl.meta.sb3_words import INSTEAD
 from metarl.schema import MOST
 from metarl.streams import stream
 
@@ -43,14 +45,6 @@ LARGEST_ENTRY = 100.0
 
 
 RATE = number("(0, ∞)", "a list has a rate for each inner step, and training leaves them as they are")
-OF_SB3 = {
-    "learning_rate": "inner_lr is the learning rate of the learner",
-    "lr_schedule": "inner_lr is the learning rate of the learner",
-    "n_steps": "n_transitions is how many env steps an inner step takes, or n_episodes how many episodes",
-    "n_envs": "n_episodes is how many episodes of a task are collected together",
-    "stats_window_size": "every meta-iteration logs its own episodes",
-}
-"""What arguments of SB3's are here."""
 
 
 def require_sound(before: Params, after: Params) -> None:
@@ -213,6 +207,10 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         """Env steps that a task's batch has in training where no episode ends early."""
         return self.n_transitions or self.n_episodes * self.family.horizon
 
+    @staticmethod
+    def _instead(name: str) -> str | None:
+        return _place_of(name)
+
     @classmethod
     def _unknown_argument(cls, name: str) -> MetaRLError:
         place = _place_of(name)
@@ -250,6 +248,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         steps = sum(part.n_steps for part in parts)
         last_steps = sum(float(part.env_steps[:, -1].sum()) for part in parts)
         n_episodes = sum(int(part.n_episodes[..., -1].sum()) for part in parts)
+        self._n_ended = sum(int(part.n_episodes.sum()) for part in parts)
         done = float(self.n_iterations + 1)
         stats = {"meta/n_meta_iterations": done, "train/n_updates": done}
         if after:
@@ -403,7 +402,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
             raise unknown_name("argument of adapt:", next(iter(kwargs)), ["n_inner_steps", "n_episodes", "seed"])
         seed = SEED("seed", seed)
         amount = self._amount(n_episodes, n_transitions)
-        one = as_env(env)
+        one = as_env(env, self.family)
         self.check_env(one)
         steps = self.n_inner_steps if n_inner_steps is None else n_inner_steps
         rates = self.test_rates(steps, inner_lr_rule, inner_lr)
@@ -421,8 +420,8 @@ def checked_rates(inner_lr: Any) -> float | list[float]:
 def _place_of(name: str) -> str | None:
     """Return where an argument of SB3's, of a learner or of an outer optimiser is given; None where it is none."""
     places = []
-    if name in OF_SB3:
-        places.append(OF_SB3[name])
+    if name in INSTEAD:
+        places.append(INSTEAD[name])
     if name in _OF_OUTER:
         places.append(f"outer_kwargs={{'{name}': …}} is for the outer optimiser")
     if name in _OF_LEARNERS:
@@ -435,7 +434,7 @@ def _of_constructors(classes: Iterable[type]) -> set[str]:
 
 
 _OF_OUTER = _of_constructors(OUTER.values())
-_OF_LEARNERS = _of_constructors(cls for cls, _ in FUNCTIONAL.values()) - {*OF_META, *OF_SB3}
+_OF_LEARNERS = _of_constructors(cls for cls, _ in FUNCTIONAL.values()) - {*OF_META, *INSTEAD}
 
 
 def _one_spelling(options: dict[str, Any], learner_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -16,15 +15,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.utils import configure_logger, get_system_info
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.utils import configure_logger
 
 from metarl.agents.parallel import Parallel, library_torch
-from metarl.agents.policy import ACTIVATIONS, POLICIES, FunctionalPolicy, Params
-from metarl.arguments import merge
+from metarl.agents.policy import POLICIES, FunctionalPolicy, Params
 from metarl.checkpoint import load_checkpoint, save_checkpoint
 from metarl.checks import COUNT, COUNT_OR_ZERO, MAPPING, NONE, SEED, SWITCH, Check, integer, plain_tree
 from metarl.envs.family import Family, family_ids, make_family
@@ -37,15 +33,13 @@ from metarl.errors import (
     NonFiniteError,
     UnregisteredFamilyError,
     shorten,
-    unknown_name,
 )
-from metarl.frozen import SetOnce
 from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.environments import AnyEnv, as_any_env, as_family
+from metarl.meta.kept import KeepsArguments, family_traits, named_activation, policy_name, without_sb3s_own
 from metarl.meta.outer import Outer
-from metarl.meta.progress import ProgressBar
-from metarl.meta.saved import NOT_SAVED, convert_arguments, read_saved, require_finite_tensors
-from metarl.schema import constructor_hints, convert
+from metarl.meta.saved import convert_arguments, read_saved, require_finite_tensors
+from metarl.meta.sb3_words import Locals, MaybeCallback, SB3Words, callback_of
 from metarl.streams import stream
 
 if TYPE_CHECKING:
@@ -55,11 +49,11 @@ if TYPE_CHECKING:
 
 Self = TypeVar("Self", bound="MetaAlgorithm")
 VERBOSE = Check("0, 1 or 2", lambda value: integer(0, 2).read(int(value) if isinstance(value, bool) else value))
+PATH = Check("a path", Path)
 LOG_FOLDER = Check("a folder or None", lambda value: None if value is None else os.fspath(value))
-MaybeCallback = BaseCallback | list[BaseCallback] | Any | None
 
 
-class MetaAlgorithm(SetOnce, ABC):
+class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
     """Base of the meta-wrappers: parameters, counters, learning, saving and loading.
 
     Arguments are set once: another value goes to a new model, or to :meth:`load`. What may be set on a model are
@@ -136,6 +130,8 @@ class MetaAlgorithm(SetOnce, ABC):
         """What the last meta-iteration saw, as long as it is not logged."""
         self._logger: Logger | None = None
         self._custom_logger = False
+        self._n_ended = 0
+        """Episodes that ended in the last meta-iteration."""
         self._current_progress_remaining = 1.0
         with library_torch():
             theta = self._setup_model(int(stream(self.seed, "policy").integers(2**31)))
@@ -176,37 +172,6 @@ class MetaAlgorithm(SetOnce, ABC):
         """Return the name of a policy; SB3's classes have the name under which SB3 knows them."""
         return policy_name(POLICIES, policy)
 
-    # ------------------------------------------------------------------------------------------- what is set, and where
-    def _refusal(self, name: str) -> str:
-        if name == "seed":
-            return f"seed of a {type(self).__name__} is set when it is built: set_random_seed(…) gives it another one"
-        if name == "family":
-            return (
-                f"family of a {type(self).__name__} is set when it is built: metarl.load(path, env=…) has another one"
-            )
-        source = {"rates": "inner_lr", "excluded": "exclude"}.get(name, name)
-        if source in self.argument_names():
-            follows = "" if source == name else f" from {source}"
-            return (
-                f"{name} of a {type(self).__name__} is set when it is built{follows}: save it, and "
-                f"metarl.load(path, {source}=…) has another value"
-            )
-        return f"{name} of a {type(self).__name__} follows from its arguments: build another one"
-
-    @classmethod
-    def _unknown_argument(cls, name: str) -> MetaRLError:
-        """Return the error for an argument that the constructor does not take."""
-        return unknown_name(f"argument of {cls.__name__}:", name, cls.argument_names())
-
-    def _require_family_as_built(self) -> None:
-        """Raise :class:`ConfigError` for a family that was changed since: a checkpoint holds its arguments only."""
-        for name, value in family_traits(self.family).items():
-            if value != self._family_as_built[name]:
-                raise ConfigError(
-                    f"{name} of the family {self.family.id} was changed since the {type(self).__name__} was built: "
-                    f"give it in env_kwargs, or build another family"
-                )
-
     # ------------------------------------------------------------------------------------------------------ parameters
     @property
     def policy_params(self) -> Params:
@@ -223,25 +188,6 @@ class MetaAlgorithm(SetOnce, ABC):
         """The family's action space."""
         return self.family.action_space
 
-    @property
-    def logger(self) -> Logger:
-        """The SB3 logger; it exists once :meth:`learn` or :meth:`set_logger` was called."""
-        if self._logger is None:
-            raise ConfigError("there is no logger yet: call learn() or set_logger() first")
-        return self._logger
-
-    def set_logger(self, logger: Logger) -> None:
-        """Use ``logger`` instead of one made by :meth:`learn`."""
-        self._logger = logger
-        self._custom_logger = True
-
-    def get_env(self) -> VecEnv:
-        """Return an SB3 view of the family, one copy of each of a meta-batch of training tasks."""
-        from metarl.envs.vec_env import FamilyVecEnv
-
-        tasks = self.family.sample_tasks(stream(self.seed, "get_env"), self.meta_batch_size)
-        return FamilyVecEnv(self.family, tasks, n_envs=1, seed=self.seed)
-
     def set_random_seed(self, seed: int | None = None) -> None:
         """Draw everything from another seed from here on: training tasks, episodes, and the actions of :meth:`predict`.
 
@@ -250,10 +196,6 @@ class MetaAlgorithm(SetOnce, ABC):
         seed = (SEED | NONE)("seed", seed)
         vars(self)["seed"] = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._predictions = stream(self.seed, "predict")
-
-    def get_vec_normalize_env(self) -> None:
-        """Return None: nothing is normalised. SB3's callbacks ask."""
-        return None
 
     # -------------------------------------------------------------------------------------------------------- learning
     @property
@@ -302,8 +244,14 @@ class MetaAlgorithm(SetOnce, ABC):
             self._logger = configure_logger(
                 self.verbose, self.tensorboard_log, tb_log_name or type(self).__name__, reset_num_timesteps
             )
-        callbacks = self._callbacks(callback, progress_bar)
-        callbacks.on_training_start({"self": self, "total_timesteps": total_timesteps}, globals())
+        callbacks = callback_of(callback, progress_bar, self)
+        known = {"self": self, "total_timesteps": total_timesteps, "log_interval": log_interval}
+        known |= {
+            "tb_log_name": tb_log_name or type(self).__name__,
+            "progress_bar": progress_bar,
+            "callback": callbacks,
+        }
+        callbacks.on_training_start(Locals(known), globals())
         self._started = time.perf_counter(), self.num_timesteps
         try:
             with library_torch():
@@ -311,7 +259,9 @@ class MetaAlgorithm(SetOnce, ABC):
                     callbacks.on_rollout_start()
                     self._current_progress_remaining = 1.0 - self.num_timesteps / total_timesteps
                     stats = self._iteration()
-                    callbacks.update_locals({"total_timesteps": total_timesteps, "stats": stats})
+                    # One for each episode that has ended: SB3's callbacks count them.
+                    ended = np.ones(self._n_ended, dtype=bool)
+                    callbacks.update_locals({"total_timesteps": total_timesteps, "stats": stats, "dones": ended})
                     callbacks.on_rollout_end()
                     self._unlogged = stats
                     if log_interval is not None and self.n_iterations % log_interval == 0:
@@ -351,20 +301,6 @@ class MetaAlgorithm(SetOnce, ABC):
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(step=self.num_timesteps)
 
-    def _callbacks(self, callback: MaybeCallback, progress_bar: bool) -> BaseCallback:
-        parts: list[BaseCallback] = []
-        if isinstance(callback, list):
-            parts += callback
-        elif isinstance(callback, BaseCallback):
-            parts.append(callback)
-        elif callback is not None:
-            parts.append(ConvertCallback(callback))
-        if progress_bar:
-            parts.append(ProgressBar())
-        result = CallbackList(parts)
-        result.init_callback(self)  # type: ignore[arg-type]  # SB3's annotation wants its own base class
-        return result
-
     # ---------------------------------------------------------------------------------------------------- using it
     def predict(
         self,
@@ -398,30 +334,15 @@ class MetaAlgorithm(SetOnce, ABC):
         """Raise :class:`ConfigError` unless ``env`` has the family's spaces, bounds included; float64 will do."""
         from metarl.meta.export import SPACES, require_equal_spaces, space_to_json
 
-        require_equal_spaces(as_any_env(env), {what: space_to_json(getattr(self.family, what)) for what in SPACES})
+        require_equal_spaces(
+            as_any_env(env, self.family), {what: space_to_json(getattr(self.family, what)) for what in SPACES}
+        )
 
     # ------------------------------------------------------------------------------------------------ saving, loading
     @property
     def _outer(self) -> Outer | None:
         """The outer optimiser whose state is saved."""
         return None
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the constructor's arguments as JSON values, from which :meth:`load` builds the same algorithm."""
-        return {name: plain_tree(getattr(self, name)) for name in self.argument_names() if name not in NOT_SAVED}
-
-    @classmethod
-    def argument_names(cls) -> list[str]:
-        """Return what the constructor takes, with what it passes on to the classes it inherits from."""
-        return list(constructor_hints(cls))
-
-    def _require_plain_arguments(self) -> None:
-        # Before the first meta-iteration, not when hours of work are to be saved.
-        for name, value in self.arguments().items():
-            try:
-                json.dumps(value, allow_nan=False)
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"{name}={shorten(value)} cannot be saved: {error}") from None
 
     def save(self, path: str | Path) -> Path:
         """Write parameters, outer optimiser and counters to one file, atomically and without pickle.
@@ -477,8 +398,8 @@ class MetaAlgorithm(SetOnce, ABC):
             :func:`metarl.load` takes any.
         :raises UnknownNameError: an override that the constructor does not take.
         """
-        overrides = _without_sb3s_own(overrides)
-        path = Path(path)
+        overrides = without_sb3s_own(overrides)
+        path = PATH("path", path)
         if not path.is_file():
             path = with_suffix(path)
         tensors, document = load_checkpoint(path)
@@ -505,17 +426,6 @@ class MetaAlgorithm(SetOnce, ABC):
         assert isinstance(model, cls)
         model._restore(path, tensors, (saved.num_timesteps, saved.n_iterations))
         return model
-
-    @classmethod
-    def _merged(cls, saved: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """Return saved arguments with overrides on top, as the command line merges and converts them."""
-        hints = constructor_hints(cls)
-        for name in (*saved, *overrides):
-            if name.split(".")[0] not in hints:
-                raise cls._unknown_argument(name)
-        merged = merge(saved, plain_tree(overrides))
-        changed = {name.split(".")[0] for name in overrides}
-        return {name: convert(name, value, hints[name]) if name in changed else value for name, value in merged.items()}
 
     def _restore(self, path: Path, tensors: Mapping[str, torch.Tensor], counters: tuple[int, int]) -> None:
         params = {name: tensor for name, tensor in tensors.items() if not name.startswith("outer/")}
@@ -558,40 +468,9 @@ def load(path: str | Path, env: Family | None = None, **overrides: Any) -> MetaA
     return MetaAlgorithm.load(path, env, **overrides)
 
 
-def _without_sb3s_own(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return overrides without those arguments of SB3's ``load`` that are no constructor arguments."""
-    left = dict(overrides)
-    if left.pop("custom_objects", None):
-        raise ConfigError("custom_objects are for what SB3 cannot unpickle: nothing is pickled here, so give arguments")
-    SWITCH("force_reset", left.pop("force_reset", True))
-    if SWITCH("print_system_info", left.pop("print_system_info", False)):
-        get_system_info()
-    return left
-
-
-def policy_name(known: Mapping[str, type[BasePolicy]], policy: Any) -> str:
-    """Return the name of a policy that was given as a class of SB3's; a name as it is."""
-    return next((name for name, cls in known.items() if cls is policy), policy)
-
-
-def family_traits(family: Family) -> dict[str, Any]:
-    """Return what a family's arguments decide and training depends on."""
-    names = ("horizon", "task_space", "shifted_space", "observation_space", "action_space", "constants")
-    return {name: getattr(family, name, None) for name in names}
-
-
-def named_activation(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``policy_kwargs`` with the activation function by name, as a checkpoint holds it."""
-    names = {function: name for name, function in ACTIVATIONS.items()}
-    return {
-        key: names[value] if key == "activation_fn" and isinstance(value, type) and value in names else value
-        for key, value in policy_kwargs.items()
-    }
-
-
 def with_suffix(path: str | Path) -> Path:
     """Return ``path`` ending in ``.safetensors``, in place of the ``.zip`` that SB3's callbacks append."""
-    path = Path(path)
+    path = PATH("path", path)
     name = path.name.removesuffix(".zip").removesuffix(".safetensors")
     return path.with_name(f"{name}.safetensors")
 

@@ -92,24 +92,27 @@ def _family_of_many(env: VecEnv) -> Family:
     raise ConfigError(f"env is a {type(layer).__name__}, whose environments are elsewhere: pass the family's name")
 
 
-def as_env(given: Any) -> gym.Env[Any, Any]:
+def as_env(given: Any, family: Family | None = None) -> gym.Env[Any, Any]:
     """Return one environment.
 
     :param given: an environment, a registered name or a family, which stand for one with a task that is drawn, or a
         ``VecEnv`` of a single environment.
+    :param family: what its own name stands for.
     :raises ConfigError: something else.
     """
-    return _only_one(given) if isinstance(given, VecEnv) else _made(given)
+    return _only_one(given) if isinstance(given, VecEnv) else _made(given, family)
 
 
-def as_any_env(given: Any) -> AnyEnv:
+def as_any_env(given: Any, family: Family | None = None) -> AnyEnv:
     """Return one environment or several: what :func:`as_env` takes, and any ``VecEnv``."""
-    return given if isinstance(given, VecEnv) else _made(given)
+    return given if isinstance(given, VecEnv) else _made(given, family)
 
 
-def _made(given: Any) -> gym.Env[Any, Any]:
+def _made(given: Any, family: Family | None) -> gym.Env[Any, Any]:
     if isinstance(given, gym.Env):
         return given
+    if family is not None and isinstance(given, str) and given == family.id:
+        return SingleEnv(family)
     if isinstance(given, type) and issubclass(given, Family):
         given = family_of_class(given) or given
     if isinstance(given, Family):

@@ -60,7 +60,7 @@ from metarl.agents.sb3_reuse import (
     require_equal_shapes,
 )
 from metarl.checkpoint import write_all_atomic
-from metarl.checks import COUNT, COUNT_OR_ZERO, plain_tree
+from metarl.checks import COUNT, COUNT_OR_ZERO, NONE, SEED, plain_tree
 from metarl.envs.family import Family, check_arguments, make_family
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
@@ -109,6 +109,7 @@ class Exported:
         :param seed: as in SB3: seeds the global generators that SB3 draws from.
         :raises ConfigError: spaces that are not equal, bounds included, or another number of environments.
         """
+        seed = (SEED | NONE)("seed", seed)
         model = self._build(env, 0)
         load_initialisation(model, self.tensors)
         if seed is not None:
@@ -122,13 +123,13 @@ class Exported:
 
         :param seed: of the initialisation.
         """
-        return self._build(env, seed)
+        return self._build(env, SEED("seed", seed))
 
     def _build(self, env: AnyEnv | None, seed: int) -> BaseAlgorithm:
         if env is None:
             tasks = self.family.sample_tasks(stream(self.document["source"]["seed"], "export/env"), 1)
             env = FamilyVecEnv(self.family, tasks, n_envs=self.n_envs, seed=seed)
-        env = as_any_env(env)
+        env = as_any_env(env, self.family)
         _refuse_normalized(env)
         require_equal_spaces(env, self.document)
         n_envs = env.num_envs if isinstance(env, VecEnv) else 1
@@ -213,7 +214,7 @@ def to_sb3(
     :param kwargs: see :func:`export_sb3`.
     :raises ConfigError: spaces that are not equal, bounds included, and whatever :func:`export_sb3` raises.
     """
-    made = None if env is None else as_any_env(env)
+    made = None if env is None else as_any_env(env, model.family)
     n_envs = made.num_envs if isinstance(made, VecEnv) else 1
     if made is not None:
         # before anything is collected

@@ -13,7 +13,6 @@ from metarl.agents.distributions import MAX_LOG_STD, MIN_LOG_STD
 from metarl.envs.family import Family
 from metarl.errors import ConfigError, MetaRLWarning
 from metarl.meta.adaptive import AdaptiveAlgorithm
-from metarl.meta.base import MaybeCallback
 from metarl.meta.environments import AnyEnv
 from metarl.meta.gradients import KnownGradient, query_gradient
 from metarl.meta.inner import GradientSteps
@@ -21,6 +20,7 @@ from metarl.meta.learners import STOCK, Loop
 from metarl.meta.loops import FunctionalLoop, Learnt, Streams
 from metarl.meta.objective import LocalObjective, MetaGradient, MetaObjective
 from metarl.meta.progress import Timer
+from metarl.meta.sb3_words import MaybeCallback
 
 PATIENCE = 5
 """Line searches that fail one after another before a warning says so."""

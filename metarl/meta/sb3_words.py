@@ -1,0 +1,188 @@
+"""What Stable-Baselines3's users look for on a model: what there is under SB3's name, and what there is instead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv
+
+from metarl.agents.policy import Params
+from metarl.checks import SWITCH
+from metarl.envs.family import Family
+from metarl.errors import ConfigError, NoSuchNameError, shorten
+from metarl.meta.progress import ProgressBar
+from metarl.streams import stream
+
+if TYPE_CHECKING:
+    from metarl.meta.base import MetaAlgorithm
+
+MaybeCallback = BaseCallback | list[BaseCallback] | Any | None
+
+INSTEAD = {
+    "env": "get_env() returns its training tasks, and family is what it learns on",
+    "n_envs": "n_episodes is how many episodes of a task are collected together",
+    "stats_window_size": "every meta-iteration logs its own episodes",
+    "n_steps": "n_transitions is how many env steps an inner step takes, or n_episodes how many episodes",
+    "learning_rate": "inner_lr is the learning rate of the learner",
+    "lr_schedule": "inner_lr is the learning rate of the learner",
+    "replay_buffer": "each task starts with an empty buffer, which is not kept",
+    "rollout_buffer": "the batches of a meta-iteration are not kept",
+    "save_replay_buffer": "each task starts with an empty buffer, which is not kept",
+    "load_replay_buffer": "each task starts with an empty buffer, which is not kept",
+    "collect_rollouts": "train() does one meta-iteration, and metarl.agents.sampling.collect collects episodes",
+    "ep_info_buffer": "the log has the means of each meta-iteration, and callbacks find them in locals['stats']",
+    "ep_success_buffer": "the log has the means of each meta-iteration, and callbacks find them in locals['stats']",
+    "actor": "policy_params are the policy's tensors, and to_sb3() returns a stock model with modules",
+    "critic": "policy_params are the policy's tensors, and to_sb3() returns a stock model with modules",
+    "policy": "a stock learner has a policy of its own: to_sb3() returns a stock model with it",
+    "policy_class": "policy_name is the policy's name",
+    "start_time": "the log has time/time_elapsed",
+    "_last_obs": "episodes of a meta-iteration are collected as a whole",
+}
+"""What SB3's models have and meta-algorithms have under another name, or not at all."""
+
+
+class Locals(dict[str, Any]):
+    """What callbacks find in ``locals``; a name of SB3's loops that is not there is refused with those that are."""
+
+    def __missing__(self, key: str) -> Any:
+        raise NoSuchNameError(
+            f"locals has no {shorten(key)}: a callback is called once a meta-iteration, and finds {', '.join(self)}"
+        )
+
+
+class SB3Words:
+    """The part of a meta-algorithm that is there so that SB3's callbacks, helpers and users find what they look for."""
+
+    if TYPE_CHECKING:  # what a meta-algorithm has
+        family: Family
+        meta_batch_size: int
+        params: Params
+        seed: int
+
+        @property
+        def policy_params(self) -> Params: ...
+
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what there is instead of an attribute of SB3's; it is called for missing attributes only."""
+            if (instead := self._instead(name)) is not None:
+                raise NoSuchNameError(f"{type(self).__name__} has no {name}: {instead}")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @staticmethod
+    def _instead(name: str) -> str | None:
+        """Return what there is instead of an attribute of SB3's; None where it is none."""
+        return INSTEAD.get(name)
+
+    _logger: Logger | None = None
+    _custom_logger = False
+
+    # --------------------------------------------------------------------------------------------------- environments
+    def get_env(self) -> VecEnv:
+        """Return an SB3 view of the family, one copy of each of a meta-batch of training tasks."""
+        from metarl.envs.vec_env import FamilyVecEnv
+
+        tasks = self.family.sample_tasks(stream(self.seed, "get_env"), self.meta_batch_size)
+        return FamilyVecEnv(self.family, tasks, n_envs=1, seed=self.seed)
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Raise :class:`ConfigError`: a model learns on the family that it was built with.
+
+        :param env: any.
+        :param force_reset: as in SB3.
+        """
+        del env, force_reset
+        name = type(self).__name__
+        raise ConfigError(f"a {name} learns on the family that it was built with: metarl.load(path, env=…) has another")
+
+    @property
+    def n_envs(self) -> int:
+        """Environments of :meth:`get_env`: one for each task of a meta-batch."""
+        return self.meta_batch_size
+
+    def get_vec_normalize_env(self) -> None:
+        """Return None: nothing is normalised. SB3's callbacks ask."""
+        return None
+
+    # ------------------------------------------------------------------------------------------------------ parameters
+    def get_parameters(self) -> dict[str, Params]:
+        """Return copies of the policy's tensors θ, in a dict of one entry, ``"policy"``, as SB3 has them."""
+        return {"policy": {name: tensor.detach().clone() for name, tensor in self.policy_params.items()}}
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | os.PathLike[str] | Mapping[str, Mapping[str, torch.Tensor]],
+        exact_match: bool = True,
+        device: str = "auto",
+    ) -> None:
+        """Replace the policy's tensors.
+
+        :param load_path_or_dict: what :meth:`get_parameters` returned, or a file that ``save`` wrote.
+        :param exact_match: whether every tensor must be there.
+        :param device: as in SB3; there is the CPU only.
+        :raises ConfigError: tensors that do not fit.
+        """
+        del device
+        if isinstance(load_path_or_dict, (str, os.PathLike)):
+            from metarl.meta.base import load
+
+            load_path_or_dict = load(os.fspath(load_path_or_dict)).get_parameters()
+        if not isinstance(load_path_or_dict, Mapping) or set(load_path_or_dict) != {"policy"}:
+            raise ConfigError("parameters are a dict with one entry, 'policy', as get_parameters returns it")
+        own, given = self.policy_params, load_path_or_dict["policy"]
+        if SWITCH("exact_match", exact_match) and set(given) != set(own):
+            missing = sorted({*own, *given} - {*own} & {*given})[0]
+            raise ConfigError(f"parameters do not fit the policy: {shorten(missing)} is in one of the two only")
+        new = dict(self.params)
+        for name, value in given.items():
+            tensor = torch.as_tensor(value)
+            if name not in own or tensor.shape != own[name].shape:
+                raise ConfigError(f"parameters do not fit the policy: {shorten(name)} is {list(tensor.shape)}")
+            new[f"policy/{name}"] = tensor.detach().to(own[name].dtype).clone()
+        self.params = new
+
+    # --------------------------------------------------------------------------------------------------------- logging
+    @property
+    def logger(self) -> Logger:
+        """The SB3 logger; it exists once :meth:`learn` or :meth:`set_logger` was called."""
+        if self._logger is None:
+            raise ConfigError("there is no logger yet: call learn() or set_logger() first")
+        return self._logger
+
+    def set_logger(self, logger: Logger) -> None:
+        """Use ``logger`` instead of one made by :meth:`learn`."""
+        if not isinstance(logger, Logger):
+            raise ConfigError(
+                f"logger={shorten(logger)} is no Logger, such as SB3's configure(folder, formats) returns"
+            )
+        self._logger = logger
+        self._custom_logger = True
+
+
+def callback_of(given: MaybeCallback, progress_bar: bool, model: MetaAlgorithm) -> BaseCallback:
+    """Return one callback, ready to be called, of what ``learn`` takes.
+
+    :param given: a callback, a list of them, a function of (locals, globals), or None.
+    :raises ConfigError: something else.
+    """
+    parts: list[BaseCallback] = []
+    for each in given if isinstance(given, (list, tuple)) else [given]:
+        if isinstance(each, BaseCallback):
+            parts.append(each)
+        elif callable(each) and not isinstance(each, type):
+            parts.append(ConvertCallback(each))
+        elif each is not None:
+            hint = f": make one, {each.__name__}(…)" if isinstance(each, type) else ""
+            raise ConfigError(f"callback={shorten(each)} is neither a callback of SB3's nor a function{hint}")
+    if progress_bar:
+        parts.append(ProgressBar())
+    result = CallbackList(parts)
+    result.init_callback(model)  # type: ignore[arg-type]  # SB3's annotation wants its own base class
+    return result
