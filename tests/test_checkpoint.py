@@ -20,6 +20,7 @@ from metarl.checkpoint import (
     load_checkpoint,
     read_npz,
     save_checkpoint,
+    write_all_atomic,
     write_bytes_atomic,
     write_npz_atomic,
     write_text_atomic,
@@ -381,3 +382,45 @@ def test_truncated_arrays_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "single.npy", np.ones(3))
     with pytest.raises(CheckpointError, match="single array"):
         read_npz(tmp_path / "single.npy")
+
+
+# ----------------------------------------------------------------------------------------------- several files at once
+@pytest.mark.parametrize("moment", range(3))
+def test_killed_between_renames_every_file_is_an_old_or_a_new_one(moment: int, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    write_all_atomic(dict.fromkeys(paths, b"old"))
+    process = os.fork()
+    if process == 0:
+        replace, done = os.replace, [0]
+
+        def killed(source: Path, target: Path) -> None:
+            if done[0] == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            done[0] += 1
+            replace(source, target)
+
+        os.replace = killed  # type: ignore[assignment]
+        write_all_atomic(dict.fromkeys(paths, b"new"))
+        os._exit(1)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    assert [path.read_bytes() for path in paths] == moment * [b"new"] + (3 - moment) * [b"old"]
+
+
+def test_inside_a_folder_no_link_is_followed_and_the_folder_is_not_made_anew(tmp_path: Path) -> None:
+    run, home = tmp_path / "run", tmp_path / "home"
+    for folder in (run, home):
+        folder.mkdir()
+    write_all_atomic({run / "new" / "deep" / "file": b"1"}, [run])
+    (run / "linked").symlink_to(home)
+    (run / "file").symlink_to(home / "thesis")
+    for path in (run / "linked" / "file", run / "linked" / "new" / "file", run / "file"):
+        with pytest.raises(CheckpointError, match=r"is a link, and .*run is written to through none"):
+            write_all_atomic({run / "whole": b"1", path: b"2"}, [run])
+    assert os.listdir(home) == []
+    assert sorted(os.listdir(run)) == ["file", "linked", "new"]
+    (tmp_path / "way").symlink_to(run)  # the folder itself may be reached through one
+    write_all_atomic({tmp_path / "way" / "whole": b"1"}, [tmp_path / "way"])
+    assert (run / "whole").read_bytes() == b"1"
+    with pytest.raises(CheckpointError, match="No such file or directory"):
+        write_all_atomic({tmp_path / "gone" / "new" / "file": b"1"}, [tmp_path / "gone"])
+    assert not (tmp_path / "gone").exists()

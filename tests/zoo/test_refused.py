@@ -112,7 +112,7 @@ def test_a_folder_that_nobody_may_write_to(run: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "open", denied)
     assert f"cannot write {run / '.lock'}: Permission denied" in refused("train", "-i", run, "-n", "800")
-    (run / ".lock").touch()
+    os.close(opened(run / ".lock", os.O_WRONLY | os.O_CREAT))
     assert "Permission denied" in refused("train", "-i", run, "-n", "800")
     assert tree(run) == before
 

@@ -200,3 +200,24 @@ def test_runs_that_are_not_whole_are_listed_as_such(tmp_path: Path, capsys: pyte
     assert "damaged" in out
     assert "evaluations" not in out
     assert empty.folder.is_dir()
+
+
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
+def test_killed_while_its_records_are_written(
+    written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a kill leaves of a new run, the run before it is found, and what is left says so itself."""
+    first = make(tmp_path)
+    first.checkpoint.write_bytes(b"")
+    run = runs.create_run(tmp_path, "maml", "PointMass-v0")
+    whole = runs.records(run, {"n_timesteps": 10}, {"seed": 3}, ["train"])
+    monkeypatch.setattr(runs, "records", lambda *_: dict(list(whole.items())[:written]))
+    runs.write_records(run, {}, {}, [])
+    assert runs.find_run(tmp_path, "maml", "PointMass-v0") == first
+    assert f"{first.folder} is taken" in capsys.readouterr().err
+    if written < 2:
+        with pytest.raises(CheckpointError, match="start a new one"):
+            runs.open_run(run.folder)
+    else:
+        with pytest.raises(CheckpointError, match="the run stopped before it was written"):
+            runs.saved_model(runs.open_run(run.folder))
