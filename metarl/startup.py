@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from types import FrameType
@@ -20,6 +21,9 @@ def prepare() -> None:
     command = is_command()
     if command:
         open_missing_streams()
+        for name in ("COLUMNS", "LINES"):
+            if not re.fullmatch("[0-9]{1,5}", os.environ.get(name, "")):  # rich reads ² as a digit
+                os.environ.pop(name, None)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
             signal.signal(signal.SIGINT, _stop_at_once)
             _block_interrupts(True)

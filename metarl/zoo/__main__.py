@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse(list(sys.argv[1:] if argv is None else argv))
         if args is None:
             return 0
+        _require_working_folder()
         for name in args.gym_packages:
             import_package(name)
         module = importlib.import_module(f"metarl.zoo.{COMMANDS[args.command]}")
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except OSError as error:
         return _fail(describe_os_error(error))
+    except UnicodeEncodeError as error:  # a name that a link or the working folder brought in
+        return _fail(f"{shorten(error.object)} is not UTF-8 text")
     except MemoryError as error:
         return _fail(f"{OUT_OF_MEMORY} ({error})")
     except (RuntimeError, ValueError) as error:
@@ -124,6 +127,13 @@ def _show_warnings_in_one_line() -> None:
             others(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show
+
+
+def _require_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the working folder is not there any more: change to another one") from None
 
 
 def import_package(name: str) -> None:

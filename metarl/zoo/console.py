@@ -8,11 +8,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 from rich.text import Text
 from stable_baselines3.common.logger import KVWriter
 
+NARROW = 76
+"""Columns of a terminal below which a bar says how much is done and how long it takes, and nothing else: not part of a
+number."""
 PRE, POST = "meta/pre_adapt_rew", "meta/post_adapt_rew"
 """Logger keys of the mean return of training tasks before and after adaptation."""
 
@@ -83,14 +94,12 @@ class CountBars:
     def __init__(self, unit: str, lines: bool = True) -> None:
         self._unit, self._lines = unit, lines
         self._ids: dict[str, TaskID] = {}
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn(unit),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        )
-        self._progress = Progress(*columns, console=Console(highlight=False), disable=not is_terminal())
+        screen = Console(highlight=False)
+        columns: list[ProgressColumn] = [MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)]
+        if screen.width >= NARROW:
+            named = [TextColumn("{task.description}"), BarColumn(bar_width=None)]
+            columns = [*named, columns[0], TextColumn(unit), columns[1]]
+        self._progress = Progress(*columns, console=screen, disable=not is_terminal())
 
     def __enter__(self) -> CountBars:
         self._progress.start()
@@ -125,17 +134,20 @@ class Reporter:
         self._progress: Progress | None = None
         self._task = TaskID(0)
         if bar:
-            # Words so few that millions of env steps fit into 80 columns; where they do not, the returns give way.
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(min_width=7, no_wrap=True)),
-                TextColumn("{task.fields[returns]}"),
-                speed_estimate_period=600,
-                console=Console(highlight=False),
-            )
+            screen = Console(highlight=False)
+            left = TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(min_width=7, no_wrap=True))
+            columns: list[ProgressColumn] = [TextColumn("{task.percentage:.0f}%"), left]
+            if screen.width >= NARROW:
+                # Words so few that millions of env steps fit into 80 columns; where they do not, the returns give way.
+                columns = [
+                    TextColumn("{task.description}"),
+                    BarColumn(bar_width=None),
+                    TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+                    TextColumn("{task.fields[rate]}"),
+                    left,
+                    TextColumn("{task.fields[returns]}"),
+                ]
+            self._progress = Progress(*columns, speed_estimate_period=600, console=screen)
 
     def __enter__(self) -> Reporter:
         if self._progress is not None:

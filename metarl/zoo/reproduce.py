@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import MetaRLError
+from metarl.errors import ConfigError, MetaRLError, shorten
 from metarl.zoo.runs import command_line
+from metarl.zoo.values import similar
 
 if TYPE_CHECKING:
     from metarl.zoo.experiment import Experiment, Job
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = jobs(experiment, args.only_env, args.only_algo, args.seeds, args.only_part)
     folder = Path(args.log_folder or Path("logs") / experiment.name / experiment.scale)
     output = Path(args.output or folder / "results")
+    if "log_folder" in args.given and not args.train and not folder.is_dir():
+        raise ConfigError(f"there is no folder {shorten(folder, quote=False)}{similar(folder)}")
     for place in (folder, output):
         require_writable(place)
     recorded = Recorded.read(output, experiment, args.overwrite)

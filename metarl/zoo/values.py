@@ -26,6 +26,10 @@ def name(text: str) -> str:
 def path(text: str) -> str:
     """A file or folder, to read or to write; shells leave the ``~`` of ``--flag=~/x`` to the program."""
     found = Path(os.path.expanduser(name(text)))
+    try:
+        os.path.abspath(found).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ArgumentTypeError(f"{shorten(os.path.abspath(found))} is not UTF-8 text") from None
     for place in (found, *found.parents):
         if os.path.islink(place) and not os.path.exists(place):
             target = shorten(os.readlink(place), quote=False)

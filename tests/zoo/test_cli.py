@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -96,6 +97,57 @@ def test_a_terminal_of_ascii_is_enough(tmp_path: Path, monkeypatch: pytest.Monke
     assert raw.getvalue().startswith(b"No runs under ")
 
 
+def test_paths_of_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``~`` after ``=``, which shells leave alone; links to nowhere and folders that are not there; nothing is made."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs2").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    args = cli.parse(["train", "-f=~/x", "--trained-agent=~/x", "-conf=~/y", "-tb=~/tb"])
+    assert args is not None
+    paths = (args.log_folder, args.trained_agent, args.conf_file, args.tensorboard_log)
+    assert paths == tuple(str(tmp_path / name) for name in ("x", "x", "y", "tb"))
+    args = cli.parse(["plot", "-o=~/a.png", "-f=~/logs2"])
+    assert args is not None
+    assert (args.output, args.log_folder) == (str(tmp_path / "a.png"), str(tmp_path / "logs2"))
+    for command in ("evaluate", "export", "finetune", "plot", "list"):
+        assert main([command, "-f", "logs1"]) == 2
+        assert "there is no folder logs1: did you mean logs2?" in capsys.readouterr().err
+    assert main(["reproduce", "first-order-rl", "--scale", "smoke", "--no-train", "-f", "logs1"]) == 2
+    assert "there is no folder logs1: did you mean logs2?" in capsys.readouterr().err
+    for words in ("train -f link", "train -i link", "train -tb link/tb", "evaluate -o link/x.json", "plot -i link"):
+        assert main(words.split()) == 2
+        assert "link is a link to nowhere, which is not there" in capsys.readouterr().err
+    for words in ("plot -i logs1", "evaluate -i logs1", "train -i logs1"):
+        assert main(words.split()) == 2
+        assert "there is no run folder or file logs1: did you mean logs2?" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "logs2"]
+
+
+def test_a_working_folder_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["list"]) == 2
+    assert capsys.readouterr().err == "metarl: error: the working folder is not there any more: change to another one\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are any bytes on Linux only")
+def test_a_working_folder_that_is_not_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = os.path.join(os.fsencode(tmp_path), b"l\xf6gs")
+    os.mkdir(place)
+    monkeypatch.chdir(os.fsdecode(place))
+    assert main(["train", "-n", "10"]) == 2
+    assert "/l\\udcf6gs/logs' is not UTF-8 text" in capsys.readouterr().err
+    assert os.listdir(place) == []
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -136,6 +188,22 @@ def test_the_progress_bar_shows_the_time_left_in_80_columns() -> None:
     screen.print(reporter._progress.get_renderable())
     shown = screen.file.getvalue()  # type: ignore[attr-defined]
     assert re.search(r"iteration 120 .* 3,000,000/20,000,000 [\d,]+/s \d+:\d\d:\d\d ", shown), shown
+
+
+@pytest.mark.parametrize("width", [20, 40, 60])
+def test_a_bar_in_a_narrow_terminal_cuts_no_number(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    reporter, bars = Reporter(20_000_000, 0, bar=True, lines=False), CountBars("tasks")
+    assert reporter._progress is not None
+    reporter._task = reporter._progress.add_task("", total=20_000_000, rate="", returns="")
+    reporter.update(3_000_000, 120)
+    bars.update("an algorithm of a long name", 123, 2_000)
+    for progress, number in ((reporter._progress, "15%"), (bars._progress, " 123/2000")):
+        screen = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+        screen.print(progress.get_renderable())
+        shown = screen.file.getvalue()  # type: ignore[attr-defined]
+        assert number in shown
+        assert "…" not in shown
 
 
 def test_bars_of_several_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
