@@ -67,6 +67,9 @@ class _Inside:
         here = threading.get_ident()
         self._lock = threading.Lock()
         self._depths = {here: self._depths[here]} if here in self._depths else {}
+        # OpenMP's threads stayed with the parent: an operator that is to run on several waits for them for ever, also
+        # where PyTorch itself copies tensors for another process. PyTorch's own DataLoader does the same.
+        torch.set_num_threads(1)
 
 
 _INSIDE = _Inside()
@@ -77,8 +80,7 @@ os.register_at_fork(after_in_child=_INSIDE.forget_others)
 def single_threaded_torch() -> Iterator[None]:
     """Switch PyTorch's threads off inside an operator, and back on at the end.
 
-    Numbers then do not depend on how many cores there are; and a forked child does not wait for OpenMP's threads, which
-    stayed with its parent.
+    Numbers then do not depend on how many cores there are.
     """
     before = _INSIDE.enter()
     try:

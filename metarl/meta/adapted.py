@@ -10,6 +10,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from metarl.agents.distributions import draw_noise
+from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.sampling import clip_actions
 from metarl.checks import NONE, SEED
@@ -78,7 +79,7 @@ class AdaptedPolicy:
         batch = array[None] if single else array
         if batch.shape[1:] != shape:
             raise ConfigError(f"observation has shape {array.shape}: the policy takes {shape} or [n, *{shape}]")
-        with torch.inference_mode():
+        with single_threaded_torch(), torch.inference_mode():
             distribution = self.policy.distribution(self.params, torch.from_numpy(batch))
             if deterministic:
                 actions = distribution.mode()

@@ -225,6 +225,18 @@ def test_a_child_knows_who_is_inside() -> None:
         thread.join()
 
 
+@pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+@pytest.mark.usefixtures("two_torch_threads")
+def test_a_child_does_not_wait_for_threads_of_openmp() -> None:
+    large = torch.ones(1000, 1000)
+    expected = float(torch.tanh(large).sum())  # on two threads, which OpenMP keeps
+
+    def child() -> tuple[int, float]:
+        return torch.get_num_threads(), float(torch.tanh(large).sum())
+
+    assert in_child(child) == (1, pytest.approx(expected))
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_the_library_records_gradients_whatever_the_caller_does(mode) -> None:
     with mode():
