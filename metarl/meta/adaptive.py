@@ -328,8 +328,8 @@ class AdaptiveAlgorithm(MetaAlgorithm):
 
         :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
         :param n_inner_steps: K; 3 if None.
-        :param n_tasks: tasks; where the split has fewer, each is adapted to several times with its own streams (once
-            where it has more than half as many). The report says how many distinct ones there are.
+        :param n_tasks: tasks; where the split has fewer, each is adapted to several times with its own streams, and the
+            report says how many distinct ones there are.
         :param n_episodes: episodes for each gradient step; as in training if None.
         :param n_transitions: instead of episodes, env steps for each gradient step (4,000 in the reference).
         :param inner_lr_rule: see :meth:`test_rates`.

@@ -27,14 +27,14 @@ def evaluation_tasks(family: Family, split: str, n: int) -> EvaluationTasks:
 
     A family with fewer than 10 distinct tasks is tested on all of them: the unit of an interval is then the independent
     adaptation, stratified by task. A larger finite family is tested on the fifth that a split holds, which stands for
-    the rest: each of those tasks is repeated, if ``n`` is enough for two rounds, and stays the unit of an interval.
+    the rest: there the task stays the unit of an interval, however often it is adapted to.
     """
     tasks = family.tasks(split, n)
     finite = None if split == "shifted" else family.finite_tasks()
     if finite is None:
         return EvaluationTasks(tasks, None, None)
     distinct, total = n_tasks(tasks), n_tasks(finite)
-    if not family.splits_coincide and n < 2 * distinct:
+    if not family.splits_coincide and n <= distinct:
         return EvaluationTasks(tasks, None, total)
     index = np.arange(n) % distinct
     return EvaluationTasks(take_tasks(tasks, index), [int(i) for i in index], total)

@@ -77,7 +77,8 @@ class Twenty(Few):
 
 
 @pytest.mark.parametrize(
-    ("n", "strata"), [(1, None), (4, None), (7, None), (8, [0, 1, 2, 3] * 2), (10, [0, 1, 2, 3] * 2 + [0, 1])]
+    ("n", "strata"),
+    [(1, None), (4, None), (7, [0, 1, 2, 3, 0, 1, 2]), (8, [0, 1, 2, 3] * 2), (10, [0, 1, 2, 3] * 2 + [0, 1])],
 )
 def test_the_few_tasks_of_a_split_are_adapted_to_several_times(n: int, strata: list[int] | None) -> None:
     found = evaluation_tasks(Twenty(), "test", n)

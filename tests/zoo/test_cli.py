@@ -7,14 +7,16 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 import metarl
+from metarl.errors import MetaRLWarning
 from metarl.zoo import cli
-from metarl.zoo.__main__ import main
+from metarl.zoo.__main__ import _show_warnings_in_one_line, main
 from metarl.zoo.console import CountBars, Reporter
 
 
@@ -283,3 +285,11 @@ def test_lines_of_progress_tell_what_is_new(capsys: pytest.CaptureFixture[str]) 
     assert ["return" in line for line in lines] == [True, False, True]
     assert "1.00 → 9.00" in lines[0]
     assert "3.00 → 9.00" in lines[2]
+
+
+def test_warnings_of_the_library_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        _show_warnings_in_one_line()
+        warnings.warn("rewards of x\nare lost", MetaRLWarning, stacklevel=1)
+    assert capsys.readouterr().err == "metarl: warning: rewards of x are lost\n"
