@@ -8,7 +8,9 @@ values, and whatever a parser raises becomes one line. What comes out is plain d
 
 from __future__ import annotations
 
+import copy
 import csv
+import functools
 import io
 import json
 import math
@@ -221,9 +223,15 @@ def parse_yaml(text: str, source: str, error: type[MetaRLError], limit: int = MA
     """
     try:
         _require_length(text, limit)
-        return yaml.load(text, Loader=_Loader)
+        return copy.deepcopy(_parsed(text))
     except Exception as reason:  # PyYAML's constructors raise whatever int(), float() and datetime raise
         raise error(f"{source} is not plain YAML: {_words(reason)}") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """The records of a run are read again and again, and reading takes milliseconds."""
+    return yaml.load(text, Loader=_Loader)
 
 
 def dump_yaml(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import time
@@ -477,6 +478,12 @@ def with_suffix(path: str | Path) -> Path:
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """They are looked up once: each takes a millisecond, and reports are made by the dozen."""
     result = {"python": platform.python_version()}
     for package in ("metarl-sb3", "torch", "stable-baselines3", "gymnasium", "mujoco", "numpy"):
         try:
