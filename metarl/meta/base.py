@@ -401,7 +401,7 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
         """
         overrides = without_sb3s_own(overrides)
         path = PATH("path", path)
-        if not path.is_file():
+        if not os.path.isfile(path):  # which a name that no system takes is not either
             path = with_suffix(path)
         tensors, document = load_checkpoint(path)
         saved = read_saved(document, path)
@@ -472,6 +472,8 @@ def load(path: str | Path, env: Family | None = None, **overrides: Any) -> MetaA
 def with_suffix(path: str | Path) -> Path:
     """Return ``path`` ending in ``.safetensors``, in place of the ``.zip`` that SB3's callbacks append."""
     path = PATH("path", path)
+    if not path.name:
+        raise CheckpointError(f"{str(path)!r} is no name of a file")
     name = path.name.removesuffix(".zip").removesuffix(".safetensors")
     return path.with_name(f"{name}.safetensors")
 

@@ -440,6 +440,8 @@ def load_sb3(path: str | Path, env: AnyEnv | None = None, kind: str | None = Non
 def export_files(path: str | Path) -> tuple[Path, Path, Path]:
     """Return the zip, its sidecar, and where a normalisation is saved."""
     path = Path(path)
+    if not path.name:
+        raise CheckpointError(f"{str(path)!r} is no name of a file")
     if path.suffix != ".zip":
         path = path.with_name(path.name + ".zip")
     return path, path.with_suffix(".json"), path.with_name(f"{path.stem}_vecnormalize.pkl")

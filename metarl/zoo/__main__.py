@@ -152,7 +152,7 @@ def import_package(name: str) -> None:
 
 def describe_os_error(error: OSError) -> str:
     """Return an operating system's error in one line: what failed, on which file, and what can be done."""
-    where = f": {error.filename}" if error.filename else ""
+    where = f": {shorten(error.filename, quote=False)}" if error.filename else ""
     hint = ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         hint = " (what was saved before is whole; free some space and go on with train -i RUN)"

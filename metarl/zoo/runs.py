@@ -250,8 +250,8 @@ def open_run(folder: str | Path) -> Run:
     :raises CheckpointError: it is missing, no run folder, truncated, or from another version.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"there is no run folder {folder}")
+    if not os.path.isdir(folder):
+        raise CheckpointError(f"there is no run folder {shorten(folder, quote=False)}")
     found = sorted(folder.glob("*/args.yml"))
     if len(found) != 1:
         raise CheckpointError(f"{folder} is not a run folder: it has no <env>/args.yml{_why_not_whole(folder)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metarl import load
+from metarl.checkpoint import load_checkpoint, read_npz
 from metarl.errors import CheckpointError, MetaRLError
 from metarl.meta import sidecar
 from metarl.meta.export import export_sb3, load_sb3, save_sb3
 from metarl.meta.report import Report
 from metarl.meta.reptile import Reptile
+from metarl.zoo.runs import open_run
 from tests.meta.small import small
 from tests.strangers import changed, damages, fixed, read
 
@@ -225,3 +229,19 @@ def test_a_sidecar_does_not_say_where_a_model_logs(exported: Path) -> None:
     document = json.loads(exported.with_suffix(".json").read_text())
     document["hyperparameters"]["tensorboard_log"] = str(exported.with_name("events"))
     assert load_sb3(changed_export(exported, exported.read_bytes(), document)).tensorboard_log is None
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "\udcff", "", ".", "/", "loop", "pipe", "folder", "zero"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for suffix in ("", ".zip", ".safetensors"):
+        Path(f"loop{suffix}").symlink_to(f"loop{suffix}")
+        Path(f"zero{suffix}").symlink_to("/dev/zero")
+        Path(f"folder{suffix}").mkdir()
+        os.mkfifo(f"pipe{suffix}")
+    readers: list[Callable[[str], Any]] = [load, load_sb3, load_checkpoint, read_npz, Report.load, open_run]
+    for reader in readers:
+        with pytest.raises(MetaRLError) as caught:
+            reader(name)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 400
