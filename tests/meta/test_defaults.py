@@ -89,7 +89,7 @@ def test_the_outer_optimiser_is_as_before_a_meta_iteration_that_explodes() -> No
         model = build(name, "vpg", outer="adam", outer_kwargs={"learning_rate": 0.01})
         run_iterations(model, 1)
         state = copy(model.outer_optimizer.state())
-        model.outer_optimizer.learning_rate = 1e4
+        vars(model.outer_optimizer)["learning_rate"] = 1e4
         with pytest.raises(DivergedError, match="meta-iteration 2:"):
             run_iterations(model, 1)
         assert equal(model.outer_optimizer.state(), state)
