@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import pickle
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,23 @@ def test_a_used_model_works_in_a_child(name: str) -> None:
     assert np.array_equal(there, returns(model))
     other = copy.deepcopy(model).learn(1, reset_num_timesteps=False)
     assert equal(other.params, {key: torch.from_numpy(value) for key, value in params.items()})
+
+
+def learnt(model: Any) -> Any:
+    return model.learn(1, reset_num_timesteps=False)
+
+
+@pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["maml vpg", "leap sb3_ppo"])
+def test_a_used_model_goes_to_a_process_and_comes_back(name: str, method: str) -> None:
+    model = shared(name)
+    before = copied(model.params)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
+        other = pool.submit(learnt, model).result(timeout=120)
+    assert equal(model.params, before)
+    assert equal(other.params, learnt(copy.deepcopy(model)).params)
+    learnt(other)
 
 
 @pytest.mark.parametrize("name", ["maml vpg", "leap sb3_ppo"])
