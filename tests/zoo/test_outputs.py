@@ -91,7 +91,6 @@ def test_every_command_notices_before_its_work(
     before = contents(trained)
     names = {"RUN": str(trained), "BAD": str(tmp_path / "file" / "a"), "GOOD": str(tmp_path / "good")}
     line = refused(*[names.get(word, word) for word in _filled(words, names)])
-    assert "cannot write" in line
     assert f"{tmp_path / 'file'} is a file, not a folder" in line
     assert sorted(os.listdir(tmp_path)) == ["file"]
     assert contents(trained) == before
