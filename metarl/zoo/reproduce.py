@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = jobs(experiment, args.only_env, args.only_algo, args.seeds, args.only_part)
     folder = Path(args.log_folder or Path("logs") / experiment.name / experiment.scale)
     output = Path(args.output or folder / "results")
-    if "log_folder" in args.given and not args.train and not folder.is_dir():
+    if args.log_folder and not (args.train or args.output or folder.is_dir()):  # a record in -o stands for the runs
         raise ConfigError(f"there is no folder {shorten(folder, quote=False)}{similar(folder)}")
     for place in (folder, output):
         require_writable(place)
