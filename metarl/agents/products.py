@@ -34,6 +34,8 @@ def product(x: torch.Tensor, right: torch.Tensor, added: torch.Tensor | None = N
     if right.ndim == 2:
         return x @ right
     n_tasks, n = x.shape[:2]
+    if _is_usual(x, right):
+        return x @ right if added is None else torch.baddbmm(added, x, right)
     if n < MIN_ROWS:
         x, added = _padded(x), added if added is None or added.shape[1] == 1 else _padded(added)
     if n_tasks == right.shape[2] == 1:
@@ -44,9 +46,7 @@ def product(x: torch.Tensor, right: torch.Tensor, added: torch.Tensor | None = N
 
 def add_product_(out: torch.Tensor, x: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Add ``x R`` of stacks to ``out``, in place; the shapes are those of :func:`product`."""
-    if x.shape[1] < MIN_ROWS or x.shape[0] == right.shape[2] == 1:
-        return out.copy_(product(x, right, out))
-    return out.baddbmm_(x, right)
+    return out.baddbmm_(x, right) if _is_usual(x, right) else out.copy_(product(x, right, out))
 
 
 def outer(error: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -63,6 +63,10 @@ def fewest_rows(sizes: list[int]) -> int:
     :param sizes: entries of one task's matrices that rows are multiplied with, one after the other.
     """
     return max(MIN_ROWS, *(-(-SMALL_PRODUCT // size) for size in sizes))
+
+
+def _is_usual(x: torch.Tensor, right: torch.Tensor) -> bool:
+    return x.shape[1] >= MIN_ROWS and not x.shape[0] == right.shape[2] == 1
 
 
 def _padded(x: torch.Tensor) -> torch.Tensor:
