@@ -27,20 +27,21 @@ class SetOnce:
         if name in self.may_change:
             value = self.may_change[name](name, value)
         elif not name.startswith("_"):
-            own = getattr(type(self), name, None)
-            # A method may be replaced, as a test or a profiler does.
-            if isinstance(own, property) or (name in self.__dict__ and not callable(own)):
+            if self._is_set(name):
                 raise ConfigError(self._refusal(name))
             if isinstance(value, (dict, list)):
                 value = frozen(value, self._refusal(name))
         object.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
-        if isinstance(getattr(type(self), name, None), property) or (
-            not name.startswith("_") and name in self.__dict__
-        ):
+        if name not in self.may_change and not name.startswith("_") and self._is_set(name):
             raise ConfigError(self._refusal(name))
         object.__delattr__(self, name)
+
+    def _is_set(self, name: str) -> bool:
+        """Return whether there is such an attribute; a method may be replaced, as a test or a profiler does."""
+        own = getattr(type(self), name, None)
+        return isinstance(own, property) or (name in self.__dict__ and not callable(own))
 
     def _refusal(self, name: str) -> str:
         """Return what is said to somebody who sets an attribute again."""

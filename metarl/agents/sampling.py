@@ -19,6 +19,7 @@ from metarl.agents.distributions import draw_noise
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.rounding import warn_of_lost_digits
+from metarl.checks import COUNT, NONE
 from metarl.envs.family import Family, Tasks, n_tasks, one_task, take_tasks
 from metarl.envs.promises import require_sound_step, sound_start
 from metarl.envs.views import as_actions, require_finite
@@ -108,8 +109,7 @@ def collect(
     :raises ConfigError: the policy has other spaces than the tasks.
     :raises NonFiniteError: a NaN or infinite reward, observation or action; names the task.
     """
-    if (n_episodes is None) == (n_transitions is None):
-        raise ConfigError("give either n_episodes or n_transitions")
+    n_episodes, n_transitions = _amount(n_episodes, n_transitions)
     _require_fit(policy, *family.spaces(one_task(tasks, 0)), family.id)
     parallel = parallel or Parallel(1)
     if n_episodes is not None:
@@ -366,8 +366,7 @@ def collect_env(
     :raises ConfigError: the policy has other spaces than the environment, which takes and gives what its spaces say.
     :raises NonFiniteError: a NaN or infinite reward, observation or action.
     """
-    if (n_episodes is None) == (n_transitions is None):
-        raise ConfigError("give either n_episodes or n_transitions")
+    n_episodes, n_transitions = _amount(n_episodes, n_transitions)
     name = str(env)
     _require_fit(policy, env.observation_space, env.action_space, name)
     rng, action_rng = split_streams(seed)
@@ -439,6 +438,12 @@ def _observed(obs: Any, policy: FunctionalPolicy, env: gym.Env[Any, Any], time: 
     if seen.shape != shape:
         raise ConfigError(f"observation of shape {list(seen.shape)} from {env}: its space says {list(shape)}")
     return finite_array("observation", seen, env, time)
+
+
+def _amount(n_episodes: int | None, n_transitions: int | None) -> tuple[int | None, int | None]:
+    if (n_episodes is None) == (n_transitions is None):
+        raise ConfigError("give either n_episodes or n_transitions")
+    return (COUNT | NONE)("n_episodes", n_episodes), (COUNT | NONE)("n_transitions", n_transitions)
 
 
 def finite_array(what: str, value: Any, env: gym.Env[Any, Any], time: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from metarl.agents.parallel import single_threaded_torch
 from metarl.checkpoint import write_text_atomic
 from metarl.errors import CheckpointError, MetaRLError, NonFiniteError
 from metarl.meta.adaptive import AdaptiveAlgorithm
-from metarl.meta.base import MetaAlgorithm
+from metarl.meta.base import MetaAlgorithm, load
 from metarl.meta.report import STREAM_KEYS, Report
 from metarl.meta.statistics import Bands, bootstrap_bands
 from metarl.schema import read_as
@@ -273,8 +273,6 @@ def step_seconds(experiment: Experiment, runs: Sequence[Trained], n_threads: int
     except CheckpointError:  # not measured yet, or not by us
         pass
     say(f"Timing the meta-optimisation steps of {' and '.join(orders)} on {runs[0].job.entry.env}")
-    from metarl import load
-
     first = load_model(paths[0], n_threads)
     models = [first, *(load(path, n_threads=n_threads, seed=first.seed) for path in paths[1:])]
     seconds: dict[str, list[float]] = {algo: [] for algo in orders}
