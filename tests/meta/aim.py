@@ -44,5 +44,5 @@ class Aim(Family):
     ) -> Step:
         discrete = isinstance(self.action_space, spaces.Discrete)
         shot = actions - 1.0 if discrete else np.clip(actions[..., 0], -1.0, 1.0)
-        reward = -np.square(shot - tasks["target"][:, None])
+        reward = -np.square(shot - tasks["target"][:, None]).astype(np.float64)
         return Step(state, self._observe(reward), reward, np.ones(reward.shape, dtype=bool), {"reward": reward})
