@@ -124,15 +124,20 @@ def test_imports_point_one_way() -> None:
 
 
 def test_every_row_on_reliability_names_a_test_that_exists() -> None:
-    named = re.findall(
-        r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    )
-    missing = [
-        f"{path}::{name}"
-        for path, name in named
-        if not (ROOT / path).is_file() or (name and f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8"))
-    ]
-    assert missing == []
+    """Or says that it does not hold, or was tried by hand."""
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| tried |")]
+    assert len(rows) > 100
+    wrong = []
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", row)
+        if not named and not re.search(r"do(es)? not hold|by hand", row):
+            wrong.append(row)
+        for path, name in named:
+            code = (ROOT / path).read_text(encoding="utf-8") if (ROOT / path).is_file() else None
+            if code is None or (name and f"def {name}(" not in code):
+                wrong.append(f"{path}::{name}")
+    assert wrong == []
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call, dict[str | None, str]]]:
