@@ -128,7 +128,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         self.n_inner_steps = integer(0, MOST)("n_inner_steps", n_inner_steps)
         self.n_episodes = integer(1, 10**6)("n_episodes", n_episodes)
         self.n_transitions = (COUNT | NONE)("n_transitions", n_transitions)
-        self.inner_lr = default_rate(self.learner) if inner_lr is None else checked_rates(inner_lr)
+        self.inner_lr = self._default_rate() if inner_lr is None else checked_rates(inner_lr)
         own = self._default_outer()
         outer_kwargs = plain_tree((MAPPING | NONE)("outer_kwargs", outer_kwargs))
         self.outer: str = plain(outer) or own[0]
@@ -142,6 +142,10 @@ class AdaptiveAlgorithm(MetaAlgorithm):
 
     def _default_outer(self) -> tuple[str, Mapping[str, Any]]:
         return self.default_outer
+
+    def _default_rate(self) -> float:
+        """Return the inner rate where none is given."""
+        return default_rate(self.learner)
 
     def _check_learner(self) -> None:
         """Raise :class:`ConfigError` for a learner or an outer optimiser that this wrapper does not go with."""

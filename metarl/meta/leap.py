@@ -43,12 +43,13 @@ class Leap(PathAlgorithm):
 
     The other parameters are those of :class:`~metarl.meta.path.PathAlgorithm`,
     :class:`~metarl.meta.adaptive.AdaptiveAlgorithm` and :class:`~metarl.meta.base.MetaAlgorithm`; ``outer`` is
-    ``"sgd"`` with a learning rate of 0.1, as in the paper's Omniglot experiment, around ``"vpg"``. Other learners take
-    many steps or see the loss of a critic, their paths pull harder, and gradient steps of 0.1 explode: around them it
-    is ``"adam"`` with 0.01, as in ``leap.yml``.
+    ``"adam"`` with a learning rate of 0.01, as in ``leap.yml``. The gradient steps of 0.1 of the paper's Omniglot
+    experiment, ``outer="sgd"``, explode around learners that take many steps or see the loss of a critic, whose paths
+    pull harder.
     """
 
     name: ClassVar[str] = "leap"
+    default_outer: ClassVar[tuple[str, Mapping[str, Any]]] = ("adam", {"learning_rate": 0.01})
 
     def __init__(
         self,
@@ -67,9 +68,6 @@ class Leap(PathAlgorithm):
         self.drop_last = SWITCH("drop_last", drop_last)
         self._measure = LeapMetric(self.metric, self.loss, self.stabilizer, self.drop_last)
         super().__init__(policy, env, **kwargs)
-
-    def _default_outer(self) -> tuple[str, Mapping[str, Any]]:
-        return ("sgd", {"learning_rate": 0.1}) if self.learner == "vpg" else ("adam", {"learning_rate": 0.01})
 
     def _check_learner(self) -> None:
         super()._check_learner()

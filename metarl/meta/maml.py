@@ -64,7 +64,7 @@ class MAML(AdaptiveAlgorithm):
         super().__init__(policy, env, **kwargs)
 
     def _default_outer(self) -> tuple[str, Mapping[str, Any]]:
-        return ("trpo", {}) if self.learner == "vpg" else ("adam", {})
+        return ("trpo", {"max_kl": 0.02}) if self.learner == "vpg" else ("adam", {})
 
     def _check_learner(self) -> None:
         if self.learner in STOCK and not self.first_order:

@@ -28,7 +28,10 @@ class PathAlgorithm(AdaptiveAlgorithm):
 
     :param policy: ``"MlpPolicy"``.
     :param env: a registered family's name or a family.
+    :param inner_lr: None takes the learner's own, and 0.05 around ``"vpg"``, as ``reptile.yml`` and ``leap.yml`` do.
     :param n_inner_steps: inner steps in training.
+    :param n_episodes: episodes for each of them.
+    :param meta_batch_size: tasks in a meta-iteration.
     :param exclude: tensors, or modules such as ``"value_net"`` and ``"mlp_extractor.value_net"``, that are not
         meta-learnt: every task starts with them as they were initialised, and learns them too.
 
@@ -41,14 +44,25 @@ class PathAlgorithm(AdaptiveAlgorithm):
         policy: str | type[BasePolicy] = "MlpPolicy",
         env: str | Family | AnyEnv = "PointMass-v0",
         *,
-        n_inner_steps: int = 5,
+        inner_lr: float | Sequence[float] | None = None,
+        n_inner_steps: int = 3,
+        n_episodes: int = 10,
+        meta_batch_size: int = 20,
         exclude: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         if isinstance(exclude, str):
             raise ConfigError(f"exclude={shorten(exclude)} is not a list of names")
         self.exclude = list(exclude)
-        super().__init__(policy, env, n_inner_steps=n_inner_steps, **kwargs)
+        super().__init__(
+            policy,
+            env,
+            inner_lr=inner_lr,
+            n_inner_steps=n_inner_steps,
+            n_episodes=n_episodes,
+            meta_batch_size=meta_batch_size,
+            **kwargs,
+        )
         self.excluded = self._excluded()
         """Names of the tensors that are not meta-learnt."""
 
@@ -63,6 +77,9 @@ class PathAlgorithm(AdaptiveAlgorithm):
         if len(found) == len(names):
             raise ConfigError(f"exclude={shorten(self.exclude)} leaves nothing to learn")
         return [name for name in names if name in found]
+
+    def _default_rate(self) -> float:
+        return 0.05 if self.learner == "vpg" else super()._default_rate()
 
     def _check_learner(self) -> None:
         super()._check_learner()

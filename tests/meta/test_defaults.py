@@ -18,16 +18,8 @@ from tests.meta.small import copy, equal, run_iterations, small
 
 WRAPPERS = {name: cls for name, cls in algorithms().items() if issubclass(cls, AdaptiveAlgorithm) and name != "random"}
 LEARNERS = (*FUNCTIONAL, *STOCK)
-OF_STEPS = ("inner_lr", "outer", "outer_kwargs")
-TUNED_FOR_VPG: dict[str, dict[str, Any]] = {
-    "maml": {"outer_kwargs": {}},
-    "fomaml": {"outer_kwargs": {}},
-    "oracle": {"outer_kwargs": {}},
-    "pretrain": {"outer_kwargs": {}},
-    "reptile": {"inner_lr": 0.1},
-    "leap": {"inner_lr": 0.1, "outer": "sgd", "outer_kwargs": {"learning_rate": 0.1}},
-}
-"""Where the constructors keep the papers' values around ``"vpg"``, which the YAML has tuned."""
+OF_STEPS = ("inner_lr", "outer", "outer_kwargs", "n_inner_steps")
+OF_BATCHES = ("meta_batch_size", "n_episodes")
 
 
 def build(name: str, learner: str, **kwargs: Any) -> Any:
@@ -47,13 +39,14 @@ def test_steps_are_by_default_those_of_the_yaml(name: str) -> None:
             continue
         config = merge(load_hyperparameters(name, "default"), {"learner": learner})
         given = {key: config[key] for key in OF_STEPS if key in config}
-        if learner == "vpg":
-            given.update(TUNED_FOR_VPG[name])
         by_yaml = build(name, learner, **given)
         for key in OF_STEPS:
             assert getattr(model, key) == getattr(by_yaml, key), (learner, key)
         n_checked += 1
     assert n_checked >= 3
+    model = WRAPPERS[name]()
+    config = load_hyperparameters(name, "default")
+    assert {key: getattr(model, key) for key in OF_BATCHES} == {key: config[key] for key in OF_BATCHES}
 
 
 @pytest.mark.parametrize("learner", FUNCTIONAL)
