@@ -255,7 +255,7 @@ def test_the_learners_own_defaults_are_taken() -> None:
     assert (model.inner_lr, model.gae_lambda, model.normalize_advantage, model.surrogate) == (3e-4, 0.95, True, None)
     model = Reptile("MlpPolicy", Aim(), learner="sb3_a2c", n_threads=1)
     assert (model.inner_lr, model.gamma, model.gae_lambda, model.normalize_advantage) == (7e-4, 0.99, 1.0, False)
-    kwargs: dict[str, Any] = {"learner_kwargs": {"gamma": 0.9}, "n_episodes": 21}
+    kwargs: dict[str, Any] = {"learner_kwargs": {"gamma": 0.9}, "n_episodes": 34}
     model = Reptile("MlpPolicy", Aim(), learner="sb3_sac", n_threads=1, **kwargs)
     assert (model.gamma, model.gae_lambda, model.learner_kwargs) == (0.9, None, {})
 
