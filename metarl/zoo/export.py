@@ -70,6 +70,8 @@ def _output(args: argparse.Namespace, source: Source, model: MetaAlgorithm, kind
         path = Path(args.output)
         if not path.name:
             raise ConfigError(f"cannot write the export as {shorten(args.output)}: use a name in .zip")
+        if path.is_dir():  # whose name with .zip behind it would be a file beside the folder
+            raise ConfigError(f"{shorten(args.output, quote=False)} is a folder: use a name in .zip")
         return path
     if source.run is not None:
         return source.run.folder / "export" / f"{source.run.env_id}.zip"

@@ -82,7 +82,7 @@ def show_runs(log_folder: str | Path) -> None:
 
 
 def _first_paragraph(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
+    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ").replace("``", "")
 
 
 def describe_run(run: Run) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import CheckpointError, ConfigError, UnknownNameError, shorten
+from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError, shorten
 from metarl.zoo.runs import Run, locked, open_run, records
 from metarl.zoo.train import FORMATS, RECORDED, evaluation_of, threads, train
 
@@ -44,6 +44,7 @@ def go_on(args: argparse.Namespace, source: Path) -> int:
             raise CheckpointError(f"{folder.folder} has no checkpoint.safetensors: start a new run")
         _check_evaluations(folder, recorded["n_eval_tasks"])
         model = _load_checkpoint(folder, recorded, threads(args))
+        _refuse_edits(folder, config, model)
         step, total = model.num_timesteps, int(args.n_timesteps or config["n_timesteps"])
         if step >= total and folder.final.is_file():
             done = f"{format_steps(step)} of {format_steps(total)} env steps done"
@@ -112,6 +113,28 @@ def _load_checkpoint(folder: Run, recorded: Mapping[str, Any], n_threads: int | 
                 f"{shorten(value)} in {folder.checkpoint.name}"
             )
     return model
+
+
+def _refuse_edits(folder: Run, config: Mapping[str, Any], model: MetaAlgorithm) -> None:
+    """Refuse hyperparameters that somebody changed in config.yml, as a run goes on with those of its checkpoint.
+
+    How long the run is, ``n_timesteps``, is config.yml's to say.
+
+    :raises CheckpointError: one is out of range, or another in the checkpoint.
+    """
+    path = folder.records / "config.yml"
+    arguments = {name: value for name, value in config.items() if name != "n_timesteps"}
+    try:
+        edited = type(model)(env=model.family.id, seed=model.seed, n_threads=1, **arguments)
+    except MetaRLError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    says, has = ({**one.arguments(), "policy": one.policy_name} for one in (edited, model))
+    for name in arguments:
+        if says[name] != has[name]:
+            raise CheckpointError(
+                f"{path} was changed: {name} is {shorten(says[name])}, and {shorten(has[name])} in "
+                f"{folder.checkpoint.name}: a run goes on as it was started"
+            )
 
 
 def _refuse_conflicts(

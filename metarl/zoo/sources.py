@@ -54,6 +54,8 @@ def find_runs(args: argparse.Namespace) -> list[Run]:
     if args.trained_agent:
         _refuse_names(args)
         for text in args.trained_agent:
+            if Path(text).is_file():
+                raise CheckpointError(f"{shorten(text, quote=False)} is a file: curves are drawn of run folders")
             if not Path(text).is_dir():
                 raise missing(Path(text))
         return [open_run(text) for text in args.trained_agent]

@@ -151,9 +151,10 @@ def train(
 
     folder = held.run
     if args.verbose > 0:
+        length = "no training" if folder.algo == "random" else f"{format_steps(total)} env steps"
         say(
             f"{'Run' if fresh else 'Going on with'} {folder.folder}: {folder.algo} on {folder.env_id}, "
-            f"{format_steps(total)} env steps, seed {recorded['seed']}"
+            f"{length}, seed {recorded['seed']}"
         )
     bar = args.progress if args.progress is not None else (is_terminal() and args.verbose == 1)
     if not fresh:

@@ -264,6 +264,7 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (logs / "fomaml" / "PointMass-v0_1" / "checkpoint.safetensors").write_bytes(b"short")
     assert main(["list", "-f", str(logs)]) == 0
     out = capsys.readouterr().out
+    assert "``" not in out
     for word in (*metarl.ALGORITHMS, *FUNCTIONAL, *STOCK, *metarl.family_ids(), "goal [-0.5, 0.5]", "damaged"):
         assert word in out
     (logs / "none").mkdir()
@@ -296,7 +297,9 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["export", "--algo", "oracle"], "there is no run of oracle on PointMass-v0"),
         (["export", "-o", "."], "cannot write the export as '.': use a name in .zip"),
         (["export", "-o", "/"], "cannot write the export as '/': use a name in .zip"),
+        (["export", "-o", str(Path(__file__).parent)], "is a folder: use a name in .zip"),
         (["plot", "--exp-id", "3"], "numbers of PointMass-v0: 1"),
+        (["plot", "-i", __file__], "test_commands.py is a file: curves are drawn of run folders"),
     ],
 )
 def test_bad_input_writes_nothing(words: list[str], message: str, logs: Path, refused: Refused) -> None:

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl
 from metarl.checkpoint import load_checkpoint, read_npz, write_npz_atomic
+from metarl.untrusted import dump_yaml
 from metarl.zoo import callbacks, console
 from metarl.zoo.__main__ import main
 from tests.processes import COMMAND, Program
@@ -186,6 +188,41 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(
     assert main(["train", "-i", str(run), "-n", "2400", "--verbose", "0"]) == 0
     for name, tensor in metarl.load(whole / "PointMass-v0").params.items():
         assert torch.equal(metarl.load(run / "PointMass-v0").params[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            {"meta_batch_size": 3},
+            "meta_batch_size is 3, and 2 in checkpoint.safetensors: a run goes on as it was started",
+        ),
+        ({"env_kwargs": {"horizon": 11}}, "env_kwargs is {'horizon': 11}, and {'horizon': 10} in"),
+        ({"policy_kwargs": {"net_arch": [8, 8]}}, "policy_kwargs is"),
+        ({"inner_lr": -1.0}, "config.yml is damaged: inner_lr=-1.0 is not a number in"),
+        ({"learner": "ppo2"}, "config.yml is damaged: unknown learner 'ppo2'"),
+        ({"n_timesteps": -3}, "config.yml is damaged: n_timesteps=-3"),
+    ],
+)
+def test_a_config_that_was_edited_is_not_passed_over(
+    trained: Path, tmp_path: Path, refused: Refused, value: dict[str, Any], message: str
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    path = run / "PointMass-v0" / "config.yml"
+    path.write_text(dump_yaml({**yaml.safe_load(path.read_text()), **value}))
+    before = contents(run)
+    assert message in refused("train", "-i", run, "-n", "800")
+    assert {**contents(run), ".lock": b""} == {**before, ".lock": b""}
+
+
+def test_an_edited_length_is_that_of_the_run(trained: Path, tmp_path: Path) -> None:
+    """Written as editors on Windows do."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    path = run / "PointMass-v0" / "config.yml"
+    text = path.read_text().replace("n_timesteps: 400", "n_timesteps: 6e2")
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert main(["train", "-i", str(run), "--verbose", "0"]) == 0
+    assert metarl.load(run / "PointMass-v0").num_timesteps >= 600
 
 
 @pytest.mark.parametrize(

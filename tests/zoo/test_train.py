@@ -167,6 +167,11 @@ def test_eval_env_kwargs(tmp_path: Path) -> None:
     assert read_npz(tmp_path / "fomaml/PointMass-v0_1/evaluations.npz")["ep_lengths"].max() <= 4
 
 
+def test_an_initialisation_that_is_not_trained_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "--algo", "random", "--verbose", "1", "-f", str(tmp_path)]) == 0
+    assert "random on PointMass-v0, no training, seed 0" in capsys.readouterr().out
+
+
 def test_seed_is_drawn_and_recorded(tmp_path: Path) -> None:
     seeds = []
     for k in (1, 2):
