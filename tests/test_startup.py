@@ -43,6 +43,7 @@ def test_ctrl_c_while_modules_load(module: str) -> None:
     """The first is loaded before the command's own code runs, the second after it: one line, no traceback."""
     code = f"""
 import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 class Interrupting:
     def find_spec(self, name, path, target=None):
         if name == {module!r}:
