@@ -1,4 +1,4 @@
-"""What belongs to one process: pools of threads, native handles, locks.
+"""What belongs to one process: pools of threads, native handles, locks, and threads inside native code.
 
 A forked child has the parent's memory but not its threads. A pool that it inherits would wait for ever, in its
 destructor too, and a lock that another thread held stays locked. None of them can be copied or pickled either.
@@ -6,8 +6,11 @@ destructor too, and a lock that another thread held stays locked. None of them c
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
+import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -51,7 +54,58 @@ class ProcessLocal(Generic[T]):
 _ALL: weakref.WeakSet[ProcessLocal[Any]] = weakref.WeakSet()
 
 
+class _NativeWork:
+    """A context around calls of native code, PyTorch's and MuJoCo's, that a daemon thread may make.
+
+    Python waits for other threads before it ends, but takes daemons away in the middle of what they do, which kills
+    the whole process (``terminate called``, or a segmentation fault) where that is native code. So daemons in here are
+    ended before, by SystemExit as soon as they are back in Python, and no daemon comes in any more.
+    """
+
+    PATIENCE = 5.0
+    """How long the end of the interpreter waits for them, s."""
+
+    def __init__(self) -> None:
+        self._depths: dict[int, int] = {}
+        self._ended = False
+
+    def __enter__(self) -> None:
+        here = threading.get_ident()
+        # Before the look at what end() sets before it looks at this.
+        self._depths[here] = self._depths.get(here, 0) + 1
+        if self._ended and threading.current_thread().daemon:
+            self.__exit__()
+            raise SystemExit
+
+    def __exit__(self, *_: object) -> None:
+        here = threading.get_ident()
+        self._depths[here] -= 1
+        if not self._depths[here]:
+            del self._depths[here]
+
+    def end(self) -> None:
+        """Wait until no daemon is inside."""
+        self._ended = True
+        daemons = [thread for thread in threading.enumerate() if thread.daemon and thread.ident in self._depths]
+        for thread in daemons:
+            assert thread.ident is not None
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        until = time.monotonic() + self.PATIENCE
+        while time.monotonic() < until and any(each.is_alive() and each.ident in self._depths for each in daemons):
+            time.sleep(0.001)
+
+    def forget_others(self) -> None:
+        """Be a forked child, whose only thread is the calling one."""
+        here = threading.get_ident()
+        self._depths = {here: self._depths[here]} if here in self._depths else {}
+
+
+NATIVE_WORK = _NativeWork()
+atexit.register(NATIVE_WORK.end)
+
+
 def _after_fork() -> None:
+    NATIVE_WORK.forget_others()
     for each in list(_ALL):
         each._leave_to_parent()
 

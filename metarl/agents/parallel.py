@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from metarl.processes import ProcessLocal
+from metarl.processes import NATIVE_WORK, ProcessLocal
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -82,11 +82,12 @@ def single_threaded_torch() -> Iterator[None]:
 
     Numbers then do not depend on how many cores there are.
     """
-    before = _INSIDE.enter()
-    try:
-        yield
-    finally:
-        _INSIDE.leave(before)
+    with NATIVE_WORK:
+        before = _INSIDE.enter()
+        try:
+            yield
+        finally:
+            _INSIDE.leave(before)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ that was reset with a seed uses :func:`episode_stream` of it, for all episodes u
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,8 +94,8 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         asked = kwargs if render_mode is None else {**kwargs, "render_mode": render_mode}
         self.spec: EnvSpec | None = view_spec(self.family, family if isinstance(family, str) else None, asked)
         self._next_tasks = as_batch(self.family, task) if task else None
-        # Wrappers write their own spaces over the environment's.
-        self._spaces = self.observation_space, self.action_space = (
+        # Wrappers write their own spaces over the environment's. Copies, since a space has a random stream.
+        self._spaces = self.observation_space, self.action_space = copy.deepcopy(
             (self.family.observation_space, self.family.action_space)
             if self._next_tasks is None
             else self.family.spaces(one_task(self._next_tasks, 0))

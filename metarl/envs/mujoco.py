@@ -25,7 +25,7 @@ from metarl.envs.bindings import Rollout, mujoco
 from metarl.envs.family import Family, State, Step, Tasks, n_tasks
 from metarl.envs.pictures import draw_robot
 from metarl.errors import unknown_name
-from metarl.processes import ProcessLocal
+from metarl.processes import NATIVE_WORK, ProcessLocal
 
 _DISABLE = mujoco.mjtDisableBit
 _CONTACT_FIELDS = (
@@ -362,8 +362,9 @@ class MujocoFamily(Family):
             if pool is not None and pool.n_threads != n_threads:
                 pool.close()
                 pool = None
-        pool = pool or _Pool(n_threads)
-        pool.run(models, n_steps, physics, controls, out)
+        with NATIVE_WORK:
+            pool = pool or _Pool(n_threads)
+            pool.run(models, n_steps, physics, controls, out)
         pools.append(pool)
 
 

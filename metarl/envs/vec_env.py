@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -88,7 +89,8 @@ class FamilyVecEnv(VecEnv):
         self._trail: deque[State] = deque(maxlen=1 if render_mode is None else self.family.horizon + 1)
         self._render_mode = render_mode
         metadata = as_metadata(self.family, render_mode)
-        self._spaces = groups[0].observation_space, groups[0].action_space
+        # Copies, since a space has a random stream.
+        self._spaces = copy.deepcopy((groups[0].observation_space, groups[0].action_space))
         super().__init__(n, *self._spaces)
         # SB3 lists what its views show, without the speed.
         self.metadata["render_fps"] = metadata["render_fps"]

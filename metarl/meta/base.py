@@ -252,7 +252,8 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
             "progress_bar": progress_bar,
             "callback": callbacks,
         }
-        callbacks.on_training_start(Locals(known), globals())
+        # SB3 hands over its module's globals, with which no callback can be copied or pickled any more.
+        callbacks.on_training_start(Locals(known), {})
         self._started = time.perf_counter(), self.num_timesteps
         try:
             with library_torch():

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from metarl.agents.parallel import Parallel, available_cores, library_torch, single_threaded_torch
+from metarl.processes import _NativeWork
 from tests.children import FORKS_WITH_THREADS, in_child
 
 
@@ -265,3 +266,73 @@ time.sleep(0.1)
 def test_the_interpreter_waits_for_a_thread_that_works_and_not_for_a_daemon() -> None:
     done = subprocess.run([sys.executable, "-c", END], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "done\n")
+
+
+DAEMONS = """
+import threading, time
+import gymnasium, numpy, torch
+import metarl
+from metarl.envs import make_family
+from metarl.envs.vec_env import FamilyVecEnv
+family = make_family("AntVel-v0")
+batch = FamilyVecEnv(family, family.tasks("test", 8), n_envs=4, seed=0)
+view = gymnasium.make("AntVel-v0")
+model = metarl.FOMAML("MlpPolicy", "PointMass-v0", meta_batch_size=2, n_episodes=2, n_threads=2)
+batch.reset()
+
+def forever(work):
+    started = threading.Event()
+    def run():
+        while True:
+            work()
+            started.set()
+    threading.Thread(target=run, daemon=True).start()
+    return started
+
+def episode():
+    view.reset()
+    for _ in range(20):
+        view.step(numpy.zeros(8))
+
+for started in list(map(forever, (lambda: batch.step(numpy.zeros((32, 8))), episode, lambda: model.learn(1)))):
+    assert started.wait(60)
+batch.family.close()
+print("done")
+"""
+
+
+def test_daemons_inside_native_code_do_not_kill_the_interpreter_that_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", DAEMONS], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "done\n")
+
+
+def test_a_daemon_that_comes_after_the_end_is_ended() -> None:
+    """Within one process: a daemon that is inside is ended by SystemExit, another does not come in."""
+    work, inside, seen = _NativeWork(), threading.Event(), []
+
+    def stay() -> None:
+        try:
+            with work:
+                inside.set()
+                while True:
+                    time.sleep(0.001)
+        except SystemExit:
+            seen.append("ended")
+
+    def come() -> None:
+        try:
+            with work:
+                seen.append("in")
+        except SystemExit:
+            seen.append("kept out")
+
+    first, second = (threading.Thread(target=target, daemon=True) for target in (stay, come))
+    first.start()
+    assert inside.wait(30)
+    work.end()
+    first.join(30)
+    second.start()
+    second.join(30)
+    assert seen == ["ended", "kept out"]
+    with work:  # the main thread may go on, in what else is called at the end
+        pass

@@ -623,3 +623,16 @@ def test_the_horizon_belongs_to_the_family():
     for refuse in (lambda: setattr(env.env, "horizon", 3), lambda: vec.env.set_attr("horizon", 3)):
         with pytest.raises(AttributeError, match="horizon"):
             refuse()
+
+
+def test_each_view_draws_actions_of_its_own() -> None:
+    family = make_family("PointMass-v0")
+    single, batch = SingleEnv(family), FamilyVecEnv(family, family.tasks("test", 2))
+    for one, other in ((single, batch), (batch, single)):
+        one.action_space.seed(0)
+        expected = [one.action_space.sample() for _ in range(2)]
+        one.action_space.seed(0)
+        drawn = [one.action_space.sample()]
+        other.action_space.seed(1)
+        drawn.append(one.action_space.sample())
+        np.testing.assert_array_equal(drawn, expected)

@@ -16,6 +16,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.callbacks import (
+    CallbackList,
+    CheckpointCallback,
+    EveryNTimesteps,
+    StopTrainingOnMaxEpisodes,
+)
 
 import metarl
 from metarl.envs.vec_env import FamilyVecEnv
@@ -219,3 +225,15 @@ def test_models_made_in_threads_start_from_their_seeds() -> None:
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
             assert all(map(equal, pool.map(start, range(4)), alone))
+
+
+def test_callbacks_that_have_learnt_can_be_copied(tmp_path: Path) -> None:
+    """Those of SB3 that hold the model, their parents and what ``learn`` gave them."""
+    saving = CheckpointCallback(1, str(tmp_path))
+    callbacks = CallbackList([EveryNTimesteps(1, saving), StopTrainingOnMaxEpisodes(10**6)])
+    model = small()
+    learnt = copied(model.learn(1, callback=callbacks).params)
+    for again in [pickle.loads(pickle.dumps(callbacks)), copy.deepcopy(callbacks)]:
+        assert again.model is not model
+        assert equal(again.model.params, learnt)
+        model.learn(1, callback=again)
