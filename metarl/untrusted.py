@@ -37,6 +37,8 @@ MAX_DEPTH = 40
 MAX_VALUES = 50_000
 """Values of a YAML document once its aliases are written out."""
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""What a clone has in the place of large files until they are fetched."""
 _FLOAT = re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
 
@@ -69,6 +71,10 @@ def read_bytes(path: str | Path, limit: int = MAX_FILE, error: type[MetaRLError]
         raise error(f"cannot read {shown}: {reason.strerror or reason}") from None
     if len(data) > limit:
         raise error(f"cannot read {shown}: it is larger than {limit:,} bytes")
+    if data.startswith(_LFS_POINTER):
+        raise error(
+            f"cannot read {shown}: it is a pointer of Git LFS, which `git lfs pull` replaces with the file itself"
+        )
     return data
 
 

@@ -112,7 +112,8 @@ class Run(NamedTuple):
             )
         names = ("progress.csv", "evaluations.npz", "meta_evaluations.npz")
         files = [self.final, self.best, self.checkpoint, *(self.folder / name for name in names)]
-        for path in (*files, *sorted(self.folder.glob("events.out.tfevents.*")), *sorted(self.records.iterdir())):
+        files += [self.records / name for name in ("args.yml", "config.yml", "command.txt")]
+        for path in (*files, *sorted(self.folder.glob("events.out.tfevents.*"))):
             if path.is_symlink():
                 raise CheckpointError(f"{path} is a link: a run goes on in files of its own, put the file itself there")
             if path.exists() and not path.is_file():
@@ -252,9 +253,13 @@ def open_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not os.path.isdir(folder):
         raise CheckpointError(f"there is no run folder {shorten(folder, quote=False)}")
-    found = sorted(folder.glob("*/args.yml"))
-    if len(found) != 1:
+    # Editors, notebooks and file managers keep copies in hidden folders.
+    found = [path for path in sorted(folder.glob("*/args.yml")) if not path.parent.name.startswith(".")]
+    if not found:
         raise CheckpointError(f"{folder} is not a run folder: it has no <env>/args.yml{_why_not_whole(folder)}")
+    if len(found) > 1:
+        names = shorten(" and ".join(str(path) for path in found), quote=False)
+        raise CheckpointError(f"{folder} has more than one <env>/args.yml: keep one of {names}")
     args = _read_args(found[0])
     algo, env_id = args.get("algo"), found[0].parent.name
     if not isinstance(algo, str) or args.get("env") != env_id:

@@ -87,6 +87,24 @@ def test_a_damaged_file_stops_nothing_or_leaves_all_as_it_was(
         assert tree(run) == before
 
 
+def test_a_pointer_in_the_place_of_a_large_file_is_said_to_be_one(run: Path, refused: Refused) -> None:
+    """Git LFS leaves them in a clone; nothing takes them for a damaged file, and nothing replaces them."""
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1234\n"
+    events = next(run.glob("events*")).name
+    for name in [*FILES[:7], events]:
+        whole = (run / name).read_bytes()
+        (run / name).write_text(pointer)
+        before = tree(run)
+        said = refused("train", "-i", run, "-n", "480")
+        assert "it is a pointer of Git LFS" in said
+        assert Path(name).name[-12:] in said
+        assert tree(run) == before
+        (run / name).write_bytes(whole)
+    for command, name in (("evaluate", FILES[8]), ("export", FILES[8]), ("plot", "progress.csv")):
+        (run / name).write_text(pointer)
+        assert "which `git lfs pull` replaces" in refused(command, "-i", run)
+
+
 def test_a_family_that_is_not_registered_here(run: Path, refused: Refused) -> None:
     """Its module may be missing, or the package that the module imports."""
     tensors, document = load_checkpoint(run / "checkpoint.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,28 @@ def test_what_is_no_run_folder(tmp_path: Path) -> None:
     args.unlink()
     with pytest.raises(CheckpointError, match="is not a run folder"):
         runs.open_run(run.folder)
+
+
+def test_a_copy_of_the_records_is_said_to_be_one(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    shutil.copytree(run.records, run.folder / "PointMass-v0 (copy)")
+    with pytest.raises(CheckpointError, match=r"has more than one <env>/args\.yml: keep one of .* \(copy\)/args\.yml"):
+        runs.open_run(run.folder)
+
+
+def test_what_other_programs_leave_in_a_run_folder_is_not_looked_at(tmp_path: Path) -> None:
+    """Notebooks, file managers, editors, zip programs."""
+    run = make(tmp_path)
+    for folder in (run.folder, run.records):
+        (folder / ".ipynb_checkpoints").mkdir()
+        shutil.copy(run.records / "args.yml", folder / ".ipynb_checkpoints")
+        (folder / "__MACOSX").mkdir()
+        (folder / ".DS_Store").write_bytes(b"\0")
+        (folder / "notes").symlink_to(tmp_path)
+    (run.records / "args.yml~").write_text("x")
+    assert runs.open_run(run.folder) == run
+    assert list(runs.list_runs(tmp_path)) == [run]
+    run.require_own_files()
 
 
 def test_records_that_are_cut_off_are_refused(tmp_path: Path) -> None:
