@@ -24,6 +24,9 @@ from metarl.schema import LARGEST, LARGEST_SEED, MOST
 T = TypeVar("T")
 S = TypeVar("S")
 
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+"""What no number is beyond but infinity: stock algorithms fail on it while they learn."""
+
 
 @dataclass(frozen=True)
 class Check(Generic[T]):
@@ -48,6 +51,8 @@ class Check(Generic[T]):
             return self.read(plain(value))
         except (TypeError, ValueError, OverflowError):
             hint = f": {self.no_schedule}" if self.no_schedule and is_schedule(value) else ""
+            if _is_beyond_float32(value):
+                hint = f": networks compute in float32, which ends at {LARGEST_FLOAT32:.3g}"
             raise ConfigError(f"{name}={shorten(value)} is not {self.words}{hint}") from None
 
     def __or__(self, other: Check[S]) -> Check[T | S]:
@@ -91,6 +96,10 @@ def plain_tree(value: Any) -> Any:
     return plain(value)
 
 
+def _is_beyond_float32(value: Any) -> bool:
+    return isinstance(value, float) and LARGEST_FLOAT32 < abs(value) < math.inf
+
+
 def is_schedule(value: Any) -> bool:
     """Return whether ``value`` is a step size that SB3 would change over training."""
     return callable(value) or (isinstance(value, str) and value.startswith("lin_"))
@@ -125,6 +134,8 @@ def number(interval: str = "(-∞, ∞)", no_schedule: str = "it cannot be a sch
 
     def read(value: Any) -> float:
         found = float(_number(value))
+        if _is_beyond_float32(found):
+            raise ValueError
         inside = (low <= found if with_low else low < found) and (found <= high if with_high else found < high)
         if not inside:
             raise ValueError

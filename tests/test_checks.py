@@ -75,11 +75,11 @@ def test_what_is_no_count_is_refused_by_name(value: Any) -> None:
 @pytest.mark.parametrize(
     ("interval", "inside", "outside"),
     [
-        ("(0, ∞)", [1e-300, 1e300, 1], [0, -1, math.inf, math.nan, True, "1", None]),
+        ("(0, ∞)", [1e-300, 3e38, 1], [1e39, 0, -1, math.inf, math.nan, True, "1", None]),
         ("(0, ∞]", [1e-300, math.inf], [0.0]),
         ("[0, 1)", [0, 0.999], [1, 1.0, -1e-9]),
         ("(0, 1]", [1, 0.1], [0, 1.1]),
-        ("(-∞, ∞)", [-1e308, 0], [10**400, -math.inf, math.nan]),
+        ("(-∞, ∞)", [-3e38, 0], [-1e39, 10**400, -math.inf, math.nan]),
     ],
 )
 def test_intervals(interval: str, inside: list[Any], outside: list[Any]) -> None:
@@ -90,6 +90,15 @@ def test_intervals(interval: str, inside: list[Any], outside: list[Any]) -> None
         with pytest.raises(ConfigError, match=r"^x="):
             check("x", value)
     assert interval in check.words or check is not FINITE
+
+
+def test_what_float32_does_not_hold_is_said_to_be_too_large() -> None:
+    """It is a number in the interval as it is written."""
+    with pytest.raises(
+        ConfigError, match=r"clip=1e\+39 is not a number in \(0, ∞\]: .* float32, which ends at 3.4e\+38"
+    ):
+        number("(0, ∞]")("clip", 1e39)
+    assert number("(0, ∞]")("clip", float("inf")) == float("inf")
 
 
 def test_bounds_of_integers() -> None:
