@@ -221,9 +221,10 @@ def test_stacked_losses_and_gradients_equal_vmapped_ones(kind: str) -> None:
         torch.testing.assert_close(stack[name] - end[name], tensor, rtol=1e-9, atol=1e-12)
 
 
-def test_evaluate_adapts_again_and_is_exact_at_the_start() -> None:
+@pytest.mark.parametrize("direction", ["old_new", "new_old"])
+def test_evaluate_adapts_again_and_is_exact_at_the_start(direction: str) -> None:
     learner, params, support, query = problem("gaussian", 2)
-    objective = LocalObjective(learner, params, support, query, RATES[:2], first_order=True)
+    objective = LocalObjective(learner, params, support, query, RATES[:2], first_order=True, kl_direction=direction)
     loss, kl = objective.evaluate(params)
     assert kl == pytest.approx(0.0, abs=1e-15)
     assert loss == pytest.approx(objective.gradient().loss, rel=1e-12)
@@ -235,7 +236,7 @@ def test_evaluate_adapts_again_and_is_exact_at_the_start() -> None:
         n = int(query.counts[task])
         old = learner.policy.distribution(adapted(learner, leaves(params), support, task), query.obs[task, :n])
         new = learner.policy.distribution(adapted(learner, leaves(moved), support, task), query.obs[task, :n])
-        total += float(old.kl(new).mean().detach()) / TASKS
+        total += float((old.kl(new) if direction == "old_new" else new.kl(old)).mean().detach()) / TASKS
     assert kl == pytest.approx(total, rel=1e-9)
 
 

@@ -377,6 +377,10 @@ def test_line_searches_that_fail_again_and_again_are_said(log_std: float, reason
     with pytest.warns(MetaRLWarning, match=f"meta-iteration 5: the line search has found no step 5 times.*: {reason}"):
         run_iterations(model, 1)
     assert equal(model.params, before)
+    assert model._n_failed_searches == PATIENCE
+    model._tell_of_failed_searches({"train/is_line_search_success": 1.0})
+    assert model._n_failed_searches == 0
+    model._n_failed_searches = PATIENCE
     if log_std != -5.0:  # once is enough
         run_iterations(model, PATIENCE)
         assert equal(model.params, before)

@@ -176,6 +176,24 @@ def test_stacks_one_after_another_add_up(metric: LeapMetric) -> None:
     assert watcher.distance == pytest.approx(together.distance, rel=1e-12)
 
 
+@pytest.mark.parametrize("metric", [metric for metric in ALL if not metric.drop_last])
+def test_tasks_that_stop_under_a_hidden_loss_add_nothing_more(metric: LeapMetric) -> None:
+    problem, alone = Quadratics(), [LeapWatcher(metric) for _ in range(TASKS)]
+    together, theta = LeapWatcher(metric), problem.start
+    for step in range(3):
+        active = torch.arange(TASKS) > step
+        gradient = problem.gradient(theta)
+        end = theta - 0.3 * gradient
+        together.segment(split(theta), split(end), split(gradient), None, active)
+        for i in active.nonzero().flatten().tolist():
+            alone[i].segment(*(split(part[i : i + 1]) for part in (theta, end, gradient)), None)
+        theta = torch.where(active[:, None], end, theta)
+    expected = sum(join(total(watcher)) for watcher in alone[1:])
+    torch.testing.assert_close(join(total(together)), expected, rtol=1e-12, atol=1e-14)
+    assert together.distance == pytest.approx(sum(watcher.distance for watcher in alone))
+    assert together.n_segments == sum(watcher.n_segments for watcher in alone) == 3 + 2 + 1
+
+
 def test_a_hidden_loss_is_taken_to_first_order() -> None:
     problem = Quadratics()
     points = problem.path(rate=0.05)
