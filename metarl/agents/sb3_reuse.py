@@ -26,7 +26,7 @@ from metarl.agents.learner import Watcher
 from metarl.agents.parallel import library_torch
 from metarl.agents.policy import Params
 from metarl.agents.sb3_path import FlatStorage, Path, held
-from metarl.envs.family import Family, Task
+from metarl.envs.family import Family, Task, draw_tasks
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
 from metarl.streams import stream
@@ -234,7 +234,7 @@ class ReusableSB3:
 
     def __init__(self, family: Family, build: Callable[[VecEnv], BaseAlgorithm], n_envs: int) -> None:
         self.family = family
-        self._env = FamilyVecEnv(family, family.sample_tasks(stream(0, "sb3/env"), 1), n_envs, seed=0)
+        self._env = FamilyVecEnv(family, draw_tasks(family, stream(0, "sb3/env"), 1), n_envs, seed=0)
         # SB3 draws random actions from the space itself: the family's own must not be moved by that.
         self._env.action_space = copy.deepcopy(self._env.action_space)
         self.algorithm = build(self._env)

@@ -19,8 +19,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from metarl.envs.family import Family, State, Task, Tasks, make_family, one_task
-from metarl.envs.promises import require_sound_step, sound_start
+from metarl.envs.family import Family, State, Task, Tasks, draw_tasks, make_family, one_task
+from metarl.envs.promises import require_sound_declaration, require_sound_step, sound_start, spaces_of
 from metarl.envs.views import (
     as_actions,
     as_batch,
@@ -53,7 +53,7 @@ def drawn_task(
     :raises TaskError: no task with these spaces turned up.
     """
     for attempt in range(1000):
-        tasks = family.sample_tasks(stream(seed, "task", attempt), 1)
+        tasks = draw_tasks(family, stream(seed, "task", attempt), 1)
         if family.spaces(one_task(tasks, 0)) == (observation_space, action_space):
             return tasks
     raise TaskError(f"no task of {family.id} with {observation_space} and {action_space} turned up: name a task")
@@ -89,6 +89,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
     def __init__(self, family: str | Family, *, render_mode: str | None = None, **kwargs: Any) -> None:
         require_family_or_name(family)
         self.family, task = _split(family, kwargs)
+        require_sound_declaration(self.family)
         self.metadata = as_metadata(self.family, render_mode)
         self.render_mode = render_mode
         asked = kwargs if render_mode is None else {**kwargs, "render_mode": render_mode}
@@ -98,7 +99,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         self._spaces = self.observation_space, self.action_space = copy.deepcopy(
             (self.family.observation_space, self.family.action_space)
             if self._next_tasks is None
-            else self.family.spaces(one_task(self._next_tasks, 0))
+            else spaces_of(self.family, one_task(self._next_tasks, 0))
         )
         self._tasks: Tasks = {}
         self._state: State | None = None

@@ -116,10 +116,12 @@ class Family(ABC):
         if split == "shifted":
             if self.shifted_space is None:
                 raise TaskError(f"{self.id} has no shifted split: known: validation, test")
-            return concatenate_tasks([self.sample_shifted_tasks(self._split_stream(split, i), 1) for i in range(n)])
+            draws = (self.sample_shifted_tasks(self._split_stream(split, i), 1) for i in range(n))
+            return concatenate_tasks([sound_tasks(self, "sample_shifted_tasks", drawn, 1) for drawn in draws])
         finite = self.finite_tasks()
         if finite is None:
-            return concatenate_tasks([self.sample_tasks(self._split_stream(split, i), 1) for i in range(n)])
+            return concatenate_tasks([draw_tasks(self, self._split_stream(split, i), 1) for i in range(n)])
+        sound_tasks(self, "finite_tasks", finite)
         total = n_tasks(finite)
         if total < 10:
             return take_tasks(finite, np.arange(min(n, total)))
@@ -178,6 +180,7 @@ class Family(ABC):
                 )
         finite = self.finite_tasks()
         if finite is not None:
+            sound_tasks(self, "finite_tasks", finite)
             same = np.ones((n_tasks(result), n_tasks(finite)), dtype=bool)
             for name, value in result.items():
                 same &= np.all(value[:, None] == finite[name], axis=tuple(range(2, value.ndim + 1)))
@@ -265,6 +268,37 @@ class Family(ABC):
 
 
 # ---------------------------------------------------------------------------------------------------- batches of tasks
+def draw_tasks(family: Family, rng: np.random.Generator, n: int) -> Tasks:
+    """Return training tasks, once it is seen that they are some.
+
+    :raises TaskError: :meth:`Family.sample_tasks` returned something else.
+    """
+    finite = family.finite_tasks()
+    if finite is not None:
+        sound_tasks(family, "finite_tasks", finite)
+    return sound_tasks(family, "sample_tasks", family.sample_tasks(rng, n), n)
+
+
+def sound_tasks(family: Family, source: str, tasks: Any, n: int | None = None) -> Tasks:
+    """Return what a method of a family gave as a batch of tasks.
+
+    :param source: the method.
+    :param n: how many they are to be; None for any number above 0.
+    :raises TaskError: no dict of arrays with the task space's names and a task axis.
+    """
+    names = list(family.task_space.spaces)
+    sound = isinstance(tasks, Mapping) and set(tasks) == set(names)
+    sound = sound and all(isinstance(value, np.ndarray) and value.ndim for value in tasks.values())
+    lengths = {len(value) for value in tasks.values()} if sound else set()
+    if len(lengths) != 1 or lengths != {n or max(lengths)} or lengths == {0}:
+        some = "" if n is None else f" of {n}"
+        raise TaskError(
+            f"{source} of {family.id or type(family).__name__} gives {shorten(tasks)}, not a batch{some}: a dict of "
+            f"arrays [task, ...], {', '.join(names)} (metarl.envs.check_family says more)"
+        )
+    return dict(tasks)
+
+
 def n_tasks(tasks: Tasks) -> int:
     """Return the number of tasks in a batch."""
     return len(next(iter(tasks.values())))

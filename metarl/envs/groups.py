@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.envs.family import Family, Tasks, n_tasks, one_task, take_tasks
+from metarl.envs.promises import spaces_of
 
 
 class Group(NamedTuple):
@@ -29,7 +30,7 @@ def group_tasks(family: Family, tasks: Tasks) -> list[Group]:
     """
     found: list[tuple[tuple[spaces.Box, spaces.Space[Any]], list[int]]] = []
     for index in range(n_tasks(tasks)):
-        pair = family.spaces(one_task(tasks, index))
+        pair = spaces_of(family, one_task(tasks, index))
         for known, members in found:
             if known == pair:
                 members.append(index)

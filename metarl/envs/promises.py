@@ -1,9 +1,9 @@
 """The promises of a family: one list, for :func:`~metarl.envs.check.check_family` and for learning.
 
 ``check_family`` looks for a breach of each. Learning relies on all of them, and refuses what it can see as it goes, in
-the same words: declarations when a meta-algorithm is made (:func:`broken_declaration`), arrays at the first step of an
-episode (:func:`sound_start`, :func:`require_sound_step`), and numbers that are not finite in the env step that returns
-them.
+the same words: declarations when a meta-algorithm or a view is made (:func:`require_sound_declaration`), arrays at the
+first step of an episode (:func:`sound_start`, :func:`require_sound_step`), and numbers that are not finite in the env
+step that returns them.
 
 **Declarations** (learning refuses these too)
 
@@ -12,6 +12,7 @@ them.
 - ``observation_space`` is a float32 ``Box`` with at least one axis and one entry.
 - ``action_space`` is ``Discrete``, or a bounded ``Box`` of floats with one axis and at least one entry.
 - ``horizon`` is a whole number of env steps, 1 or more.
+- Methods take what :class:`~metarl.envs.family.Family` says, by place; ``step`` takes ``active`` too.
 - These, and ``spaces(task)``, stay as they are. ``spaces(task)`` are of the same kinds, and equal the family's own for
   some training task. (Learning takes families whose tasks have equal spaces; the interface allows others.)
 
@@ -57,13 +58,14 @@ them.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.family import Family, State, Step
+from metarl.envs.family import Family, State, Step, Task
 from metarl.errors import ConfigError, shorten
 
 HINT = "(metarl.envs.check_family says more)"
@@ -86,7 +88,63 @@ def broken_declaration(family: Family) -> str | None:
         fault = _broken_task_space("shifted_space", family.shifted_space)
         if fault is None and _parameters(family.shifted_space) != _parameters(family.task_space):
             return "shifted_space and task_space have different parameters"
-    return fault or broken_spaces(family.observation_space, family.action_space)
+    for name in ("concurrent", "observes_task"):
+        if not isinstance(getattr(family, name), bool | np.bool_):
+            return f"{name}={shorten(getattr(family, name))}: a bool"
+    return fault or _broken_methods(family) or broken_spaces(family.observation_space, family.action_space)
+
+
+def require_sound_declaration(family: Family) -> None:
+    """Look at what every family sets.
+
+    :raises ConfigError: something is not as promised.
+    """
+    fault = broken_declaration(family)
+    if fault is not None:
+        raise ConfigError(f"{_name_of(family)}: {fault} {HINT}")
+
+
+def spaces_of(family: Family, task: Task) -> tuple[spaces.Box, spaces.Space[Any]]:
+    """Return the observation and action space of one task.
+
+    :raises ConfigError: ``spaces`` returned something else.
+    """
+    pair: Any = family.spaces(task)
+    if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(each, spaces.Space) for each in pair)):
+        raise ConfigError(f"{_name_of(family)}: spaces(task) is {kind_of(pair)}, not a pair of spaces {HINT}")
+    return pair[0], pair[1]
+
+
+_CALLS = {
+    "reset": ("tasks", "rngs", "n_envs"),
+    "step": ("tasks", "state", "actions", "rngs", "active"),
+    "sample_tasks": ("rng", "n"),
+    "sample_shifted_tasks": ("rng", "n"),
+    "finite_tasks": (),
+    "tasks": ("split", "n"),
+    "validate_tasks": ("tasks",),
+    "spaces": ("task",),
+    "shared_by": ("n_callers",),
+    "close": (),
+}
+"""What each method is called with, by place."""
+
+
+def _broken_methods(family: Family) -> str | None:
+    """Return which method cannot be called as all families' can, None if each can."""
+    for name, arguments in _CALLS.items():
+        method = getattr(family, name)
+        if not callable(method):
+            return f"{name} is {kind_of(method)}, not a method"
+        try:
+            signature = inspect.signature(method)
+            signature.bind(*arguments)
+        except TypeError as error:
+            words = shorten(signature, quote=False)
+            return f"{name}{words} is called as {name}({', '.join(arguments)}): {shorten(error, quote=False)}"
+        except ValueError:  # native code may hide its signature
+            continue
+    return None
 
 
 def broken_spaces(observation_space: Any, action_space: Any) -> str | None:
@@ -148,7 +206,7 @@ def sound_start(
     """
     fault = broken_start(first, batch, observation_space)
     if fault is not None:
-        raise ConfigError(f"{family.id or type(family).__name__}: {fault} {HINT}")
+        raise ConfigError(f"{_name_of(family)}: {fault} {HINT}")
     return first[0], first[1]
 
 
@@ -159,7 +217,12 @@ def require_sound_step(family: Family, step: Any, batch: tuple[int, int], observ
     """
     fault = broken_step(step, batch, observation_space)
     if fault is not None:
-        raise ConfigError(f"{family.id or type(family).__name__}: {fault} {HINT}")
+        raise ConfigError(f"{_name_of(family)}: {fault} {HINT}")
+
+
+def _name_of(family: Family) -> str:
+    name = getattr(family, "id", "")
+    return name if name and isinstance(name, str) else type(family).__name__
 
 
 def kind_of(value: Any) -> str:

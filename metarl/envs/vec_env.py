@@ -16,9 +16,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 
 from metarl.checks import COUNT
 from metarl.envs.batch import episode_stream, fresh_seed
-from metarl.envs.family import Family, State, Tasks, make_family, n_tasks, take_tasks
+from metarl.envs.family import Family, State, Tasks, make_family, n_tasks, sound_tasks, take_tasks
 from metarl.envs.groups import group_tasks
-from metarl.envs.promises import require_sound_step, sound_start
+from metarl.envs.promises import require_sound_declaration, require_sound_step, sound_start
 from metarl.envs.views import (
     as_actions,
     as_metadata,
@@ -69,7 +69,8 @@ class FamilyVecEnv(VecEnv):
         n_envs = COUNT("n_envs", n_envs)
         require_family_or_name(family)
         self.family = make_family(family) if isinstance(family, str) else family
-        tasks = self.family.validate_tasks(tasks)
+        require_sound_declaration(self.family)
+        tasks = sound_tasks(self.family, "validate_tasks", self.family.validate_tasks(tasks))
         groups = group_tasks(self.family, tasks)
         if len(groups) > 1:
             raise TaskError(f"these tasks of {self.family.id} have {len(groups)} different pairs of spaces: group them")

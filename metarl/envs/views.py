@@ -19,7 +19,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import TimeLimit
 
 from metarl.checks import SEED
-from metarl.envs.family import KEEP_HORIZON, Family, Task, Tasks, describe_range, one_task, takes_argument
+from metarl.envs.family import KEEP_HORIZON, Family, Task, Tasks, describe_range, one_task, sound_tasks, takes_argument
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, TaskError, shorten, unknown_name
 
 ENTRY_POINT = "metarl.envs.batch:SingleEnv"
@@ -104,7 +104,8 @@ def as_batch(family: Family, task: Mapping[str, Any]) -> Tasks:
     """
     if not isinstance(task, Mapping):
         raise TaskError(f"task={shorten(task)}: {family.id} takes a dict of {', '.join(family.task_space.spaces)}")
-    return family.validate_tasks({name: [value] for name, value in task.items()})
+    tasks = family.validate_tasks({name: [value] for name, value in task.items()})
+    return sound_tasks(family, "validate_tasks", tasks, 1)
 
 
 def next_tasks(family: Family, task: Mapping[str, Any], pair: tuple[spaces.Space[Any], spaces.Space[Any]]) -> Tasks:

@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from metarl.agents.parallel import library_torch
 from metarl.agents.policy import Params
 from metarl.checks import COUNT, MAPPING, NONE, ROUNDS, SEED, integer, number, plain, plain_tree
-from metarl.envs.family import Family, Tasks
+from metarl.envs.family import Family, Tasks, draw_tasks
 from metarl.errors import ConfigError, DivergedError, MetaRLError, shorten, unknown_name
 from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.base import MetaAlgorithm, versions
@@ -231,7 +231,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
     # -------------------------------------------------------------------------------------------------------- training
     def _sample_tasks(self) -> Tasks:
         """Return the training tasks of this meta-iteration."""
-        return self.family.sample_tasks(stream(self.seed, "tasks", self.n_iterations), self.meta_batch_size)
+        return draw_tasks(self.family, stream(self.seed, "tasks", self.n_iterations), self.meta_batch_size)
 
     def _move(self, theta: Params) -> None:
         """Replace tensors of the initialisation.

@@ -26,7 +26,7 @@ from metarl.checkpoint import load_checkpoint, save_checkpoint
 from metarl.checks import COUNT, COUNT_OR_ZERO, MAPPING, NONE, SEED, SWITCH, Check, integer, plain_tree
 from metarl.envs.family import Family, family_ids, make_family
 from metarl.envs.oracle import Oracle as OracleView
-from metarl.envs.promises import HINT, broken_declaration
+from metarl.envs.promises import require_sound_declaration
 from metarl.errors import (
     CheckpointError,
     ConfigError,
@@ -162,11 +162,9 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
         inner = family.family if isinstance(family, OracleView) else family
         if self.n_threads is not None and hasattr(inner, "n_threads"):
             inner.n_threads = self.n_threads
+        require_sound_declaration(family)
         if type(inner).spaces is not Family.spaces:
             raise ConfigError(f"{family.id} has tasks of different spaces: {type(self).__name__} takes equal ones")
-        fault = broken_declaration(family)
-        if fault is not None:
-            raise ConfigError(f"{family.id or type(family).__name__}: {fault} {HINT}")
         return family, env_kwargs, isinstance(env, str)
 
     def _policy_name(self, policy: str | type[BasePolicy]) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metarl.envs.family import Family, Tasks, n_tasks, take_tasks
+from metarl.envs.family import Family, Tasks, n_tasks, sound_tasks, take_tasks
 
 
 class EvaluationTasks(NamedTuple):
@@ -29,7 +29,7 @@ def evaluation_tasks(family: Family, split: str, n: int) -> EvaluationTasks:
     adaptation, stratified by task. A larger finite family is tested on the fifth that a split holds, which stands for
     the rest: there the task stays the unit of an interval, however often it is adapted to.
     """
-    tasks = family.tasks(split, n)
+    tasks = sound_tasks(family, "tasks", family.tasks(split, n))
     finite = None if split == "shifted" else family.finite_tasks()
     if finite is None:
         return EvaluationTasks(tasks, None, None)

@@ -26,7 +26,7 @@ from metarl.agents.sb3_reuse import (
     read_initialisation,
     require_finite,
 )
-from metarl.envs.family import Family, Tasks, one_task
+from metarl.envs.family import Family, Tasks, draw_tasks, one_task
 from metarl.envs.family import n_tasks as count_tasks
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, shorten
@@ -133,7 +133,7 @@ class SB3Loop:
     def policy_at(self, theta: Params) -> AdaptedSB3:
         """Return the policy with the parameters ``theta``."""
         if self._shown is None or any(tensor is not self._shown[0].get(name) for name, tensor in theta.items()):
-            tasks = self.family.sample_tasks(stream(0, "sb3/env"), 1)
+            tasks = draw_tasks(self.family, stream(0, "sb3/env"), 1)
             algorithm = self.learner.build(FamilyVecEnv(self.family, tasks, self.learner.n_envs))
             load_initialisation(algorithm, theta)
             self._shown = (theta, AdaptedSB3(algorithm, theta))

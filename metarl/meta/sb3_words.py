@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from metarl.agents.policy import Params
 from metarl.checks import SWITCH
-from metarl.envs.family import Family
+from metarl.envs.family import Family, draw_tasks
 from metarl.errors import ConfigError, NoSuchNameError, shorten
 from metarl.meta.progress import ProgressBar
 from metarl.streams import stream
@@ -89,7 +89,7 @@ class SB3Words:
         """Return an SB3 view of the family, one copy of each of a meta-batch of training tasks."""
         from metarl.envs.vec_env import FamilyVecEnv
 
-        tasks = self.family.sample_tasks(stream(self.seed, "get_env"), self.meta_batch_size)
+        tasks = draw_tasks(self.family, stream(self.seed, "get_env"), self.meta_batch_size)
         return FamilyVecEnv(self.family, tasks, n_envs=1, seed=self.seed)
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:

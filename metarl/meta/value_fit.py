@@ -13,6 +13,7 @@ from metarl.agents.parallel import library_torch
 from metarl.agents.policy import Params
 from metarl.agents.sampling import Episodes, collect
 from metarl.checks import COUNT, integer
+from metarl.envs.family import draw_tasks
 from metarl.meta.inner import expand
 from metarl.streams import seed_sequence, stream
 
@@ -60,7 +61,7 @@ def fit_value(
     :return: the quality, and the value network's tensors by SB3's names.
     """
     n_tasks, n_episodes = integer(2)("value_tasks", n_tasks), COUNT("value_episodes", n_episodes)
-    tasks = model.family.sample_tasks(stream(model.seed, "export/tasks"), n_tasks)
+    tasks = draw_tasks(model.family, stream(model.seed, "export/tasks"), n_tasks)
     seeds = [seed_sequence(model.seed, "export/value", task) for task in range(n_tasks)]
     theta = {name: tensor.contiguous() for name, tensor in expand(model.policy_params, n_tasks).items()}
     episodes = collect(model.family, model.policy, theta, tasks, seeds, n_episodes=n_episodes, parallel=model.parallel)

@@ -12,7 +12,9 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 import metarl
 from metarl.envs import FamilyCheckError, check_family, make_family
-from metarl.errors import ConfigError, MetaRLError
+from metarl.envs.batch import SingleEnv
+from metarl.envs.vec_env import FamilyVecEnv
+from metarl.errors import ConfigError, MetaRLError, TaskError
 from metarl.meta.export import require_equal_spaces, space_to_json
 from tests.envs.families import CartPole, Reach
 
@@ -80,6 +82,93 @@ def test_learning_refuses_the_declarations_that_the_check_refuses(name: str, lea
     with pytest.raises(ConfigError) as learnt:
         metarl.Reptile("MlpPolicy", family, learner=learner)
     assert str(learnt.value) == f"{checked.value} (metarl.envs.check_family says more)"
+    for view in (lambda: SingleEnv(family), lambda: FamilyVecEnv(family, {"goal": np.zeros(1, np.float32)})):
+        with pytest.raises(ConfigError) as seen:
+            view()
+        assert str(seen.value) == str(learnt.value)
+
+
+METHODS: dict[str, tuple[dict[str, Any], str]] = {
+    "no super().__init__()": ({"__init__": lambda self: None}, "task_space is not set: __init__ does that"),
+    "Gymnasium's reset": (
+        {"reset": lambda self, seed=None, options=None: None},
+        r"reset\(seed=None, options=None\) is called as reset\(tasks, rngs, n_envs\): too many positional arguments",
+    ),
+    "Gymnasium's step": (
+        {"step": lambda self, action: None},
+        r"step\(action\) is called as step\(tasks, state, actions, rngs, active\): too many",
+    ),
+    "step without active": (
+        {"step": lambda self, tasks, state, actions, rngs: None},
+        r"step\(tasks, state, actions, rngs\) is called as step\(tasks, state, actions, rngs, active\)",
+    ),
+    "sample_tasks without rng": (
+        {"sample_tasks": lambda self, n: None},
+        r"sample_tasks\(n\) is called as sample_tasks\(rng, n\): too many",
+    ),
+    "tasks without n": ({"tasks": lambda self, split: None}, r"tasks\(split\) is called as tasks\(split, n\)"),
+    "spaces without task": ({"spaces": lambda self: None}, r"spaces\(\) is called as spaces\(task\)"),
+    "close with more": ({"close": lambda self, how: None}, r"close\(how\) is called as close\(\): missing a required"),
+    "a reset that is none": ({"reset": property(lambda self: 3)}, "reset is an int, not a method"),
+    "concurrent in words": ({"concurrent": "yes"}, "concurrent='yes': a bool"),
+    "observes_task in words": ({"observes_task": "no"}, "observes_task='no': a bool"),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_that_cannot_be_called_are_refused_everywhere(name: str) -> None:
+    members, message = METHODS[name]
+    family = type("Odd", (Reach,), members)()
+    ways = {
+        "check": lambda: check_family(family),
+        "learn": lambda: metarl.FOMAML("MlpPolicy", family),
+        "single": lambda: SingleEnv(family),
+        "batch": lambda: FamilyVecEnv(family, {"goal": np.zeros(1, np.float32)}),
+    }
+    for way in ways.values():
+        # Without __init__ a family has not its name either.
+        with pytest.raises(MetaRLError, match=rf"^(Reach-v0|Odd): {message}") as error:
+            way()
+        assert "\n" not in str(error.value)
+
+
+DRAWN: dict[str, Any] = {
+    "a list of tasks": lambda n: [{"goal": 0.1}] * n,
+    "one task": lambda n: {"goal": 0.1},
+    "Python lists": lambda n: {"goal": [0.1] * n},
+    "another name": lambda n: {"gaol": np.zeros(n, np.float32)},
+    "a tuple": lambda n: (np.zeros(n, np.float32),),
+    "nothing": lambda n: None,
+    "one too many": lambda n: {"goal": np.zeros(n + 1, np.float32)},
+    "none": lambda n: {"goal": np.zeros(0, np.float32)},
+}
+
+
+# Lists may be of any length, and a family need not be finite.
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        *(("sample_tasks", name) for name in DRAWN),
+        *(("finite_tasks", name) for name in DRAWN if name not in ("one too many", "nothing")),
+        *(("tasks", name) for name in DRAWN if name != "one too many"),
+    ],
+)
+def test_tasks_that_are_none_are_refused_where_they_are_drawn(method: str, name: str) -> None:
+    members = {
+        "sample_tasks": lambda self, rng, n: DRAWN[name](n),
+        "finite_tasks": lambda self: DRAWN[name](3),
+        "tasks": lambda self, split, n=40: DRAWN[name](n),
+    }
+    family = type("Odd", (Reach,), {method: members[method]})()
+    model = metarl.FOMAML("MlpPolicy", family, meta_batch_size=2, n_episodes=2, n_inner_steps=1)
+    ways = [lambda: model.evaluate(n_tasks=3, n_inner_steps=1)]
+    if method != "tasks":
+        ways += [lambda: model.learn(1), lambda: SingleEnv(family).reset(seed=0)]
+    message = rf"^{method} of Reach-v0 gives .*, not a batch.*\[task, ...\], goal"
+    for way in ways:
+        with pytest.raises(TaskError, match=message) as error:
+            way()
+        assert "\n" not in str(error.value)
 
 
 ARRAYS: dict[str, tuple[str, Any]] = {
