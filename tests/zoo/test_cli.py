@@ -63,6 +63,8 @@ from metarl.zoo.console import CountBars, Reporter
         (["evaluate", "--num-threads", "2000"], "argument --num-threads: 2000 is more than 1024"),
         (["train", "--verbose", "3"], "argument --verbose: invalid choice: 3"),
         (["train", "--eval-freq", "-9"], "argument --eval-freq: -9 is not a positive whole number"),
+        (["train", "--eval-freq", "-1.5e2"], "argument --eval-freq: -1.5e2 is not a positive whole number"),
+        (["train", "-n", "-1e6"], "argument -n/--n-timesteps: -1e6 is not a positive whole number"),
         (["train", "--save-freq", "0"], "argument --save-freq: 0 is not a positive whole number"),
         (["evaluate", "--n-eval-tasks", "1e6"], "argument --n-eval-tasks: 1e6 is more than 100000"),
         (["train", "-params", "n_episodes:5", "n_transitions:9"], "n_episodes and n_transitions both say"),

@@ -283,6 +283,7 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "--env-kwargs", "observe_distance:true"], "observation_space"),
         (["evaluate", "--n-inner-steps", "-1"], "--n-inner-steps: -1 is not 0 or a positive whole number"),
         (["evaluate", "--inner-lr", "0.1", "-1"], "inner_lr=-1.0 is not a number in"),
+        (["evaluate", "--inner-lr", "0.1", "-1e-3"], "inner_lr=-0.001 is not a number in"),
         (["evaluate", "--inner-lr", "0.1", "x"], "argument --inner-lr: invalid float value: 'x'"),
         (["evaluate", "--inner-lr", *4 * ["0.1"]], "inner_lr has 4 rates for 3 inner steps"),
         (
