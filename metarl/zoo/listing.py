@@ -82,7 +82,8 @@ def show_runs(log_folder: str | Path) -> None:
 
 
 def _first_paragraph(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ").replace("``", "")
+    # Its own words: without docstrings (python -OO) inspect.getdoc takes those of what it inherits from.
+    return inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ").replace("``", "")
 
 
 def describe_run(run: Run) -> list[str]:

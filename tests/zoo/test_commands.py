@@ -260,6 +260,14 @@ def test_running_mean() -> None:
     assert running_mean(values, 9).tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
+def test_list_without_docstrings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As ``python -OO`` has it: nothing is said rather than the words of a class that ours inherit from."""
+    for cls in metarl.ALGORITHMS.values():
+        monkeypatch.setattr(cls, "__doc__", None)
+    assert main(["list", "algos"]) == 0
+    assert "elper" not in capsys.readouterr().out
+
+
 def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (logs / "fomaml" / "PointMass-v0_1" / "checkpoint.safetensors").write_bytes(b"short")
     assert main(["list", "-f", str(logs)]) == 0

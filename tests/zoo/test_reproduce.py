@@ -472,6 +472,7 @@ def test_an_interrupt_says_how_to_go_on(
 
 
 def test_only_the_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "none").mkdir()
     assert main([*SMOKE, "-f", str(tmp_path / "none"), "--no-train"]) == 0
     assert contents(tmp_path) == {}
     assert capsys.readouterr().out.splitlines()[-1].startswith("Next: python -m metarl.zoo reproduce")
