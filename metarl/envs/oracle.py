@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.envs.family import Family, State, Step, Task, Tasks
+from metarl.envs.promises import require_sound_declaration
 from metarl.errors import ConfigError
 
 
@@ -26,6 +27,7 @@ class Oracle(Family):
     observes_task = True
 
     def __init__(self, family: Family) -> None:
+        require_sound_declaration(family)
         if len(family.observation_space.shape) != 1:
             raise ConfigError(f"{family.id} observes {family.observation_space}: an oracle needs a vector")
         self.family = family

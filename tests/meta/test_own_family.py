@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 import metarl
 from metarl.envs import FamilyCheckError, check_family, make_family
 from metarl.envs.batch import SingleEnv
+from metarl.envs.oracle import Oracle
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, MetaRLError, TaskError
 from metarl.meta.export import require_equal_spaces, space_to_json
@@ -124,6 +125,7 @@ def test_methods_that_cannot_be_called_are_refused_everywhere(name: str) -> None
         "learn": lambda: metarl.FOMAML("MlpPolicy", family),
         "single": lambda: SingleEnv(family),
         "batch": lambda: FamilyVecEnv(family, {"goal": np.zeros(1, np.float32)}),
+        "oracle": lambda: Oracle(family),
     }
     for way in ways.values():
         # Without __init__ a family has not its name either.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 import metarl
 from metarl.meta.export import export_sb3
 from tests.meta.small import equal, small
+from tests.processes import Program
 
 NETWORKS = """
 import hashlib, json, sys
@@ -29,7 +28,8 @@ def digest(tensors):
     parts = [tensors[name].detach().numpy().tobytes() for name in sorted(tensors)]
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
-wide = {"net_arch": [300]}
+# Without a switch the orthogonal weights between two hidden layers differ.
+wide = {"net_arch": [64, 64]}
 found = {name: digest(SB3Learner("PointMass-v0", name, policy_kwargs=wide).init(1)) for name in ("ppo", "a2c", "trpo")}
 model = metarl.FOMAML("MlpPolicy", "PointMass-v0", policy_kwargs=wide, meta_batch_size=2, n_episodes=1)
 export = export_sb3(model, value_tasks=0)
@@ -41,9 +41,7 @@ print(json.dumps(found))
 
 
 def test_networks_have_the_same_bits_on_one_and_on_two_torch_threads() -> None:
-    processes = [
-        subprocess.Popen([sys.executable, "-c", NETWORKS, str(n)], stdout=subprocess.PIPE, text=True) for n in (1, 2)
-    ]
+    processes = [Program(NETWORKS, str(n)) for n in (1, 2)]
     one, two = (json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes)
     assert one == two
 
