@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from typing import Any
@@ -338,6 +339,12 @@ def test_products_and_norms_are_over_all_tensors() -> None:
 def test_optimisers_have_one_interface() -> None:
     outers: list[Outer] = [SGD(), Adam(), TrustRegion()]
     assert [sorted(outer.state()) for outer in outers] == [[], ["count"], []]
+
+
+def test_defaults_are_the_reference_s_and_pytorch_s() -> None:
+    region = TrustRegion()
+    assert (region.max_kl, region.cg_steps, region.cg_damping, region.line_search_steps) == (0.01, 10, 1e-5, 15)
+    assert Adam().learning_rate == inspect.signature(torch.optim.Adam.__init__).parameters["lr"].default == 1e-3
 
 
 @pytest.mark.parametrize("max_kl", [0.0, 1e-7, 9e-7, 1e-30])
