@@ -358,3 +358,17 @@ def test_sizes_are_what_was_asked_for() -> None:
     assert n_tasks(model.family.sample_tasks(stream(0, "tasks", 0), model.meta_batch_size)) == 6
     model.train()
     assert model.num_timesteps <= 2 * 6 * SIZES["n_episodes"] * 20
+
+
+def test_what_the_trust_region_measures_with_is_what_was_asked_for() -> None:
+    seen: list[LocalObjective] = []
+    for kwargs in ({}, {"fisher_fraction": 0.4, "kl_direction": "new_old", "chunk_size": 3}):
+        model = small(MAML, **kwargs)
+        build = model._objective
+        model._objective = lambda *args, build=build: seen.append(build(*args)) or seen[-1]
+        model.train()
+    whole, part = seen
+    assert (whole._old_new, part._old_new) == (True, False)
+    assert (whole._query_part.counts == whole._query.counts).all()
+    assert (part._query_part.counts == 2 * part._query.counts // 5).all()  # two of five episodes of equal length
+    assert [chunk.stop - chunk.start for chunk in part._chunks] == [3, 1]
