@@ -18,7 +18,7 @@ from metarl.meta.comparison import compare, comparison_figure, comparison_table
 from metarl.meta.figures import adaptation_cards
 from metarl.meta.published import PUBLISHED, published_for
 from metarl.meta.report import Report
-from metarl.meta.statistics import MIN_UNITS, bootstrap_interval, paired_interval
+from metarl.meta.statistics import MIN_UNITS, bootstrap_interval, paired_bands, paired_interval
 from metarl.meta.tables import Table
 from tests.meta.walk import Walk
 
@@ -206,6 +206,26 @@ def test_merge_joins_seeds() -> None:
         Report.merge([reports[0], make_report("maml", seeds=(1,))])
     with pytest.raises(ConfigError, match="no reports"):
         Report.merge([])
+
+
+@pytest.mark.parametrize("n_strata", [0, 2])
+def test_a_comparison_is_the_paired_statistics_of_returns_and_of_gains(n_strata: int) -> None:
+    strata = np.arange(N_TASKS) % n_strata if n_strata else None
+    a, b = (dataclasses.replace(make_report(name, meta_seed=1), strata=strata) for name in "ab")
+    rng = np.random.default_rng(1)
+    b = dataclasses.replace(
+        b, returns=b.returns + rng.normal(0, 5.0, b.returns.shape) + 3.0 * np.arange(N_TASKS)[:, None]
+    )
+    found = compare(a, b, 0.9, 2000)
+    assert (found.a, found.b, found.env, found.split, found.level) == ("a", "b", "AntVel-v0", "test", 0.9)
+    rises = [report.returns - report.returns[..., :1] for report in (a, b)]
+    for bands, (x, y) in ((found.returns, (a.returns, b.returns)), (found.gains, rises)):
+        (left, by), (right, _) = a.units(x), b.units(y)
+        assert (by is None) == (strata is None)
+        expected = paired_bands(left, right, 0.9, 2000, strata=by)
+        assert bands.at(2) == expected.at(2)
+        assert bands.at(2).mean == pytest.approx((x - y)[..., 2].mean())
+    assert "0.0" not in found.table().rows[0][2]
 
 
 def test_comparison_is_paired_by_task() -> None:
