@@ -50,8 +50,11 @@ def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
     """Return ``k:v`` words as a dict; a dotted key sets an entry of a mapping (``outer_kwargs.max_kl:0.02``).
 
     :param flag: what the pairs were given to, for error messages.
+    :raises ConfigError: no such words, or two that set the same thing. RL Baselines3 Zoo lets the last one win; whoever
+        reads the command line then cannot tell which value was used.
     """
     result: dict[str, Any] = {}
+    words: dict[str, str] = {}
     for pair in pairs:
         found = _PAIR.fullmatch(pair)
         if not found:
@@ -59,8 +62,21 @@ def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
             name, value = (example["name"], example["value"] or "1") if example else ("name", "1")
             shown = f"{shorten(name, quote=False)}:{shorten(value, quote=False)}"
             raise ConfigError(f"{flag} takes k:v pairs, such as {shown}, not {shorten(pair)}")
-        result[found["name"]] = load_yaml(found["value"], f"{flag} {shorten(pair, quote=False)}")
+        name = found["name"]
+        for other, word in words.items():
+            if _sets_the_same(other, result[other], name):
+                what = f"{flag} sets {shorten(name, quote=False)} twice"
+                raise ConfigError(f"{what}, {shorten(word)} and {shorten(pair)}: leave one out")
+        result[name] = load_yaml(found["value"], f"{flag} {shorten(pair, quote=False)}")
+        words[name] = pair
     return result
+
+
+def _sets_the_same(name: str, value: Any, other: str) -> bool:
+    """Tell whether a pair that follows takes something away from ``name: value``."""
+    if other.startswith(f"{name}."):
+        return isinstance(value, Mapping) and lookup(value, other[len(name) + 1 :]) is not None
+    return name == other or name.startswith(f"{other}.")
 
 
 def lookup(config: Mapping[str, Any], key: str) -> Any:

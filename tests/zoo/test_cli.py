@@ -55,6 +55,12 @@ from metarl.zoo.console import CountBars, Reporter
             ["train", "-params", "inner_lr=0.3"],
             "--hyperparams takes k:v pairs, such as inner_lr:0.3, not 'inner_lr=0.3'",
         ),
+        (
+            ["train", "-params", "n_inner_steps:3", "-params", "n_inner_steps:4"],
+            "--hyperparams sets n_inner_steps twice, 'n_inner_steps:3' and 'n_inner_steps:4': leave one out",
+        ),
+        (["train", "--env-kwargs", "horizon:3", "horizon:4"], "--env-kwargs sets horizon twice, 'horizon:3' and"),
+        (["export", "--task", "goal:[0, 1]", "goal:[1, 0]"], "--task sets goal twice, 'goal:[0, 1]' and"),
         (["train", "--env"], "argument --env: expected one argument"),
         (["evaluate", "--load-best", "--load-checkpoint"], "not allowed with argument --load-best"),
         (["evaluate", "--load-best", "--load-last-checkpoint"], "not allowed with argument --load-best"),

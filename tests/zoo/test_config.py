@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -81,6 +82,28 @@ def test_pairs_are_yaml(pair: str, key: str, value: Any) -> None:
 def test_bad_pairs_are_refused(pair: str) -> None:
     with pytest.raises(ConfigError):
         config.parse_pairs([pair], "-params")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (["n:3", "n:4"], "-params sets n twice, 'n:3' and 'n:4': leave one out"),
+        (["n:3", "m:1", "n:3"], "-params sets n twice, 'n:3' and 'n:3': leave one out"),
+        (["a.b:1", "a.b:2"], "-params sets a.b twice, 'a.b:1' and 'a.b:2': leave one out"),
+        (["a.b:1", "a:{c: 2}"], "-params sets a twice, 'a.b:1' and 'a:{c: 2}': leave one out"),
+        (["a:{b: {c: 1}}", "a.b.c:2"], "-params sets a.b.c twice, 'a:{b: {c: 1}}' and 'a.b.c:2': leave one out"),
+        (["n:" + "3" * 999, "n:4"], "characters) and 'n:4'"),
+    ],
+)
+def test_what_is_set_twice_is_refused_with_both_values(pairs: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        config.parse_pairs(pairs, "-params")
+    assert len(str(caught.value)) < 400
+
+
+def test_pairs_beside_each_other_are_fine() -> None:
+    pairs = ["a:{b: 1}", "a.c:2", "ab:3", "a.d.e:4", "a.d.f:5"]
+    assert config.parse_pairs(pairs, "-params") == {"a": {"b": 1}, "a.c": 2, "ab": 3, "a.d.e": 4, "a.d.f": 5}
 
 
 def test_expressions_stay_text() -> None:
