@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.checkpoint import read_npz, write_text_atomic
+from metarl.files.checkpoint import read_npz, write_text_atomic
 from metarl.zoo.config import HYPERPARAMS
 from metarl.zoo.runs import Run, list_runs
 

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from metarl.errors import ConfigError, shorten
-from metarl.schema import LARGEST, LARGEST_SEED, MOST
+from metarl.files.schema import LARGEST, LARGEST_SEED, MOST
 
 T = TypeVar("T")
 S = TypeVar("S")

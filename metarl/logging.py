@@ -40,9 +40,9 @@ from stable_baselines3.common.logger import (
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-from metarl.checkpoint import open_to_write, write_all_atomic, write_text_atomic
 from metarl.errors import CheckpointError, unknown_name
-from metarl.untrusted import MAX_LOG, parse_csv, parse_json, read_bytes
+from metarl.files.checkpoint import open_to_write, write_all_atomic, write_text_atomic
+from metarl.files.untrusted import MAX_LOG, parse_csv, parse_json, read_bytes
 
 FORMATS = ("stdout", "log", "csv", "json", "tensorboard")
 CSV, JSON = "progress.csv", "progress.json"

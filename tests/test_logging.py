@@ -15,8 +15,8 @@ from stable_baselines3.common.logger import FormatUnsupportedError, Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from metarl.checkpoint import write_all_atomic
 from metarl.errors import CheckpointError, UnknownNameError
+from metarl.files.checkpoint import write_all_atomic
 from metarl.logging import (
     STEP_KEY,
     TEXT_FORMATS,
@@ -297,7 +297,7 @@ def test_full_disk_is_one_error_in_every_format(tmp_path: Path) -> None:
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     code = """
         import sys
-        from metarl.checkpoint import load_checkpoint, read_npz, save_checkpoint, write_npz_atomic
+        from metarl.files.checkpoint import load_checkpoint, read_npz, save_checkpoint, write_npz_atomic
         from metarl.logging import log_hyperparameters, make_logger, record_figure
         from matplotlib.figure import Figure
         import torch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from metarl.checks import FINITE, SWITCH, Check, instance, integer
 from metarl.errors import unknown_name
-from metarl.schema import LARGEST
+from metarl.files.schema import LARGEST
 from metarl.synonyms import FAMILIES
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from metarl.agents.policy import Params
 from metarl.checks import COUNT, MAPPING, NONE, ROUNDS, SEED, integer, number, plain, plain_tree
 from metarl.envs.family import Family, Tasks, draw_tasks
 from metarl.errors import ConfigError, DivergedError, MetaRLError, shorten, unknown_name
+from metarl.files.schema import MOST
 from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.base import MetaAlgorithm, versions
 from metarl.meta.environments import AnyEnv, as_env
@@ -26,7 +27,6 @@ from metarl.meta.objective import norm
 from metarl.meta.outer import OUTER, Outer, make_outer
 from metarl.meta.progress import Progress, Timer
 from metarl.meta.sb3_words import INSTEAD
-from metarl.schema import MOST
 from metarl.streams import stream
 
 if TYPE_CHECKING:

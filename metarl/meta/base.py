@@ -22,7 +22,6 @@ from stable_baselines3.common.utils import configure_logger
 
 from metarl.agents.parallel import Parallel, library_torch
 from metarl.agents.policy import POLICIES, FunctionalPolicy, Params
-from metarl.checkpoint import load_checkpoint, save_checkpoint
 from metarl.checks import COUNT, COUNT_OR_ZERO, MAPPING, NONE, SEED, SWITCH, Check, integer, plain_tree
 from metarl.envs.family import Family, family_ids, make_family
 from metarl.envs.oracle import Oracle as OracleView
@@ -35,6 +34,7 @@ from metarl.errors import (
     UnregisteredFamilyError,
     shorten,
 )
+from metarl.files.checkpoint import load_checkpoint, save_checkpoint
 from metarl.meta.adapted import AdaptedPolicy
 from metarl.meta.environments import AnyEnv, as_any_env, as_family
 from metarl.meta.kept import KeepsArguments, family_traits, named_activation, policy_name, without_sb3s_own

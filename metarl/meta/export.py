@@ -59,11 +59,11 @@ from metarl.agents.sb3_reuse import (
     read_initialisation,
     require_equal_shapes,
 )
-from metarl.checkpoint import write_all_atomic
 from metarl.checks import COUNT, COUNT_OR_ZERO, NONE, SEED, plain_tree
 from metarl.envs.family import Family, check_arguments, make_family
 from metarl.envs.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
+from metarl.files.checkpoint import write_all_atomic
 from metarl.meta.environments import AnyEnv, as_any_env
 from metarl.meta.export_settings import KINDS, OPTIMIZERS, Settings, choose
 from metarl.meta.saved import require_finite_tensors

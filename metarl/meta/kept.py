@@ -14,9 +14,9 @@ from metarl.arguments import merge
 from metarl.checks import SWITCH, plain_tree
 from metarl.envs.family import Family
 from metarl.errors import ConfigError, MetaRLError, shorten, unknown_name
+from metarl.files.schema import constructor_hints, convert
 from metarl.frozen import SetOnce
 from metarl.meta.saved import NOT_SAVED
-from metarl.schema import constructor_hints, convert
 
 
 class KeepsArguments(SetOnce):

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from metarl.checkpoint import write_text_atomic
 from metarl.errors import CheckpointError, ConfigError, shorten
+from metarl.files.checkpoint import write_text_atomic
+from metarl.files.schema import LARGEST, LARGEST_SEED, Range, read_as
+from metarl.files.untrusted import parse_json, read_text
 from metarl.meta.saved import Count
 from metarl.meta.statistics import MIN_UNITS, Bands, Interval, bootstrap_bands, by_task
 from metarl.meta.tables import Table
-from metarl.schema import LARGEST, LARGEST_SEED, Range, read_as
-from metarl.untrusted import parse_json, read_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

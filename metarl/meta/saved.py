@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import torch
 
 from metarl.errors import CheckpointError, ConfigError, shorten, unknown_name
-from metarl.schema import LARGEST, Range, constructor_hints, convert, read_as
+from metarl.files.schema import LARGEST, Range, constructor_hints, convert, read_as
 
 Count = Annotated[int, Range(0, LARGEST)]
 

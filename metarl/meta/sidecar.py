@@ -20,9 +20,9 @@ from metarl.agents.policy import ACTIVATIONS, Params
 from metarl.agents.sb3 import ALGORITHMS, check_stock
 from metarl.envs.family import check_arguments
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
+from metarl.files.schema import LARGEST_SEED, Range, read_as
+from metarl.files.untrusted import parse_json, read_bytes, read_text
 from metarl.meta.export_settings import OPTIMIZERS, Settings
-from metarl.schema import LARGEST_SEED, Range, read_as
-from metarl.untrusted import parse_json, read_bytes, read_text
 
 FORMAT = "metarl-sb3-export"
 VERSION = 1

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from metarl.checkpoint import npz_bytes, write_bytes_atomic
 from metarl.errors import DivergedError
+from metarl.files.checkpoint import npz_bytes, write_bytes_atomic
 from metarl.logging import flush, record_figure
 from metarl.meta.figures import adaptation_cards
 from metarl.zoo.console import Reporter, warn

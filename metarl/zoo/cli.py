@@ -465,7 +465,7 @@ def _refuse_unknown(word: str, command: str, parser: Parser) -> NoReturn:
 
 def _hyperparameter(name: str) -> str | None:
     """Return what to say where a flag is the name of a hyperparameter, ours or SB3's; this imports the algorithms."""
-    from metarl.schema import constructor_hints
+    from metarl.files.schema import constructor_hints
     from metarl.zoo.algorithms import algorithm
     from metarl.zoo.config import RESERVED
 

@@ -13,9 +13,9 @@ from typing import Any
 from metarl.arguments import merge as merge
 from metarl.checks import COUNT
 from metarl.errors import ConfigError, shorten, unknown_name
-from metarl.schema import constructor_hints, convert
+from metarl.files.schema import constructor_hints, convert
+from metarl.files.untrusted import MAX_YAML, parse_yaml, read_text
 from metarl.synonyms import HYPERPARAMETERS
-from metarl.untrusted import MAX_YAML, parse_yaml, read_text
 
 HYPERPARAMS = Path(__file__).parent / "hyperparams"
 """The folder of the shipped YAML files, one for each algorithm."""

@@ -118,8 +118,8 @@ def read_record(path: Path) -> list[Report]:
 
     :raises CheckpointError: it is missing, damaged, or something else.
     """
+    from metarl.files.untrusted import parse_json, read_text
     from metarl.meta.report import Report
-    from metarl.untrusted import parse_json, read_text
 
     document = parse_json(read_text(path), f"cannot read {path}: it")
     if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:

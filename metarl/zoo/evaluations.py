@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from metarl.checkpoint import read_npz
 from metarl.errors import CheckpointError, shorten
+from metarl.files.checkpoint import read_npz
 from metarl.meta.report import LARGEST_RETURN
 
 RESULTS = ("timesteps", "results", "ep_lengths")

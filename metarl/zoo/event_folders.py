@@ -13,10 +13,10 @@ import secrets
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.checkpoint import write_all_atomic
 from metarl.errors import ConfigError, MetaRLError, shorten
+from metarl.files.checkpoint import write_all_atomic
+from metarl.files.untrusted import parse_json, read_text
 from metarl.logging import cut_events
-from metarl.untrusted import parse_json, read_text
 from metarl.zoo.runs import Run
 
 MARK = "metarl_run.json"

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from metarl.errors import ConfigError, MetaRLError, unknown_name
-from metarl.schema import LARGEST, LARGEST_SEED, Range, convert, read_as
-from metarl.untrusted import MAX_YAML, dump_yaml, read_text
+from metarl.files.schema import LARGEST, LARGEST_SEED, Range, convert, read_as
+from metarl.files.untrusted import MAX_YAML, dump_yaml, read_text
 from metarl.zoo.config import HYPERPARAMS, check_hyperparameters, load_hyperparameters, load_yaml, merge
 from metarl.zoo.runs import Run, open_run, run_number
 

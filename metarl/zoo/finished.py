@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from metarl.agents.parallel import single_threaded_torch
-from metarl.checkpoint import write_text_atomic
 from metarl.errors import CheckpointError, MetaRLError, NonFiniteError
+from metarl.files.checkpoint import write_text_atomic
+from metarl.files.schema import read_as
+from metarl.files.untrusted import parse_json, read_bytes, read_text
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.base import MetaAlgorithm, load
 from metarl.meta.report import STREAM_KEYS, Report
 from metarl.meta.statistics import Bands, bootstrap_bands
-from metarl.schema import read_as
-from metarl.untrusted import parse_json, read_bytes, read_text
 from metarl.zoo.algorithms import algorithm, load_model
 from metarl.zoo.circumstances import commit
 from metarl.zoo.console import say

@@ -88,9 +88,9 @@ def _first_paragraph(cls: type) -> str:
 
 def describe_run(run: Run) -> list[str]:
     """Return a run's row: steps done, steps wanted, the last evaluation, and whether it has ended."""
-    from metarl.checkpoint import load_checkpoint
+    from metarl.files.checkpoint import load_checkpoint
+    from metarl.files.schema import convert
     from metarl.meta.saved import Count, read_saved
-    from metarl.schema import convert
     from metarl.zoo.evaluations import read_meta, read_results
 
     state = "finished" if run.final.is_file() else "can go on"

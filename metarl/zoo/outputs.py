@@ -42,7 +42,7 @@ class Outputs(NamedTuple):
 
         :raises ConfigError: one cannot, or exists and is not to be overwritten.
         """
-        from metarl.checkpoint import require_no_link
+        from metarl.files.checkpoint import require_no_link
 
         for path in self.paths:
             require_writable(path)
@@ -52,7 +52,7 @@ class Outputs(NamedTuple):
 
     def write(self, contents: Sequence[bytes]) -> list[Path]:
         """Write the files and return their names."""
-        from metarl.checkpoint import write_all_atomic
+        from metarl.files.checkpoint import write_all_atomic
 
         paths, number = self.paths, 0
         if not self.overwrite:
@@ -73,7 +73,7 @@ class Outputs(NamedTuple):
 
     def _claim(self, paths: Sequence[Path]) -> bool:
         """Make empty files of these names, of which no other process can make one; return False if there is one."""
-        from metarl.checkpoint import make_place, open_to_write
+        from metarl.files.checkpoint import make_place, open_to_write
 
         made: list[Path] = []
         path = Path()
@@ -188,8 +188,8 @@ def record_bytes(document: Mapping[str, Any]) -> bytes:
 def write_record(path: Path, document: Mapping[str, Any], within: Path | None = None) -> None:
     """Write a JSON record in one step.
 
-    :param within: see :func:`~metarl.checkpoint.write_all_atomic`.
+    :param within: see :func:`~metarl.files.checkpoint.write_all_atomic`.
     """
-    from metarl.checkpoint import write_bytes_atomic
+    from metarl.files.checkpoint import write_bytes_atomic
 
     write_bytes_atomic(path, record_bytes(document), within)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from metarl.errors import CheckpointError, ConfigError, shorten, unknown_name
-from metarl.untrusted import MAX_LOG, parse_csv, read_text
+from metarl.files.untrusted import MAX_LOG, parse_csv, read_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -177,8 +177,8 @@ def _strata(run: Run, n_tasks: int) -> tuple[np.ndarray | None, int | None]:
     its family says them.
     """
     from metarl.envs import make_family
+    from metarl.files.schema import convert
     from metarl.meta.evaluation import evaluation_tasks
-    from metarl.schema import convert
     from metarl.zoo.algorithms import check_env
     from metarl.zoo.config import merge
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metarl.checkpoint import write_bytes_atomic
+from metarl.files.checkpoint import write_bytes_atomic
 from metarl.meta.published import Published, published_for
 from metarl.meta.report import STREAM_KEYS, Report
 from metarl.meta.tables import Table

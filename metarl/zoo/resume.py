@@ -27,7 +27,7 @@ looked at by :func:`~metarl.zoo.event_folders.events_of`."""
 
 def go_on(args: argparse.Namespace, source: Path) -> int:
     """Go on with the run in a folder; returns the exit code."""
-    from metarl.checkpoint import write_all_atomic
+    from metarl.files.checkpoint import write_all_atomic
     from metarl.logging import cut_logs
     from metarl.zoo.circumstances import commit
     from metarl.zoo.console import format_steps, say, warn

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
-from metarl.schema import LARGEST, Range, convert
+from metarl.files.schema import LARGEST, Range, convert
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
@@ -121,7 +121,7 @@ class Run(NamedTuple):
 
     def save(self, path: Path, model: MetaAlgorithm) -> None:
         """Save a model as one of the run's files."""
-        from metarl.checkpoint import save_checkpoint
+        from metarl.files.checkpoint import save_checkpoint
 
         save_checkpoint(path, *model.state(), self.folder)
 
@@ -183,7 +183,7 @@ def locked(run: Run) -> Iterator[Held]:
 
     :raises CheckpointError: another process is training it, or nothing can be written there.
     """
-    from metarl.checkpoint import open_to_write
+    from metarl.files.checkpoint import open_to_write
 
     try:
         import fcntl
@@ -222,7 +222,7 @@ def records(
     :param argv: the words of the command, without the program's name.
     :param history: the commands before, where a run goes on.
     """
-    from metarl.untrusted import dump_yaml
+    from metarl.files.untrusted import dump_yaml
 
     header = {"format": FORMAT, "algo": run.algo, "env": run.env_id}
     texts = {
@@ -235,7 +235,7 @@ def records(
 
 def write_records(run: Run, config: Mapping[str, Any], args: Mapping[str, Any], argv: list[str]) -> None:
     """Write config.yml, args.yml and command.txt of a new run; parameters as of :func:`records`."""
-    from metarl.checkpoint import write_all_atomic
+    from metarl.files.checkpoint import write_all_atomic
 
     write_all_atomic(records(run, config, args, argv), [run.folder])
 
@@ -369,7 +369,7 @@ def _read_args(path: Path) -> dict[str, Any]:
 
 
 def _read_record(path: Path) -> str:
-    from metarl.untrusted import MAX_YAML, read_text
+    from metarl.files.untrusted import MAX_YAML, read_text
 
     if not path.exists():
         raise CheckpointError(f"{path} is missing: the run folder is not whole")

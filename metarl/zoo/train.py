@@ -213,7 +213,7 @@ def _rescuing(held: Held, model: MetaAlgorithm) -> Iterator[None]:
 
 def _rescue(held: Held, model: MetaAlgorithm) -> str:
     """Save a model beside its run folder, which has gone, unless that is there under another name; say where it is."""
-    from metarl.checkpoint import save_checkpoint
+    from metarl.files.checkpoint import save_checkpoint
 
     place, folder = held.new_place(), held.run.folder
     if place is not None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.errors import shorten
-from metarl.schema import LARGEST, LARGEST_SEED, MOST
+from metarl.files.schema import LARGEST, LARGEST_SEED, MOST
 
 MOST_THREADS = 1024
 """More threads than any machine of ours has cores."""

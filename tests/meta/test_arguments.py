@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import metarl
-from metarl.checkpoint import load_checkpoint
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
+from metarl.files.checkpoint import load_checkpoint
 from metarl.meta.base import algorithms, load
 from metarl.meta.leap import Leap
 from metarl.meta.maml import FOMAML, MAML, Oracle, Pretrain, RandomInit

@@ -22,9 +22,9 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from metarl.agents.policy import ACTIVATIONS
-from metarl.checkpoint import load_checkpoint, save_checkpoint
 from metarl.envs.family import make_family
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
+from metarl.files.checkpoint import load_checkpoint, save_checkpoint
 from metarl.meta.base import algorithms, load, with_suffix
 from metarl.meta.maml import FOMAML, MAML, Pretrain, RandomInit
 from tests.agents.toys import Staircase

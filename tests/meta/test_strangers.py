@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metarl import load
-from metarl.checkpoint import load_checkpoint, read_npz
 from metarl.errors import CheckpointError, MetaRLError
+from metarl.files.checkpoint import load_checkpoint, read_npz
 from metarl.meta import sidecar
 from metarl.meta.export import export_sb3, load_sb3, save_sb3
 from metarl.meta.report import Report

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from metarl.errors import ConfigError, UnknownNameError
-from metarl.untrusted import dump_yaml
+from metarl.files.untrusted import dump_yaml
 from metarl.zoo import config
 
 

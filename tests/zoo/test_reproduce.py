@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import metarl
-from metarl.checkpoint import load_checkpoint, write_npz_atomic
 from metarl.errors import NonFiniteError
+from metarl.files.checkpoint import load_checkpoint, write_npz_atomic
 from metarl.meta.maml import MAML
 from metarl.meta.report import Report
 from metarl.meta.statistics import Interval, paired_interval

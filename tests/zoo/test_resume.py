@@ -20,8 +20,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl
-from metarl.checkpoint import load_checkpoint, read_npz, write_npz_atomic
-from metarl.untrusted import dump_yaml
+from metarl.files.checkpoint import load_checkpoint, read_npz, write_npz_atomic
+from metarl.files.untrusted import dump_yaml
 from metarl.zoo import callbacks, console
 from metarl.zoo.__main__ import main
 from tests.processes import COMMAND, Program

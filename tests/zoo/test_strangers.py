@@ -17,8 +17,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metarl.checkpoint import read_npz, write_npz_atomic
 from metarl.errors import CheckpointError
+from metarl.files.checkpoint import read_npz, write_npz_atomic
 from metarl.zoo import experiment
 from metarl.zoo.__main__ import main
 from metarl.zoo.evaluate import read_record, training_seconds

@@ -16,9 +16,9 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl
-from metarl.checkpoint import read_npz, write_npz_atomic
 from metarl.envs import family
 from metarl.envs.point_mass import PointMass
+from metarl.files.checkpoint import read_npz, write_npz_atomic
 from metarl.meta.report import Report
 from metarl.zoo.__main__ import main
 from metarl.zoo.event_folders import MARK

@@ -10,9 +10,9 @@ import pytest
 from metarl import ALGORITHMS, synonyms
 from metarl.agents.sb3 import ALGORITHMS as STOCK
 from metarl.errors import suggestion, unknown_name
+from metarl.files.schema import constructor_hints
 from metarl.meta.learners import FUNCTIONAL
 from metarl.meta.outer import OUTER
-from metarl.schema import constructor_hints
 from metarl.zoo import cli
 from metarl.zoo.config import RESERVED
 

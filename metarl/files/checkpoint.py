@@ -33,7 +33,7 @@ import torch
 from safetensors import SafetensorError
 
 from metarl.errors import CheckpointError, MetaRLError, shorten
-from metarl.untrusted import parse_json, read_bytes
+from metarl.files.untrusted import parse_json, read_bytes
 
 FORMAT = "metarl-checkpoint"
 VERSION = 1

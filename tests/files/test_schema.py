@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from metarl.errors import CheckpointError, ConfigError
-from metarl.schema import Range, convert, describe_hint, read_as
+from metarl.files.schema import Range, convert, describe_hint, read_as
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten, unknown_name
-from metarl.untrusted import dump_yaml, parse_json, parse_yaml, read_bytes, read_text
+from metarl.files.untrusted import dump_yaml, parse_json, parse_yaml, read_bytes, read_text
 
 
 def read_yaml(text: str) -> Any:

@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-from metarl import checkpoint, load
-from metarl.checkpoint import load_checkpoint, read_npz, save_checkpoint, write_npz_atomic
+from metarl import load
 from metarl.errors import CheckpointError, MetaRLError
+from metarl.files import checkpoint
+from metarl.files.checkpoint import load_checkpoint, read_npz, save_checkpoint, write_npz_atomic
 from metarl.logging import cut_events, cut_logs, make_logger
 from tests.meta.small import small
 from tests.strangers import changed, damages, few, fixed, read

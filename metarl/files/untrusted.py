@@ -3,7 +3,7 @@
 Everything that metarl reads as text goes through here, so that nothing is ever run and nothing takes for ever: only
 regular files are opened (no device, no pipe), a file has a largest size, a document a largest depth and number of
 values, and whatever a parser raises becomes one line. What comes out is plain data whose types nobody has checked:
-:mod:`metarl.schema` does that.
+:mod:`metarl.files.schema` does that.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metarl import checkpoint
-from metarl.checkpoint import (
+from metarl.errors import CheckpointError
+from metarl.files import checkpoint
+from metarl.files.checkpoint import (
     load_checkpoint,
     read_npz,
     save_checkpoint,
@@ -25,7 +26,6 @@ from metarl.checkpoint import (
     write_npz_atomic,
     write_text_atomic,
 )
-from metarl.errors import CheckpointError
 from tests.processes import Program
 
 DOCUMENT = {"algorithm": "fomaml", "counters": {"iteration": 3, "steps": 12_000}, "rates": [0.1, 1e-300], "note": None}
@@ -142,7 +142,7 @@ def test_killed_while_saving_the_file_always_loads(tmp_path: Path) -> None:
     save_checkpoint(path, {"x": torch.zeros(1)}, {"count": 0})
     code = """
         import sys, torch
-        from metarl.checkpoint import save_checkpoint
+        from metarl.files.checkpoint import save_checkpoint
         torch.set_num_threads(1)
         print("ready", flush=True)
         for count in range(1, 10**9):
@@ -167,7 +167,7 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     before = path.read_bytes()
     code = """
         import resource, sys, torch
-        from metarl.checkpoint import save_checkpoint
+        from metarl.files.checkpoint import save_checkpoint
         from metarl.errors import CheckpointError
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
         try:
