@@ -18,11 +18,11 @@ from benchmarks.problems import RELU_100, collector, make_policy
 from metarl.agents.parallel import Parallel
 from metarl.agents.policy import sb3_policy_kwargs
 from metarl.agents.sampling import Episodes, collect_env, split_streams
-from metarl.envs.ant import ant_spec
-from metarl.envs.batch import SingleEnv
 from metarl.envs.family import Family, make_family, one_task
-from metarl.envs.mujoco import MujocoFamily
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.mujoco.ant import ant_spec
+from metarl.envs.mujoco.physics import MujocoFamily
+from metarl.envs.views.single import SingleEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.streams import seed_sequence, stream
 
 STAGES = 4

@@ -21,8 +21,8 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.ppo import PPO
 from metarl.agents.sampling import collect
-from metarl.envs.batch import SingleEnv
 from metarl.envs.family import Family, Tasks, make_family, n_tasks, one_task
+from metarl.envs.views.single import SingleEnv
 from metarl.meta.statistics import bootstrap_interval, paired_interval
 from metarl.streams import seed_sequence, stream
 

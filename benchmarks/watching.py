@@ -28,8 +28,8 @@ from metarl.agents.sb3_path import FlatStorage
 from metarl.agents.sb3_path import Path as SB3Path
 from metarl.agents.sb3_reuse import find_optimizers, load_initialisation, named_parameters, read_initialisation
 from metarl.agents.vpg import VPG
-from metarl.envs.batch import SingleEnv
 from metarl.envs.family import make_family, one_task
+from metarl.envs.views.single import SingleEnv
 from metarl.meta.watchers import LeapMetric, LeapWatcher
 from metarl.streams import seed_sequence, stream
 

@@ -22,7 +22,7 @@ from metarl.agents.rounding import warn_of_lost_digits
 from metarl.checks import COUNT, NONE
 from metarl.envs.family import Family, Tasks, n_tasks, one_task, take_tasks
 from metarl.envs.promises import require_sound_step, sound_start
-from metarl.envs.views import as_actions, require_finite
+from metarl.envs.views.rules import as_actions, require_finite
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
 
 N_BLOCKS = 2

@@ -27,7 +27,7 @@ from metarl.agents.parallel import library_torch
 from metarl.agents.policy import Params
 from metarl.agents.sb3_path import FlatStorage, Path, held
 from metarl.envs.family import Family, Task, draw_tasks
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
 from metarl.streams import stream
 

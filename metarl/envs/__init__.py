@@ -1,8 +1,6 @@
 """Families of tasks: what is learnt on. Importing this registers them, here and with Gymnasium."""
 
-from metarl.envs import ant, half_cheetah, point_mass
-from metarl.envs.batch import SingleEnv, episode_stream
-from metarl.envs.check import FamilyCheckError, check_family
+from metarl.envs.checker.family import FamilyCheckError, check_family
 from metarl.envs.family import (
     SPLITS,
     Family,
@@ -20,8 +18,11 @@ from metarl.envs.family import (
     take_tasks,
 )
 from metarl.envs.groups import Group, group_tasks
-from metarl.envs.oracle import Oracle
-from metarl.envs.point_mass import PointMass
+from metarl.envs.mujoco import ant, half_cheetah
+from metarl.envs.plane import point_mass
+from metarl.envs.plane.point_mass import PointMass
+from metarl.envs.views.oracle import Oracle
+from metarl.envs.views.single import SingleEnv, episode_stream
 
 __all__ = [
     "SPLITS",

@@ -2,7 +2,7 @@
 
 A *task* is one point of a family's ``task_space``, a :class:`gymnasium.spaces.Dict` of Box or Discrete parameters. A
 batch of *tasks* is the same dict with a leading task axis. Dynamics are written once, for arrays ``[task, env, ...]``
-with an explicit state; :mod:`metarl.envs.batch` turns them into Gymnasium and Stable-Baselines3 environments.
+with an explicit state; :mod:`metarl.envs.views.single` turns them into Gymnasium and Stable-Baselines3 environments.
 """
 
 from __future__ import annotations
@@ -376,7 +376,7 @@ class FamilySpec(NamedTuple):
 
 _REGISTRY: dict[str, FamilySpec] = {}
 
-KEEP_HORIZON = WrapperSpec("keep_horizon", "metarl.envs.views:keep_horizon", {})
+KEEP_HORIZON = WrapperSpec("keep_horizon", "metarl.envs.views.rules:keep_horizon", {})
 """What Gymnasium does last with a view that it makes. The horizon depends on the family's arguments, so the registered
 specification does not hold it; that of every view does."""
 
@@ -397,7 +397,7 @@ def register_family(id: str, make: Callable[..., Family], **kwargs: Any) -> None
     if id not in gymnasium.registry:
         gymnasium.register(
             id,
-            entry_point="metarl.envs.batch:SingleEnv",
+            entry_point="metarl.envs.views.single:SingleEnv",
             kwargs={"family": id},
             additional_wrappers=(KEEP_HORIZON,),
         )
@@ -429,7 +429,8 @@ def require_family(id: str) -> None:
 def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
     """Build a registered family.
 
-    :param oracle: return the oracle view, whose observation ends with the task (:class:`metarl.envs.oracle.Oracle`).
+    :param oracle: return the oracle view, whose observation ends with the task
+        (:class:`metarl.envs.views.oracle.Oracle`).
     :param kwargs: arguments of the family.
     :raises UnknownNameError: no such family; the message has the nearest name.
     :raises ConfigError: an argument that the family does not take.
@@ -441,7 +442,7 @@ def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
     family = spec.make(**{**spec.kwargs, **kwargs})
     family.id = id
     if oracle:
-        from metarl.envs.oracle import Oracle
+        from metarl.envs.views.oracle import Oracle
 
         return Oracle(family)
     return family

@@ -1,4 +1,4 @@
-"""The promises of a family: one list, for :func:`~metarl.envs.check.check_family` and for learning.
+"""The promises of a family: one list, for :func:`~metarl.envs.checker.family.check_family` and for learning.
 
 ``check_family`` looks for a breach of each. Learning relies on all of them, and refuses what it can see as it goes, in
 the same words: declarations when a meta-algorithm or a view is made (:func:`require_sound_declaration`), arrays at the
@@ -51,7 +51,8 @@ step that returns them.
 
 **Views**
 
-- :class:`~metarl.envs.batch.SingleEnv` gives the same numbers as the batch, and passes Stable-Baselines3's checker.
+- :class:`~metarl.envs.views.single.SingleEnv` gives the same numbers as the batch, and passes Stable-Baselines3's
+  checker.
 - Where ``render_fps`` is set, above 0, ``render`` returns a picture ``[height, width, 3]``, uint8, which depends on its
   arguments alone, and leaves them as they are.
 """

@@ -24,8 +24,8 @@ from metarl.agents.parallel import Parallel, library_torch
 from metarl.agents.policy import POLICIES, FunctionalPolicy, Params
 from metarl.checks import COUNT, COUNT_OR_ZERO, MAPPING, NONE, SEED, SWITCH, Check, integer, plain_tree
 from metarl.envs.family import Family, family_ids, make_family
-from metarl.envs.oracle import Oracle as OracleView
 from metarl.envs.promises import require_sound_declaration
+from metarl.envs.views.oracle import Oracle as OracleView
 from metarl.errors import (
     CheckpointError,
     ConfigError,

@@ -14,9 +14,9 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, RecordEpisodeS
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
-from metarl.envs.batch import SingleEnv
 from metarl.envs.family import Family, family_ids, family_of_class, require_family
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.views.single import SingleEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, shorten
 
 AnyEnv = gym.Env[Any, Any] | VecEnv

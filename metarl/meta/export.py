@@ -61,7 +61,7 @@ from metarl.agents.sb3_reuse import (
 )
 from metarl.checks import COUNT, COUNT_OR_ZERO, NONE, SEED, plain_tree
 from metarl.envs.family import Family, check_arguments, make_family
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 from metarl.files.checkpoint import write_all_atomic
 from metarl.meta.environments import AnyEnv, as_any_env

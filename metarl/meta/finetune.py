@@ -16,7 +16,7 @@ from metarl.agents.generators import sb3_generators
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT, NONE, SEED, plain_tree
 from metarl.envs.family import Family, Tasks, n_tasks, take_tasks
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError
 from metarl.meta.evaluation import evaluation_tasks
 from metarl.meta.export import export_sb3

@@ -75,7 +75,7 @@ class MAML(AdaptiveAlgorithm):
         if self.learner in STOCK and not self.adapts:
             raise ConfigError(
                 f"{self.name} around {self.learner!r}: joint training needs no wrapper: let the algorithm learn() on a "
-                "metarl.envs.vec_env.FamilyVecEnv"
+                "metarl.envs.views.vec_env.FamilyVecEnv"
             )
         if self.outer == "trpo" and self.learner != "vpg":
             raise ConfigError(
@@ -208,7 +208,7 @@ class Oracle(Pretrain):
     is_told_the_task: ClassVar[bool] = True
 
     def _make_family(self, env: str | Family, env_kwargs: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any], bool]:
-        from metarl.envs.oracle import Oracle as OracleView
+        from metarl.envs.views.oracle import Oracle as OracleView
 
         if isinstance(env, str):
             env_kwargs = {**env_kwargs, "oracle": True}

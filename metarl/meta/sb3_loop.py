@@ -28,7 +28,7 @@ from metarl.agents.sb3_reuse import (
 )
 from metarl.envs.family import Family, Tasks, draw_tasks, one_task
 from metarl.envs.family import n_tasks as count_tasks
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, shorten
 from metarl.meta.adapted import AdaptedPolicy, as_observation, predictions
 from metarl.meta.loops import Amount, Learnt, PathWatcher, Streams

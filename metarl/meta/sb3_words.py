@@ -87,7 +87,7 @@ class SB3Words:
     # --------------------------------------------------------------------------------------------------- environments
     def get_env(self) -> VecEnv:
         """Return an SB3 view of the family, one copy of each of a meta-batch of training tasks."""
-        from metarl.envs.vec_env import FamilyVecEnv
+        from metarl.envs.views.vec_env import FamilyVecEnv
 
         tasks = draw_tasks(self.family, stream(self.seed, "get_env"), self.meta_batch_size)
         return FamilyVecEnv(self.family, tasks, n_envs=1, seed=self.seed)

@@ -60,7 +60,7 @@ def task_env(model: MetaAlgorithm, task: dict[str, Any]) -> gym.Env[Any, Any] | 
     """
     if not task:
         return None
-    from metarl.envs.batch import SingleEnv
+    from metarl.envs.views.single import SingleEnv
 
     return SingleEnv(model.family, **task)
 

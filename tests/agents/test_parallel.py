@@ -273,7 +273,7 @@ import threading, time
 import gymnasium, numpy, torch
 import metarl
 from metarl.envs import make_family
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 family = make_family("AntVel-v0")
 batch = FamilyVecEnv(family, family.tasks("test", 8), n_envs=4, seed=0)
 view = gymnasium.make("AntVel-v0")

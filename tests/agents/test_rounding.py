@@ -18,8 +18,8 @@ from metarl.agents.ppo import PPO
 from metarl.agents.rounding import is_rounding, nothing_differs, warn_of_lost_digits
 from metarl.agents.sampling import Episodes, collect, collect_env
 from metarl.agents.vpg import VPG
-from metarl.envs.batch import SingleEnv
 from metarl.envs.family import Family, State, Step, Tasks
+from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, MetaRLWarning, NonFiniteError
 from tests.agents.toys import make_seeds, make_stack
 

@@ -15,8 +15,8 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.policy import FunctionalPolicy, Params
 from metarl.agents.samples import Samples, mean_weights, pack
 from metarl.agents.sampling import Episodes, clip_actions, collect, collect_env, split_streams
-from metarl.envs.batch import SingleEnv
 from metarl.envs.family import Tasks, make_family, take_tasks
+from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, NonFiniteError
 from metarl.streams import seed_sequence
 from tests.agents.toys import HORIZON, Staircase, make_policy, make_seeds, make_stack, make_tasks

@@ -23,9 +23,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 from metarl.agents.sb3 import ALGORITHMS, OWN, LearningRun, SB3Learner, learning_seed
 from metarl.agents.sb3_arguments import ALLOWED, LEARNT, check_values
 from metarl.agents.sb3_reuse import load_initialisation, merge_statistics, read_initialisation
-from metarl.envs.check import check_family
+from metarl.envs.checker.family import check_family
 from metarl.envs.family import Family, State, Step, Tasks
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, DivergedError, MetaRLError, NonFiniteError
 from metarl.meta.watchers import LeapMetric, LeapWatcher
 from metarl.streams import seed_sequence

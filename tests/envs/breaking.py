@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from metarl.envs.check import FamilyCheckError, check_family
+from metarl.envs.checker.family import FamilyCheckError, check_family
 
 
 def wrong(base, **methods):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
-from metarl.envs.batch import SingleEnv
-from metarl.envs.check import check_family
+from metarl.envs.checker.family import check_family
 from metarl.envs.family import Family, Step, make_family
 from metarl.envs.groups import group_tasks
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.views.single import SingleEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import TaskError
 
 

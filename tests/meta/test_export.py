@@ -25,7 +25,7 @@ from metarl import FOMAML
 from metarl.agents.samples import Samples
 from metarl.agents.sampling import collect
 from metarl.envs.family import Family, State, Step, Tasks
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
 from metarl.meta.export import KINDS, Exported, export_sb3, load_sb3, save_sb3, space_to_json, to_sb3
 from metarl.meta.inner import expand, inner_path

@@ -16,8 +16,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from metarl.agents.sb3 import ALGORITHMS
 from metarl.agents.sb3_reuse import named_parameters, read_initialisation
-from metarl.envs.batch import SingleEnv
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.views.single import SingleEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, MetaRLError
 from metarl.meta.export import export_sb3, load_sb3, save_sb3
 from metarl.streams import seed_sequence

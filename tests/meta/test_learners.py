@@ -15,7 +15,7 @@ import metarl
 from metarl.agents.a2c import A2C
 from metarl.agents.sb3 import SB3Learner
 from metarl.agents.sb3_reuse import merge_statistics
-from metarl.envs.batch import SingleEnv
+from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, DivergedError, MetaRLError, NonFiniteError, UnknownNameError
 from metarl.meta.base import load
 from metarl.meta.inner import expand

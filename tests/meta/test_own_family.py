@@ -12,9 +12,9 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 import metarl
 from metarl.envs import FamilyCheckError, check_family, make_family
-from metarl.envs.batch import SingleEnv
-from metarl.envs.oracle import Oracle
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.views.oracle import Oracle
+from metarl.envs.views.single import SingleEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, MetaRLError, TaskError
 from metarl.meta.export import require_equal_spaces, space_to_json
 from tests.envs.families import CartPole, Reach

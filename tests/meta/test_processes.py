@@ -24,7 +24,7 @@ from stable_baselines3.common.callbacks import (
 )
 
 import metarl
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from tests.children import FORKS_WITH_THREADS, in_child
 from tests.meta.small import copy as copied
 from tests.meta.small import equal, small

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import metarl
 from metarl.envs import family
-from metarl.envs.point_mass import PointMass
+from metarl.envs.plane.point_mass import PointMass
 from metarl.files.checkpoint import read_npz, write_npz_atomic
 from metarl.meta.report import Report
 from metarl.zoo.__main__ import main

@@ -1,1 +1,1 @@
-"""The parts of :func:`metarl.envs.check.check_family`; the promises are listed in :mod:`metarl.envs.promises`."""
+"""``check_family`` (``family.py``) and its parts; the promises are listed in :mod:`metarl.envs.promises`."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from metarl.envs.checker.common import copied, equal, is_array, require
 from metarl.envs.family import Family, State, Tasks, n_tasks
-from metarl.envs.pictures import PictureError
+from metarl.envs.mujoco.pictures import PictureError
 from metarl.envs.promises import kind_of
 from metarl.errors import shorten
 from metarl.streams import stream

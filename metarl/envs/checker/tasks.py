@@ -10,7 +10,6 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.batch import drawn_task
 from metarl.envs.checker.common import FamilyCheckError, equal, family_name, is_array, require
 from metarl.envs.family import (
     SPLITS,
@@ -24,6 +23,7 @@ from metarl.envs.family import (
     take_tasks,
 )
 from metarl.envs.promises import broken_declaration, broken_spaces, kind_of
+from metarl.envs.views.single import drawn_task
 from metarl.errors import MetaRLError, shorten
 from metarl.streams import stream
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from metarl.envs.batch import SingleEnv, episode_stream
 from metarl.envs.checker.common import FamilyCheckError, alike, blame, family_name, number, where
 from metarl.envs.checker.probe import Probe
 from metarl.envs.family import Family, Tasks, one_task
+from metarl.envs.views.single import SingleEnv, episode_stream
 from metarl.errors import MetaRLError, shorten
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from metarl.envs.family import State, Step, Tasks, make_family
-from metarl.envs.half_cheetah import DIR_LINEAGES, VEL_LINEAGES, HalfCheetah
+from metarl.envs.mujoco.half_cheetah import DIR_LINEAGES, VEL_LINEAGES, HalfCheetah
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.streams import stream, task_streams
 

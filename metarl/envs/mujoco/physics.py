@@ -21,9 +21,9 @@ import gymnasium
 import numpy as np
 
 from metarl.checks import ABOVE_ZERO, COUNT, SWITCH
-from metarl.envs.bindings import Rollout, mujoco
 from metarl.envs.family import Family, State, Step, Tasks, n_tasks
-from metarl.envs.pictures import draw_robot
+from metarl.envs.mujoco.bindings import Rollout, mujoco
+from metarl.envs.mujoco.pictures import draw_robot
 from metarl.errors import unknown_name
 from metarl.processes import NATIVE_WORK, ProcessLocal
 

@@ -1,6 +1,7 @@
 """What every view of a family checks: actions, tasks set from outside, options and seeds of a reset, the horizon.
 
-One place, so that :class:`metarl.envs.batch.SingleEnv`, :class:`metarl.envs.vec_env.FamilyVecEnv` and the collectors of
+One place, so that :class:`metarl.envs.views.single.SingleEnv`, :class:`metarl.envs.views.vec_env.FamilyVecEnv` and the
+collectors of
 :mod:`metarl.agents.sampling` take and refuse the same things.
 """
 
@@ -22,7 +23,7 @@ from metarl.checks import SEED
 from metarl.envs.family import KEEP_HORIZON, Family, Task, Tasks, describe_range, one_task, sound_tasks, takes_argument
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, TaskError, shorten, unknown_name
 
-ENTRY_POINT = "metarl.envs.batch:SingleEnv"
+ENTRY_POINT = "metarl.envs.views.single:SingleEnv"
 
 
 # ------------------------------------------------------------------------------------------------------------- actions
@@ -179,7 +180,7 @@ class _ViewOf:
     family: Family
 
     def __call__(self, **kwargs: Any) -> gymnasium.Env[Any, Any]:
-        from metarl.envs.batch import SingleEnv
+        from metarl.envs.views.single import SingleEnv
 
         return SingleEnv(self.family, **kwargs)
 

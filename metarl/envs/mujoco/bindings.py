@@ -1,7 +1,7 @@
 """MuJoCo, which cannot be imported where ``MUJOCO_GL`` names an OpenGL library that is not there.
 
-Only pictures need that library, and another process draws those (:mod:`metarl.envs.pictures`) and says what is missing.
-So whoever trains on such a machine does without it.
+Only pictures need that library, and another process draws those (:mod:`metarl.envs.mujoco.pictures`) and says what is
+missing. So whoever trains on such a machine does without it.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl.envs.ant import AntVel
 from metarl.envs.family import Family, State, Tasks, make_family, take_tasks
-from metarl.envs.half_cheetah import HalfCheetahVel
-from metarl.envs.mujoco import Model, _pair_with_ground, gymnasium_spec
+from metarl.envs.mujoco.ant import AntVel
+from metarl.envs.mujoco.half_cheetah import HalfCheetahVel
+from metarl.envs.mujoco.physics import Model, _pair_with_ground, gymnasium_spec
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.streams import stream, task_streams
 
@@ -188,7 +188,7 @@ def test_listed_contacts_are_those_that_mujoco_finds(
     id: str, arguments: dict[str, str], n_pairs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = make_family(id, **arguments)
-    monkeypatch.setattr("metarl.envs.mujoco._pair_with_ground", lambda spec: None)
+    monkeypatch.setattr("metarl.envs.mujoco.physics._pair_with_ground", lambda spec: None)
     found = make_family(id, **arguments)
     assert (listed.model.step.npair, found.model.step.npair) == (n_pairs, 0)
     tasks, actions = found.sample_tasks(stream(0, "tasks"), N_TASKS), actions_of(found, 60)

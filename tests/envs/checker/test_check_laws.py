@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
-from metarl.envs.check import FamilyCheckError, check_family
+from metarl.envs.checker.family import FamilyCheckError, check_family
 from tests.envs.breaking import at, declared, require_refused, step_with, wrong
 from tests.envs.families import CartPole, Finite, Maze, Reach, Sound, Spring, paying
 

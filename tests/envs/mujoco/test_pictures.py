@@ -23,14 +23,14 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecVideoRecorder
 
-from metarl.envs import pictures
-from metarl.envs.batch import SingleEnv
-from metarl.envs.check import FamilyCheckError, check_family
+from metarl.envs.checker.family import FamilyCheckError, check_family
 from metarl.envs.checker.pictures import check_pictures
 from metarl.envs.family import Family, family_ids, make_family, one_task
-from metarl.envs.mujoco import MujocoFamily
-from metarl.envs.pictures import PictureError, draw_robot
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.mujoco import pictures
+from metarl.envs.mujoco.physics import MujocoFamily
+from metarl.envs.mujoco.pictures import PictureError, draw_robot
+from metarl.envs.views.single import SingleEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError
 
 FAMILIES = [*family_ids(), "AntVel-v0+oracle", "PointMass-v0+oracle"]
@@ -487,7 +487,7 @@ def test_threads_get_their_own_pictures():
 FORKS = """
 import os, sys
 import mujoco, numpy as np
-from metarl.envs.pictures import draw_robot
+from metarl.envs.mujoco.pictures import draw_robot
 model = mujoco.MjModel.from_xml_string('''{}''')
 def picture():
     return draw_robot("Box-v0", model, np.array([0.0, 0, 0, 1, 1, *[0] * 9]), "box")
@@ -515,7 +515,7 @@ def test_a_process_that_has_drawn_can_fork():
 
 
 def test_a_library_that_is_not_there_keeps_nobody_from_training():
-    code = "import os; from metarl.envs.bindings import mujoco; print(mujoco.MjData, os.environ['MUJOCO_GL'])"
+    code = "import os; from metarl.envs.mujoco.bindings import mujoco; print(mujoco.MjData, os.environ['MUJOCO_GL'])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

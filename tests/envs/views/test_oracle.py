@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
-from metarl.envs.check import check_family
+from metarl.envs.checker.family import check_family
 from metarl.envs.family import Family, Step, make_family
-from metarl.envs.oracle import Oracle
+from metarl.envs.views.oracle import Oracle
 from metarl.errors import ConfigError
 from metarl.streams import task_streams
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from metarl.envs.bindings import mujoco
-from metarl.envs.painter import READY
+from metarl.envs.mujoco.bindings import mujoco
+from metarl.envs.mujoco.painter import READY
 from metarl.errors import MetaRLError, shorten
 
 SIZE = 400

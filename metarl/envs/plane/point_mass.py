@@ -11,9 +11,9 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from metarl.checks import ABOVE_ZERO, COUNT, NOT_NEGATIVE, choice
-from metarl.envs.canvas import Canvas
 from metarl.envs.family import Family, State, Step, Tasks, register_family
 from metarl.envs.lineage import choose_constants
+from metarl.envs.plane.canvas import Canvas
 from metarl.errors import ConfigError
 
 

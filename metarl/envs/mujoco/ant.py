@@ -10,10 +10,10 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from metarl.checks import ABOVE_ZERO, choice
-from metarl.envs.bindings import mujoco
 from metarl.envs.family import Tasks, register_family
 from metarl.envs.lineage import choose_constants
-from metarl.envs.mujoco import Constants, MujocoFamily, Sensed, gymnasium_spec
+from metarl.envs.mujoco.bindings import mujoco
+from metarl.envs.mujoco.physics import Constants, MujocoFamily, Sensed, gymnasium_spec
 from metarl.errors import ConfigError, shorten
 
 OBSERVATIONS = (125, 111, 105, 27)
@@ -22,7 +22,7 @@ REFERENCE_POSE = (0.0, 0.0, 0.55, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0, 
 
 @dataclass(frozen=True, kw_only=True)
 class AntConstants(Constants):
-    """Constants of an Ant family; see :class:`~metarl.envs.mujoco.Constants` for the rest."""
+    """Constants of an Ant family; see :class:`~metarl.envs.mujoco.physics.Constants` for the rest."""
 
     contact_cost: float
     """Weight of the squared contact forces, each clipped to [-1, 1]."""
@@ -253,7 +253,7 @@ class AntVel(Ant):
     earns -90, the best constant speed (1.5 m/s) 60, perfect tracking 210.
 
     :param lineage: where constants come from.
-    :param warm_start: see :class:`~metarl.envs.mujoco.MujocoFamily`.
+    :param warm_start: see :class:`~metarl.envs.mujoco.physics.MujocoFamily`.
     :param n_threads: physics threads, None for every core.
     :param constants: fields of :class:`AntVelConstants` that differ from the lineage's.
 
@@ -315,7 +315,7 @@ class AntDir(Ant):
     | random initialisation | 3.1 | 9.3 | 16.0 | 26.1 |
 
     :param lineage: where constants come from.
-    :param warm_start: see :class:`~metarl.envs.mujoco.MujocoFamily`.
+    :param warm_start: see :class:`~metarl.envs.mujoco.physics.MujocoFamily`.
     :param n_threads: physics threads, None for every core.
     :param constants: fields of :class:`AntDirConstants` that differ from the lineage's.
 

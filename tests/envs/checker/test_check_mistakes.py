@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
-from metarl.envs.check import check_family
+from metarl.envs.checker.family import check_family
 from tests.envs.breaking import at, declared, require_refused, reset_with, step_with, wrong
 from tests.envs.families import CartPole, Maze, Pendulum, Reach, Sound, paying
 

@@ -6,7 +6,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from metarl.envs import Oracle, check_family, make_family
-from metarl.envs.check import FamilyCheckError
+from metarl.envs.checker.family import FamilyCheckError
 from metarl.errors import ConfigError
 from tests.envs.families import Bandit, CartPole, Finite, Maze, Pendulum, Reach, Sound, Spring
 

@@ -16,9 +16,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from metarl.agents.policy import FunctionalPolicy
 from metarl.agents.sampling import collect, collect_env
-from metarl.envs.batch import SingleEnv
 from metarl.envs.family import Family, Step, family_ids, make_family, one_task, register_family
-from metarl.envs.vec_env import FamilyVecEnv
+from metarl.envs.views.single import SingleEnv
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, TaskError, UnknownNameError
 from metarl.streams import seed_sequence
 

@@ -1,4 +1,4 @@
-"""The process that draws MuJoCo models for :mod:`metarl.envs.pictures`, run as a script. It imports nothing of ours.
+"""The process that draws MuJoCo models for ``pictures.py``, run as a script. It imports nothing of ours.
 
 It takes requests from its standard input: a line of JSON, followed by a compiled model where it is a new one. It
 answers each with :data:`READY` and a frame, ``[height, width, 3]`` bytes; the first answer, without a frame, says that

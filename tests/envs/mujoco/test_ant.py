@@ -9,8 +9,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl.envs.ant import DIR_LINEAGES, VEL_LINEAGES, Ant
 from metarl.envs.family import State, Step, Tasks, make_family
+from metarl.envs.mujoco.ant import DIR_LINEAGES, VEL_LINEAGES, Ant
 from metarl.errors import ConfigError, TaskError, UnknownNameError
 from metarl.streams import stream, task_streams
 

@@ -3,7 +3,7 @@
 Streams. A family draws from one generator for each task, see :meth:`metarl.envs.family.Family.reset`. The single view
 that was reset with a seed uses :func:`episode_stream` of it, for all episodes until it is seeded again. So the view and
 ``family.reset(tasks, [episode_stream(seed)], n_envs=1)`` give the same trajectory to the last bit, and so does copy
-``k`` of a :class:`metarl.envs.vec_env.FamilyVecEnv` that was seeded with ``seed - k``. The batched
+``k`` of a :class:`metarl.envs.views.vec_env.FamilyVecEnv` that was seeded with ``seed - k``. The batched
 :func:`metarl.agents.sampling.collect` uses the first generator of ``split_streams``: hand the view an equal one with
 :meth:`SingleEnv.use_stream`.
 """
@@ -21,7 +21,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from metarl.envs.family import Family, State, Task, Tasks, draw_tasks, make_family, one_task
 from metarl.envs.promises import require_sound_declaration, require_sound_step, sound_start, spaces_of
-from metarl.envs.views import (
+from metarl.envs.views.rules import (
     as_actions,
     as_batch,
     as_metadata,

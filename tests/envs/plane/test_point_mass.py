@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
-from metarl.envs.check import check_family
+from metarl.envs.checker.family import check_family
 from metarl.envs.family import make_family, n_tasks
-from metarl.envs.point_mass import LINEAGES, PointMass
+from metarl.envs.plane.point_mass import LINEAGES, PointMass
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.streams import stream, task_streams
 

@@ -15,11 +15,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from metarl.checks import COUNT
-from metarl.envs.batch import episode_stream, fresh_seed
 from metarl.envs.family import Family, State, Tasks, make_family, n_tasks, sound_tasks, take_tasks
 from metarl.envs.groups import group_tasks
 from metarl.envs.promises import require_sound_declaration, require_sound_step, sound_start
-from metarl.envs.views import (
+from metarl.envs.views.rules import (
     as_actions,
     as_metadata,
     as_seed,
@@ -32,6 +31,7 @@ from metarl.envs.views import (
     task_option,
     view_spec,
 )
+from metarl.envs.views.single import episode_stream, fresh_seed
 from metarl.errors import ConfigError, TaskError, shorten
 
 
@@ -39,10 +39,10 @@ class FamilyVecEnv(VecEnv):
     """Copies of a batch of tasks, task-major: copy ``k`` has task ``k // n_envs``.
 
     Every copy is its own row of the batched family with its own random stream, so copy ``k`` behaves like a
-    :class:`~metarl.envs.batch.SingleEnv` inside SB3's ``Monitor`` inside ``DummyVecEnv``, seeded with ``seed + k``;
-    but one call of the family steps them all. Copies reset by themselves in the env step that ends an episode. An ended
-    copy's info has ``terminal_observation``, ``episode`` (as ``Monitor`` writes it) and the terms of the reward; those
-    of all copies are in :attr:`reward_terms`.
+    :class:`~metarl.envs.views.single.SingleEnv` inside SB3's ``Monitor`` inside ``DummyVecEnv``, seeded with ``seed +
+    k``; but one call of the family steps them all. Copies reset by themselves in the env step that ends an episode. An
+    ended copy's info has ``terminal_observation``, ``episode`` (as ``Monitor`` writes it) and the terms of the reward;
+    those of all copies are in :attr:`reward_terms`.
 
     A reward or an observation that is NaN or infinite raises :class:`~metarl.errors.NonFiniteError` in the very
     :meth:`step` or :meth:`reset` that would return it, and such an action :class:`~metarl.errors.DivergedError`: in

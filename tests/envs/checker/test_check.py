@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict
 
-from metarl.envs.check import FamilyCheckError, check_family
+from metarl.envs.checker.family import FamilyCheckError, check_family
 from metarl.envs.family import family_ids, make_family
 from metarl.errors import MetaRLError
 from metarl.streams import stream

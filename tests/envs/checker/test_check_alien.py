@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
-from metarl.envs.check import FamilyCheckError, check_family
+from metarl.envs.checker.family import FamilyCheckError, check_family
 from tests.envs.families import Finite, Sound
 
 

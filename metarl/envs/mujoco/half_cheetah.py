@@ -10,17 +10,17 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from metarl.checks import ABOVE_ZERO, choice
-from metarl.envs.bindings import mujoco
 from metarl.envs.family import Tasks, register_family
 from metarl.envs.lineage import choose_constants
-from metarl.envs.mujoco import Constants, Model, MujocoFamily, Sensed, gymnasium_spec
+from metarl.envs.mujoco.bindings import mujoco
+from metarl.envs.mujoco.physics import Constants, Model, MujocoFamily, Sensed, gymnasium_spec
 
 OBSERVATIONS = (20, 17)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HalfCheetahVelConstants(Constants):
-    """Constants of HalfCheetahVel; see :class:`~metarl.envs.mujoco.Constants` for the rest."""
+    """Constants of HalfCheetahVel; see :class:`~metarl.envs.mujoco.physics.Constants` for the rest."""
 
     max_velocity: float
     """Target velocities are uniform in [0, max_velocity], m/s."""
@@ -222,7 +222,7 @@ class HalfCheetahVel(HalfCheetah):
     -200, the best constant speed (1 m/s) -100.
 
     :param lineage: where constants come from.
-    :param warm_start: see :class:`~metarl.envs.mujoco.MujocoFamily`.
+    :param warm_start: see :class:`~metarl.envs.mujoco.physics.MujocoFamily`.
     :param n_threads: physics threads, None for every core.
     :param constants: fields of :class:`HalfCheetahVelConstants` that differ from the lineage's.
 
@@ -270,9 +270,9 @@ class HalfCheetahDir(HalfCheetah):
     | random initialisation | -35.7 | 21.8 | 62.3 | 86.2 |
 
     :param lineage: where constants come from.
-    :param warm_start: see :class:`~metarl.envs.mujoco.MujocoFamily`.
+    :param warm_start: see :class:`~metarl.envs.mujoco.physics.MujocoFamily`.
     :param n_threads: physics threads, None for every core.
-    :param constants: fields of :class:`~metarl.envs.mujoco.Constants` that differ from the lineage's.
+    :param constants: fields of :class:`~metarl.envs.mujoco.physics.Constants` that differ from the lineage's.
 
     Version history: v0, first version.
     """

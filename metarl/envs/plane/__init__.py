@@ -1,0 +1,1 @@
+"""Families in the plane, written in NumPy, and how they are drawn."""
