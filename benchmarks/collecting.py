@@ -15,9 +15,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from benchmarks.measure import SEED, Row, interleave, judged, paired_ratio
 from benchmarks.problems import RELU_100, collector, make_policy
+from metarl.agents.networks.policy import sb3_policy_kwargs
 from metarl.agents.parallel import Parallel
-from metarl.agents.policy import sb3_policy_kwargs
-from metarl.agents.sampling import Episodes, collect_env, split_streams
+from metarl.agents.sampling.collect import Episodes, collect_env, split_streams
 from metarl.envs.family import Family, make_family, one_task
 from metarl.envs.mujoco.ant import ant_spec
 from metarl.envs.mujoco.physics import MujocoFamily

@@ -8,11 +8,11 @@ import numpy as np
 from gymnasium import spaces
 
 from benchmarks.measure import SEED
+from metarl.agents.learners.vpg import VPG
+from metarl.agents.networks.policy import FunctionalPolicy, Params
 from metarl.agents.parallel import Parallel
-from metarl.agents.policy import FunctionalPolicy, Params
-from metarl.agents.samples import Samples
-from metarl.agents.sampling import Episodes, collect
-from metarl.agents.vpg import VPG
+from metarl.agents.sampling.collect import Episodes, collect
+from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
 from metarl.meta.inner import expand, inner_path, join
 from metarl.meta.objective import LocalObjective, chunks

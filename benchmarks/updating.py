@@ -13,11 +13,11 @@ from typing import Any
 
 from benchmarks.measure import SEED, Row, interleave, judged, paired_ratio
 from benchmarks.problems import RELU_100, TANH_64, Update
+from metarl.agents.learners.vpg import VPG
+from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel
-from metarl.agents.policy import Params
-from metarl.agents.samples import Samples
-from metarl.agents.sampling import Episodes
-from metarl.agents.vpg import VPG
+from metarl.agents.sampling.collect import Episodes
+from metarl.agents.sampling.samples import Samples
 from metarl.meta.maml import FOMAML, MAML
 from metarl.meta.objective import MetaGradient, MetaObjective
 from metarl.meta.outer import Outer, OuterStep, TrustRegion

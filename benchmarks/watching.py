@@ -22,12 +22,12 @@ from stable_baselines3.common.monitor import Monitor
 from benchmarks.measure import SEED, Row, interleave, judged, median_interval, paired_ratio
 from benchmarks.problems import RELU_100, random_episodes, stacked
 from benchmarks.single import run_single
+from metarl.agents.learners.vpg import VPG
+from metarl.agents.networks.policy import FunctionalPolicy, Params
 from metarl.agents.parallel import Parallel
-from metarl.agents.policy import FunctionalPolicy, Params
-from metarl.agents.sb3_path import FlatStorage
-from metarl.agents.sb3_path import Path as SB3Path
-from metarl.agents.sb3_reuse import find_optimizers, load_initialisation, named_parameters, read_initialisation
-from metarl.agents.vpg import VPG
+from metarl.agents.stock.path import FlatStorage
+from metarl.agents.stock.path import Path as SB3Path
+from metarl.agents.stock.reuse import find_optimizers, load_initialisation, named_parameters, read_initialisation
 from metarl.envs.family import make_family, one_task
 from metarl.envs.views.single import SingleEnv
 from metarl.meta.watchers import LeapMetric, LeapWatcher

@@ -1,12 +1,12 @@
 """Learners: what learns one task, as pure functions on named tensors."""
 
-from metarl.agents.a2c import A2C
-from metarl.agents.learner import Learner, LearnerState, Watcher
-from metarl.agents.policy import FunctionalPolicy
-from metarl.agents.ppo import PPO
-from metarl.agents.samples import Samples
-from metarl.agents.sampling import Episodes, collect, collect_env
-from metarl.agents.vpg import VPG
+from metarl.agents.learners.a2c import A2C
+from metarl.agents.learners.base import Learner, LearnerState, Watcher
+from metarl.agents.learners.ppo import PPO
+from metarl.agents.learners.vpg import VPG
+from metarl.agents.networks.policy import FunctionalPolicy
+from metarl.agents.sampling.collect import Episodes, collect, collect_env
+from metarl.agents.sampling.samples import Samples
 
 __all__ = [
     "A2C",

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from metarl.agents.distributions import draw_noise
+from metarl.agents.networks.distributions import draw_noise
+from metarl.agents.networks.policy import FunctionalPolicy, Params
 from metarl.agents.parallel import single_threaded_torch
-from metarl.agents.policy import FunctionalPolicy, Params
-from metarl.agents.sampling import clip_actions
+from metarl.agents.sampling.collect import clip_actions
 from metarl.checks import NONE, SEED
 from metarl.errors import ConfigError, NoSuchNameError, shorten
 from metarl.streams import stream

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from stable_baselines3.common.policies import BasePolicy
 
+from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import library_torch
-from metarl.agents.policy import Params
 from metarl.checks import COUNT, MAPPING, NONE, ROUNDS, SEED, integer, number, plain, plain_tree
 from metarl.envs.family import Family, Tasks, draw_tasks
 from metarl.errors import ConfigError, DivergedError, MetaRLError, shorten, unknown_name
@@ -74,9 +74,10 @@ class AdaptiveAlgorithm(MetaAlgorithm):
     :param env: a registered family's name or a family.
     :param learner: ``"vpg"``, ``"a2c"``, ``"ppo"``, or a stock algorithm of SB3 or sb3-contrib, such as ``"sb3_ppo"``,
         ``"sb3_trpo"``, ``"sb3_sac"`` or ``"sb3_dqn"``.
-    :param learner_kwargs: further arguments of the learner: see :class:`~metarl.agents.vpg.VPG`,
-        :class:`~metarl.agents.a2c.A2C`, :class:`~metarl.agents.ppo.PPO` and :class:`~metarl.agents.sb3.SB3Learner`.
-        Around a stock PPO or TRPO an inner step is one rollout, unless ``n_steps`` is given here.
+    :param learner_kwargs: further arguments of the learner: see :class:`~metarl.agents.learners.vpg.VPG`,
+        :class:`~metarl.agents.learners.a2c.A2C`, :class:`~metarl.agents.learners.ppo.PPO` and
+        :class:`~metarl.agents.stock.learner.SB3Learner`. Around a stock PPO or TRPO an inner step is one rollout,
+        unless ``n_steps`` is given here.
     :param inner_lr: the learner's learning rate, or one for each inner step; None takes the learner's own.
     :param n_inner_steps: inner steps in training.
     :param n_episodes: episodes a task for every batch.

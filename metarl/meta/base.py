@@ -20,8 +20,8 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import configure_logger
 
+from metarl.agents.networks.policy import POLICIES, FunctionalPolicy, Params
 from metarl.agents.parallel import Parallel, library_torch
-from metarl.agents.policy import POLICIES, FunctionalPolicy, Params
 from metarl.checks import COUNT, COUNT_OR_ZERO, MAPPING, NONE, SEED, SWITCH, Check, integer, plain_tree
 from metarl.envs.family import Family, family_ids, make_family
 from metarl.envs.promises import require_sound_declaration

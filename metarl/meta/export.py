@@ -46,12 +46,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
-from metarl.agents.distributions import MIN_LOG_STD
 from metarl.agents.generators import sb3_alone
+from metarl.agents.networks.distributions import MIN_LOG_STD
+from metarl.agents.networks.policy import ACTIVATIONS, Params, require_network_size
 from metarl.agents.parallel import library_torch
-from metarl.agents.policy import ACTIVATIONS, Params, require_network_size
-from metarl.agents.sb3 import ALGORITHMS
-from metarl.agents.sb3_reuse import (
+from metarl.agents.stock.learner import ALGORITHMS
+from metarl.agents.stock.reuse import (
     STATISTICS,
     construct,
     load_initialisation,

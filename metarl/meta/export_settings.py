@@ -11,9 +11,9 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from metarl.agents.a2c import A2C
-from metarl.agents.ppo import PPO
-from metarl.agents.sb3 import ALGORITHMS
+from metarl.agents.learners.a2c import A2C
+from metarl.agents.learners.ppo import PPO
+from metarl.agents.stock.learner import ALGORITHMS
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.sb3_loop import SB3Loop
 

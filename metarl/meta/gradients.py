@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
-from metarl.agents.hessian import LossDerivatives
-from metarl.agents.learner import Learner
+from metarl.agents.derivatives.mlp import LossDerivatives
+from metarl.agents.learners.base import Learner
+from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel
-from metarl.agents.policy import Params
 from metarl.errors import ConfigError
 from metarl.meta.inner import expand, inner_path, subtract
 from metarl.meta.loops import Learnt

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.agents.descent import descend, task_blocks
-from metarl.agents.distributions import Distribution
-from metarl.agents.hessian import LossDerivatives
-from metarl.agents.learner import Learner, LearnerState, Rate, Watcher
-from metarl.agents.optimizers import SGD
+from metarl.agents.derivatives.mlp import LossDerivatives
+from metarl.agents.learners.base import Learner, LearnerState, Rate, Watcher
+from metarl.agents.learners.descent import descend, task_blocks
+from metarl.agents.learners.optimizers import SGD
+from metarl.agents.networks.distributions import Distribution
+from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel
-from metarl.agents.policy import Params
-from metarl.agents.samples import Samples
+from metarl.agents.sampling.samples import Samples
 
 
 def expand(params: Params, n_tasks: int) -> Params:
@@ -133,7 +133,7 @@ class GradientSteps:
         seeds: Sequence[np.random.SeedSequence],
         watcher: Watcher | None = None,
     ) -> LearnerState:
-        """Return the state after one gradient step; see :class:`metarl.agents.learner.Learner`."""
+        """Return the state after one gradient step; see :class:`metarl.agents.learners.base.Learner`."""
         return descend(
             self,
             SGD(),

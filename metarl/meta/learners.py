@@ -9,12 +9,12 @@ from typing import Any
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from metarl.agents.a2c import A2C
+from metarl.agents.learners.a2c import A2C
+from metarl.agents.learners.ppo import PPO
+from metarl.agents.learners.vpg import VPG
+from metarl.agents.networks.policy import POLICIES, FunctionalPolicy
 from metarl.agents.parallel import Parallel
-from metarl.agents.policy import POLICIES, FunctionalPolicy
-from metarl.agents.ppo import PPO
-from metarl.agents.sb3 import ALGORITHMS, REFUSED, check_names
-from metarl.agents.vpg import VPG
+from metarl.agents.stock.learner import ALGORITHMS, REFUSED, check_names
 from metarl.envs.family import Family, check_arguments
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.loops import FunctionalLoop

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 
-from metarl.agents.learner import Learner, LearnerState, Watcher
+from metarl.agents.learners.base import Learner, LearnerState, Watcher
+from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel
-from metarl.agents.policy import Params
-from metarl.agents.samples import Samples
-from metarl.agents.sampling import Episodes, collect, collect_env
+from metarl.agents.sampling.collect import Episodes, collect, collect_env
+from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family, Tasks
 from metarl.envs.family import n_tasks as count_tasks
 from metarl.meta.adapted import AdaptedPolicy

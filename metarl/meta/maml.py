@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from stable_baselines3.common.policies import BasePolicy
 
-from metarl.agents.distributions import MAX_LOG_STD, MIN_LOG_STD
+from metarl.agents.networks.distributions import MAX_LOG_STD, MIN_LOG_STD
 from metarl.envs.family import Family
 from metarl.errors import ConfigError, MetaRLWarning
 from metarl.meta.adaptive import AdaptiveAlgorithm

@@ -12,11 +12,11 @@ from typing import Protocol
 
 import torch
 
-from metarl.agents.distributions import Distribution
-from metarl.agents.learner import Learner, Rate
+from metarl.agents.learners.base import Learner, Rate
+from metarl.agents.networks.distributions import Distribution
+from metarl.agents.networks.policy import Linearization, Params
 from metarl.agents.parallel import Parallel
-from metarl.agents.policy import Linearization, Params
-from metarl.agents.samples import Samples
+from metarl.agents.sampling.samples import Samples
 from metarl.checks import choice, number
 from metarl.meta.inner import InnerStep, expand, inner_path
 

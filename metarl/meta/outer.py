@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from metarl.agents.policy import Params
+from metarl.agents.networks.policy import Params
 from metarl.checks import NONE, NOT_NEGATIVE, POSITIVE, ROUNDS, number
 from metarl.envs.family import check_arguments
 from metarl.errors import CheckpointError, NonFiniteError, unknown_name

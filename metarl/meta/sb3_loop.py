@@ -16,11 +16,11 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from metarl.agents.generators import drawing_from, sb3_generators
+from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import library_torch
-from metarl.agents.policy import Params
-from metarl.agents.sampling import finite_array, finite_reward
-from metarl.agents.sb3 import ALGORITHMS, SB3Learner, learning_seed
-from metarl.agents.sb3_reuse import (
+from metarl.agents.sampling.collect import finite_array, finite_reward
+from metarl.agents.stock.learner import ALGORITHMS, SB3Learner, learning_seed
+from metarl.agents.stock.reuse import (
     load_initialisation,
     merge_statistics,
     read_initialisation,
@@ -96,7 +96,7 @@ class SB3Loop:
     :param family: tasks of equal spaces.
     :param policy: one of the algorithm's policies.
     :param rates: the learning rate, once for each inner step.
-    :param options: arguments of :class:`~metarl.agents.sb3.SB3Learner`.
+    :param options: arguments of :class:`~metarl.agents.stock.learner.SB3Learner`.
     """
 
     def __init__(

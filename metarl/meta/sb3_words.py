@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from metarl.agents.policy import Params
+from metarl.agents.networks.policy import Params
 from metarl.checks import SWITCH
 from metarl.envs.family import Family, draw_tasks
 from metarl.errors import ConfigError, NoSuchNameError, shorten
@@ -34,7 +34,7 @@ INSTEAD = {
     "rollout_buffer": "the batches of a meta-iteration are not kept",
     "save_replay_buffer": "each task starts with an empty buffer, which is not kept",
     "load_replay_buffer": "each task starts with an empty buffer, which is not kept",
-    "collect_rollouts": "train() does one meta-iteration, and metarl.agents.sampling.collect collects episodes",
+    "collect_rollouts": "train() does one meta-iteration, and metarl.agents.sampling.collect.collect collects episodes",
     "ep_info_buffer": "the log has the means of each meta-iteration, and callbacks find them in locals['stats']",
     "ep_success_buffer": "the log has the means of each meta-iteration, and callbacks find them in locals['stats']",
     "actor": "policy_params are the policy's tensors, and to_sb3() returns a stock model with modules",

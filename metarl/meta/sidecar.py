@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from metarl.agents.policy import ACTIVATIONS, Params
-from metarl.agents.sb3 import ALGORITHMS, check_stock
+from metarl.agents.networks.policy import ACTIVATIONS, Params
+from metarl.agents.stock.learner import ALGORITHMS, check_stock
 from metarl.envs.family import check_arguments
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 from metarl.files.schema import LARGEST_SEED, Range, read_as

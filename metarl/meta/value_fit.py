@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from metarl.agents.baseline import discounted_returns
+from metarl.agents.learners.baseline import discounted_returns
+from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import library_torch
-from metarl.agents.policy import Params
-from metarl.agents.sampling import Episodes, collect
+from metarl.agents.sampling.collect import Episodes, collect
 from metarl.checks import COUNT, integer
 from metarl.envs.family import draw_tasks
 from metarl.meta.inner import expand

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from metarl.agents.sb3 import ALGORITHMS
+    from metarl.agents.stock.learner import ALGORITHMS
     from metarl.meta.export import export_files, export_sb3, sb3_files
     from metarl.meta.export_settings import choose
     from metarl.zoo.algorithms import load_model

@@ -37,7 +37,7 @@ def show_algorithms() -> None:
 
 def show_learners() -> None:
     """Print what learns a task inside a meta-algorithm."""
-    from metarl.agents.sb3 import ALGORITHMS as STOCK
+    from metarl.agents.stock.learner import ALGORITHMS as STOCK
     from metarl.meta.learners import FUNCTIONAL
     from metarl.meta.sb3_loop import PREFIX
     from metarl.zoo.console import show_table

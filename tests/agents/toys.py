@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from metarl.agents.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy, Params
 from metarl.envs.family import Family, State, Step, Tasks
 from metarl.meta.inner import expand
 from metarl.streams import seed_sequence

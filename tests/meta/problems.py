@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from metarl.agents.policy import FunctionalPolicy, Params
-from metarl.agents.samples import Samples, mean_weights
-from metarl.agents.vpg import VPG
+from metarl.agents.learners.vpg import VPG
+from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.sampling.samples import Samples, mean_weights
 
 TASKS, ENVS, LONGEST = 3, 4, 6
 

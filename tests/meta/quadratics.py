@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.agents.policy import Params
+from metarl.agents.networks.policy import Params
 from metarl.envs.family import Tasks
 from metarl.meta.loops import Amount, Learnt, PathWatcher, Streams
 from metarl.meta.progress import Timer

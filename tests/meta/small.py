@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from metarl.agents.policy import Params
+from metarl.agents.networks.policy import Params
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.maml import FOMAML
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from metarl.agents.sampling import collect
-from metarl.agents.vpg import VPG
+from metarl.agents.learners.vpg import VPG
+from metarl.agents.sampling.collect import collect
 from metarl.envs.family import Family, Tasks, make_family
 from metarl.errors import ConfigError, TaskError
 from metarl.meta.comparison import compare

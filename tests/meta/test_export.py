@@ -22,8 +22,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import explained_variance
 
 from metarl import FOMAML
-from metarl.agents.samples import Samples
-from metarl.agents.sampling import collect
+from metarl.agents.sampling.collect import collect
+from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family, State, Step, Tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError

@@ -14,8 +14,8 @@ import pytest
 import torch
 from stable_baselines3.common.vec_env import VecNormalize
 
-from metarl.agents.sb3 import ALGORITHMS
-from metarl.agents.sb3_reuse import named_parameters, read_initialisation
+from metarl.agents.stock.learner import ALGORITHMS
+from metarl.agents.stock.reuse import named_parameters, read_initialisation
 from metarl.envs.views.single import SingleEnv
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, MetaRLError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metarl.agents.policy import Params
+from metarl.agents.networks.policy import Params
 from metarl.meta.inner import InnerStep, Rate, expand, inner_path, join, scale, subtract
 from tests.meta.problems import TASKS, make_learner, make_params, make_samples
 

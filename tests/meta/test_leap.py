@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from metarl.agents.learner import Learner
-from metarl.agents.policy import Params
-from metarl.agents.sampling import collect
+from metarl.agents.learners.base import Learner
+from metarl.agents.networks.policy import Params
+from metarl.agents.sampling.collect import collect
 from metarl.envs.family import make_family
 from metarl.errors import MetaRLError
 from metarl.meta.base import load

@@ -12,9 +12,9 @@ import torch
 from gymnasium import spaces
 
 import metarl
-from metarl.agents.a2c import A2C
-from metarl.agents.sb3 import SB3Learner
-from metarl.agents.sb3_reuse import merge_statistics
+from metarl.agents.learners.a2c import A2C
+from metarl.agents.stock.learner import SB3Learner
+from metarl.agents.stock.reuse import merge_statistics
 from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, DivergedError, MetaRLError, NonFiniteError, UnknownNameError
 from metarl.meta.base import load

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import metarl.envs  # noqa: F401  (registers the families)
-from metarl.agents.sampling import collect, collect_env
-from metarl.agents.vpg import VPG
+from metarl.agents.learners.vpg import VPG
+from metarl.agents.sampling.collect import collect, collect_env
 from metarl.envs.family import make_family, n_tasks
 from metarl.errors import ConfigError, MetaRLError, NonFiniteError, UnknownNameError
 from metarl.meta.inner import expand, inner_path

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.agents.distributions import MIN_LOG_STD
-from metarl.agents.learner import Rate
+from metarl.agents.learners.base import Rate
+from metarl.agents.learners.vpg import VPG
+from metarl.agents.networks.distributions import MIN_LOG_STD
+from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel
-from metarl.agents.policy import Params
-from metarl.agents.samples import Samples, mean_weights
-from metarl.agents.vpg import VPG
+from metarl.agents.sampling.samples import Samples, mean_weights
 from metarl.errors import ConfigError
 from metarl.meta.inner import expand, inner_path, scale
 from metarl.meta.objective import LocalObjective, dot, norm

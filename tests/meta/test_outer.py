@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from metarl.agents.policy import Params
+from metarl.agents.networks.policy import Params
 from metarl.errors import ConfigError, MetaRLError, MetaRLWarning, NonFiniteError, UnknownNameError
 from metarl.meta.maml import PATIENCE
 from metarl.meta.objective import LocalObjective, MetaGradient, dot, norm

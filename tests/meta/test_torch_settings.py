@@ -20,7 +20,7 @@ NETWORKS = """
 import hashlib, json, sys
 import torch
 torch.set_num_threads(int(sys.argv[1]))
-from metarl.agents.sb3 import SB3Learner
+from metarl.agents.stock.learner import SB3Learner
 from metarl.meta.export import export_sb3
 import metarl
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from metarl.agents.learner import FlatParams
-from metarl.agents.policy import Params
+from metarl.agents.learners.base import FlatParams
+from metarl.agents.networks.policy import Params
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.meta import watchers
 from metarl.meta.watchers import METRICS, LeapMetric, LeapWatcher

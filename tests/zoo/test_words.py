@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from metarl import ALGORITHMS, synonyms
-from metarl.agents.sb3 import ALGORITHMS as STOCK
+from metarl.agents.stock.learner import ALGORITHMS as STOCK
 from metarl.errors import suggestion, unknown_name
 from metarl.files.schema import constructor_hints
 from metarl.meta.learners import FUNCTIONAL

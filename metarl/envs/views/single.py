@@ -4,7 +4,8 @@ Streams. A family draws from one generator for each task, see :meth:`metarl.envs
 that was reset with a seed uses :func:`episode_stream` of it, for all episodes until it is seeded again. So the view and
 ``family.reset(tasks, [episode_stream(seed)], n_envs=1)`` give the same trajectory to the last bit, and so does copy
 ``k`` of a :class:`metarl.envs.views.vec_env.FamilyVecEnv` that was seeded with ``seed - k``. The batched
-:func:`metarl.agents.sampling.collect` uses the first generator of ``split_streams``: hand the view an equal one with
+:func:`metarl.agents.sampling.collect.collect` uses the first generator of ``split_streams``: hand the view an equal one
+with
 :meth:`SingleEnv.use_stream`.
 """
 

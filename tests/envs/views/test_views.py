@@ -14,8 +14,8 @@ from gymnasium.wrappers import TimeAwareObservation, TimeLimit
 from sb3_contrib.common.wrappers import TimeFeatureWrapper
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from metarl.agents.policy import FunctionalPolicy
-from metarl.agents.sampling import collect, collect_env
+from metarl.agents.networks.policy import FunctionalPolicy
+from metarl.agents.sampling.collect import collect, collect_env
 from metarl.envs.family import Family, Step, family_ids, make_family, one_task, register_family
 from metarl.envs.views.single import SingleEnv
 from metarl.envs.views.vec_env import FamilyVecEnv

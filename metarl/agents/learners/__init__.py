@@ -1,0 +1,1 @@
+"""What learns one task: losses, optimisers and updates that are batched over tasks."""

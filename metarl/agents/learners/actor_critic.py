@@ -1,0 +1,189 @@
+"""What A2C and PPO share: a critic, generalised advantages on whole episodes, and an optimiser for every task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from metarl.agents.learners.base import LearnerState
+from metarl.agents.learners.baseline import generalized_advantages
+from metarl.agents.learners.descent import task_blocks
+from metarl.agents.learners.optimizers import Layout, make_optimizer
+from metarl.agents.learners.rounding import is_rounding, nothing_differs
+from metarl.agents.networks.distributions import Distribution
+from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.parallel import Parallel
+from metarl.agents.sampling.collect import Episodes
+from metarl.agents.sampling.samples import Samples, pack
+from metarl.checks import ABOVE_ZERO, FRACTION, NOT_NEGATIVE, SWITCH
+from metarl.errors import ConfigError
+from metarl.frozen import SetOnce
+
+
+@dataclass(frozen=True)
+class ActorCriticSamples(Samples):
+    """Samples with what the critic said and should have said.
+
+    :param values: ``[task, n]``, the critic's at the parameters that collected the samples.
+    :param returns: ``[task, n]``, what it is to learn: λ-returns, the advantages plus the values.
+    """
+
+    values: torch.Tensor = field(kw_only=True)
+    returns: torch.Tensor = field(kw_only=True)
+
+    @classmethod
+    def of(cls, samples: Samples, values: torch.Tensor, returns: torch.Tensor) -> ActorCriticSamples:
+        """Return ``samples`` with values and returns, whose padding is cut off like theirs."""
+        n = samples.obs.shape[1]
+        own: dict[str, Any] = {each.name: getattr(samples, each.name) for each in fields(Samples)}
+        return cls(**own, values=values[:, :n], returns=returns[:, :n])
+
+    def tasks(self, chunk: slice) -> ActorCriticSamples:
+        """Return the samples of some tasks, cut to the longest of them."""
+        return self.of(super().tasks(chunk), self.values[chunk], self.returns[chunk])
+
+    def episodes(self, fraction: float) -> ActorCriticSamples:
+        """Return the first ``fraction`` (rounded up) of each task's whole episodes, reweighted to a mean."""
+        return self.of(super().episodes(fraction), self.values, self.returns)
+
+    def to(self, dtype: torch.dtype) -> ActorCriticSamples:
+        """Return a copy with floating tensors of another dtype."""
+        return self.of(super().to(dtype), self.values.to(dtype), self.returns.to(dtype))
+
+
+class ActorCritic(SetOnce, ABC):
+    """What A2C and PPO share; arguments, defaults and meaning are SB3's.
+
+    Batches are whole episodes. One that was cut at the horizon is worth what the critic expects of its final
+    observation, as SB3 has it for ``TimeLimit.truncated``; one that ended by itself is worth nothing more.
+
+    :param policy: the policy whose tensors are learnt, with a critic.
+    :param gamma: discount factor.
+    :param gae_lambda: of generalised advantage estimation (Schulman et al., 2016); 1 takes the whole return.
+    :param normalize_advantage: standardise the advantages of what one step is computed on; those of a task whose batch
+        has advantages that are rounding of the returns, or returns that are all equal, become 0.
+    :param ent_coef: weight of the entropy in the loss.
+    :param vf_coef: weight of the value loss.
+    :param max_grad_norm: each task's gradient is scaled down to this norm.
+    :param optimizer: ``"adam"``, ``"rmsprop"`` or ``"sgd"``, with SB3's settings.
+    :param parallel: the threads that blocks of tasks run on; not those of a caller that runs inside it.
+    :raises ConfigError: a policy without a critic, or a value outside its range.
+    """
+
+    def __init__(
+        self,
+        policy: FunctionalPolicy,
+        *,
+        gamma: float,
+        gae_lambda: float,
+        normalize_advantage: bool,
+        ent_coef: float,
+        vf_coef: float,
+        max_grad_norm: float,
+        optimizer: str,
+        parallel: Parallel | None,
+    ) -> None:
+        if policy.critic is None:
+            raise ConfigError(f"{type(self).__name__} needs a policy with a critic: FunctionalPolicy(…, critic=True)")
+        self.policy = policy
+        self.gamma = FRACTION("gamma", gamma)
+        self.gae_lambda = FRACTION("gae_lambda", gae_lambda)
+        self.normalize_advantage = SWITCH("normalize_advantage", normalize_advantage)
+        self.ent_coef = NOT_NEGATIVE("ent_coef", ent_coef)
+        self.vf_coef = NOT_NEGATIVE("vf_coef", vf_coef)
+        self.max_grad_norm = ABOVE_ZERO("max_grad_norm", max_grad_norm)
+        self._optimizer = make_optimizer(optimizer)
+        self._parallel = parallel or Parallel(1)
+
+    # ------------------------------------------------------------------------------------------------------- the batch
+    def process(self, episodes: Episodes, params: Params) -> ActorCriticSamples:
+        """Turn episodes into samples with advantages, values and λ-returns.
+
+        :param params: the stacked tensors that collected the episodes.
+        """
+        samples = pack(episodes, np.broadcast_to(np.float32(0.0), episodes.mask.shape))
+        # Rows without steps hold anything.
+        cut = ~episodes.terminated & episodes.mask[..., 0]
+        final_obs = np.zeros_like(episodes.final_obs)
+        final_obs[cut] = episodes.final_obs[cut]
+        final = torch.from_numpy(final_obs)
+
+        def look(block: slice) -> tuple[torch.Tensor, ...]:
+            own = {name: tensor[block] for name, tensor in params.items()}
+            obs = samples.obs[block]
+            with torch.no_grad():
+                log_prob = self.policy.distribution(own, obs).log_prob(samples.actions[block])
+                return self.policy.values(own, obs), self.policy.values(own, final[block]), log_prob
+
+        blocks = task_blocks(len(samples), samples.obs.shape[1], self.policy.width)
+        looks = self._parallel.map(look, blocks)
+        values, final_values, log_prob = (torch.cat(parts) for parts in zip(*looks, strict=True))
+
+        valid = torch.arange(samples.obs.shape[1]) < torch.from_numpy(samples.counts)[:, None]
+        grid = np.zeros(episodes.mask.shape, dtype=np.float32)
+        grid[episodes.mask] = values[valid].numpy()
+        rewards = episodes.rewards.astype(np.float64)
+        task, env = np.nonzero(cut)
+        rewards[task, env, episodes.lengths[task, env] - 1] += self.gamma * final_values.numpy()[task, env]
+        estimates = generalized_advantages(rewards, grid, episodes.mask, self.gamma, self.gae_lambda)
+        advantages = torch.zeros_like(values)
+        advantages[valid] = torch.from_numpy(estimates[episodes.mask].astype(np.float32))
+        returns = advantages + values
+        if self.normalize_advantage:
+            nothing = nothing_differs(episodes.rewards, episodes.mask, episodes.terminated)
+            nothing |= is_rounding(estimates, episodes.mask, estimates + grid)
+            advantages = standardized(advantages, samples.weights)
+            # Noise would become noise of unit size.
+            advantages[torch.from_numpy(nothing)] = 0.0
+        return ActorCriticSamples.of(replace(samples, advantages=advantages, log_prob=log_prob), values, returns)
+
+    # -------------------------------------------------------------------------------------------------------- the loss
+    def loss(self, params: Params, samples: Samples) -> torch.Tensor:
+        """Return the loss of each task on all its samples, ``[task]``; twice differentiable in ``params`` (stacked)."""
+        distribution = self.policy.distribution(params, samples.obs)
+        return self.head_loss(distribution, samples, self.policy.values(params, samples.obs))
+
+    def head_loss(
+        self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the loss of each task on all its samples, ``[task]``: of the actor, the critic and the entropy.
+
+        :param distribution: at the samples' observations.
+        :param values: the critic's there.
+        """
+        assert isinstance(samples, ActorCriticSamples)
+        assert values is not None
+        actor = self.actor_loss(distribution.log_prob(samples.actions), samples)
+        total = actor + self.vf_coef * (samples.returns - self.predicted(values, samples)).square()
+        if self.ent_coef:
+            total = total - self.ent_coef * distribution.entropy()
+        return (samples.weights * total).sum(-1)
+
+    @abstractmethod
+    def actor_loss(self, log_prob: torch.Tensor, samples: ActorCriticSamples) -> torch.Tensor:
+        """Return the actor's loss for each sample, ``[task, n]``."""
+
+    def predicted(self, values: torch.Tensor, samples: ActorCriticSamples) -> torch.Tensor:
+        """Return what the value loss compares with the λ-returns, ``[task, n]``."""
+        return values
+
+    # ------------------------------------------------------------------------------------------------------ the update
+    def start(self, params: Params) -> LearnerState:
+        """Return the state with which learning starts at the stacked ``params``."""
+        return LearnerState(params, self._optimizer.start(Layout(params).flatten(params)))
+
+
+def standardized(advantages: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return advantages with mean 0 and standard deviation 1, as SB3 does it; a single one is left as it is.
+
+    :param advantages: ``[…, n]``.
+    :param weights: ``[…, n]``, 1/count on those that count, 0 on padding.
+    """
+    counts = (weights > 0.0).sum(-1, keepdim=True)
+    centred = advantages - (weights * advantages).sum(-1, keepdim=True)
+    variance = (weights * centred.square()).sum(-1, keepdim=True) * (counts / (counts - 1).clamp(min=1))
+    return torch.where(counts > 1, centred / (variance.sqrt() + 1e-8), advantages)

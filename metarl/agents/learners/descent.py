@@ -1,0 +1,127 @@
+"""How a stack of tasks goes down a learner's loss, one optimiser's step after the other, and who may look on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from metarl.agents.derivatives.mlp import LossDerivatives
+from metarl.agents.learners.base import FlatParams, Learner, LearnerState, Rate, Watcher
+from metarl.agents.learners.optimizers import FlatRate, Layout, Optimizer, clip_norms, take_step
+from metarl.agents.networks.distributions import Distribution
+from metarl.agents.networks.policy import Params
+from metarl.agents.parallel import Parallel, single_threaded_torch
+from metarl.agents.sampling.samples import Samples
+
+BLOCK_TASKS = 8
+BLOCK_BYTES = 2_000_000
+"""Tasks that step together: past this size of one layer's activations they leave the cache and larger blocks are
+slower, and a few blocks are needed for threads to share."""
+
+
+def task_blocks(n_tasks: int, n_samples: int, width: int) -> list[slice]:
+    """Cut a stack into blocks that depend on the sizes of the data only, never on threads.
+
+    :param n_samples: of one task in one step.
+    :param width: units of the widest layer.
+    """
+    size = max(1, min(BLOCK_TASKS, BLOCK_BYTES // (4 * n_samples * width)))
+    return [slice(start, min(start + size, n_tasks)) for start in range(0, n_tasks, size)]
+
+
+Minibatch = tuple[Samples, torch.Tensor | None]
+"""What one step of a block is computed on, and the tasks that take it, ``[task]`` (None: all)."""
+
+
+def descend(
+    learner: Learner,
+    optimizer: Optimizer,
+    state: LearnerState,
+    rate: Rate,
+    blocks: Sequence[slice],
+    minibatches: Callable[[slice], Iterator[Minibatch]],
+    *,
+    max_grad_norm: float | None = None,
+    stop: Callable[[Distribution, Samples], torch.Tensor] | None = None,
+    parallel: Parallel | None = None,
+    watcher: Watcher | None = None,
+) -> LearnerState:
+    """Return the state after one step of the optimiser for each minibatch.
+
+    Blocks go down side by side. Without a watcher each runs to its end on its own; with one they wait for each other
+    after every step, and the watcher is told by the calling thread, in the order of the steps and with the whole stack
+    in one call. Either way the numbers are the same.
+
+    :param learner: whose loss is descended.
+    :param optimizer: what turns gradients into steps.
+    :param state: where to start; it is not changed.
+    :param rate: the optimiser's learning rate.
+    :param blocks: of tasks, see :func:`task_blocks`.
+    :param minibatches: yields those of a block, in order.
+    :param max_grad_norm: each task's gradient is scaled down to this norm.
+    :param stop: tells, from the distribution at a minibatch's samples, which tasks end before its step, ``[task]``.
+    :param parallel: the threads that blocks run on.
+    """
+    layout = Layout(state.params)
+    flat = layout.flatten(state.params)
+    gradient = torch.zeros_like(flat)
+    moments = {name: tensor.clone() for name, tensor in state.optimizer.items()}
+    losses = flat.new_zeros(len(flat))
+    moved = torch.zeros(len(flat), dtype=torch.bool)
+    flat_rate: FlatRate = rate if not isinstance(rate, dict) else layout.flatten(_spread(rate, state.params))
+
+    def walk(block: slice) -> Iterator[bool]:
+        own, slope = flat[block], gradient[block]
+        params, parts = layout.views(own), layout.views(slope)
+        own_moments = {name: tensor[block] for name, tensor in moments.items()}
+        own_rate = flat_rate[block] if isinstance(flat_rate, torch.Tensor) else flat_rate
+        stopped = torch.zeros(len(own), dtype=torch.bool)
+        for samples, active in minibatches(block):
+
+            def loss(
+                distribution: Distribution, values: torch.Tensor | None, samples: Samples = samples
+            ) -> torch.Tensor:
+                return learner.head_loss(distribution, samples, values)
+
+            derivatives = LossDerivatives(learner.policy, params, samples.obs, loss)
+            if stop is not None:
+                stopped |= stop(derivatives.distribution, samples)
+                active = ~stopped if active is None else active & ~stopped
+                if stopped.all():
+                    return
+                if not active.any():
+                    continue
+            for name, part in parts.items():
+                part.copy_(derivatives.gradient[name])
+            step = slope
+            if max_grad_norm is not None:
+                step = slope.clone()  # a watcher sees the loss's gradient
+                clip_norms(step, max_grad_norm)
+            take_step(optimizer, own, step, own_moments, own_rate, active)
+            losses[block] = derivatives.losses
+            moved[block] = True if active is None else active
+            # A walk that waits must not hold memory that the next block could use: fresh pages cost a tenth of a step.
+            del derivatives, loss, samples
+            yield True
+
+    walks = [walk(block) for block in blocks]
+    threads = parallel or Parallel(1)
+    if watcher is None:
+        threads.map(lambda steps: deque(steps, maxlen=0), walks)
+    else:
+        before = flat.clone()
+        start, end, slope = (FlatParams(layout.views(matrix), matrix) for matrix in (before, flat, gradient))
+        # What a watcher adds up must not depend on the number of threads either.
+        with single_threaded_torch():
+            while any(threads.map(lambda steps: next(steps, False), walks)):
+                watcher.segment(start, end, slope, losses, None if moved.all() else moved)
+                before.copy_(flat)
+                moved.zero_()
+    return LearnerState(layout.views(flat), moments)
+
+
+def _spread(rate: Params, params: Params) -> Params:
+    """Return the rates of all tasks, stacked."""
+    return {name: rate[name].expand(tensor.shape) for name, tensor in params.items()}

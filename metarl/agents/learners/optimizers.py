@@ -1,0 +1,164 @@
+"""Optimisers for a stack of tasks: every task has its own state, its own step counter and its own gradient norm.
+
+They work on all tensors of all tasks at once, as one matrix ``[task, n]``, in place. The formulas, and the order in
+which state is kept, are those of ``torch.optim`` with the settings that SB3 gives it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from metarl.agents.networks.policy import Params
+from metarl.errors import unknown_name
+
+FlatRate = float | torch.Tensor
+"""A learning rate: one number, or one for each entry, ``[task, n]``."""
+
+
+class Layout:
+    """Where the tensors of a stack lie in one matrix ``[task, n]``, in their order.
+
+    :param params: stacked tensors.
+    """
+
+    def __init__(self, params: Params) -> None:
+        self._shapes = {name: tensor.shape[1:] for name, tensor in params.items()}
+
+    def flatten(self, params: Params) -> torch.Tensor:
+        """Return the tensors as one matrix, a copy."""
+        return torch.cat([params[name].detach().flatten(1) for name in self._shapes], dim=1)
+
+    def views(self, flat: torch.Tensor) -> Params:
+        """Return the tensors that a matrix holds, without copying."""
+        parts = torch.split(flat, [shape.numel() for shape in self._shapes.values()], dim=1)
+        shapes = self._shapes.items()
+        return {name: part.view(len(flat), *shape) for (name, shape), part in zip(shapes, parts, strict=True)}
+
+
+class Optimizer(Protocol):
+    """Steps of a stack of tasks."""
+
+    def start(self, flat: torch.Tensor) -> Params:
+        """Return the state before the first step, each tensor with a task axis.
+
+        :param flat: the parameters, ``[task, n]``.
+        """
+        ...
+
+    def move(self, flat: torch.Tensor, gradient: torch.Tensor, state: Params, rate: FlatRate) -> None:
+        """Take one step of every task: changes ``flat`` and ``state``."""
+        ...
+
+
+class SGD:
+    """Plain gradient steps, without a state."""
+
+    def start(self, flat: torch.Tensor) -> Params:
+        return {}
+
+    def move(self, flat: torch.Tensor, gradient: torch.Tensor, state: Params, rate: FlatRate) -> None:
+        flat.sub_(gradient * rate)
+
+
+class Adam:
+    """Kingma and Ba (2015), as SB3's policies use it.
+
+    :param betas: decay of the means of the gradient and of its square.
+    :param eps: added to the root of the mean square.
+    """
+
+    def __init__(self, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-5) -> None:
+        self.betas = betas
+        self.eps = eps
+
+    def start(self, flat: torch.Tensor) -> Params:
+        return {
+            "exp_avg": torch.zeros_like(flat),
+            "exp_avg_sq": torch.zeros_like(flat),
+            "step": torch.zeros(len(flat), dtype=torch.int64),
+        }
+
+    def move(self, flat: torch.Tensor, gradient: torch.Tensor, state: Params, rate: FlatRate) -> None:
+        first, second = self.betas
+        steps = state["step"].add_(1).double().unsqueeze(1)
+        mean = state["exp_avg"].lerp_(gradient, 1.0 - first)
+        square = state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1.0 - second)
+        # The bias corrections of mean and square, one number a task, are pulled out of the root and the quotient.
+        root = torch.sqrt(1.0 - second**steps)
+        scale = (root / (first**steps - 1.0)).to(flat.dtype)
+        quotient = mean / square.sqrt().add_((self.eps * root).to(flat.dtype))
+        flat.addcmul_(quotient, scale * rate)
+
+
+class RMSProp:
+    """Hinton's RMSProp as SB3's A2C uses it: torch's, whose mean square starts at 0 and where eps is outside the root.
+
+    :param alpha: decay of the mean square.
+    :param eps: added to its root.
+    """
+
+    def __init__(self, alpha: float = 0.99, eps: float = 1e-5) -> None:
+        self.alpha = alpha
+        self.eps = eps
+
+    def start(self, flat: torch.Tensor) -> Params:
+        return {"square_avg": torch.zeros_like(flat)}
+
+    def move(self, flat: torch.Tensor, gradient: torch.Tensor, state: Params, rate: FlatRate) -> None:
+        square = state["square_avg"].mul_(self.alpha).addcmul_(gradient, gradient, value=1.0 - self.alpha)
+        flat.sub_((gradient / square.sqrt().add_(self.eps)).mul_(rate))
+
+
+OPTIMIZERS: dict[str, type[SGD] | type[Adam] | type[RMSProp]] = {"adam": Adam, "rmsprop": RMSProp, "sgd": SGD}
+
+
+def make_optimizer(name: str) -> Optimizer:
+    """Return an optimiser with SB3's settings.
+
+    :raises UnknownNameError: no such optimiser.
+    """
+    if name not in list(OPTIMIZERS):
+        raise unknown_name("optimizer", name, OPTIMIZERS)
+    return OPTIMIZERS[name]()
+
+
+def clip_norms(gradient: torch.Tensor, max_norm: float) -> None:
+    """Scale each task's gradient down to ``max_norm`` where it is longer, as ``clip_grad_norm_`` does.
+
+    :param gradient: ``[task, n]``, changed in place.
+    """
+    norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+    scale = (max_norm / (norms + 1e-6)).clamp_(max=1.0)
+    over = norms[:, 0].isinf()
+    if over.any():
+        # Squares overflow before their root is taken, and the step would be 0.
+        wide = gradient[over].double()
+        lengths = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+        gradient[over] = (wide * (max_norm / lengths)).to(gradient.dtype)
+        scale[over] = 1.0
+    gradient.mul_(scale)
+
+
+def take_step(
+    optimizer: Optimizer,
+    flat: torch.Tensor,
+    gradient: torch.Tensor,
+    state: Params,
+    rate: FlatRate,
+    active: torch.Tensor | None = None,
+) -> None:
+    """Take one step of some tasks; parameters, state and step counter of the others stay as they are.
+
+    :param active: ``[task]``, which take it; None: all.
+    """
+    if active is None:
+        optimizer.move(flat, gradient, state, rate)
+        return
+    rows = active.nonzero()[:, 0]
+    own, part = flat[rows], {name: tensor[rows] for name, tensor in state.items()}
+    optimizer.move(own, gradient[rows], part, rate[rows] if isinstance(rate, torch.Tensor) else rate)
+    flat[rows] = own
+    for name, tensor in part.items():
+        state[name][rows] = tensor

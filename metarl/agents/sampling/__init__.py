@@ -1,0 +1,1 @@
+"""Collecting episodes, and packing them into the samples that losses take."""
