@@ -12,8 +12,8 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.measure import SEED, circumstances
-from metarl.meta.statistics import bootstrap_interval, paired_interval
-from metarl.meta.tables import Table
+from metarl.meta.evaluation.statistics import bootstrap_interval, paired_interval
+from metarl.meta.evaluation.tables import Table
 from metarl.streams import stream
 from metarl.zoo.outputs import write_record
 

@@ -23,7 +23,7 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import collect
 from metarl.envs.family import Family, Tasks, make_family, n_tasks, one_task
 from metarl.envs.views.single import SingleEnv
-from metarl.meta.statistics import bootstrap_interval, paired_interval
+from metarl.meta.evaluation.statistics import bootstrap_interval, paired_interval
 from metarl.streams import seed_sequence, stream
 
 FAMILY = "HalfCheetahVel-v0"

@@ -14,8 +14,8 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes, collect
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
-from metarl.meta.inner import expand, inner_path, join
-from metarl.meta.objective import LocalObjective, chunks
+from metarl.meta.adaptation.gradient import expand, inner_path, join
+from metarl.meta.outer.objective import LocalObjective, chunks
 from metarl.streams import seed_sequence, stream
 
 RELU_100 = {"net_arch": [100, 100], "activation_fn": "relu"}

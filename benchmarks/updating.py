@@ -18,9 +18,9 @@ from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes
 from metarl.agents.sampling.samples import Samples
-from metarl.meta.maml import FOMAML, MAML
-from metarl.meta.objective import MetaGradient, MetaObjective
-from metarl.meta.outer import Outer, OuterStep, TrustRegion
+from metarl.meta.algorithms.maml import FOMAML, MAML
+from metarl.meta.outer.objective import MetaGradient, MetaObjective
+from metarl.meta.outer.optimizers import Outer, OuterStep, TrustRegion
 from metarl.meta.progress import Timer
 
 SETTINGS = {"all episodes in the Fisher": (1.0, 0.01), "a quarter of them, as in the YAML": (0.25, 0.02)}

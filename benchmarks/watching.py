@@ -30,7 +30,7 @@ from metarl.agents.stock.path import Path as SB3Path
 from metarl.agents.stock.reuse import find_optimizers, load_initialisation, named_parameters, read_initialisation
 from metarl.envs.family import make_family, one_task
 from metarl.envs.views.single import SingleEnv
-from metarl.meta.watchers import LeapMetric, LeapWatcher
+from metarl.meta.algorithms.leap_watcher import LeapMetric, LeapWatcher
 from metarl.streams import seed_sequence, stream
 
 TARGET = 1.05

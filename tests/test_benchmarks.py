@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import coverage, measure, search, speed, watching
-from metarl.meta.statistics import MIN_UNITS
+from metarl.meta.evaluation.statistics import MIN_UNITS
 from metarl.zoo import __main__ as zoo
 
 

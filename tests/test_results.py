@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from metarl.meta.comparison import compare
-from metarl.meta.report import Report
-from metarl.meta.statistics import MIN_UNITS
+from metarl.meta.evaluation.comparison import compare
+from metarl.meta.evaluation.report import Report
+from metarl.meta.evaluation.statistics import MIN_UNITS
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "results"

@@ -16,21 +16,29 @@ from metarl.checks import COUNT, MAPPING, NONE, ROUNDS, SEED, integer, number, p
 from metarl.envs.family import Family, Tasks, draw_tasks
 from metarl.errors import ConfigError, DivergedError, MetaRLError, shorten, unknown_name
 from metarl.files.schema import MOST
-from metarl.meta.adapted import AdaptedPolicy
+from metarl.meta.adaptation.adapted import AdaptedPolicy
+from metarl.meta.adaptation.batched import Amount, FunctionalLoop, Learnt, Streams
+from metarl.meta.adaptation.learners import (
+    FUNCTIONAL,
+    OF_META,
+    Loop,
+    default_rate,
+    known_policies,
+    make_loop,
+    require_learner,
+)
 from metarl.meta.base import MetaAlgorithm, versions
 from metarl.meta.environments import AnyEnv, as_env
-from metarl.meta.evaluation import evaluation_tasks
+from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.kept import policy_name
-from metarl.meta.learners import FUNCTIONAL, OF_META, Loop, default_rate, known_policies, make_loop, require_learner
-from metarl.meta.loops import Amount, FunctionalLoop, Learnt, Streams
-from metarl.meta.objective import norm
-from metarl.meta.outer import OUTER, Outer, make_outer
+from metarl.meta.outer.objective import norm
+from metarl.meta.outer.optimizers import OUTER, Outer, make_outer
 from metarl.meta.progress import Progress, Timer
 from metarl.meta.sb3_words import INSTEAD
 from metarl.streams import stream
 
 if TYPE_CHECKING:
-    from metarl.meta.report import Report
+    from metarl.meta.evaluation.report import Report
 
 RATE_RULES: dict[str, float | None] = {"constant": None, "half_after_first": 0.5, "hundredth_after_first": 0.01}
 """Test rates after the first step, as parts of the first training rate; None: the training rates go on."""
@@ -88,7 +96,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
     :param surrogate: of ``"vpg"``: ``"log_likelihood"`` or ``"likelihood_ratio"``.
     :param outer: ``"sgd"``, ``"adam"``, or around ``"vpg"``, for MAML and its kin, ``"trpo"``; None takes the wrapper's
         own, with its arguments.
-    :param outer_kwargs: arguments of the outer optimiser, see :mod:`metarl.meta.outer`.
+    :param outer_kwargs: arguments of the outer optimiser, see :mod:`metarl.meta.outer.optimizers`.
     :param chunk_size: tasks that are differentiated together; None chooses by the working set.
 
     The other parameters are those of :class:`~metarl.meta.base.MetaAlgorithm`.
@@ -343,7 +351,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         :param label: the report's name in tables; the algorithm's name if None.
         :param progress: called with (batches done, batches in all); around a stock algorithm with tasks.
         """
-        from metarl.meta.report import Report
+        from metarl.meta.evaluation.report import Report
 
         if kwargs:
             raise unknown_name("argument of evaluate:", next(iter(kwargs)), ["n_tasks", "n_episodes", "inner_lr_rule"])

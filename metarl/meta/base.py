@@ -35,18 +35,18 @@ from metarl.errors import (
     shorten,
 )
 from metarl.files.checkpoint import load_checkpoint, save_checkpoint
-from metarl.meta.adapted import AdaptedPolicy
+from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.environments import AnyEnv, as_any_env, as_family
 from metarl.meta.kept import KeepsArguments, family_traits, named_activation, policy_name, without_sb3s_own
-from metarl.meta.outer import Outer
-from metarl.meta.saved import convert_arguments, read_saved, require_finite_tensors
+from metarl.meta.outer.optimizers import Outer
+from metarl.meta.saving import convert_arguments, read_saved, require_finite_tensors
 from metarl.meta.sb3_words import Locals, MaybeCallback, SB3Words, callback_of
 from metarl.streams import stream
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
-    from metarl.meta.report import Report
+    from metarl.meta.evaluation.report import Report
 
 Self = TypeVar("Self", bound="MetaAlgorithm")
 VERBOSE = Check("0, 1 or 2", lambda value: integer(0, 2).read(int(value) if isinstance(value, bool) else value))
@@ -325,14 +325,14 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
         """Adapt to the tasks of a held-out split and report the returns after each inner step."""
 
     def to_sb3(self, kind: str | None = None, env: gym.Env[Any, Any] | None = None, **kwargs: Any) -> BaseAlgorithm:
-        """Return a stock SB3 model that starts at the meta-learnt initialisation; see :mod:`metarl.meta.export`."""
-        from metarl.meta.export import to_sb3
+        """Return a stock SB3 model that starts at the meta-learnt initialisation; see :mod:`metarl.meta.export.sb3`."""
+        from metarl.meta.export.sb3 import to_sb3
 
         return to_sb3(self, kind, env, **kwargs)
 
     def check_env(self, env: gym.Env[Any, Any]) -> None:
         """Raise :class:`ConfigError` unless ``env`` has the family's spaces, bounds included; float64 will do."""
-        from metarl.meta.export import SPACES, require_equal_spaces, space_to_json
+        from metarl.meta.export.sb3 import SPACES, require_equal_spaces, space_to_json
 
         require_equal_spaces(
             as_any_env(env, self.family), {what: space_to_json(getattr(self.family, what)) for what in SPACES}

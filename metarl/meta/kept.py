@@ -16,7 +16,7 @@ from metarl.envs.family import Family
 from metarl.errors import ConfigError, MetaRLError, shorten, unknown_name
 from metarl.files.schema import constructor_hints, convert
 from metarl.frozen import SetOnce
-from metarl.meta.saved import NOT_SAVED
+from metarl.meta.saving import NOT_SAVED
 
 
 class KeepsArguments(SetOnce):

@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from metarl.errors import DivergedError
 from metarl.files.checkpoint import npz_bytes, write_bytes_atomic
 from metarl.logging import flush, record_figure
-from metarl.meta.figures import adaptation_cards
+from metarl.meta.evaluation.figures import adaptation_cards
 from metarl.zoo.console import Reporter, warn
 from metarl.zoo.evaluations import META, RESULTS, TASK, read_meta, read_results
 from metarl.zoo.interrupts import Interrupts
@@ -24,7 +24,7 @@ from metarl.zoo.runs import Held, Run
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
-    from metarl.meta.report import Report
+    from metarl.meta.evaluation.report import Report
 
 INNER_STEPS = 3
 """Inner steps of an evaluation, at least: further ones than in training show where adaptation begins to overshoot."""

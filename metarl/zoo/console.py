@@ -45,7 +45,7 @@ def warn(message: str) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
     """Print a table; columns of numbers are aligned to the right."""
-    from metarl.meta.tables import Fitting
+    from metarl.meta.evaluation.tables import Fitting
 
     rows = [[str(cell) for cell in row] for row in rows]
     table = Table(title=title, title_justify="left", title_style="bold", caption=note or None, caption_justify="left")

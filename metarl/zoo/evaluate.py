@@ -16,7 +16,7 @@ from metarl.zoo.runs import TRAINED, Run, command_line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from metarl.meta.report import Report
+    from metarl.meta.evaluation.report import Report
     from metarl.zoo.sources import Source
 
 FORMAT, VERSION = "metarl-evaluation", 1
@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
 def show_reports(reports: Sequence[Report]) -> list[str]:
     """Print the tables of one or several reports, published numbers beside them; returns the tables as text."""
-    from metarl.meta.comparison import compare, comparison_table
-    from metarl.meta.published import PUBLISHED
+    from metarl.meta.evaluation.comparison import compare, comparison_table
+    from metarl.meta.evaluation.published import PUBLISHED
     from metarl.zoo.console import console
 
     published = PUBLISHED.get(reports[0].env, ()) if _is_reference(reports[0]) else ()
@@ -100,7 +100,7 @@ def _is_reference(report: Report) -> bool:
 
 def full_run(report: Report) -> list[Report]:
     """Return the recorded evaluation of the full run that ships with the package, if it can be paired with a report."""
-    from metarl.meta.report import same_tasks
+    from metarl.meta.evaluation.report import same_tasks
 
     path = TRAINED / report.algo / f"{report.env}.json"
     if not path.is_file() or not _is_reference(report):
@@ -119,7 +119,7 @@ def read_record(path: Path) -> list[Report]:
     :raises CheckpointError: it is missing, damaged, or something else.
     """
     from metarl.files.untrusted import parse_json, read_text
-    from metarl.meta.report import Report
+    from metarl.meta.evaluation.report import Report
 
     document = parse_json(read_text(path), f"cannot read {path}: it")
     if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:
@@ -143,7 +143,7 @@ def training_seconds(run: Run) -> float | None:
 
 def _labelled(reports: list[Report], sources: Sequence[Source], merge: bool) -> list[Report]:
     """Name each report: its algorithm where that is enough, else with the run's number, else its path."""
-    from metarl.meta.report import Report
+    from metarl.meta.evaluation.report import Report
 
     if merge:
         groups: dict[tuple[str, str], list[Report]] = {}
@@ -184,8 +184,8 @@ def _document(reports: Sequence[Report], tables: Sequence[str], args: argparse.N
 
 
 def _figure(reports: Sequence[Report]) -> Figure:
-    from metarl.meta.comparison import comparison_figure
-    from metarl.meta.published import PUBLISHED
+    from metarl.meta.evaluation.comparison import comparison_figure
+    from metarl.meta.evaluation.published import PUBLISHED
 
     return comparison_figure(reports, PUBLISHED.get(reports[0].env, ()) if _is_reference(reports[0]) else ())
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from metarl.errors import CheckpointError, shorten
 from metarl.files.checkpoint import read_npz
-from metarl.meta.report import LARGEST_RETURN
+from metarl.meta.evaluation.report import LARGEST_RETURN
 
 RESULTS = ("timesteps", "results", "ep_lengths")
 """Arrays of evaluations.npz with a row for each evaluation: SB3's names, results are returns after adaptation."""

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from metarl.agents.stock.learner import ALGORITHMS
-    from metarl.meta.export import export_files, export_sb3, sb3_files
-    from metarl.meta.export_settings import choose
+    from metarl.meta.export.sb3 import export_files, export_sb3, sb3_files
+    from metarl.meta.export.settings import choose
     from metarl.zoo.algorithms import load_model
     from metarl.zoo.console import say
     from metarl.zoo.outputs import Outputs

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metarl.meta.comparison import compare, comparison_figure, comparison_table
-from metarl.meta.published import Published
-from metarl.meta.report import Report
-from metarl.meta.statistics import Interval
-from metarl.meta.tables import Table
+from metarl.meta.evaluation.comparison import compare, comparison_figure, comparison_table
+from metarl.meta.evaluation.published import Published
+from metarl.meta.evaluation.report import Report
+from metarl.meta.evaluation.statistics import Interval
+from metarl.meta.evaluation.tables import Table
 from metarl.zoo.finished import CHECKPOINTS, PHASES, Learning, Tested, Trained, by_cell, of_checkpoint, tested
 
 if TYPE_CHECKING:

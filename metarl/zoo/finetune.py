@@ -11,7 +11,7 @@ from metarl.zoo.runs import command_line
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
-    from metarl.meta.finetune import Finetuning
+    from metarl.meta.export.finetune import Finetuning
     from metarl.zoo.sources import Source
 
 FORMAT, VERSION = "metarl-finetuning", 1
@@ -19,8 +19,8 @@ FORMAT, VERSION = "metarl-finetuning", 1
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from metarl.meta.export_settings import KINDS
-    from metarl.meta.finetune import finetune, learning_figure
+    from metarl.meta.export.finetune import finetune, learning_figure
+    from metarl.meta.export.settings import KINDS
     from metarl.zoo.console import CountBars, console, say
     from metarl.zoo.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
 

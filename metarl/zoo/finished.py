@@ -18,8 +18,8 @@ from metarl.files.schema import read_as
 from metarl.files.untrusted import parse_json, read_bytes, read_text
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.base import MetaAlgorithm, load
-from metarl.meta.report import STREAM_KEYS, Report
-from metarl.meta.statistics import Bands, bootstrap_bands
+from metarl.meta.evaluation.report import STREAM_KEYS, Report
+from metarl.meta.evaluation.statistics import Bands, bootstrap_bands
 from metarl.zoo.algorithms import algorithm, load_model
 from metarl.zoo.circumstances import commit
 from metarl.zoo.console import say

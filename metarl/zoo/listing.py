@@ -38,8 +38,8 @@ def show_algorithms() -> None:
 def show_learners() -> None:
     """Print what learns a task inside a meta-algorithm."""
     from metarl.agents.stock.learner import ALGORITHMS as STOCK
-    from metarl.meta.learners import FUNCTIONAL
-    from metarl.meta.sb3_loop import PREFIX
+    from metarl.meta.adaptation.learners import FUNCTIONAL
+    from metarl.meta.adaptation.stock import PREFIX
     from metarl.zoo.console import show_table
 
     rows = [[name, _first_paragraph(cls), "every --algo"] for name, (cls, _) in FUNCTIONAL.items()]
@@ -90,7 +90,7 @@ def describe_run(run: Run) -> list[str]:
     """Return a run's row: steps done, steps wanted, the last evaluation, and whether it has ended."""
     from metarl.files.checkpoint import load_checkpoint
     from metarl.files.schema import convert
-    from metarl.meta.saved import Count, read_saved
+    from metarl.meta.saving import Count, read_saved
     from metarl.zoo.evaluations import read_meta, read_results
 
     state = "finished" if run.final.is_file() else "can go on"

@@ -16,7 +16,7 @@ from metarl.files.untrusted import MAX_LOG, parse_csv, read_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from metarl.meta.report import Report
+    from metarl.meta.evaluation.report import Report
     from metarl.zoo.runs import Run
 
 AXES = {
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.kind == "training":
         figure = training_figure(runs, args.y, args.x, args.window)
     else:
-        from metarl.meta.comparison import comparison_figure
+        from metarl.meta.evaluation.comparison import comparison_figure
 
         figure = comparison_figure([last_evaluation(item, f"{item.algo}/{item.folder.name}") for item in runs])
     (path,) = outputs.write([figure_bytes(figure, format)])
@@ -155,7 +155,7 @@ def last_evaluation(run: Run, label: str) -> Report:
 
     :raises CheckpointError: it has none.
     """
-    from metarl.meta.report import Report
+    from metarl.meta.evaluation.report import Report
     from metarl.zoo.evaluations import TASK, read_meta
 
     path = run.folder / "meta_evaluations.npz"
@@ -173,12 +173,12 @@ def last_evaluation(run: Run, label: str) -> Report:
 
 
 def _strata(run: Run, n_tasks: int) -> tuple[np.ndarray | None, int | None]:
-    """Return the strata of a run's evaluations, see :class:`~metarl.meta.report.Report`, and the tasks in all:
-    its family says them.
+    """Return the strata of a run's evaluations, see :class:`~metarl.meta.evaluation.report.Report`, and the tasks in
+    all: its family says them.
     """
     from metarl.envs import make_family
     from metarl.files.schema import convert
-    from metarl.meta.evaluation import evaluation_tasks
+    from metarl.meta.evaluation.tasks import evaluation_tasks
     from metarl.zoo.algorithms import check_env
     from metarl.zoo.config import merge
 

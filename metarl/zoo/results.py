@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metarl.files.checkpoint import write_bytes_atomic
-from metarl.meta.published import Published, published_for
-from metarl.meta.report import STREAM_KEYS, Report
-from metarl.meta.tables import Table
+from metarl.meta.evaluation.published import Published, published_for
+from metarl.meta.evaluation.report import STREAM_KEYS, Report
+from metarl.meta.evaluation.tables import Table
 from metarl.zoo import findings
 from metarl.zoo.circumstances import circumstances
 from metarl.zoo.console import console, say
@@ -290,7 +290,7 @@ def _curve(env: str, curve: Learning) -> dict[str, Any]:
 
 
 def _report(cell: Mapping[str, Any], item: Tested) -> dict[str, Any]:
-    """Return a report that :class:`~metarl.meta.report.Report` reads, with what it needs to be paired."""
+    """Return a report that :class:`~metarl.meta.evaluation.report.Report` reads, with what it needs to be paired."""
     meta = {name: item.report.meta[name] for name in STREAM_KEYS} | {"num_timesteps": list(item.num_timesteps)}
     meta |= {"cell": dict(cell)} if cell else {}
     short = dataclasses.replace(item.report, returns=np.round(item.report.returns, 3), meta=meta)

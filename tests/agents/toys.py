@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from metarl.agents.networks.policy import FunctionalPolicy, Params
 from metarl.envs.family import Family, State, Step, Tasks
-from metarl.meta.inner import expand
+from metarl.meta.adaptation.gradient import expand
 from metarl.streams import seed_sequence
 
 HORIZON = 7

@@ -10,7 +10,7 @@ import torch
 
 from metarl.agents.networks.policy import Params
 from metarl.envs.family import Tasks
-from metarl.meta.loops import Amount, Learnt, PathWatcher, Streams
+from metarl.meta.adaptation.batched import Amount, Learnt, PathWatcher, Streams
 from metarl.meta.progress import Timer
 from tests.meta.small import small
 

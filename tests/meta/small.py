@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from metarl.agents.networks.policy import Params
+from metarl.meta.algorithms.maml import FOMAML
 from metarl.meta.base import MetaAlgorithm
-from metarl.meta.maml import FOMAML
 
 SIZES: dict[str, Any] = {
     "meta_batch_size": 4,

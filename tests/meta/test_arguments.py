@@ -13,10 +13,10 @@ import torch
 import metarl
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
 from metarl.files.checkpoint import load_checkpoint
+from metarl.meta.algorithms.leap import Leap
+from metarl.meta.algorithms.maml import FOMAML, MAML, Oracle, Pretrain, RandomInit
+from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.base import algorithms, load
-from metarl.meta.leap import Leap
-from metarl.meta.maml import FOMAML, MAML, Oracle, Pretrain, RandomInit
-from metarl.meta.reptile import Reptile
 from tests.meta.small import SIZES, equal, run_iterations, small
 
 EVERY: dict[str, Any] = {

@@ -25,8 +25,8 @@ from metarl.agents.networks.policy import ACTIVATIONS
 from metarl.envs.family import make_family
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
 from metarl.files.checkpoint import load_checkpoint, save_checkpoint
+from metarl.meta.algorithms.maml import FOMAML, MAML, Pretrain, RandomInit
 from metarl.meta.base import algorithms, load, with_suffix
-from metarl.meta.maml import FOMAML, MAML, Pretrain, RandomInit
 from tests.agents.toys import Staircase
 from tests.meta.small import SIZES, copy, equal, run_iterations, small
 

@@ -9,9 +9,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from metarl.meta.comparison import compare
-from metarl.meta.maml import FOMAML, MAML, Pretrain, RandomInit
-from metarl.meta.report import Report
+from metarl.meta.algorithms.maml import FOMAML, MAML, Pretrain, RandomInit
+from metarl.meta.evaluation.comparison import compare
+from metarl.meta.evaluation.report import Report
 from metarl.zoo.config import load_hyperparameters
 from tests.meta.small import run_iterations
 from tests.meta.walk import Walk

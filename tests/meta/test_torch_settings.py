@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import metarl
-from metarl.meta.export import export_sb3
+from metarl.meta.export.sb3 import export_sb3
 from tests.meta.small import equal, small
 from tests.processes import Program
 
@@ -21,7 +21,7 @@ import hashlib, json, sys
 import torch
 torch.set_num_threads(int(sys.argv[1]))
 from metarl.agents.stock.learner import SB3Learner
-from metarl.meta.export import export_sb3
+from metarl.meta.export.sb3 import export_sb3
 import metarl
 
 def digest(tensors):

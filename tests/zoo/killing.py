@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from metarl.files.checkpoint import load_checkpoint, write_bytes_atomic
-from metarl.meta.maml import MAML
+from metarl.meta.algorithms.maml import MAML
 from metarl.zoo.__main__ import main as run_command
 
 WITHIN = 3

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import metarl
-from metarl.meta.learners import FUNCTIONAL, STOCK
+from metarl.meta.adaptation.learners import FUNCTIONAL, STOCK
 from metarl.zoo import runs
 from metarl.zoo.__main__ import main
 from metarl.zoo.evaluate import training_seconds

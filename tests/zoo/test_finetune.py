@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import metarl
-from metarl.meta.finetune import finetune
+from metarl.meta.export.finetune import finetune
 from metarl.zoo.__main__ import main
 
 from .conftest import Refused, contents

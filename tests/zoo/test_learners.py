@@ -11,7 +11,7 @@ import torch
 from stable_baselines3 import PPO
 
 import metarl
-from metarl.meta.export import load_sb3
+from metarl.meta.export.sb3 import load_sb3
 from metarl.zoo.__main__ import main
 
 from .conftest import TINY, Refused

@@ -85,7 +85,7 @@ def test_every_command_notices_before_its_work(
 ) -> None:
     for place in ("metarl.meta.base.MetaAlgorithm.learn", "metarl.meta.adaptive.AdaptiveAlgorithm.evaluate"):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("it has begun to work"))
-    for place in ("metarl.meta.finetune.finetune", "metarl.meta.export.export_sb3"):
+    for place in ("metarl.meta.export.finetune.finetune", "metarl.meta.export.sb3.export_sb3"):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("it has begun to work"))
     (tmp_path / "file").write_text("mine")
     before = contents(trained)

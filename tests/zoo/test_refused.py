@@ -15,7 +15,7 @@ import torch
 import metarl
 from metarl.errors import NonFiniteError
 from metarl.files.checkpoint import load_checkpoint, save_checkpoint
-from metarl.meta.maml import FOMAML
+from metarl.meta.algorithms.maml import FOMAML
 from metarl.zoo import callbacks
 from metarl.zoo.__main__ import main
 

@@ -17,9 +17,9 @@ import torch
 import metarl
 from metarl.errors import NonFiniteError
 from metarl.files.checkpoint import load_checkpoint, write_npz_atomic
-from metarl.meta.maml import MAML
-from metarl.meta.report import Report
-from metarl.meta.statistics import Interval, paired_interval
+from metarl.meta.algorithms.maml import MAML
+from metarl.meta.evaluation.report import Report
+from metarl.meta.evaluation.statistics import Interval, paired_interval
 from metarl.zoo import findings, finished
 from metarl.zoo.__main__ import main
 from metarl.zoo.experiment import find, jobs, load_experiment, names, scales
@@ -418,7 +418,7 @@ def test_the_record_that_ships_knows_its_files() -> None:
 
 KILLED = """
 import os, signal, sys
-from metarl.meta.maml import MAML
+from metarl.meta.algorithms.maml import MAML
 from metarl.zoo.__main__ import main
 train = MAML.train
 def dies(self):

@@ -19,7 +19,7 @@ import metarl
 from metarl.envs import family
 from metarl.envs.plane.point_mass import PointMass
 from metarl.files.checkpoint import read_npz, write_npz_atomic
-from metarl.meta.report import Report
+from metarl.meta.evaluation.report import Report
 from metarl.zoo.__main__ import main
 from metarl.zoo.event_folders import MARK
 

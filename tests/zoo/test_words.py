@@ -11,8 +11,8 @@ from metarl import ALGORITHMS, synonyms
 from metarl.agents.stock.learner import ALGORITHMS as STOCK
 from metarl.errors import suggestion, unknown_name
 from metarl.files.schema import constructor_hints
-from metarl.meta.learners import FUNCTIONAL
-from metarl.meta.outer import OUTER
+from metarl.meta.adaptation.learners import FUNCTIONAL
+from metarl.meta.outer.optimizers import OUTER
 from metarl.zoo import cli
 from metarl.zoo.config import RESERVED
 

@@ -13,7 +13,7 @@ from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import ACTIVATIONS, FunctionalPolicy, Params
 from metarl.agents.sampling.samples import Samples
-from metarl.meta.inner import expand
+from metarl.meta.adaptation.gradient import expand
 from tests.meta.problems import TASKS, make_params, make_samples
 
 

@@ -19,7 +19,7 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import mean_weights
 from metarl.envs.family import make_family
 from metarl.errors import ConfigError, MetaRLError
-from metarl.meta.inner import expand
+from metarl.meta.adaptation.gradient import expand
 from metarl.streams import seed_sequence, stream
 from tests.agents.toys import Staircase, make_seeds, make_stack, make_tasks
 from tests.meta import problems

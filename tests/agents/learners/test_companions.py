@@ -23,7 +23,7 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes, collect
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family, State, Step, Tasks, take_tasks
-from metarl.meta.reptile import Reptile
+from metarl.meta.algorithms.reptile import Reptile
 from tests.agents.toys import make_seeds, make_stack
 
 N_TASKS = 7

@@ -16,7 +16,7 @@ from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import collect
 from metarl.envs.family import Family, State, Step, Tasks
 from metarl.errors import ConfigError
-from metarl.meta.inner import InnerStep
+from metarl.meta.adaptation.gradient import InnerStep
 from tests.agents.learners.test_baseline import plain_baseline
 from tests.agents.toys import Staircase, make_policy, make_seeds, make_stack, make_tasks
 

@@ -27,7 +27,7 @@ from metarl.envs.checker.family import check_family
 from metarl.envs.family import Family, State, Step, Tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, DivergedError, MetaRLError, NonFiniteError
-from metarl.meta.watchers import LeapMetric, LeapWatcher
+from metarl.meta.algorithms.leap_watcher import LeapMetric, LeapWatcher
 from metarl.streams import seed_sequence
 from tests.agents.toys import Staircase
 

@@ -9,7 +9,7 @@ from stable_baselines3 import A2C
 from metarl.agents.stock import path as sb3_path
 from metarl.agents.stock.path import FlatStorage
 from metarl.agents.stock.reuse import named_parameters
-from metarl.meta.watchers import LeapMetric, LeapWatcher
+from metarl.meta.algorithms.leap_watcher import LeapMetric, LeapWatcher
 from tests.agents.stock.test_learner import GOAL, SEED, N, Recorder, make_learner, require_equal
 
 

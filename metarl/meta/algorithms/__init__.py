@@ -1,0 +1,1 @@
+"""The meta-wrappers, one file each."""

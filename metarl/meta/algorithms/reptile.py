@@ -1,0 +1,59 @@
+"""Reptile (Nichol, Achiam and Schulman, 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from stable_baselines3.common.policies import BasePolicy
+
+from metarl.checks import SWITCH
+from metarl.envs.family import Family, Tasks
+from metarl.meta.adaptation.batched import Learnt, Streams
+from metarl.meta.algorithms.path import PathAlgorithm
+from metarl.meta.environments import AnyEnv
+from metarl.meta.outer.objective import MetaGradient, norm
+from metarl.meta.progress import Timer
+
+
+class Reptile(PathAlgorithm):
+    """Reptile: the initialisation moves towards the parameters φ that learning reached.
+
+    Batched, θ ← θ + ε mean_i(φ_i − θ) over a meta-batch; ``serial=True`` takes its tasks one after another,
+    θ ← θ + ε (φ − θ), each starting from the θ that the one before left. The outer optimiser sees θ − mean φ as a
+    gradient: with ``"sgd"`` its learning rate is ε, which by default falls linearly from 1 to 0 over training, as in
+    the paper. With one plain gradient step inside, Reptile is joint training on all tasks.
+
+    :param policy: ``"MlpPolicy"``.
+    :param env: a registered family's name or a family.
+    :param serial: one task at a time.
+
+    The other parameters are those of :class:`~metarl.meta.algorithms.path.PathAlgorithm`,
+    :class:`~metarl.meta.adaptive.AdaptiveAlgorithm` and :class:`~metarl.meta.base.MetaAlgorithm`.
+    """
+
+    name: ClassVar[str] = "reptile"
+    default_outer: ClassVar[tuple[str, Mapping[str, Any]]] = ("sgd", {"learning_rate": 1.0, "final_learning_rate": 0.0})
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy] = "MlpPolicy",
+        env: str | Family | AnyEnv = "PointMass-v0",
+        *,
+        serial: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.serial = SWITCH("serial", serial)
+        super().__init__(policy, env, **kwargs)
+
+    def _groups(self) -> list[slice]:
+        return [slice(task, task + 1) for task in range(self.meta_batch_size)] if self.serial else super()._groups()
+
+    def _learn(self, tasks: Tasks, streams: Streams, timer: Timer) -> tuple[Learnt, MetaGradient]:
+        learnt = self._walk(tasks, streams, timer)
+        away = {
+            name: (theta - learnt.params[name]) * float(name not in self.excluded)
+            for name, theta in self.policy_params.items()
+        }
+        distance = 0.5 * norm(away) ** 2 / len(learnt.returns)
+        return learnt, MetaGradient(distance, {name: tensor.mean(0) for name, tensor in away.items()}, None, [])

@@ -1,0 +1,1 @@
+"""Returns on held-out tasks: reports, intervals, comparisons, tables and figures."""

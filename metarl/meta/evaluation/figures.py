@@ -1,0 +1,113 @@
+"""Figures of evaluations, drawn with matplotlib's object interface: no global state, no display needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from metarl.errors import ConfigError, unknown_name
+from metarl.meta.evaluation.published import Published
+
+if TYPE_CHECKING:
+    from metarl.meta.evaluation.report import Report
+    from metarl.meta.evaluation.statistics import Bands
+
+BY_STEP = "inner steps"
+BY_ENV_STEP = "env steps of adaptation, per task"
+
+
+def adaptation_figure(
+    reports: Sequence[Report],
+    published: Sequence[Published] | None = None,
+    *,
+    task_parameter: str | None = None,
+    level: float = 0.95,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """Draw the return against inner steps and against env steps, with bands.
+
+    :param reports: one line each.
+    :param published: dashed lines against inner steps only; their env steps are not comparable.
+    :param task_parameter: a scalar task parameter of the first report; a third panel shows each task before and after
+        adaptation.
+    :param colours: by algorithm, where several figures are to agree; the first line is blue and so on by default.
+    :raises ConfigError: no reports, or a task parameter that is not scalar.
+    """
+    if not reports:
+        raise ConfigError("no reports to draw")
+    panels = 2 if task_parameter is None else 3
+    figure = Figure(figsize=(5.0 * panels + 2.0, 4.0), layout="constrained")
+    axes = figure.subplots(1, panels, sharey=True)
+    by_step, by_env_step = axes[0], axes[1]
+    for i, report in enumerate(reports):
+        bands = report.bands(level)
+        for axis, x in ((by_step, np.arange(report.n_inner_steps + 1)), (by_env_step, report.env_steps)):
+            _curve(axis, x, bands, (colours or {}).get(report.algo, f"C{i}"), report.label)
+    for i, entry in enumerate(published or ()):
+        colour = (colours or {}).get(entry.method.lower(), f"C{len(reports) + i}")
+        style: dict[str, Any] = {"color": colour, "linestyle": "--", "linewidth": 1.0, "marker": "x"}
+        by_step.plot(np.arange(len(entry.returns)), entry.returns, label=f"{entry.method}, published", **style)
+    by_step.xaxis.set_major_locator(MaxNLocator(integer=True))
+    by_step.set_xlabel(BY_STEP)
+    by_env_step.set_xlabel(BY_ENV_STEP)
+    by_step.set_ylabel(f"return ({level:.0%} intervals by task)")
+    # Outside: bands may lie anywhere inside.
+    figure.legend(*by_step.get_legend_handles_labels(), fontsize="small", loc="outside right center")
+    for axis in (by_step, by_env_step):
+        axis.grid(alpha=0.3)
+    if task_parameter is not None:
+        _scatter(axes[2], reports[0], task_parameter)
+    envs = sorted({f"{report.env}, {report.split} tasks" for report in reports})
+    figure.suptitle("; ".join(envs))
+    return figure
+
+
+def adaptation_cards(report: Report, level: float = 0.95) -> dict[str, Figure]:
+    """Draw the return against inner steps and against env steps, each as a figure of its own for a TensorBoard card.
+
+    A card is about 400 pixels wide and shows a figure at its own size: so one panel, few ticks, large text.
+
+    :return: by what to add to the card's name.
+    """
+    bands = report.bands(level)
+    cards = {}
+    axes = {"": (np.arange(report.n_inner_steps + 1), BY_STEP), "_env_steps": (report.env_steps, BY_ENV_STEP)}
+    for name, (x, label) in axes.items():
+        cards[name] = figure = Figure(figsize=(4.0, 3.0), dpi=100, layout="constrained")
+        axis = figure.subplots()
+        _curve(axis, x, bands, "C0", report.label)
+        axis.set_title(f"{report.env}, {report.n_tasks} {report.split} tasks", fontsize=12)
+        axis.set_xlabel(label, fontsize=12)
+        axis.set_ylabel(f"return ({level:.0%})", fontsize=12)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        axis.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axis.tick_params(labelsize=12)
+        for side in (axis.xaxis, axis.yaxis):
+            side.get_offset_text().set_fontsize(12)
+        axis.grid(alpha=0.3)
+    return cards
+
+
+def _curve(axis: Any, x: np.ndarray, bands: Bands, colour: str, label: str) -> None:
+    """Draw one report's mean return with its band."""
+    axis.plot(x, bands.mean, marker="o", color=colour, label=label)
+    axis.fill_between(x, bands.low, bands.high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _scatter(axis: Any, report: Report, name: str) -> None:
+    """Show every task's return before and after adaptation against one of its parameters."""
+    if name not in report.tasks:
+        raise unknown_name("task parameter", name, report.tasks)
+    values = report.tasks[name].reshape(report.n_tasks, -1)
+    if values.shape[1] != 1:
+        raise ConfigError(f"task parameter {name!r} has {values.shape[1]} numbers: only a scalar can be drawn against")
+    means = report.returns.mean(0)
+    for step, marker in ((0, "o"), (report.n_inner_steps, "^")):
+        axis.scatter(values[:, 0], means[:, step], s=14, marker=marker, label=f"{step} inner steps")
+    axis.set_xlabel(name)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small", loc="lower right")

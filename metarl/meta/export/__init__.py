@@ -1,0 +1,1 @@
+"""Stock SB3 models from an initialisation, and what plain SB3 makes of them."""

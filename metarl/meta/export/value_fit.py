@@ -1,0 +1,132 @@
+"""Fitting a value network to the returns of training tasks, for exports of learners that have no critic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from metarl.agents.learners.baseline import discounted_returns
+from metarl.agents.networks.policy import Params
+from metarl.agents.parallel import library_torch
+from metarl.agents.sampling.collect import Episodes, collect
+from metarl.checks import COUNT, integer
+from metarl.envs.family import draw_tasks
+from metarl.meta.adaptation.gradient import expand
+from metarl.streams import seed_sequence, stream
+
+if TYPE_CHECKING:
+    from metarl.meta.base import MetaAlgorithm
+
+ROUNDS = 60
+"""Times the targets are bootstrapped anew; an error in the values shrinks by γ to the horizon each time."""
+UPDATES = 25
+"""Gradient steps for each of them."""
+BATCH_SIZE = 512
+LEARNING_RATE = 1e-3
+HELD_OUT = 0.2
+
+
+class ValueFit(NamedTuple):
+    """How well a value network was fitted.
+
+    :param explained_variance: 1 - Var(return - value)/Var(return) on tasks that were not fitted on. It is limited by
+        what the observation tells about the task.
+    :param n_tasks: training tasks, held-out ones included.
+    :param env_steps: env steps collected for it.
+    """
+
+    explained_variance: float
+    n_tasks: int
+    env_steps: int
+
+
+@library_torch()  # a small network on small batches: threads would only wait for each other
+def fit_value(
+    model: MetaAlgorithm, policy: ActorCriticPolicy, n_tasks: int, n_episodes: int
+) -> tuple[ValueFit, Params]:
+    """Fit the value network of ``policy`` to discounted returns of training tasks at the meta-learnt initialisation.
+
+    Targets are what SB3 means by returns: the rewards of the episode and, where it was cut at the horizon, the value of
+    the last observation. Returns that end at the horizon would be smaller the later the env step, which the network
+    cannot see and SB3's advantages would be full of. So this is fitted value iteration over whole episodes (Adam, with
+    a rate that falls to 0, on standardised targets; the scale is folded into the last layer).
+
+    :param model: gives the initialisation, the family and the discount factor.
+    :param policy: a stock policy; its value network is the starting point and is changed.
+    :param n_tasks: training tasks to collect on, at least 2; a fifth of them is held out.
+    :param n_episodes: episodes of each.
+    :return: the quality, and the value network's tensors by SB3's names.
+    """
+    n_tasks, n_episodes = integer(2)("value_tasks", n_tasks), COUNT("value_episodes", n_episodes)
+    tasks = draw_tasks(model.family, stream(model.seed, "export/tasks"), n_tasks)
+    seeds = [seed_sequence(model.seed, "export/value", task) for task in range(n_tasks)]
+    theta = {name: tensor.contiguous() for name, tensor in expand(model.policy_params, n_tasks).items()}
+    episodes = collect(model.family, model.policy, theta, tasks, seeds, n_episodes=n_episodes, parallel=model.parallel)
+    gamma = float(getattr(model, "gamma", 0.99))
+    rng = stream(model.seed, "export/batches")
+    network = torch.nn.Sequential(policy.mlp_extractor.value_net, policy.value_net)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    held_out = max(1, round(HELD_OUT * n_tasks))
+    train, test = (_Steps(episodes, part) for part in (slice(None, -held_out), slice(-held_out, None)))
+    targets = discounted_returns(episodes.rewards, episodes.mask, gamma)
+    for k in range(ROUNDS):
+        y = train.pick(targets)
+        mean, std = float(y.mean()), max(float(y.std()), 1e-6)
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1.0 - k / ROUNDS)
+        _regress(network, optimizer, train.obs, (y - mean) / std, rng)
+        targets = _bootstrapped(episodes, gamma, network, mean, std)
+    with torch.no_grad():
+        policy.value_net.weight.mul_(std)
+        policy.value_net.bias.mul_(std).add_(mean)
+        y = test.pick(targets)
+        explained = 1.0 - float((network(test.obs).squeeze(-1) - y).var()) / max(float(y.var()), 1e-12)
+    tensors = {name: t.detach().clone() for name, t in policy.named_parameters() if "value_net" in name}
+    return ValueFit(explained, n_tasks, episodes.n_steps), tensors
+
+
+def _bootstrapped(episodes: Episodes, gamma: float, network: torch.nn.Module, mean: float, std: float) -> np.ndarray:
+    """Return the returns to go ``[task, env, time]`` where the value of a cut episode's last observation ends it.
+
+    The observation after the last env step is not recorded, so the one before it stands in, without its reward.
+    """
+    last = np.maximum(episodes.lengths - 1, 0)
+    task, env = np.indices(last.shape)
+    obs = episodes.obs[task, env, last].reshape(*last.shape, -1)
+    with torch.no_grad():
+        values = network(torch.from_numpy(obs).float()).squeeze(-1).double().numpy() * std + mean
+    rewards = episodes.rewards.astype(np.float64)
+    cut = ~episodes.terminated & (episodes.lengths > 0)
+    rewards[task[cut], env[cut], last[cut]] = values[cut]
+    return discounted_returns(rewards, episodes.mask, gamma)
+
+
+class _Steps:
+    """The valid steps of some tasks."""
+
+    def __init__(self, episodes: Episodes, tasks: slice) -> None:
+        self._tasks, self._mask = tasks, episodes.mask[tasks]
+        obs = episodes.obs[tasks].reshape(*self._mask.shape, -1)[self._mask]
+        self.obs = torch.from_numpy(obs.astype(np.float32))
+
+    def pick(self, values: np.ndarray) -> torch.Tensor:
+        """Return those of ``[task, env, time]`` values, ``[n]``."""
+        return torch.from_numpy(values[self._tasks][self._mask].astype(np.float32))
+
+
+def _regress(
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    rng: np.random.Generator,
+) -> None:
+    """Take some gradient steps on the mean squared error, each on a random batch."""
+    for _ in range(UPDATES):
+        batch = torch.from_numpy(rng.integers(len(x), size=BATCH_SIZE))
+        loss = torch.nn.functional.mse_loss(network(x[batch]).squeeze(-1), y[batch])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()

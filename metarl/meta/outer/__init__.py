@@ -1,0 +1,1 @@
+"""The meta-objective, and the optimisers that take steps on it."""
