@@ -18,12 +18,13 @@ from stable_baselines3.common.monitor import Monitor
 from benchmarks.measure import SEED, Row, interleave, judged, paired_ratio
 from benchmarks.single import run_single
 from metarl.agents.learners.ppo import PPO
-from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import collect
 from metarl.envs.family import Family, Tasks, make_family, n_tasks, one_task
 from metarl.envs.views.single import SingleEnv
 from metarl.meta.evaluation.statistics import bootstrap_interval, paired_interval
+from metarl.params import Params
 from metarl.streams import seed_sequence, stream
 
 FAMILY = "HalfCheetahVel-v0"

@@ -9,13 +9,14 @@ from gymnasium import spaces
 
 from benchmarks.measure import SEED
 from metarl.agents.learners.vpg import VPG
-from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes, collect
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
-from metarl.meta.adaptation.gradient import expand, inner_path, join
+from metarl.meta.adaptation.gradient import inner_path
 from metarl.meta.outer.objective import LocalObjective, chunks
+from metarl.params import Params, expand, join
 from metarl.streams import seed_sequence, stream
 
 RELU_100 = {"net_arch": [100, 100], "activation_fn": "relu"}

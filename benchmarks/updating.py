@@ -14,7 +14,6 @@ from typing import Any
 from benchmarks.measure import SEED, Row, interleave, judged, paired_ratio
 from benchmarks.problems import RELU_100, TANH_64, Update
 from metarl.agents.learners.vpg import VPG
-from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes
 from metarl.agents.sampling.samples import Samples
@@ -22,6 +21,7 @@ from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.outer.objective import MetaGradient, MetaObjective
 from metarl.meta.outer.optimizers import Outer, OuterStep, TrustRegion
 from metarl.meta.progress import Timer
+from metarl.params import Params
 
 SETTINGS = {"all episodes in the Fisher": (1.0, 0.01), "a quarter of them, as in the YAML": (0.25, 0.02)}
 """Of the trust region: share of the episodes in the Fisher information, and its size."""

@@ -23,7 +23,7 @@ from benchmarks.measure import SEED, Row, interleave, judged, median_interval, p
 from benchmarks.problems import RELU_100, random_episodes, stacked
 from benchmarks.single import run_single
 from metarl.agents.learners.vpg import VPG
-from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.stock.path import FlatStorage
 from metarl.agents.stock.path import Path as SB3Path
@@ -31,6 +31,7 @@ from metarl.agents.stock.reuse import find_optimizers, load_initialisation, name
 from metarl.envs.family import make_family, one_task
 from metarl.envs.views.single import SingleEnv
 from metarl.meta.algorithms.leap_watcher import LeapMetric, LeapWatcher
+from metarl.params import Params
 from metarl.streams import seed_sequence, stream
 
 TARGET = 1.05

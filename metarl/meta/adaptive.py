@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from stable_baselines3.common.policies import BasePolicy
 
-from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT, MAPPING, NONE, ROUNDS, SEED, integer, number, plain, plain_tree
 from metarl.envs.family import Family, Tasks, draw_tasks
@@ -31,10 +30,10 @@ from metarl.meta.base import MetaAlgorithm, versions
 from metarl.meta.environments import AnyEnv, as_env
 from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.kept import policy_name
-from metarl.meta.outer.objective import norm
 from metarl.meta.outer.optimizers import OUTER, Outer, make_outer
 from metarl.meta.progress import Progress, Timer
 from metarl.meta.sb3_words import INSTEAD
+from metarl.params import Params, norm
 from metarl.streams import stream
 
 if TYPE_CHECKING:

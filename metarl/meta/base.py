@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import configure_logger
 
-from metarl.agents.networks.policy import POLICIES, FunctionalPolicy, Params
+from metarl.agents.networks.policy import POLICIES, FunctionalPolicy
 from metarl.agents.parallel import Parallel, library_torch
 from metarl.checks import COUNT, COUNT_OR_ZERO, MAPPING, NONE, SEED, SWITCH, Check, integer, plain_tree
 from metarl.envs.family import Family, family_ids, make_family
@@ -41,6 +41,7 @@ from metarl.meta.kept import KeepsArguments, family_traits, named_activation, po
 from metarl.meta.outer.optimizers import Outer
 from metarl.meta.saving import convert_arguments, read_saved, require_finite_tensors
 from metarl.meta.sb3_words import Locals, MaybeCallback, SB3Words, callback_of
+from metarl.params import Params
 from metarl.streams import stream
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from metarl.agents.networks.policy import Params
 from metarl.checks import SWITCH
 from metarl.envs.family import Family, draw_tasks
 from metarl.errors import ConfigError, NoSuchNameError, shorten
 from metarl.meta.progress import ProgressBar
+from metarl.params import Params
 from metarl.streams import stream
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from metarl.agents.learners.actor_critic import ActorCritic, ActorCriticSamples
 from metarl.agents.learners.base import LearnerState
 from metarl.agents.learners.optimizers import Layout
-from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import Episodes
+from metarl.params import Params
 from metarl.streams import seed_sequence
 
 OBS = spaces.Box(-10.0, 10.0, (3,), np.float32)

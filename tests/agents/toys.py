@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.envs.family import Family, State, Step, Tasks
-from metarl.meta.adaptation.gradient import expand
+from metarl.params import Params, expand
 from metarl.streams import seed_sequence
 
 HORIZON = 7

@@ -7,8 +7,9 @@ import torch
 from gymnasium import spaces
 
 from metarl.agents.learners.vpg import VPG
-from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.samples import Samples, mean_weights
+from metarl.params import Params
 
 TASKS, ENVS, LONGEST = 3, 4, 6
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.agents.networks.policy import Params
 from metarl.envs.family import Tasks
 from metarl.meta.adaptation.batched import Amount, Learnt, PathWatcher, Streams
 from metarl.meta.progress import Timer
+from metarl.params import Params
 from tests.meta.small import small
 
 

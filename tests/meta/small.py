@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from metarl.agents.networks.policy import Params
 from metarl.meta.algorithms.maml import FOMAML
 from metarl.meta.base import MetaAlgorithm
+from metarl.params import Params
 
 SIZES: dict[str, Any] = {
     "meta_batch_size": 4,

@@ -12,7 +12,7 @@ from metarl.errors import ConfigError, DivergedError
 from metarl.meta.adaptation.learners import FUNCTIONAL, STOCK
 from metarl.meta.adaptive import AdaptiveAlgorithm, require_sound
 from metarl.meta.base import algorithms
-from metarl.meta.outer.objective import norm
+from metarl.params import norm
 from metarl.zoo.config import load_hyperparameters, merge
 from tests.meta.small import copy, equal, run_iterations, small
 

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from metarl.agents.networks.distributions import Distribution
-from metarl.agents.networks.policy import FunctionalPolicy, Params, Tower, tanh_slope
+from metarl.agents.networks.policy import FunctionalPolicy, Tower, tanh_slope
 from metarl.agents.networks.products import add_product_, linear, outer, product
+from metarl.params import Params
 
 HeadLoss = Callable[[Distribution, torch.Tensor | None], torch.Tensor]
 """The losses ``[task]``, given the distribution and the critic's values ``[task, n]`` (None without a critic)."""

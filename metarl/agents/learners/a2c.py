@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from metarl.agents.learners.actor_critic import ActorCritic, ActorCriticSamples
-from metarl.agents.learners.base import LearnerState, Rate, Watcher
+from metarl.agents.learners.base import LearnerState, Watcher
 from metarl.agents.learners.descent import descend, task_blocks
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import Samples
+from metarl.params import Rate
 
 
 class A2C(ActorCritic):

@@ -15,13 +15,14 @@ from metarl.agents.learners.descent import task_blocks
 from metarl.agents.learners.optimizers import Layout, make_optimizer
 from metarl.agents.learners.rounding import is_rounding, nothing_differs
 from metarl.agents.networks.distributions import Distribution
-from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes
 from metarl.agents.sampling.samples import Samples, pack
 from metarl.checks import ABOVE_ZERO, FRACTION, NOT_NEGATIVE, SWITCH
 from metarl.errors import ConfigError
 from metarl.frozen import SetOnce
+from metarl.params import Params
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,10 @@ import numpy as np
 import torch
 
 from metarl.agents.networks.distributions import Distribution
-from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import Episodes
 from metarl.agents.sampling.samples import Samples
-
-Rate = float | Params
-"""A learning rate: one number, or one tensor for each parameter (elementwise)."""
+from metarl.params import Params, Rate
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from metarl.agents.derivatives.mlp import LossDerivatives
-from metarl.agents.learners.base import FlatParams, Learner, LearnerState, Rate, Watcher
+from metarl.agents.learners.base import FlatParams, Learner, LearnerState, Watcher
 from metarl.agents.learners.optimizers import FlatRate, Layout, Optimizer, clip_norms, take_step
 from metarl.agents.networks.distributions import Distribution
-from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel, single_threaded_torch
 from metarl.agents.sampling.samples import Samples
+from metarl.params import Params, Rate
 
 BLOCK_TASKS = 8
 BLOCK_BYTES = 2_000_000

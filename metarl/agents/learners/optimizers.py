@@ -10,8 +10,8 @@ from typing import Protocol
 
 import torch
 
-from metarl.agents.networks.policy import Params
 from metarl.errors import unknown_name
+from metarl.params import Params
 
 FlatRate = float | torch.Tensor
 """A learning rate: one number, or one for each entry, ``[task, n]``."""

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from metarl.agents.learners.actor_critic import ActorCritic, ActorCriticSamples, standardized
-from metarl.agents.learners.base import LearnerState, Rate, Watcher
+from metarl.agents.learners.base import LearnerState, Watcher
 from metarl.agents.learners.descent import Minibatch, descend, task_blocks
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import Samples
 from metarl.checks import ABOVE_ZERO, NONE, ROUNDS, integer
+from metarl.params import Rate
 
 
 class PPO(ActorCritic):

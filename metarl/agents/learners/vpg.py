@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from metarl.agents.learners.base import LearnerState, Rate, Watcher
+from metarl.agents.learners.base import LearnerState, Watcher
 from metarl.agents.learners.baseline import (
     LinearFeatureBaseline,
     discounted_returns,
@@ -19,12 +19,13 @@ from metarl.agents.learners.descent import descend, task_blocks
 from metarl.agents.learners.optimizers import SGD
 from metarl.agents.learners.rounding import is_rounding, nothing_differs
 from metarl.agents.networks.distributions import Distribution
-from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes
 from metarl.agents.sampling.samples import Samples, pack
 from metarl.checks import FRACTION, SWITCH, choice
 from metarl.frozen import SetOnce
+from metarl.params import Params, Rate
 
 SURROGATES = ("log_likelihood", "likelihood_ratio")
 

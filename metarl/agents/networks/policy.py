@@ -26,9 +26,7 @@ from metarl.agents.parallel import library_torch
 from metarl.checks import FINITE, SWITCH, plain_tree
 from metarl.envs.family import check_arguments
 from metarl.errors import ConfigError, NoSuchNameError, shorten, unknown_name
-
-Params = dict[str, torch.Tensor]
-"""Named tensors: one task's, or a stack of several tasks' with a leading task axis."""
+from metarl.params import Params
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,

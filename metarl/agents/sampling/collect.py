@@ -17,13 +17,14 @@ from gymnasium import spaces
 
 from metarl.agents.learners.rounding import warn_of_lost_digits
 from metarl.agents.networks.distributions import draw_noise
-from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.checks import COUNT, NONE
 from metarl.envs.family import Family, Tasks, n_tasks, one_task, take_tasks
 from metarl.envs.promises import require_sound_step, sound_start
 from metarl.envs.views.rules import as_actions, require_finite
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
+from metarl.params import Params
 
 N_BLOCKS = 2
 """Blocks of tasks that are collected side by side where a family gains from it: while one block waits for its policy,

@@ -67,13 +67,14 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from metarl.agents.generators import sb3_generators
 from metarl.agents.learners.base import Watcher
-from metarl.agents.networks.policy import ACTIVATIONS, Params, require_network_size
+from metarl.agents.networks.policy import ACTIVATIONS, require_network_size
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.arguments import check_together, check_values
 from metarl.agents.stock.reuse import ReusableSB3, construct, load_initialisation, read_initialisation
 from metarl.checks import COUNT, plain_tree
 from metarl.envs.family import Family, Task, check_arguments, make_family
 from metarl.errors import ConfigError, shorten, unknown_name
+from metarl.params import Params
 from metarl.synonyms import HYPERPARAMETERS
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from metarl.agents.learners.base import FlatParams, StepsWatcher, Watcher
-from metarl.agents.networks.policy import Params
+from metarl.params import Params
 
 _ALIGNED = 16
 """Numbers of four bytes in 64 bytes."""

@@ -10,11 +10,12 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from metarl.agents.networks.distributions import draw_noise
-from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.sampling.collect import clip_actions
 from metarl.checks import NONE, SEED
 from metarl.errors import ConfigError, NoSuchNameError, shorten
+from metarl.params import Params
 from metarl.streams import stream
 
 

@@ -10,15 +10,14 @@ import gymnasium as gym
 import numpy as np
 
 from metarl.agents.learners.base import Learner, LearnerState, Watcher
-from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes, collect, collect_env
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family, Tasks
 from metarl.envs.family import n_tasks as count_tasks
 from metarl.meta.adaptation.adapted import AdaptedPolicy
-from metarl.meta.adaptation.gradient import expand
 from metarl.meta.progress import Progress, Timer
+from metarl.params import Params, expand
 from metarl.streams import seed_sequence
 
 Amount = Mapping[str, int | None]

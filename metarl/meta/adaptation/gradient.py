@@ -14,35 +14,13 @@ import numpy as np
 import torch
 
 from metarl.agents.derivatives.mlp import LossDerivatives
-from metarl.agents.learners.base import Learner, LearnerState, Rate, Watcher
+from metarl.agents.learners.base import Learner, LearnerState, Watcher
 from metarl.agents.learners.descent import descend, task_blocks
 from metarl.agents.learners.optimizers import SGD
 from metarl.agents.networks.distributions import Distribution
-from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import Samples
-
-
-def expand(params: Params, n_tasks: int) -> Params:
-    """Return ``params`` with a leading task axis, without copying."""
-    return {name: tensor.unsqueeze(0).expand(n_tasks, *tensor.shape) for name, tensor in params.items()}
-
-
-def join(parts: Sequence[Params]) -> Params:
-    """Join stacks of parameters along the task axis."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def scale(rate: Rate, params: Params) -> Params:
-    """Return ``rate ∘ params``."""
-    if isinstance(rate, dict):
-        return {name: tensor * rate[name] for name, tensor in params.items()}
-    return {name: tensor * rate for name, tensor in params.items()}
-
-
-def subtract(a: Params, b: Params) -> Params:
-    """Return ``a − b``."""
-    return {name: tensor - b[name] for name, tensor in a.items()}
+from metarl.params import Params, Rate, scale, subtract
 
 
 class InnerStep:

@@ -16,7 +16,6 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from metarl.agents.generators import drawing_from, sb3_generators
-from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import library_torch
 from metarl.agents.sampling.collect import finite_array, finite_reward
 from metarl.agents.stock.learner import ALGORITHMS, SB3Learner, learning_seed
@@ -33,6 +32,7 @@ from metarl.errors import ConfigError, shorten
 from metarl.meta.adaptation.adapted import AdaptedPolicy, as_observation, predictions
 from metarl.meta.adaptation.batched import Amount, Learnt, PathWatcher, Streams
 from metarl.meta.progress import Progress, Timer
+from metarl.params import Params
 from metarl.streams import seed_sequence, stream
 
 PREFIX = "sb3_"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from metarl.agents.learners.base import FlatParams
-from metarl.agents.networks.policy import Params
 from metarl.checks import SWITCH
 from metarl.errors import unknown_name
+from metarl.params import Params
 
 METRICS = ("length", "energy")
 _BLOCK_BYTES = 1 << 19

@@ -12,8 +12,9 @@ from metarl.envs.family import Family, Tasks
 from metarl.meta.adaptation.batched import Learnt, Streams
 from metarl.meta.algorithms.path import PathAlgorithm
 from metarl.meta.environments import AnyEnv
-from metarl.meta.outer.objective import MetaGradient, norm
+from metarl.meta.outer.objective import MetaGradient
 from metarl.meta.progress import Timer
+from metarl.params import norm
 
 
 class Reptile(PathAlgorithm):

@@ -48,7 +48,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 
 from metarl.agents.generators import sb3_alone
 from metarl.agents.networks.distributions import MIN_LOG_STD
-from metarl.agents.networks.policy import ACTIVATIONS, Params, require_network_size
+from metarl.agents.networks.policy import ACTIVATIONS, require_network_size
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.learner import ALGORITHMS
 from metarl.agents.stock.reuse import (
@@ -69,6 +69,7 @@ from metarl.meta.export.settings import KINDS, OPTIMIZERS, Settings, choose
 from metarl.meta.export.sidecar import FORMAT, VERSION, read_export, read_moments, read_settings, read_tensors
 from metarl.meta.export.value_fit import ValueFit, fit_value
 from metarl.meta.saving import require_finite_tensors
+from metarl.params import Params
 from metarl.streams import stream
 
 if TYPE_CHECKING:

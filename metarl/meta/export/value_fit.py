@@ -9,12 +9,11 @@ import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from metarl.agents.learners.baseline import discounted_returns
-from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import library_torch
 from metarl.agents.sampling.collect import Episodes, collect
 from metarl.checks import COUNT, integer
 from metarl.envs.family import draw_tasks
-from metarl.meta.adaptation.gradient import expand
+from metarl.params import Params, expand
 from metarl.streams import seed_sequence, stream
 
 if TYPE_CHECKING:

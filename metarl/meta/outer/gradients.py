@@ -7,12 +7,12 @@ from typing import NoReturn
 
 from metarl.agents.derivatives.mlp import LossDerivatives
 from metarl.agents.learners.base import Learner
-from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel
 from metarl.errors import ConfigError
 from metarl.meta.adaptation.batched import Learnt
-from metarl.meta.adaptation.gradient import expand, inner_path, subtract
-from metarl.meta.outer.objective import MetaGradient, chunks, norm
+from metarl.meta.adaptation.gradient import inner_path
+from metarl.meta.outer.objective import MetaGradient, chunks
+from metarl.params import Params, expand, norm, subtract
 
 
 class KnownGradient:

@@ -12,13 +12,14 @@ from typing import Protocol
 
 import torch
 
-from metarl.agents.learners.base import Learner, Rate
+from metarl.agents.learners.base import Learner
 from metarl.agents.networks.distributions import Distribution
-from metarl.agents.networks.policy import Linearization, Params
+from metarl.agents.networks.policy import Linearization
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import Samples
 from metarl.checks import choice, number
-from metarl.meta.adaptation.gradient import InnerStep, expand, inner_path
+from metarl.meta.adaptation.gradient import InnerStep, inner_path
+from metarl.params import Params, Rate, expand, norm
 
 CHUNK_BYTES = 2_000_000
 """Size of one layer's activations in a chunk of tasks: past this they leave the cache and larger chunks are slower."""
@@ -274,13 +275,3 @@ def chunks(n_tasks: int, batches: Sequence[Samples], width: int, chunk_size: int
 def _sum_tasks(params: Params, sums: Params, index: int) -> None:
     for name, tensor in params.items():
         torch.sum(tensor, 0, out=sums[name][index])
-
-
-def norm(params: Params) -> float:
-    """Return the Euclidean norm over all tensors."""
-    return float(sum(float(tensor.double().square().sum()) for tensor in params.values()) ** 0.5)
-
-
-def dot(a: Params, b: Params) -> float:
-    """Return the inner product over all tensors, in float64."""
-    return float(sum(float((tensor.double() * b[name].double()).sum()) for name, tensor in a.items()))

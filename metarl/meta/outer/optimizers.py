@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 import torch
 
-from metarl.agents.networks.policy import Params
 from metarl.checks import NONE, NOT_NEGATIVE, POSITIVE, ROUNDS, number
 from metarl.envs.family import check_arguments
 from metarl.errors import CheckpointError, NonFiniteError, unknown_name
 from metarl.files.schema import LARGEST
 from metarl.frozen import SetOnce
-from metarl.meta.outer.objective import MetaObjective, dot, norm
+from metarl.meta.outer.objective import MetaObjective
+from metarl.params import Params, dot, norm
 
 SMALLEST_KL = 1e-6
 """The smallest trust region: float32 computes a mean KL divergence to 3e-8, and a smaller one would not be kept to."""

@@ -11,9 +11,9 @@ from gymnasium import spaces
 from metarl.agents.derivatives.mlp import LossDerivatives, activation_derivatives
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.distributions import Distribution
-from metarl.agents.networks.policy import ACTIVATIONS, FunctionalPolicy, Params
+from metarl.agents.networks.policy import ACTIVATIONS, FunctionalPolicy
 from metarl.agents.sampling.samples import Samples
-from metarl.meta.adaptation.gradient import expand
+from metarl.params import Params, expand
 from tests.meta.problems import TASKS, make_params, make_samples
 
 

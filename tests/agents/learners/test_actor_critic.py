@@ -14,12 +14,11 @@ import torch
 from metarl.agents import A2C, PPO, FunctionalPolicy, collect
 from metarl.agents.derivatives.mlp import LossDerivatives
 from metarl.agents.learners.actor_critic import ActorCritic, ActorCriticSamples, standardized
-from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import mean_weights
 from metarl.envs.family import make_family
 from metarl.errors import ConfigError, MetaRLError
-from metarl.meta.adaptation.gradient import expand
+from metarl.params import Params, expand
 from metarl.streams import seed_sequence, stream
 from tests.agents.toys import Staircase, make_seeds, make_stack, make_tasks
 from tests.meta import problems

@@ -17,13 +17,14 @@ from metarl.agents.learners.a2c import A2C
 from metarl.agents.learners.optimizers import Layout
 from metarl.agents.learners.ppo import PPO
 from metarl.agents.learners.vpg import VPG
-from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.networks.products import add_product_, linear, product
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes, collect
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family, State, Step, Tasks, take_tasks
 from metarl.meta.algorithms.reptile import Reptile
+from metarl.params import Params
 from tests.agents.toys import make_seeds, make_stack
 
 N_TASKS = 7

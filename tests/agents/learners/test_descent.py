@@ -13,9 +13,9 @@ from metarl.agents import A2C, PPO, VPG, FunctionalPolicy, Learner, Samples
 from metarl.agents.learners.actor_critic import ActorCriticSamples
 from metarl.agents.learners.descent import task_blocks
 from metarl.agents.learners.optimizers import Layout, clip_norms
-from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import mean_weights
+from metarl.params import Params
 from metarl.streams import seed_sequence
 from tests.agents.sb3_twin import stack
 

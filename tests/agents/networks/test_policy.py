@@ -13,8 +13,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from metarl.agents.networks.distributions import Categorical, Gaussian
-from metarl.agents.networks.policy import ACTIVATIONS, FunctionalPolicy, Params
+from metarl.agents.networks.policy import ACTIVATIONS, FunctionalPolicy
 from metarl.errors import ConfigError, MetaRLError, UnknownNameError
+from metarl.params import Params
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 DISCRETE = spaces.Discrete(4)

@@ -11,13 +11,14 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from metarl.agents.networks.policy import FunctionalPolicy, Params
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes, clip_actions, collect, collect_env, split_streams
 from metarl.agents.sampling.samples import Samples, mean_weights, pack
 from metarl.envs.family import Tasks, make_family, take_tasks
 from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, NonFiniteError
+from metarl.params import Params
 from metarl.streams import seed_sequence
 from tests.agents.toys import HORIZON, Staircase, make_policy, make_seeds, make_stack, make_tasks
 

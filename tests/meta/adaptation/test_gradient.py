@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metarl.agents.networks.policy import Params
-from metarl.meta.adaptation.gradient import InnerStep, Rate, expand, inner_path, join, scale, subtract
+from metarl.meta.adaptation.gradient import InnerStep, Rate, inner_path
+from metarl.params import Params, expand, join, scale, subtract
 from tests.meta.problems import TASKS, make_learner, make_params, make_samples
 
 KINDS = ("gaussian", "categorical")

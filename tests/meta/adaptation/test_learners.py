@@ -17,10 +17,10 @@ from metarl.agents.stock.learner import SB3Learner
 from metarl.agents.stock.reuse import merge_statistics
 from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, DivergedError, MetaRLError, NonFiniteError, UnknownNameError
-from metarl.meta.adaptation.gradient import expand
 from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.base import load
+from metarl.params import expand
 from metarl.streams import seed_sequence, stream
 from tests.meta.aim import Aim
 from tests.meta.small import copy, equal, run_iterations

@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from metarl.agents.learners.base import Learner
-from metarl.agents.networks.policy import Params
 from metarl.agents.sampling.collect import collect
 from metarl.envs.family import make_family
 from metarl.errors import MetaRLError
-from metarl.meta.adaptation.gradient import expand
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.base import load
+from metarl.params import Params, expand
 from metarl.streams import seed_sequence, stream
 from tests.meta.quadratics import Quadratics, flat, on_quadratics
 from tests.meta.small import copy, equal, run_iterations, small

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from metarl.agents.learners.base import FlatParams
-from metarl.agents.networks.policy import Params
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.meta.algorithms import leap_watcher as watchers
 from metarl.meta.algorithms.leap_watcher import METRICS, LeapMetric, LeapWatcher
+from metarl.params import Params
 
 TASKS, STEPS = 4, 5
 SHAPES = {"body.weight": (2, 3), "body.bias": (2,), "head.weight": (1, 2)}

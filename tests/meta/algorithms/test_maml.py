@@ -14,10 +14,11 @@ from metarl.agents.learners.vpg import VPG
 from metarl.agents.sampling.collect import collect, collect_env
 from metarl.envs.family import make_family, n_tasks
 from metarl.errors import ConfigError, MetaRLError, NonFiniteError, UnknownNameError
-from metarl.meta.adaptation.gradient import expand, inner_path
+from metarl.meta.adaptation.gradient import inner_path
 from metarl.meta.algorithms.maml import FOMAML, MAML, Oracle, Pretrain, RandomInit
 from metarl.meta.outer.objective import LocalObjective
 from metarl.meta.outer.optimizers import SGD
+from metarl.params import expand
 from metarl.streams import seed_sequence, stream
 from tests.agents.toys import Staircase
 from tests.meta.small import SIZES, copy, equal, run_iterations, small

@@ -15,12 +15,13 @@ from metarl.agents.learners.vpg import VPG
 from metarl.agents.sampling.collect import collect
 from metarl.envs.family import Family, Tasks, make_family
 from metarl.errors import ConfigError, TaskError
-from metarl.meta.adaptation.gradient import expand, inner_path
+from metarl.meta.adaptation.gradient import inner_path
 from metarl.meta.algorithms.maml import FOMAML, MAML, Pretrain, RandomInit
 from metarl.meta.evaluation.comparison import compare
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import bootstrap_bands
 from metarl.meta.evaluation.tasks import evaluation_tasks
+from metarl.params import expand
 from metarl.streams import seed_sequence
 from tests.agents.toys import Staircase
 from tests.meta.small import equal, run_iterations, small

@@ -27,8 +27,9 @@ from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family, State, Step, Tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
-from metarl.meta.adaptation.gradient import expand, inner_path
+from metarl.meta.adaptation.gradient import inner_path
 from metarl.meta.export.sb3 import KINDS, Exported, export_sb3, load_sb3, save_sb3, space_to_json, to_sb3
+from metarl.params import expand
 from metarl.streams import seed_sequence
 from tests.meta.walk import Walk
 

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.agents.learners.base import Rate
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.distributions import MIN_LOG_STD
-from metarl.agents.networks.policy import Params
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import Samples, mean_weights
 from metarl.errors import ConfigError
-from metarl.meta.adaptation.gradient import expand, inner_path, scale
-from metarl.meta.outer.objective import LocalObjective, dot, norm
+from metarl.meta.adaptation.gradient import inner_path
+from metarl.meta.outer.objective import LocalObjective
+from metarl.params import Params, Rate, dot, expand, norm, scale
 from tests.meta.problems import TASKS, make_learner, make_params, make_samples
 
 RATES = [0.3, 0.2, 0.1]

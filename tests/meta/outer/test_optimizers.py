@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from metarl.agents.networks.policy import Params
 from metarl.errors import ConfigError, MetaRLError, MetaRLWarning, NonFiniteError, UnknownNameError
 from metarl.meta.algorithms.maml import PATIENCE
-from metarl.meta.outer.objective import LocalObjective, MetaGradient, dot, norm
+from metarl.meta.outer.objective import LocalObjective, MetaGradient
 from metarl.meta.outer.optimizers import (
     SGD,
     SMALLEST_KL,
@@ -23,6 +22,7 @@ from metarl.meta.outer.optimizers import (
     conjugate_gradient,
     make_outer,
 )
+from metarl.params import Params, dot, norm
 from tests.meta.small import copy, equal, run_iterations, small
 
 
