@@ -213,3 +213,38 @@ class Bandit(Family):
         return Step(
             after, reward[..., None].astype(np.float32), reward, np.zeros(reward.shape, bool), {"reward": reward}
         )
+
+
+class Doors(Family):
+    """A lamp of two colours, drawn anew at each step, says which door pays; tasks have two, three or four doors.
+
+    All tasks have the same observation, the lamp as one of two numbers, and each the actions of its doors: a policy
+    shares its trunk with the tasks of other spaces, and its head with those of its own. The best return is 8 times the
+    pay; without looking at the lamp it is half of that, unless both colours mean the same door.
+
+    Numbers beyond the doors are counted round: with two doors, 5 is door 1.
+    """
+
+    def __init__(self) -> None:
+        self.id = "Doors-v0"
+        pay = Box(0.5, 1.5, (), np.float64)
+        self.task_space = Dict({"doors": Discrete(3, start=2), "red": Discrete(12), "green": Discrete(12), "pay": pay})
+        self.observation_space, self.action_space = Box(0.0, 1.0, (2,), np.float32), Discrete(2)
+        self.horizon = 8
+
+    def spaces(self, task):
+        return self.observation_space, Discrete(int(task["doors"]))
+
+    def reset(self, tasks, rngs, n_envs):
+        return self.draw(rngs, n_envs)
+
+    @staticmethod
+    def draw(rngs, n_envs):
+        lamp = np.stack([rng.integers(2, size=n_envs) for rng in rngs])
+        return {"lamp": lamp}, np.stack([lamp, 1 - lamp], axis=-1).astype(np.float32)
+
+    def step(self, tasks, state, actions, rngs, active=None):
+        door = np.where(state["lamp"] == 1, tasks["red"][:, None], tasks["green"][:, None])
+        reward = (actions == door % tasks["doors"][:, None]) * tasks["pay"][:, None]
+        after, obs = self.draw(rngs, actions.shape[1])
+        return Step(after, obs, reward, np.zeros(reward.shape, bool), {"reward_door": reward})
