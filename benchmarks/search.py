@@ -16,7 +16,7 @@ from typing import Any
 
 from metarl.files.checkpoint import read_npz, write_text_atomic
 from metarl.zoo.config import HYPERPARAMS
-from metarl.zoo.runs import Run, list_runs
+from metarl.zoo.runs.folder import Run, list_runs
 
 SETTINGS = ("learner", "inner_lr", "n_inner_steps", "meta_batch_size", "n_episodes", "outer", "outer_kwargs")
 """Hyperparameters that every row has."""

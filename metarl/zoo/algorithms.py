@@ -53,7 +53,7 @@ def registering(run: Path | None) -> str:
 
     :param run: a run folder.
     """
-    from metarl.zoo.runs import open_run
+    from metarl.zoo.runs.folder import open_run
 
     names: Any = []
     if run is not None:

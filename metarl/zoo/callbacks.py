@@ -20,7 +20,7 @@ from metarl.meta.evaluation.figures import adaptation_cards
 from metarl.zoo.console import Reporter, warn
 from metarl.zoo.evaluations import META, RESULTS, TASK, read_meta, read_results
 from metarl.zoo.interrupts import Interrupts
-from metarl.zoo.runs import Held, Run
+from metarl.zoo.runs.folder import Held, Run
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError
-from metarl.zoo.runs import TRAINED, Run, command_line
+from metarl.zoo.runs.folder import TRAINED, Run, command_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

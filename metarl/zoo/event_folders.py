@@ -17,7 +17,7 @@ from metarl.errors import ConfigError, MetaRLError, shorten
 from metarl.files.checkpoint import write_all_atomic
 from metarl.files.untrusted import parse_json, read_text
 from metarl.logging import cut_events
-from metarl.zoo.runs import Run
+from metarl.zoo.runs.folder import Run
 
 MARK = "metarl_run.json"
 """The file of a folder elsewhere that says which run it belongs to."""

@@ -17,7 +17,7 @@ from metarl.errors import ConfigError, MetaRLError, unknown_name
 from metarl.files.schema import LARGEST, LARGEST_SEED, Range, convert, read_as
 from metarl.files.untrusted import MAX_YAML, dump_yaml, read_text
 from metarl.zoo.config import HYPERPARAMS, check_hyperparameters, load_hyperparameters, load_yaml, merge
-from metarl.zoo.runs import Run, open_run, run_number
+from metarl.zoo.runs.folder import Run, open_run, run_number
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 PARTS = ("comparison", "ablation")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarl.errors import ConfigError, UnknownNameError, shorten
-from metarl.zoo.runs import command_line
+from metarl.zoo.runs.folder import command_line
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from metarl.errors import MetaRLError
 
 if TYPE_CHECKING:
-    from metarl.zoo.runs import Run
+    from metarl.zoo.runs.folder import Run
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,7 +67,7 @@ def show_environments() -> None:
 def show_runs(log_folder: str | Path) -> None:
     """Print the runs of a log folder."""
     from metarl.zoo.console import say, show_table
-    from metarl.zoo.runs import open_run, run_folders
+    from metarl.zoo.runs.folder import open_run, run_folders
 
     rows = []
     for path in run_folders(log_folder):

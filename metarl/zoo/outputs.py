@@ -19,7 +19,7 @@ from metarl.errors import CheckpointError, ConfigError, shorten
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from metarl.zoo.runs import Run
+    from metarl.zoo.runs.folder import Run
 
 FIGURES = ("png", "svg", "pdf")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from metarl.meta.evaluation.report import Report
-    from metarl.zoo.runs import Run
+    from metarl.zoo.runs.folder import Run
 
 AXES = {
     "steps": ("time/total_timesteps", "env steps, support and query together"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarl.errors import ConfigError, MetaRLError, shorten
-from metarl.zoo.runs import command_line
+from metarl.zoo.runs.folder import command_line
 from metarl.zoo.values import similar
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Clock:
     def _rates(self) -> dict[tuple[str, str], float]:
         """Return the mean seconds of an env step by environment and algorithm, and by environment alone."""
         from metarl.zoo.evaluate import training_seconds
-        from metarl.zoo.runs import list_runs
+        from metarl.zoo.runs.folder import list_runs
 
         found: dict[tuple[str, str], list[float]] = {}
         for place in (self._folder, self._folder / "ablation"):

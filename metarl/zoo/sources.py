@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metarl.errors import CheckpointError, ConfigError, shorten
-from metarl.zoo.runs import Run, find_run, open_run, saved_model, shipped_model
+from metarl.zoo.runs.folder import Run, find_run, open_run, saved_model, shipped_model
 from metarl.zoo.values import similar
 
 

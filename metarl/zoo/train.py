@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarl.errors import CheckpointError, ConfigError, DivergedError, MetaRLError, NonFiniteError, UnknownNameError
-from metarl.zoo.runs import FolderGoneError, Held, Run, command_line, create_run, locked, write_records
+from metarl.zoo.runs.folder import FolderGoneError, Held, Run, command_line, create_run, locked, write_records
 from metarl.zoo.sources import missing
 
 if TYPE_CHECKING:

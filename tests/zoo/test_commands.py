@@ -14,10 +14,10 @@ import pytest
 
 import metarl
 from metarl.meta.adaptation.learners import FUNCTIONAL, STOCK
-from metarl.zoo import runs
 from metarl.zoo.__main__ import main
 from metarl.zoo.evaluate import training_seconds
 from metarl.zoo.plot import last_evaluation, read_curve, run_on, running_mean, training_figure
+from metarl.zoo.runs.folder import open_run
 from tests.processes import COMMAND, run_program
 
 from .conftest import TINY, Refused, contents
@@ -128,7 +128,7 @@ def test_shipped_initialisation_is_used_where_there_is_no_run(
 ) -> None:
     empty = tmp_path / "none"
     empty.mkdir()
-    monkeypatch.setattr(runs, "TRAINED", tmp_path / "trained")
+    monkeypatch.setattr("metarl.zoo.runs.folder.TRAINED", tmp_path / "trained")
     assert "there is no run of fomaml on PointMass-v0" in refused("evaluate", "-f", empty, *QUICK)
     (tmp_path / "trained" / "fomaml").mkdir(parents=True)
     shutil.copy(trained / "PointMass-v0.safetensors", tmp_path / "trained" / "fomaml")
@@ -172,7 +172,7 @@ def test_plots(logs: Path, tmp_path: Path, refused: Refused) -> None:
     assert "x: for training curves only" in refused("plot", "-f", logs, "--kind", "adaptation", "-x", "time")
     assert (run / "training_1.png").read_bytes().startswith(b"\x89PNG")
     for axis in ("time/time_elapsed", "time/iterations", "time/total_timesteps"):
-        curve = read_curve(runs.open_run(run), axis, "eval/mean_reward")
+        curve = read_curve(open_run(run), axis, "eval/mean_reward")
         assert len(curve.x) == len(np.load(run / "evaluations.npz")["timesteps"])
         assert (np.diff(curve.x) > 0).all()
     assert "did you mean 'meta/adapt_gain'" in refused("plot", "-f", logs, "-y", "meta/adapt_gian")
@@ -186,16 +186,16 @@ def test_the_intervals_of_a_plot_are_those_of_an_evaluation(trained: Path, tmp_p
     assert main([*TINY, *words]) == 0
     run = tmp_path / "fomaml" / "PointMass-v0_1"
     expected = metarl.load(run / "PointMass-v0").evaluate("validation", n_tasks=8)
-    report = last_evaluation(runs.open_run(run), "a run")
+    report = last_evaluation(open_run(run), "a run")
     assert report.strata is not None
     assert report.strata.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     for ours, theirs in zip(report.bands(), expected.bands(), strict=True):
         assert np.array_equal(ours, theirs)
-    assert last_evaluation(runs.open_run(trained), "a run").strata is None
+    assert last_evaluation(open_run(trained), "a run").strata is None
 
 
 def test_the_time_of_a_run_that_was_gone_on_with_runs_on(trained: Path, tmp_path: Path) -> None:
-    run = runs.open_run(shutil.copytree(trained, tmp_path / trained.name))
+    run = open_run(shutil.copytree(trained, tmp_path / trained.name))
     with open(run.folder / "progress.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     clocked = [row for row in rows if row["time/time_elapsed"]]
@@ -213,7 +213,7 @@ def test_the_time_of_a_run_that_was_gone_on_with_runs_on(trained: Path, tmp_path
 
 
 def test_the_axes_of_a_plot_say_what_they_show(trained: Path) -> None:
-    item = runs.open_run(trained)
+    item = open_run(trained)
     for keys, expected in (
         (["meta/pre_adapt_rew", "eval/return_after_1"], "return"),
         (["train/std"], "train/std"),

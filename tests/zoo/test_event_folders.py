@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metarl.zoo.__main__ import main
 from metarl.zoo.event_folders import MARK
-from metarl.zoo.runs import open_run
+from metarl.zoo.runs.folder import open_run
 
 from .conftest import TINY, Refused, contents
 

@@ -87,7 +87,7 @@ def test_from_scratch_needs_no_run(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_bad_input_writes_nothing(
     words: list[str], message: str, logs: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metarl.zoo.runs.TRAINED", logs / "none")
+    monkeypatch.setattr("metarl.zoo.runs.folder.TRAINED", logs / "none")
     before = contents(logs)
     assert message in refused("finetune", "-f", logs, *SHORT, *words)
     assert contents(logs) == before

@@ -25,7 +25,7 @@ from metarl.zoo.__main__ import main
 from metarl.zoo.experiment import find, jobs, load_experiment, names, scales
 from metarl.zoo.findings import Verdict
 from metarl.zoo.finished import Trained, choose_rates, evaluate_run, learning
-from metarl.zoo.runs import open_run
+from metarl.zoo.runs.folder import open_run
 from tests.processes import run_program
 
 from .conftest import Refused, contents

@@ -27,7 +27,7 @@ from metarl.zoo.experiment import jobs, load_experiment
 from metarl.zoo.listing import describe_run
 from metarl.zoo.plot import last_evaluation, read_curve, training_figure
 from metarl.zoo.recorded import Recorded
-from metarl.zoo.runs import TRAINED, open_run
+from metarl.zoo.runs.folder import TRAINED, open_run
 from tests.strangers import changed, damages, few, fixed, read
 from tests.zoo.conftest import contents
 

@@ -53,7 +53,7 @@ FLAGS: dict[str, Any] = {
 }
 """What args.yml holds, and of which type; a run of another version may lack some and have more."""
 
-TRAINED = Path(__file__).parent / "trained"
+TRAINED = Path(__file__).parents[1] / "trained"
 """Initialisations that ship with the package: ``trained/<algo>/<Env-v0>.safetensors``."""
 
 
