@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from metarl.meta.evaluation.report import Report
-    from metarl.zoo.sources import Source
+    from metarl.zoo.runs.sources import Source
 
 FORMAT, VERSION = "metarl-evaluation", 1
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from metarl.zoo.algorithms import load_model
     from metarl.zoo.console import CountBars, say
     from metarl.zoo.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
-    from metarl.zoo.sources import find_sources
+    from metarl.zoo.runs.sources import find_sources
     from metarl.zoo.train import threads
 
     sources = find_sources(args)

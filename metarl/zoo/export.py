@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
     from metarl.meta.base import MetaAlgorithm
-    from metarl.zoo.sources import Source
+    from metarl.zoo.runs.sources import Source
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from metarl.zoo.algorithms import load_model
     from metarl.zoo.console import say
     from metarl.zoo.outputs import Outputs
-    from metarl.zoo.sources import find_sources
+    from metarl.zoo.runs.sources import find_sources
     from metarl.zoo.train import threads
 
     kind = None if args.to is None else args.to.lower()

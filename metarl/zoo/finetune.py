@@ -12,7 +12,7 @@ from metarl.zoo.runs.folder import command_line
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
     from metarl.meta.export.finetune import Finetuning
-    from metarl.zoo.sources import Source
+    from metarl.zoo.runs.sources import Source
 
 FORMAT, VERSION = "metarl-finetuning", 1
 
@@ -70,7 +70,7 @@ def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
     """Return the meta-learnt initialisation; from scratch and without ``-i``, a model of what the YAML says."""
     from metarl.zoo.algorithms import algorithm, check_env, load_model
     from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge_env_kwargs
-    from metarl.zoo.sources import find_sources, wanted
+    from metarl.zoo.runs.sources import find_sources, wanted
     from metarl.zoo.train import threads
 
     if args.trained_agent or not args.from_scratch:
@@ -130,7 +130,7 @@ def _next(args: argparse.Namespace, kind: str, source: Source | None, best: str 
     :param best: its optimiser; None where nothing was learnt from an export.
     """
     from metarl.zoo.console import show_commands
-    from metarl.zoo.sources import wanted
+    from metarl.zoo.runs.sources import wanted
 
     packages = ["--gym-packages", *args.gym_packages] if args.gym_packages else []
     if source is None:

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from metarl.zoo.console import say
     from metarl.zoo.outputs import Outputs, figure_bytes, figure_format, free_name
-    from metarl.zoo.sources import find_runs
+    from metarl.zoo.runs.sources import find_runs
 
     unused = args.given & {"x", "y", "window"} if args.kind == "adaptation" else ()
     if unused:

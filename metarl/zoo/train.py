@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from metarl.errors import CheckpointError, ConfigError, DivergedError, MetaRLError, NonFiniteError, UnknownNameError
 from metarl.zoo.runs.folder import FolderGoneError, Held, Run, command_line, create_run, locked, write_records
-from metarl.zoo.sources import missing
+from metarl.zoo.runs.sources import missing
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
