@@ -15,7 +15,7 @@ from benchmarks.measure import SEED, circumstances
 from metarl.meta.evaluation.statistics import bootstrap_interval, paired_interval
 from metarl.meta.evaluation.tables import Table
 from metarl.streams import stream
-from metarl.zoo.outputs import write_record
+from metarl.zoo.runs.outputs import write_record
 
 N_TASKS = 40
 RUNS = (1, 2, 3, 5, 10)

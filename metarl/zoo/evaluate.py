@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from metarl.zoo.algorithms import load_model
     from metarl.zoo.console import CountBars, say
-    from metarl.zoo.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
+    from metarl.zoo.runs.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
     from metarl.zoo.runs.sources import find_sources
     from metarl.zoo.train import threads
 

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from metarl.meta.export.settings import choose
     from metarl.zoo.algorithms import load_model
     from metarl.zoo.console import say
-    from metarl.zoo.outputs import Outputs
+    from metarl.zoo.runs.outputs import Outputs
     from metarl.zoo.runs.sources import find_sources
     from metarl.zoo.train import threads
 

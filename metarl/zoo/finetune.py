@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from metarl.meta.export.finetune import finetune, learning_figure
     from metarl.meta.export.settings import KINDS
     from metarl.zoo.console import CountBars, console, say
-    from metarl.zoo.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
+    from metarl.zoo.runs.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
 
     kind = args.to.lower()
     if kind not in KINDS:

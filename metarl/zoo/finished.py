@@ -25,9 +25,9 @@ from metarl.zoo.circumstances import commit
 from metarl.zoo.console import say
 from metarl.zoo.evaluations import read_meta
 from metarl.zoo.experiment import Entry, Experiment, Job
-from metarl.zoo.outputs import write_record
 from metarl.zoo.plot import read_curve
 from metarl.zoo.runs.folder import Run
+from metarl.zoo.runs.outputs import write_record
 
 CHECKPOINTS = ("last", "best")
 """A run's final model, adapted at the rates of the experiment's ``evaluation``; and what validation tasks choose: of

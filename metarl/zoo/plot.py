@@ -37,7 +37,7 @@ class Curve(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from metarl.zoo.console import say
-    from metarl.zoo.outputs import Outputs, figure_bytes, figure_format, free_name
+    from metarl.zoo.runs.outputs import Outputs, figure_bytes, figure_format, free_name
     from metarl.zoo.runs.sources import find_runs
 
     unused = args.given & {"x", "y", "window"} if args.kind == "adaptation" else ()

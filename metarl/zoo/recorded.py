@@ -21,7 +21,7 @@ from metarl.meta.evaluation.statistics import Bands
 from metarl.meta.saving import Count
 from metarl.zoo.experiment import Experiment, Job, plain
 from metarl.zoo.finished import CHECKPOINTS, Learning, Trained, evaluation_of
-from metarl.zoo.outputs import require_new
+from metarl.zoo.runs.outputs import require_new
 
 FORMAT, VERSION = "metarl-reproduction", 1
 RECORD = "record.json"

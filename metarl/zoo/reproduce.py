@@ -23,9 +23,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code: 1 if a run failed."""
     from metarl.zoo.console import say
     from metarl.zoo.experiment import jobs, load_experiment
-    from metarl.zoo.outputs import require_writable
     from metarl.zoo.recorded import RECORD, Recorded, require_own
     from metarl.zoo.results import TEXT, Results, file_names
+    from metarl.zoo.runs.outputs import require_writable
     from metarl.zoo.train import threads
 
     began = time.monotonic()

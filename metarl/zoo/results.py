@@ -33,8 +33,8 @@ from metarl.zoo.finished import (
     tested,
     times,
 )
-from metarl.zoo.outputs import figure_bytes, write_record
 from metarl.zoo.recorded import FORMAT, RECORD, VERSION, Recorded, sha256
+from metarl.zoo.runs.outputs import figure_bytes, write_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from metarl.errors import CheckpointError, ConfigError
-from metarl.zoo import outputs
 from metarl.zoo.__main__ import main
-from metarl.zoo.outputs import Outputs, free_name, require_writable
-
-from .conftest import TINY, Refused, contents
+from metarl.zoo.runs import outputs
+from metarl.zoo.runs.outputs import Outputs, free_name, require_writable
+from tests.zoo.conftest import TINY, Refused, contents
 
 
 # --------------------------------------------------------------------------------------------------- before the work
