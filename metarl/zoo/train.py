@@ -20,7 +20,7 @@ from metarl.zoo.runs.sources import missing
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
-    from metarl.zoo.callbacks import Evaluation
+    from metarl.zoo.runs.callbacks import Evaluation
 
 RECORDED = (
     *("log_folder", "seed", "device", "log_interval", "gym_packages"),
@@ -115,7 +115,7 @@ def evaluation_of(
 ) -> Evaluation | None:
     """Return the periodic evaluation of a run, None where it has none."""
     from metarl.zoo.algorithms import twin
-    from metarl.zoo.callbacks import Evaluation
+    from metarl.zoo.runs.callbacks import Evaluation
 
     if recorded["eval_freq"] <= 0:
         return None
@@ -145,9 +145,9 @@ def train(
     :param fresh: whether the run is new.
     """
     from metarl.logging import log_hyperparameters, make_logger
-    from metarl.zoo.callbacks import RunCallback
     from metarl.zoo.console import Reporter, format_steps, is_terminal, say
     from metarl.zoo.interrupts import Interrupts
+    from metarl.zoo.runs.callbacks import RunCallback
 
     folder = held.run
     if args.verbose > 0:

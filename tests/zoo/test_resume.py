@@ -22,8 +22,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import metarl
 from metarl.files.checkpoint import load_checkpoint, read_npz, write_npz_atomic
 from metarl.files.untrusted import dump_yaml
-from metarl.zoo import callbacks, console
+from metarl.zoo import console
 from metarl.zoo.__main__ import main
+from metarl.zoo.runs import callbacks
 from tests.processes import COMMAND, Program
 
 from .conftest import TINY, Refused, contents
