@@ -22,7 +22,7 @@ MAY_CHANGE = frozenset(
     | {"tensorboard_log"}
 )
 """Flags that may be typed when a run goes on: none of them changes a number that the run computes; where events go is
-looked at by :func:`~metarl.zoo.event_folders.events_of`."""
+looked at by :func:`~metarl.zoo.runs.event_folders.events_of`."""
 
 
 def go_on(args: argparse.Namespace, source: Path) -> int:
@@ -31,7 +31,7 @@ def go_on(args: argparse.Namespace, source: Path) -> int:
     from metarl.logging import cut_logs
     from metarl.zoo.circumstances import commit
     from metarl.zoo.console import format_steps, say, warn
-    from metarl.zoo.event_folders import events_of, settle
+    from metarl.zoo.runs.event_folders import events_of, settle
 
     folder = open_run(source)
     folder.require_own_files()

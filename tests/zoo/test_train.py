@@ -21,7 +21,7 @@ from metarl.envs.plane.point_mass import PointMass
 from metarl.files.checkpoint import read_npz, write_npz_atomic
 from metarl.meta.evaluation.report import Report
 from metarl.zoo.__main__ import main
-from metarl.zoo.event_folders import MARK
+from metarl.zoo.runs.event_folders import MARK
 
 from .conftest import TINY, Refused, contents
 

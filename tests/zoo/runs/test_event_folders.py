@@ -10,10 +10,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metarl.zoo.__main__ import main
-from metarl.zoo.event_folders import MARK
+from metarl.zoo.runs.event_folders import MARK
 from metarl.zoo.runs.folder import open_run
-
-from .conftest import TINY, Refused, contents
+from tests.zoo.conftest import TINY, Refused, contents
 
 KEY = "meta/post_adapt_rew"
 
