@@ -91,7 +91,7 @@ def describe_run(run: Run) -> list[str]:
     from metarl.files.checkpoint import load_checkpoint
     from metarl.files.schema import convert
     from metarl.meta.saving import Count, read_saved
-    from metarl.zoo.evaluations import read_meta, read_results
+    from metarl.zoo.runs.evaluations import read_meta, read_results
 
     state = "finished" if run.final.is_file() else "can go on"
     try:

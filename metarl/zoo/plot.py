@@ -156,7 +156,7 @@ def last_evaluation(run: Run, label: str) -> Report:
     :raises CheckpointError: it has none.
     """
     from metarl.meta.evaluation.report import Report
-    from metarl.zoo.evaluations import TASK, read_meta
+    from metarl.zoo.runs.evaluations import TASK, read_meta
 
     path = run.folder / "meta_evaluations.npz"
     if not path.is_file():

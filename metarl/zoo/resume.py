@@ -91,7 +91,7 @@ def _check_evaluations(folder: Run, n_tasks: int) -> None:
 
     :param n_tasks: tasks in an evaluation.
     """
-    from metarl.zoo.evaluations import read_meta, read_results
+    from metarl.zoo.runs.evaluations import read_meta, read_results
 
     for file, read in (("evaluations.npz", read_results), ("meta_evaluations.npz", read_meta)):
         if (folder.folder / file).exists():

@@ -18,8 +18,8 @@ from metarl.files.checkpoint import npz_bytes, write_bytes_atomic
 from metarl.logging import flush, record_figure
 from metarl.meta.evaluation.figures import adaptation_cards
 from metarl.zoo.console import Reporter, warn
-from metarl.zoo.evaluations import META, RESULTS, TASK, read_meta, read_results
 from metarl.zoo.interrupts import Interrupts
+from metarl.zoo.runs.evaluations import META, RESULTS, TASK, read_meta, read_results
 from metarl.zoo.runs.folder import Held, Run
 
 if TYPE_CHECKING:
