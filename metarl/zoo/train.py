@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--device {args.device} is not available: use auto or cpu")
     source = None if args.trained_agent is None else Path(args.trained_agent)
     if source is not None and source.is_dir():
-        from metarl.zoo.resume import go_on
+        from metarl.zoo.runs.resume import go_on
 
         return go_on(args, source)
     if source is not None and not source.is_file():

@@ -26,8 +26,7 @@ from metarl.zoo import console
 from metarl.zoo.__main__ import main
 from metarl.zoo.runs import callbacks
 from tests.processes import COMMAND, Program
-
-from .conftest import TINY, Refused, contents
+from tests.zoo.conftest import TINY, Refused, contents
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 LONG = [*TINY, "-n", "2400", "--eval-freq", "500", "--save-freq", "200"]
