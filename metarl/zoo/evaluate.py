@@ -169,13 +169,13 @@ def _by_number(report: Report, source: Source) -> str:
 
 
 def _document(reports: Sequence[Report], tables: Sequence[str], args: argparse.Namespace) -> dict[str, Any]:
-    from metarl.zoo.circumstances import circumstances
+    from metarl.zoo.runs.provenance import provenance
 
     return {
         "format": FORMAT,
         "version": VERSION,
         "command": command_line(args.argv),
-        **circumstances(),
+        **provenance(),
         "eval_seed": args.seed,
         "training_seeds": [list(report.seeds) for report in reports],
         "tables": list(tables),

@@ -97,13 +97,13 @@ def _optimizers(kind: str, from_scratch: bool) -> list[str]:
 def _document(
     args: argparse.Namespace, model: MetaAlgorithm, source: Source | None, found: Finetuning
 ) -> dict[str, Any]:
-    from metarl.zoo.circumstances import circumstances
+    from metarl.zoo.runs.provenance import provenance
 
     return {
         "format": FORMAT,
         "version": VERSION,
         "command": command_line(args.argv),
-        **circumstances(),
+        **provenance(),
         "algo": args.to.lower(),
         "env": model.family.id,
         "env_kwargs": model.env_kwargs,

@@ -16,7 +16,6 @@ from metarl.meta.evaluation.published import Published, published_for
 from metarl.meta.evaluation.report import STREAM_KEYS, Report
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo import findings
-from metarl.zoo.circumstances import circumstances
 from metarl.zoo.console import console, say
 from metarl.zoo.evaluate import training_seconds
 from metarl.zoo.experiment import Entry, Experiment
@@ -35,6 +34,7 @@ from metarl.zoo.finished import (
 )
 from metarl.zoo.recorded import FORMAT, RECORD, VERSION, Recorded, sha256
 from metarl.zoo.runs.outputs import figure_bytes, write_record
+from metarl.zoo.runs.provenance import provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -192,7 +192,7 @@ class Results:
             "experiment": self.experiment.name,
             "scale": self.experiment.scale,
             "command": command,
-            **circumstances(),
+            **provenance(),
             "seconds": seconds,
             "runs": [_run(item, folder) for item in self.runs],
             "missing": list(missing),

@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _start(args: argparse.Namespace, source: Path | None) -> int:
     from metarl.zoo.algorithms import algorithm, check_env, copy_parameters, load_model, twin
-    from metarl.zoo.circumstances import commit
     from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge, merge_env_kwargs
     from metarl.zoo.runs.event_folders import Events, claim
     from metarl.zoo.runs.outputs import require_writable
+    from metarl.zoo.runs.provenance import commit
 
     origin = None if source is None else load_model(source)
     algo = args.algo or (origin.name if origin else "fomaml")

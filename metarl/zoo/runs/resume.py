@@ -29,9 +29,9 @@ def go_on(args: argparse.Namespace, source: Path) -> int:
     """Go on with the run in a folder; returns the exit code."""
     from metarl.files.checkpoint import write_all_atomic
     from metarl.logging import cut_logs
-    from metarl.zoo.circumstances import commit
     from metarl.zoo.console import format_steps, say, warn
     from metarl.zoo.runs.event_folders import events_of, settle
+    from metarl.zoo.runs.provenance import commit
 
     folder = open_run(source)
     folder.require_own_files()

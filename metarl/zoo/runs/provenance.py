@@ -11,7 +11,7 @@ from metarl.agents.parallel import available_cores
 from metarl.meta.base import versions
 
 
-def circumstances() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
     """Return what a result depends on, for a record."""
     return {"commit": commit(), "machine": {"cores": available_cores()}, "versions": versions()}
 
