@@ -22,7 +22,9 @@ COMMAND = "from metarl.zoo.__main__ import script; script()"
 """What ``python -m metarl.zoo`` runs."""
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.processes", "metarl.zoo.train", "metarl.zoo.evaluate", "metarl.logging"])
+_SERVER.set_forkserver_preload(
+    ["tests.processes", "metarl.zoo.commands.train", "metarl.zoo.commands.evaluate", "metarl.logging"]
+)
 
 
 class _Pipe:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TextIO
 
 from metarl.errors import ConfigError, MetaRLError, MetaRLWarning, shorten
 from metarl.startup import INTERRUPTED, interruptible, open_missing_streams
-from metarl.zoo.cli import COMMANDS, parse
+from metarl.zoo.cli import parse
 
 OUT_OF_MEMORY = "out of memory: use a smaller meta_batch_size, n_episodes or --n-eval-tasks"
 TOO_LARGE = ("can't allocate memory", "Maximum allowed dimension exceeded", "array is too big")
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _require_working_folder()
         for name in args.gym_packages:
             import_package(name)
-        module = importlib.import_module(f"metarl.zoo.{COMMANDS[args.command]}")
+        module = importlib.import_module(f"metarl.zoo.commands.{args.command}")
         return int(module.run(args))
     except MetaRLError as error:
         return _fail(str(error))

@@ -12,11 +12,8 @@ from metarl.errors import ECHOED, ConfigError, UnknownNameError, shorten, sugges
 from metarl.version import __version__
 from metarl.zoo import values
 
-COMMANDS = {
-    **{name: name for name in ("train", "evaluate", "export", "finetune", "plot", "reproduce")},
-    "list": "listing",
-}
-"""The commands, and the module of :mod:`metarl.zoo` whose ``run(args)`` does each."""
+COMMANDS = ("train", "evaluate", "export", "finetune", "plot", "reproduce", "list")
+"""The commands; each is the name of the module of :mod:`metarl.zoo.commands` whose ``run(args)`` does it."""
 
 ALGORITHMS = ("maml", "fomaml", "reptile", "leap", "pretrain", "random", "oracle")
 

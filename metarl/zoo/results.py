@@ -16,8 +16,8 @@ from metarl.meta.evaluation.published import Published, published_for
 from metarl.meta.evaluation.report import STREAM_KEYS, Report
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo import findings
+from metarl.zoo.commands.evaluate import training_seconds
 from metarl.zoo.console import console, say
-from metarl.zoo.evaluate import training_seconds
 from metarl.zoo.experiment import Entry, Experiment
 from metarl.zoo.finished import (
     CHECKPOINTS,

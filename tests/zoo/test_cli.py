@@ -174,7 +174,7 @@ def test_out_of_memory_is_one_line(
     def fails(args: object) -> int:
         raise error
 
-    monkeypatch.setattr("metarl.zoo.listing.run", fails)
+    monkeypatch.setattr("metarl.zoo.commands.list.run", fails)
     if not expected:
         with pytest.raises(type(error), match="a bug"):
             main(["list"])

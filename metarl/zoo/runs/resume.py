@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError, shorten
+from metarl.zoo.commands.train import FORMATS, RECORDED, evaluation_of, threads, train
 from metarl.zoo.runs.folder import Run, locked, open_run, records
-from metarl.zoo.train import FORMATS, RECORDED, evaluation_of, threads, train
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm

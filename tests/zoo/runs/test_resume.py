@@ -28,7 +28,7 @@ from metarl.zoo.runs import callbacks
 from tests.processes import COMMAND, Program
 from tests.zoo.conftest import TINY, Refused, contents
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
 LONG = [*TINY, "-n", "2400", "--eval-freq", "500", "--save-freq", "200"]
 """About 30 meta-iterations, a checkpoint every third."""
 

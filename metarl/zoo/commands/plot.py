@@ -190,9 +190,3 @@ def _strata(run: Run, n_tasks: int) -> tuple[np.ndarray | None, int | None]:
     _, strata, n_family = evaluation_tasks(family, "validation", n_tasks)
     family.close()
     return None if strata is None else np.array(strata), n_family
-
-
-if __name__ == "__main__":
-    from metarl.zoo.__main__ import script
-
-    script("plot")

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code: 1 if a run failed."""
+    from metarl.zoo.commands.train import threads
     from metarl.zoo.console import say
     from metarl.zoo.experiment import jobs, load_experiment
     from metarl.zoo.recorded import RECORD, Recorded, require_own
     from metarl.zoo.results import TEXT, Results, file_names
     from metarl.zoo.runs.outputs import require_writable
-    from metarl.zoo.train import threads
 
     began = time.monotonic()
     experiment = load_experiment(args.experiment, args.scale)
@@ -131,11 +131,11 @@ class Work:
 
     def _train(self, job: Job) -> int:
         from metarl.zoo.cli import parse
+        from metarl.zoo.commands.train import run as train
+        from metarl.zoo.commands.train import threads
         from metarl.zoo.console import is_terminal
         from metarl.zoo.experiment import find
         from metarl.zoo.finished import evaluate_run
-        from metarl.zoo.train import run as train
-        from metarl.zoo.train import threads
 
         found = find(job, self.folder)
         words = ["train", "-i", str(found.run.folder)] if found.run else job.command(self.folder, self.experiment)
@@ -206,7 +206,7 @@ class Clock:
 
     def _rates(self) -> dict[tuple[str, str], float]:
         """Return the mean seconds of an env step by environment and algorithm, and by environment alone."""
-        from metarl.zoo.evaluate import training_seconds
+        from metarl.zoo.commands.evaluate import training_seconds
         from metarl.zoo.runs.folder import list_runs
 
         found: dict[tuple[str, str], list[float]] = {}
@@ -250,9 +250,3 @@ def _next(args: argparse.Namespace, experiment: Experiment, missing: Sequence[Ma
         say(f"Next: read {output / TEXT}; larger: {command_line([*words, larger[0]])}")
     else:
         say(f"Next: read {output / TEXT}")
-
-
-if __name__ == "__main__":
-    from metarl.zoo.__main__ import script
-
-    script("reproduce")

@@ -25,10 +25,10 @@ FORMAT, VERSION = "metarl-evaluation", 1
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from metarl.zoo.algorithms import load_model
+    from metarl.zoo.commands.train import threads
     from metarl.zoo.console import CountBars, say
     from metarl.zoo.runs.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
     from metarl.zoo.runs.sources import find_sources
-    from metarl.zoo.train import threads
 
     sources = find_sources(args)
     only = sources[0].run if len(sources) == 1 else None
@@ -132,7 +132,7 @@ def read_record(path: Path) -> list[Report]:
 
 def training_seconds(run: Run) -> float | None:
     """Return how long a run has trained, over all its processes; None where its log does not say."""
-    from metarl.zoo.plot import read_curve, run_on
+    from metarl.zoo.commands.plot import read_curve, run_on
 
     try:
         elapsed = read_curve(run, "time/iterations", "time/time_elapsed").y
@@ -188,9 +188,3 @@ def _figure(reports: Sequence[Report]) -> Figure:
     from metarl.meta.evaluation.published import PUBLISHED
 
     return comparison_figure(reports, PUBLISHED.get(reports[0].env, ()) if _is_reference(reports[0]) else ())
-
-
-if __name__ == "__main__":
-    from metarl.zoo.__main__ import script
-
-    script("evaluate")

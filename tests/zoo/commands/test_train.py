@@ -22,8 +22,7 @@ from metarl.files.checkpoint import read_npz, write_npz_atomic
 from metarl.meta.evaluation.report import Report
 from metarl.zoo.__main__ import main
 from metarl.zoo.runs.event_folders import MARK
-
-from .conftest import TINY, Refused, contents
+from tests.zoo.conftest import TINY, Refused, contents
 
 
 def test_run_folder(trained: Path) -> None:

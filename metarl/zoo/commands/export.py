@@ -21,10 +21,10 @@ def run(args: argparse.Namespace) -> int:
     from metarl.meta.export.sb3 import export_files, export_sb3, sb3_files
     from metarl.meta.export.settings import choose
     from metarl.zoo.algorithms import load_model
+    from metarl.zoo.commands.train import threads
     from metarl.zoo.console import say
     from metarl.zoo.runs.outputs import Outputs
     from metarl.zoo.runs.sources import find_sources
-    from metarl.zoo.train import threads
 
     kind = None if args.to is None else args.to.lower()
     if kind is not None and kind not in ALGORITHMS:
@@ -76,9 +76,3 @@ def _output(args: argparse.Namespace, source: Source, model: MetaAlgorithm, kind
     if source.run is not None:
         return source.run.folder / "export" / f"{source.run.env_id}.zip"
     return Path(f"{model.name}_{model.family.id}_{kind}.zip")
-
-
-if __name__ == "__main__":
-    from metarl.zoo.__main__ import script
-
-    script("export")

@@ -15,12 +15,11 @@ import pytest
 import metarl
 from metarl.meta.adaptation.learners import FUNCTIONAL, STOCK
 from metarl.zoo.__main__ import main
-from metarl.zoo.evaluate import training_seconds
-from metarl.zoo.plot import last_evaluation, read_curve, run_on, running_mean, training_figure
+from metarl.zoo.commands.evaluate import training_seconds
+from metarl.zoo.commands.plot import last_evaluation, read_curve, run_on, running_mean, training_figure
 from metarl.zoo.runs.folder import open_run
 from tests.processes import COMMAND, run_program
-
-from .conftest import TINY, Refused, contents
+from tests.zoo.conftest import TINY, Refused, contents
 
 QUICK = ["--n-eval-tasks", "3", "--n-inner-steps", "2"]
 

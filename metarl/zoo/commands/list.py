@@ -108,9 +108,3 @@ def describe_run(run: Run) -> list[str]:
         except MetaRLError:
             state = "damaged evaluations"
     return [str(run.folder), done, wanted, value, state]
-
-
-if __name__ == "__main__":
-    from metarl.zoo.__main__ import script
-
-    script("list")

@@ -12,8 +12,7 @@ import pytest
 import metarl
 from metarl.meta.export.finetune import finetune
 from metarl.zoo.__main__ import main
-
-from .conftest import Refused, contents
+from tests.zoo.conftest import Refused, contents
 
 SHORT = ["-n", "60", "--n-eval-tasks", "2", "--num-threads", "1"]
 

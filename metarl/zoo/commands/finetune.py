@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
 def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
     """Return the meta-learnt initialisation; from scratch and without ``-i``, a model of what the YAML says."""
     from metarl.zoo.algorithms import algorithm, check_env, load_model
+    from metarl.zoo.commands.train import threads
     from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge_env_kwargs
     from metarl.zoo.runs.sources import find_sources, wanted
-    from metarl.zoo.train import threads
 
     if args.trained_agent or not args.from_scratch:
         (source,) = find_sources(args)
@@ -146,9 +146,3 @@ def _next(args: argparse.Namespace, kind: str, source: Source | None, best: str 
         commands[command_line(["finetune", "-i", name, *packages])] = "from the export"
     commands[command_line(["evaluate", "-i", name, *packages])] = "evaluate"
     show_commands(commands)
-
-
-if __name__ == "__main__":
-    from metarl.zoo.__main__ import script
-
-    script("finetune")

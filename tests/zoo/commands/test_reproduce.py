@@ -27,8 +27,7 @@ from metarl.zoo.findings import Verdict
 from metarl.zoo.finished import Trained, choose_rates, evaluate_run, learning
 from metarl.zoo.runs.folder import open_run
 from tests.processes import run_program
-
-from .conftest import Refused, contents
+from tests.zoo.conftest import Refused, contents
 
 NAME = "first-order-rl"
 SMOKE = ["reproduce", NAME, "--scale", "smoke", "--num-threads", "1"]
@@ -409,7 +408,7 @@ def test_its_own_files_are_replaced_until_somebody_changes_them(
 
 
 def test_the_record_that_ships_knows_its_files() -> None:
-    folder = Path(__file__).parents[2] / "benchmarks" / "results" / "first_order_rl"
+    folder = Path(__file__).parents[3] / "benchmarks" / "results" / "first_order_rl"
     files = read(folder)["files"]
     assert sorted(files) == sorted(path.name for path in folder.iterdir() if path.name != "record.json")
     for name, sums in files.items():
