@@ -21,9 +21,9 @@ from metarl.meta.base import MetaAlgorithm, load
 from metarl.meta.evaluation.report import STREAM_KEYS, Report
 from metarl.meta.evaluation.statistics import Bands, bootstrap_bands
 from metarl.zoo.algorithms import algorithm, load_model
-from metarl.zoo.commands.plot import read_curve
 from metarl.zoo.console import say
 from metarl.zoo.experiment import Entry, Experiment, Job
+from metarl.zoo.runs.curves import read_curve
 from metarl.zoo.runs.evaluations import read_meta
 from metarl.zoo.runs.folder import Run
 from metarl.zoo.runs.outputs import write_record

@@ -16,7 +16,6 @@ from metarl.meta.evaluation.published import Published, published_for
 from metarl.meta.evaluation.report import STREAM_KEYS, Report
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo import findings
-from metarl.zoo.commands.evaluate import training_seconds
 from metarl.zoo.console import console, say
 from metarl.zoo.experiment import Entry, Experiment
 from metarl.zoo.finished import (
@@ -33,6 +32,7 @@ from metarl.zoo.finished import (
     times,
 )
 from metarl.zoo.recorded import FORMAT, RECORD, VERSION, Recorded, sha256
+from metarl.zoo.runs.curves import training_seconds
 from metarl.zoo.runs.outputs import figure_bytes, write_record
 from metarl.zoo.runs.provenance import provenance
 

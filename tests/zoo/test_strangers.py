@@ -21,11 +21,12 @@ from metarl.errors import CheckpointError
 from metarl.files.checkpoint import read_npz, write_npz_atomic
 from metarl.zoo import experiment
 from metarl.zoo.__main__ import main
-from metarl.zoo.commands.evaluate import read_record, training_seconds
+from metarl.zoo.commands.evaluate import read_record
 from metarl.zoo.commands.list import describe_run
-from metarl.zoo.commands.plot import last_evaluation, read_curve, training_figure
+from metarl.zoo.commands.plot import training_figure
 from metarl.zoo.experiment import jobs, load_experiment
 from metarl.zoo.recorded import Recorded
+from metarl.zoo.runs.curves import last_evaluation, read_curve, training_seconds
 from metarl.zoo.runs.evaluations import read_meta, read_results
 from metarl.zoo.runs.folder import TRAINED, open_run
 from tests.strangers import changed, damages, few, fixed, read

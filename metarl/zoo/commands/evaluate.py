@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import CheckpointError, ConfigError, MetaRLError
-from metarl.zoo.runs.folder import TRAINED, Run, command_line
+from metarl.errors import CheckpointError, ConfigError
+from metarl.zoo.runs.folder import TRAINED, command_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,17 +128,6 @@ def read_record(path: Path) -> list[Report]:
     if not isinstance(reports, list) or not reports:
         raise CheckpointError(f"{path} is damaged: it holds no reports")
     return [Report.from_document(item, str(path)) for item in reports]
-
-
-def training_seconds(run: Run) -> float | None:
-    """Return how long a run has trained, over all its processes; None where its log does not say."""
-    from metarl.zoo.commands.plot import read_curve, run_on
-
-    try:
-        elapsed = read_curve(run, "time/iterations", "time/time_elapsed").y
-    except MetaRLError:
-        return None
-    return float(run_on(elapsed)[-1]) if len(elapsed) else 0.0
 
 
 def _labelled(reports: list[Report], sources: Sequence[Source], merge: bool) -> list[Report]:

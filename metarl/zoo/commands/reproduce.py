@@ -206,7 +206,7 @@ class Clock:
 
     def _rates(self) -> dict[tuple[str, str], float]:
         """Return the mean seconds of an env step by environment and algorithm, and by environment alone."""
-        from metarl.zoo.commands.evaluate import training_seconds
+        from metarl.zoo.runs.curves import training_seconds
         from metarl.zoo.runs.folder import list_runs
 
         found: dict[tuple[str, str], list[float]] = {}

@@ -233,8 +233,8 @@ def _warn_of_lost_points(folder: Run, expected: int) -> None:
 
     :param expected: how many were logged.
     """
-    from metarl.zoo.commands.plot import read_curve
     from metarl.zoo.console import warn
+    from metarl.zoo.runs.curves import read_curve
 
     try:
         found = len(read_curve(folder, "time/iterations", "time/iterations").y)

@@ -15,8 +15,8 @@ import pytest
 import metarl
 from metarl.meta.adaptation.learners import FUNCTIONAL, STOCK
 from metarl.zoo.__main__ import main
-from metarl.zoo.commands.evaluate import training_seconds
-from metarl.zoo.commands.plot import last_evaluation, read_curve, run_on, running_mean, training_figure
+from metarl.zoo.commands.plot import running_mean, training_figure
+from metarl.zoo.runs.curves import last_evaluation, read_curve, run_on, training_seconds
 from metarl.zoo.runs.folder import open_run
 from tests.processes import COMMAND, run_program
 from tests.zoo.conftest import TINY, Refused, contents
