@@ -21,7 +21,6 @@ from metarl.errors import CheckpointError
 from metarl.files.checkpoint import read_npz, write_npz_atomic
 from metarl.zoo import experiment
 from metarl.zoo.__main__ import main
-from metarl.zoo.commands.evaluate import read_record
 from metarl.zoo.commands.list import describe_run
 from metarl.zoo.commands.plot import training_figure
 from metarl.zoo.experiment import jobs, load_experiment
@@ -29,6 +28,7 @@ from metarl.zoo.recorded import Recorded
 from metarl.zoo.runs.curves import last_evaluation, read_curve, training_seconds
 from metarl.zoo.runs.evaluations import read_meta, read_results
 from metarl.zoo.runs.folder import TRAINED, open_run
+from metarl.zoo.runs.records import read_record
 from tests.strangers import changed, damages, few, fixed, read
 from tests.zoo.conftest import contents
 

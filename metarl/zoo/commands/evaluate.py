@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from metarl.errors import CheckpointError, ConfigError
-from metarl.zoo.runs.folder import TRAINED, command_line
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from metarl.meta.evaluation.report import Report
-    from metarl.zoo.runs.sources import Source
-
-FORMAT, VERSION = "metarl-evaluation", 1
+from metarl.errors import ConfigError
+from metarl.meta.evaluation.report import Report
+from metarl.zoo.algorithms import load_model
+from metarl.zoo.commands.train import threads
+from metarl.zoo.console import CountBars, say
+from metarl.zoo.runs.curves import training_seconds
+from metarl.zoo.runs.folder import command_line
+from metarl.zoo.runs.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
+from metarl.zoo.runs.records import document, draw, show_reports
+from metarl.zoo.runs.sources import Source, find_sources
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from metarl.zoo.algorithms import load_model
-    from metarl.zoo.commands.train import threads
-    from metarl.zoo.console import CountBars, say
-    from metarl.zoo.runs.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
-    from metarl.zoo.runs.sources import find_sources
-
     sources = find_sources(args)
     only = sources[0].run if len(sources) == 1 else None
     folder = Path(args.log_folder) if only is None else only.folder
@@ -70,70 +62,14 @@ def run(args: argparse.Namespace) -> int:
             f"{args.episodes} episodes for each inner step, where training had {trained}: steps are noisier than the "
             "inner rates are meant for, see --inner-lr"
         )
-    drawn = figure_bytes(_figure(reports), figure_format(outputs.paths[1]))
-    record, figure = outputs.write([record_bytes(_document(reports, tables, args)), drawn])
+    drawn = figure_bytes(draw(reports), figure_format(outputs.paths[1]))
+    record, figure = outputs.write([record_bytes(document(reports, tables, args.argv, args.seed)), drawn])
     say(f"Saved {record} and {figure}")
     return 0
 
 
-def show_reports(reports: Sequence[Report]) -> list[str]:
-    """Print the tables of one or several reports, published numbers beside them; returns the tables as text."""
-    from metarl.meta.evaluation.comparison import compare, comparison_table
-    from metarl.meta.evaluation.published import PUBLISHED
-    from metarl.zoo.console import console
-
-    published = PUBLISHED.get(reports[0].env, ()) if _is_reference(reports[0]) else ()
-    tables = [reports[0].table()] if len(reports) == 1 else []
-    if len(reports) > 1 or published:
-        tables.append(comparison_table(reports, published))
-    if len(reports) > 1:
-        tables += [compare(report, reports[0]).table() for report in reports[1:]]
-    for table in tables:
-        console().print(table)
-    return [str(table) for table in tables]
-
-
-def _is_reference(report: Report) -> bool:
-    """Whether the published numbers belong to what was evaluated: test tasks of the family as it is by default."""
-    return report.split == "test" and not {**(report.meta.get("env_kwargs") or {}), "oracle": None}.keys() - {"oracle"}
-
-
-def full_run(report: Report) -> list[Report]:
-    """Return the recorded evaluation of the full run that ships with the package, if it can be paired with a report."""
-    from metarl.meta.evaluation.report import same_tasks
-
-    path = TRAINED / report.algo / f"{report.env}.json"
-    if not path.is_file() or not _is_reference(report):
-        return []
-    recorded = read_record(path)[0]
-    if not same_tasks(recorded, report):
-        return []
-    steps, seconds = recorded.meta["num_timesteps"], recorded.meta.get("training_seconds")
-    time = "" if seconds is None else f", {seconds / 3600:.1f} h"
-    return [dataclasses.replace(recorded, label=f"full run, recorded ({steps:,} env steps{time})")]
-
-
-def read_record(path: Path) -> list[Report]:
-    """Return the reports of a record that ``metarl evaluate`` wrote.
-
-    :raises CheckpointError: it is missing, damaged, or something else.
-    """
-    from metarl.files.untrusted import parse_json, read_text
-    from metarl.meta.evaluation.report import Report
-
-    document = parse_json(read_text(path), f"cannot read {path}: it")
-    if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:
-        raise CheckpointError(f"{path} is not a record of `metarl evaluate`, or of another version")
-    reports = document.get("reports")
-    if not isinstance(reports, list) or not reports:
-        raise CheckpointError(f"{path} is damaged: it holds no reports")
-    return [Report.from_document(item, str(path)) for item in reports]
-
-
 def _labelled(reports: list[Report], sources: Sequence[Source], merge: bool) -> list[Report]:
     """Name each report: its algorithm where that is enough, else with the run's number, else its path."""
-    from metarl.meta.evaluation.report import Report
-
     if merge:
         groups: dict[tuple[str, str], list[Report]] = {}
         for report in reports:
@@ -155,25 +91,3 @@ def _by_algorithm(report: Report, source: Source) -> str:
 
 def _by_number(report: Report, source: Source) -> str:
     return f"{report.label} {source.run.number}" if source.run is not None else source.path.stem
-
-
-def _document(reports: Sequence[Report], tables: Sequence[str], args: argparse.Namespace) -> dict[str, Any]:
-    from metarl.zoo.runs.provenance import provenance
-
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "command": command_line(args.argv),
-        **provenance(),
-        "eval_seed": args.seed,
-        "training_seeds": [list(report.seeds) for report in reports],
-        "tables": list(tables),
-        "reports": [json.loads(report.to_json()) for report in reports],
-    }
-
-
-def _figure(reports: Sequence[Report]) -> Figure:
-    from metarl.meta.evaluation.comparison import comparison_figure
-    from metarl.meta.evaluation.published import PUBLISHED
-
-    return comparison_figure(reports, PUBLISHED.get(reports[0].env, ()) if _is_reference(reports[0]) else ())

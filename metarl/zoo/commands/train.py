@@ -259,8 +259,8 @@ def _stopped(args: argparse.Namespace, folder: Run) -> int:
 
 def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, recorded: Mapping[str, Any]) -> None:
     """Show returns on test tasks before and after each inner step, and what to type next."""
-    from metarl.zoo.commands.evaluate import full_run, show_reports
     from metarl.zoo.console import CountBars, say, show_commands, warn
+    from metarl.zoo.runs.records import full_run, show_reports
 
     amount = {"n_tasks": recorded["n_eval_tasks"], "n_episodes": recorded["eval_episodes"]}
     say(f"Testing on {recorded['n_eval_tasks']} held-out tasks")
