@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import metarl
 from metarl import synonyms
+from metarl.envs.family import family_ids, require_family
 from metarl.errors import (
     CheckpointError,
     ConfigError,
@@ -16,9 +18,9 @@ from metarl.errors import (
     shorten,
     unknown_name,
 )
-
-if TYPE_CHECKING:
-    from metarl.meta.base import MetaAlgorithm
+from metarl.meta.base import MetaAlgorithm
+from metarl.zoo.config import merge
+from metarl.zoo.runs.folder import open_run
 
 
 def algorithm(name: str) -> type[MetaAlgorithm]:
@@ -26,11 +28,9 @@ def algorithm(name: str) -> type[MetaAlgorithm]:
 
     :raises UnknownNameError: no such algorithm; the message has the nearest name.
     """
-    from metarl import ALGORITHMS
-
-    if name not in ALGORITHMS:
-        raise unknown_name("algorithm", name, ALGORITHMS, synonyms.ALGORITHMS)
-    return ALGORITHMS[name]
+    if name not in metarl.ALGORITHMS:
+        raise unknown_name("algorithm", name, metarl.ALGORITHMS, synonyms.ALGORITHMS)
+    return metarl.ALGORITHMS[name]
 
 
 def check_env(env_id: str, run: Path | None = None) -> None:
@@ -38,8 +38,6 @@ def check_env(env_id: str, run: Path | None = None) -> None:
 
     :param run: the folder of a run on it.
     """
-    from metarl.envs.family import family_ids, require_family
-
     try:
         require_family(env_id)
     except UnknownNameError as error:
@@ -53,8 +51,6 @@ def registering(run: Path | None) -> str:
 
     :param run: a run folder.
     """
-    from metarl.zoo.runs.folder import open_run
-
     names: Any = []
     if run is not None:
         try:
@@ -73,10 +69,8 @@ def load_model(
 
     :param env_kwargs: arguments of the family that overrule the saved ones.
     """
-    from metarl import load
-
     try:
-        model = load(path, n_threads=n_threads)
+        model = metarl.load(path, n_threads=n_threads)
     except UnregisteredFamilyError as error:
         how = registering(Path(path).parent)
         raise CheckpointError(f"{path} was learnt on {shorten(error.family)}, which is not registered: {how}") from None
@@ -88,8 +82,6 @@ def twin(model: MetaAlgorithm, env_kwargs: Mapping[str, Any], n_threads: int | N
 
     :raises ConfigError: the policy does not fit that configuration.
     """
-    from metarl.zoo.config import merge
-
     arguments = {**model.arguments(), "env_kwargs": merge(model.env_kwargs, env_kwargs), "n_threads": n_threads}
     copy = type(model)(model.policy_name, model.family.id, **arguments)
     model.check_env(copy.family)  # type: ignore[arg-type]  # it looks at the two spaces only

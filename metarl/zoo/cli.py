@@ -161,7 +161,7 @@ def _train(parser: Parser) -> Parser:
     )
     what.add_argument("--device", default="auto", help="auto or cpu: the batches of meta-RL are small")
     what.add_argument(
-        "--num-threads", type=values.threads, default=-1, help="threads for physics and gradients (default: all)"
+        "--num-threads", type=values.threads, default=None, help="threads for physics and gradients (default: all)"
     )
     logs = parser.add_argument_group("logs")
     logs.add_argument(
@@ -244,7 +244,7 @@ def _evaluate(parser: Parser) -> Parser:
         "--merge", action="store_true", help="join runs of one algorithm: intervals by task and by training seed"
     )
     parser.add_argument("--seed", type=values.seed, default=0, help="seed of the evaluation's streams (default: 0)")
-    parser.add_argument("--num-threads", type=values.threads, default=-1, help="threads (default: all)")
+    parser.add_argument("--num-threads", type=values.threads, default=None, help="threads (default: all)")
     _record_and_figure(parser)
     return parser
 
@@ -262,7 +262,7 @@ def _export(parser: Parser) -> Parser:
     parser.add_argument(
         "-o", "--output", type=values.path, default=None, metavar="FILE.zip", help="default: <run>/export/<env>.zip"
     )
-    parser.add_argument("--num-threads", type=values.threads, default=-1, help="threads for physics (default: all)")
+    parser.add_argument("--num-threads", type=values.threads, default=None, help="threads for physics (default: all)")
     _pairs(parser, "--task", "the task that the zip's environment is set to (default: a draw)")
     _overwrite(parser)
     return parser
@@ -290,7 +290,7 @@ def _finetune(parser: Parser) -> Parser:
     parser.add_argument("--split", default="test", help="validation, test or shifted tasks")
     parser.add_argument("--n-eval-tasks", type=values.tasks, default=20, help="tasks")
     parser.add_argument("--seed", type=values.seed, default=0, help="seed of the tasks' streams (default: 0)")
-    parser.add_argument("--num-threads", type=values.threads, default=-1, help="threads for physics (default: all)")
+    parser.add_argument("--num-threads", type=values.threads, default=None, help="threads for physics (default: all)")
     _record_and_figure(parser)
     return parser
 
@@ -351,7 +351,7 @@ def _reproduce(parser: Parser) -> Parser:
         help="tables, figures, record (default: results, in -f); runs of a record that is there count, folders or not",
     )
     _overwrite(parser)
-    parser.add_argument("--num-threads", type=values.threads, default=-1, help="threads (default: all)")
+    parser.add_argument("--num-threads", type=values.threads, default=None, help="threads (default: all)")
     _packages(parser)
     return parser
 

@@ -94,9 +94,9 @@ def interval(text: str) -> int:
     return -1 if text.strip() == "-1" else count(text)
 
 
-def threads(text: str) -> int:
-    """A positive number of threads, or -1 for all."""
-    return -1 if text.strip() == "-1" else _whole(text, "a positive whole number", 1, MOST_THREADS)
+def threads(text: str) -> int | None:
+    """A positive number of threads, or -1 for all, which is None."""
+    return None if text.strip() == "-1" else _whole(text, "a positive whole number", 1, MOST_THREADS)
 
 
 def seed(text: str) -> int:

@@ -222,7 +222,7 @@ def test_a_run_folder_that_is_removed_while_its_model_is_tested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
 ) -> None:
     run = tmp_path / "fomaml" / "PointMass-v0_1"
-    monkeypatch.setattr("metarl.zoo.commands.train._summary", lambda *_: shutil.rmtree(run))
+    monkeypatch.setattr("metarl.zoo.runs.training._summary", lambda *_: shutil.rmtree(run))
     assert "what was learnt is kept in" in refused(*TINY, "-f", tmp_path, "--verbose", "1")
     assert metarl.load(run.with_name("PointMass-v0_1_rescued")).num_timesteps >= 400
 

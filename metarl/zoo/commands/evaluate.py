@@ -11,7 +11,6 @@ from pathlib import Path
 from metarl.errors import ConfigError
 from metarl.meta.evaluation.report import Report
 from metarl.zoo.algorithms import load_model
-from metarl.zoo.commands.train import threads
 from metarl.zoo.console import CountBars, say
 from metarl.zoo.runs.curves import training_seconds
 from metarl.zoo.runs.folder import command_line
@@ -27,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.log_folder) if only is None else only.folder
     outputs = record_and_figure(args, folder / "evaluations", only)
     # Everything is loaded before anything is computed: a damaged file among several is said at once.
-    models = [load_model(source.path, threads(args), args.env_kwargs) for source in sources]
+    models = [load_model(source.path, args.num_threads, args.env_kwargs) for source in sources]
     families = list(dict.fromkeys(model.family.id for model in models))
     if len(families) > 1:
         raise ConfigError(f"runs on {' and '.join(families)} cannot be compared: their tasks differ")

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import gymnasium as gym
+
+from metarl.agents.stock.learner import ALGORITHMS
+from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, shorten, unknown_name
-
-if TYPE_CHECKING:
-    import gymnasium as gym
-
-    from metarl.meta.base import MetaAlgorithm
-    from metarl.zoo.runs.sources import Source
+from metarl.meta.base import MetaAlgorithm
+from metarl.meta.export.sb3 import export_files, export_sb3, sb3_files
+from metarl.meta.export.settings import choose
+from metarl.zoo.algorithms import load_model
+from metarl.zoo.console import say
+from metarl.zoo.runs.outputs import Outputs
+from metarl.zoo.runs.sources import Source, find_sources
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from metarl.agents.stock.learner import ALGORITHMS
-    from metarl.meta.export.sb3 import export_files, export_sb3, sb3_files
-    from metarl.meta.export.settings import choose
-    from metarl.zoo.algorithms import load_model
-    from metarl.zoo.commands.train import threads
-    from metarl.zoo.console import say
-    from metarl.zoo.runs.outputs import Outputs
-    from metarl.zoo.runs.sources import find_sources
-
     kind = None if args.to is None else args.to.lower()
     if kind is not None and kind not in ALGORITHMS:
         raise unknown_name("export format", args.to, ALGORITHMS)
     (source,) = find_sources(args)
-    model = load_model(source.path, threads(args), args.env_kwargs)
+    model = load_model(source.path, args.num_threads, args.env_kwargs)
     kind = choose(model, kind, args.optimizer, 1).kind
     path = _output(args, source, model, kind)
     within = None if args.output is not None or source.run is None else source.run.folder
@@ -60,7 +56,6 @@ def task_env(model: MetaAlgorithm, task: dict[str, Any]) -> gym.Env[Any, Any] | 
     """
     if not task:
         return None
-    from metarl.envs.views.single import SingleEnv
 
     return SingleEnv(model.family, **task)
 

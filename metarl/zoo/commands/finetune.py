@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from metarl.errors import ConfigError, UnknownNameError, shorten
+from metarl.meta.base import MetaAlgorithm
+from metarl.meta.export.finetune import Finetuning, finetune, learning_figure
+from metarl.meta.export.settings import KINDS
+from metarl.zoo.algorithms import algorithm, check_env, load_model
+from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge_env_kwargs
+from metarl.zoo.console import CountBars, console, say, show_commands
 from metarl.zoo.runs.folder import command_line
-
-if TYPE_CHECKING:
-    from metarl.meta.base import MetaAlgorithm
-    from metarl.meta.export.finetune import Finetuning
-    from metarl.zoo.runs.sources import Source
+from metarl.zoo.runs.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
+from metarl.zoo.runs.provenance import provenance
+from metarl.zoo.runs.sources import Source, find_sources, wanted
 
 FORMAT, VERSION = "metarl-finetuning", 1
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from metarl.meta.export.finetune import finetune, learning_figure
-    from metarl.meta.export.settings import KINDS
-    from metarl.zoo.console import CountBars, console, say
-    from metarl.zoo.runs.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
-
     kind = args.to.lower()
     if kind not in KINDS:
         raise UnknownNameError(f"unknown SB3 algorithm {shorten(args.to)}: known: {', '.join(KINDS)}", args.to, KINDS)
@@ -68,14 +67,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
     """Return the meta-learnt initialisation; from scratch and without ``-i``, a model of what the YAML says."""
-    from metarl.zoo.algorithms import algorithm, check_env, load_model
-    from metarl.zoo.commands.train import threads
-    from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge_env_kwargs
-    from metarl.zoo.runs.sources import find_sources, wanted
-
     if args.trained_agent or not args.from_scratch:
         (source,) = find_sources(args)
-        return load_model(source.path, threads(args), args.env_kwargs), source
+        return load_model(source.path, args.num_threads, args.env_kwargs), source
     for name in ("exp_id", "load_best", "load_checkpoint"):
         if name in args.given:
             flag = "--" + name.replace("_", "-")
@@ -86,7 +80,7 @@ def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
     config = load_hyperparameters(algo, env_id)
     config = check_hyperparameters(merge_env_kwargs(config, args.env_kwargs), cls)
     del config["n_timesteps"]
-    return cls(env=env_id, n_threads=threads(args), **config), None
+    return cls(env=env_id, n_threads=args.num_threads, **config), None
 
 
 def _optimizers(kind: str, from_scratch: bool) -> list[str]:
@@ -97,7 +91,6 @@ def _optimizers(kind: str, from_scratch: bool) -> list[str]:
 def _document(
     args: argparse.Namespace, model: MetaAlgorithm, source: Source | None, found: Finetuning
 ) -> dict[str, Any]:
-    from metarl.zoo.runs.provenance import provenance
 
     return {
         "format": FORMAT,
@@ -129,9 +122,6 @@ def _next(args: argparse.Namespace, kind: str, source: Source | None, best: str 
 
     :param best: its optimiser; None where nothing was learnt from an export.
     """
-    from metarl.zoo.console import show_commands
-    from metarl.zoo.runs.sources import wanted
-
     packages = ["--gym-packages", *args.gym_packages] if args.gym_packages else []
     if source is None:
         words = ["train", "--algo", "fomaml", "--env", wanted(args)[1], *packages]

@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from metarl import ALGORITHMS, family_ids, make_family
+from metarl.agents.stock.learner import ALGORITHMS as STOCK
+from metarl.envs.family import describe_space
 from metarl.errors import MetaRLError
-
-if TYPE_CHECKING:
-    from metarl.zoo.runs.folder import Run
+from metarl.files.checkpoint import load_checkpoint
+from metarl.files.schema import convert
+from metarl.meta.adaptation.learners import FUNCTIONAL
+from metarl.meta.adaptation.stock import PREFIX
+from metarl.meta.saving import Count, read_saved
+from metarl.zoo.console import say, show_table
+from metarl.zoo.runs.evaluations import read_meta, read_results
+from metarl.zoo.runs.folder import Run, open_run, run_folders
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,20 +35,12 @@ def run(args: argparse.Namespace) -> int:
 
 def show_algorithms() -> None:
     """Print the meta-algorithms."""
-    from metarl import ALGORITHMS
-    from metarl.zoo.console import show_table
-
     rows = [[name, _first_paragraph(cls)] for name, cls in ALGORITHMS.items()]
     show_table("Algorithms", ["--algo", "what it is"], rows)
 
 
 def show_learners() -> None:
     """Print what learns a task inside a meta-algorithm."""
-    from metarl.agents.stock.learner import ALGORITHMS as STOCK
-    from metarl.meta.adaptation.learners import FUNCTIONAL
-    from metarl.meta.adaptation.stock import PREFIX
-    from metarl.zoo.console import show_table
-
     rows = [[name, _first_paragraph(cls), "every --algo"] for name, (cls, _) in FUNCTIONAL.items()]
     for name, cls in STOCK.items():
         package = cls.__module__.partition(".")[0]
@@ -51,10 +50,6 @@ def show_learners() -> None:
 
 def show_environments() -> None:
     """Print the families: what tells their tasks apart, and their spaces."""
-    from metarl import family_ids, make_family
-    from metarl.envs.family import describe_space
-    from metarl.zoo.console import show_table
-
     rows = []
     for name in family_ids():
         family = make_family(name)
@@ -66,9 +61,6 @@ def show_environments() -> None:
 
 def show_runs(log_folder: str | Path) -> None:
     """Print the runs of a log folder."""
-    from metarl.zoo.console import say, show_table
-    from metarl.zoo.runs.folder import open_run, run_folders
-
     rows = []
     for path in run_folders(log_folder):
         try:
@@ -88,11 +80,6 @@ def _first_paragraph(cls: type) -> str:
 
 def describe_run(run: Run) -> list[str]:
     """Return a run's row: steps done, steps wanted, the last evaluation, and whether it has ended."""
-    from metarl.files.checkpoint import load_checkpoint
-    from metarl.files.schema import convert
-    from metarl.meta.saving import Count, read_saved
-    from metarl.zoo.runs.evaluations import read_meta, read_results
-
     state = "finished" if run.final.is_file() else "can go on"
     try:
         done = f"{read_saved(load_checkpoint(run.checkpoint)[1], run.checkpoint).num_timesteps:,}"

@@ -7,27 +7,24 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from metarl.errors import ConfigError, MetaRLError, shorten
-from metarl.zoo.runs.folder import command_line
+from metarl.zoo.cli import parse
+from metarl.zoo.commands.train import run as train
+from metarl.zoo.console import format_duration, is_terminal, say
+from metarl.zoo.experiment import Experiment, Job, find, jobs, load_experiment, scales
+from metarl.zoo.finished import Trained, evaluate_run
+from metarl.zoo.recorded import RECORD, Recorded, require_own
+from metarl.zoo.results import TEXT, Results, file_names, missing_lines
+from metarl.zoo.runs.curves import training_seconds
+from metarl.zoo.runs.folder import command_line, list_runs
+from metarl.zoo.runs.outputs import require_writable
 from metarl.zoo.values import similar
-
-if TYPE_CHECKING:
-    from metarl.zoo.experiment import Experiment, Job
-    from metarl.zoo.finished import Trained
-    from metarl.zoo.recorded import Recorded
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code: 1 if a run failed."""
-    from metarl.zoo.commands.train import threads
-    from metarl.zoo.console import say
-    from metarl.zoo.experiment import jobs, load_experiment
-    from metarl.zoo.recorded import RECORD, Recorded, require_own
-    from metarl.zoo.results import TEXT, Results, file_names
-    from metarl.zoo.runs.outputs import require_writable
-
     began = time.monotonic()
     experiment = load_experiment(args.experiment, args.scale)
     chosen = jobs(experiment, args.only_env, args.only_algo, args.seeds, args.only_part)
@@ -50,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
             return interrupted
     extra = [job for job in (*chosen, *recorded.jobs()) if job.seed not in job.entry.seeds]
     planned = {job.key: job for job in (*jobs(experiment), *extra)}
-    runs, missing = work.collect(list(planned.values()), threads(args))
+    runs, missing = work.collect(list(planned.values()), args.num_threads)
     if runs:
-        results = Results(experiment, runs, threads(args), recorded)
+        results = Results(experiment, runs, args.num_threads, recorded)
         results.show()
         former = recorded.keep_former(output)
         if former is not None:
@@ -85,8 +82,6 @@ class Work:
 
     def train(self) -> int:
         """Do what is left of the chosen jobs; returns the exit code of one that was interrupted, else 0."""
-        from metarl.zoo.console import say
-
         possible = [job for job in self.chosen if not job.unavailable()]
         left = [job for job in possible if not self._finished(job)]
         todo = [job for job in left if not self._recorded(job)]
@@ -112,9 +107,6 @@ class Work:
         return 0
 
     def _finished(self, job: Job) -> bool:
-        from metarl.zoo.console import say
-        from metarl.zoo.experiment import find
-
         try:
             found = find(job, self.folder)
         except MetaRLError:  # said when its turn comes
@@ -130,30 +122,20 @@ class Work:
             return False
 
     def _train(self, job: Job) -> int:
-        from metarl.zoo.cli import parse
-        from metarl.zoo.commands.train import run as train
-        from metarl.zoo.commands.train import threads
-        from metarl.zoo.console import is_terminal
-        from metarl.zoo.experiment import find
-        from metarl.zoo.finished import evaluate_run
-
         found = find(job, self.folder)
         words = ["train", "-i", str(found.run.folder)] if found.run else job.command(self.folder, self.experiment)
-        words += ["--num-threads", str(self.args.num_threads), "--verbose", "0"]
+        words += ["--num-threads", str(self.args.num_threads or -1), "--verbose", "0"]
         args = parse([*words, "--progress" if is_terminal() else "--no-progress"])
         assert args is not None
         code = train(args)
         if code == 0:
             trained = find(job, self.folder).run
             assert trained is not None
-            evaluate_run(self.experiment, job, trained, threads(self.args))
+            evaluate_run(self.experiment, job, trained, self.args.num_threads)
         return code
 
     def collect(self, planned: Sequence[Job], n_threads: int | None) -> tuple[list[Trained], list[dict[str, Any]]]:
         """Return the finished runs with their evaluations, and for each of the others why it is missing."""
-        from metarl.zoo.experiment import find
-        from metarl.zoo.finished import evaluate_run
-
         runs, missing = [], []
         for job in planned:
             reason = job.unavailable()
@@ -187,8 +169,6 @@ class Clock:
 
     def left(self, todo: Sequence[Job]) -> str:
         """Return the time left for these jobs, in words."""
-        from metarl.zoo.console import format_duration
-
         rates = self._rates()
         seconds, unknown = 0.0, 0
         for job in todo:
@@ -206,9 +186,6 @@ class Clock:
 
     def _rates(self) -> dict[tuple[str, str], float]:
         """Return the mean seconds of an env step by environment and algorithm, and by environment alone."""
-        from metarl.zoo.runs.curves import training_seconds
-        from metarl.zoo.runs.folder import list_runs
-
         found: dict[tuple[str, str], list[float]] = {}
         for place in (self._folder, self._folder / "ablation"):
             for item in list_runs(place):
@@ -227,19 +204,12 @@ def _describe(job: Job) -> dict[str, Any]:
 
 def _say_missing(missing: Sequence[Mapping[str, Any]]) -> None:
     """Print what is missing: a line for each reason and algorithm."""
-    from metarl.zoo.console import say
-    from metarl.zoo.results import missing_lines
-
     for line in missing_lines(missing):
         say(f"Missing: {line}")
 
 
 def _next(args: argparse.Namespace, experiment: Experiment, missing: Sequence[Mapping[str, Any]], output: Path) -> None:
     """Print what to do next: go on, or the next scale, or look."""
-    from metarl.zoo.console import say
-    from metarl.zoo.experiment import scales
-    from metarl.zoo.results import TEXT
-
     folders = ["-f", args.log_folder] if args.log_folder else []
     folders += ["-o", args.output] if args.output else []
     words = ["reproduce", experiment.name, "--scale"]

@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import argparse
 import secrets
-import shlex
 import shutil
-import sys
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from metarl.errors import CheckpointError, ConfigError, DivergedError, MetaRLError, NonFiniteError, UnknownNameError
-from metarl.zoo.runs.folder import FolderGoneError, Held, Run, command_line, create_run, locked, write_records
+from metarl.errors import ConfigError
+from metarl.zoo.algorithms import algorithm, check_env, copy_parameters, load_model, twin
+from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge, merge_env_kwargs
+from metarl.zoo.runs.event_folders import Events, claim
+from metarl.zoo.runs.folder import create_run, locked, write_records
+from metarl.zoo.runs.outputs import require_writable
+from metarl.zoo.runs.provenance import commit
+from metarl.zoo.runs.resume import go_on
 from metarl.zoo.runs.sources import missing
-
-if TYPE_CHECKING:
-    from metarl.meta.base import MetaAlgorithm
-    from metarl.zoo.runs.callbacks import Evaluation
-
-RECORDED = (
-    *("log_folder", "seed", "device", "log_interval", "gym_packages"),
-    *("eval_freq", "eval_episodes", "n_eval_tasks", "save_freq"),
-)
-"""Flags that args.yml keeps as they are."""
-
-FORMATS = ("csv", "tensorboard")
-"""What a run's log is written as."""
-
-HPARAM_METRICS = ("eval/mean_reward", "eval/adapt_gain", "meta/post_adapt_rew")
-"""Scalars that TensorBoard's HParams page shows beside the hyperparameters."""
+from metarl.zoo.runs.training import RECORDED, evaluation_of, train
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,8 +26,6 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--device {args.device} is not available: use auto or cpu")
     source = None if args.trained_agent is None else Path(args.trained_agent)
     if source is not None and source.is_dir():
-        from metarl.zoo.runs.resume import go_on
-
         return go_on(args, source)
     if source is not None and not source.is_file():
         raise missing(source)
@@ -50,12 +33,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _start(args: argparse.Namespace, source: Path | None) -> int:
-    from metarl.zoo.algorithms import algorithm, check_env, copy_parameters, load_model, twin
-    from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge, merge_env_kwargs
-    from metarl.zoo.runs.event_folders import Events, claim
-    from metarl.zoo.runs.outputs import require_writable
-    from metarl.zoo.runs.provenance import commit
-
     origin = None if source is None else load_model(source)
     algo = args.algo or (origin.name if origin else "fomaml")
     env_id = args.env or (origin.family.id if origin else "PointMass-v0")
@@ -72,7 +49,7 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
     model = cls(
         env=env_id,
         seed=args.seed,
-        n_threads=threads(args),
+        n_threads=args.num_threads,
         **{key: value for key, value in config.items() if key != "n_timesteps"},
     )
     if origin is not None:
@@ -85,7 +62,7 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
         args.eval_freq = max(total // 10, 10 * model.steps_per_iteration)
     suffix = f"_{uuid.uuid4()}" if args.uuid else ""
     if args.eval_env_kwargs:
-        twin(model, args.eval_env_kwargs, threads(args))
+        twin(model, args.eval_env_kwargs, args.num_threads)
     folder = create_run(args.log_folder, algo, env_id, suffix)
     recorded = {name: getattr(args, name) for name in RECORDED}
     recorded |= {
@@ -108,186 +85,3 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
         raise
     with locked(folder) as held:
         return train(args, held, model, total, recorded, evaluation_of(args, folder, model, recorded), fresh=True)
-
-
-def evaluation_of(
-    args: argparse.Namespace, folder: Run, model: MetaAlgorithm, recorded: Mapping[str, Any]
-) -> Evaluation | None:
-    """Return the periodic evaluation of a run, None where it has none."""
-    from metarl.zoo.algorithms import twin
-    from metarl.zoo.runs.callbacks import Evaluation
-
-    if recorded["eval_freq"] <= 0:
-        return None
-    return Evaluation(
-        folder,
-        recorded["eval_freq"],
-        recorded["n_eval_tasks"],
-        recorded["eval_episodes"],
-        twin(model, recorded["eval_env_kwargs"], threads(args)) if recorded["eval_env_kwargs"] else None,
-    )
-
-
-def train(
-    args: argparse.Namespace,
-    held: Held,
-    model: MetaAlgorithm,
-    total: int,
-    recorded: Mapping[str, Any],
-    evaluation: Evaluation | None,
-    fresh: bool,
-) -> int:
-    """Train a model in its run folder, whose files are cut back to it; returns the exit code.
-
-    :param held: the folder.
-    :param total: env steps after which the run ends.
-    :param recorded: the flags.
-    :param fresh: whether the run is new.
-    """
-    from metarl.logging import log_hyperparameters, make_logger
-    from metarl.zoo.console import Reporter, format_steps, is_terminal, say
-    from metarl.zoo.interrupts import Interrupts
-    from metarl.zoo.runs.callbacks import RunCallback
-
-    folder = held.run
-    if args.verbose > 0:
-        length = "no training" if folder.algo == "random" else f"{format_steps(total)} env steps"
-        say(
-            f"{'Run' if fresh else 'Going on with'} {folder.folder}: {folder.algo} on {folder.env_id}, "
-            f"{length}, seed {recorded['seed']}"
-        )
-    bar = args.progress if args.progress is not None else (is_terminal() and args.verbose == 1)
-    if not fresh:
-        _warn_of_lost_points(folder, model.n_iterations // recorded["log_interval"])
-    formats = [*FORMATS, *(["stdout"] if args.verbose > 1 else [])]
-    logger = make_logger(folder.folder, formats, recorded["tensorboard"], None if fresh else model.num_timesteps)
-    reporter = Reporter(total, model.num_timesteps, bar=bar, lines=args.verbose > 0)
-    logger.output_formats.append(reporter.writer)
-    model.set_logger(logger)
-    log_hyperparameters(logger, {"algo": folder.algo, "env": folder.env_id, **model.arguments()}, HPARAM_METRICS)
-    # The checkpoint holds all that the final model of a shorter run held.
-    folder.final.unlink(missing_ok=True)
-    try:
-        with _rescuing(held, model), reporter, Interrupts(reporter.note) as interrupts:
-            callback = RunCallback(held, reporter, interrupts, total, recorded["save_freq"], evaluation)
-            if model.num_timesteps < total:
-                model.learn(
-                    total - model.num_timesteps,
-                    callback,
-                    log_interval=recorded["log_interval"],
-                    reset_num_timesteps=False,
-                )
-            if model.num_timesteps >= total or not interrupts.requested:
-                held.require_in_place()
-                folder.save(folder.final, model)
-    except KeyboardInterrupt:
-        return _stopped(args, folder)
-    except NonFiniteError as error:
-        raise NonFiniteError(f"{error}; the last good checkpoint is whole: {folder.checkpoint}") from error
-    finally:
-        logger.close()
-    if interrupts.requested and model.num_timesteps < total:
-        return _stopped(args, folder)
-    if args.verbose > 0:
-        _summary(args, folder, model, recorded)
-        with _rescuing(held, model):
-            held.require_in_place()
-    return 0
-
-
-@contextmanager
-def _rescuing(held: Held, model: MetaAlgorithm) -> Iterator[None]:
-    """Where the run folder has gone, say so in place of what came of it, and keep what was learnt.
-
-    :raises FolderGoneError: it has gone.
-    """
-    try:
-        yield
-    except (MetaRLError, OSError):
-        try:
-            held.require_in_place()
-        except FolderGoneError as gone:
-            raise FolderGoneError(f"{gone}: {_rescue(held, model)}") from None
-        raise
-
-
-def _rescue(held: Held, model: MetaAlgorithm) -> str:
-    """Save a model beside its run folder, which has gone, unless that is there under another name; say where it is."""
-    from metarl.files.checkpoint import save_checkpoint
-
-    place, folder = held.new_place(), held.run.folder
-    if place is not None:
-        return f"it is {place} now, go on with: {command_line(['train', '-i', str(place)])}"
-    path = folder.with_name(f"{folder.name}_rescued.safetensors")
-    try:
-        if path.exists():
-            raise CheckpointError(f"{path} exists already")
-        save_checkpoint(path, *model.state(), folder.parent)
-    except MetaRLError as error:
-        return f"what was learnt is lost ({error})"
-    return f"what was learnt is kept in {path}"
-
-
-def _warn_of_lost_points(folder: Run, expected: int) -> None:
-    """Say if the log has fewer meta-iterations than the checkpoint has done.
-
-    :param expected: how many were logged.
-    """
-    from metarl.zoo.console import warn
-    from metarl.zoo.runs.curves import read_curve
-
-    try:
-        found = len(read_curve(folder, "time/iterations", "time/iterations").y)
-    except (CheckpointError, UnknownNameError):
-        found = 0
-    if found < expected:
-        path = folder.folder / "progress.csv"
-        warn(f"{path} has {found} of {expected} log entries: the others were cut off or damaged, and stay missing")
-
-
-def _this_run(args: argparse.Namespace, folder: Run) -> list[str]:
-    """Return the words that name a run in a command."""
-    return ["-i", str(folder.folder), *(["--gym-packages", *args.gym_packages] if args.gym_packages else [])]
-
-
-def _stopped(args: argparse.Namespace, folder: Run) -> int:
-    from metarl.startup import INTERRUPTED
-
-    print(f"metarl: stopped; go on with: {command_line(['train', *_this_run(args, folder)])}", file=sys.stderr)
-    return INTERRUPTED
-
-
-def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, recorded: Mapping[str, Any]) -> None:
-    """Show returns on test tasks before and after each inner step, and what to type next."""
-    from metarl.zoo.console import CountBars, say, show_commands, warn
-    from metarl.zoo.runs.records import full_run, show_reports
-
-    amount = {"n_tasks": recorded["n_eval_tasks"], "n_episodes": recorded["eval_episodes"]}
-    say(f"Testing on {recorded['n_eval_tasks']} held-out tasks")
-    try:
-        with CountBars("done", lines=False) as bars:
-            report = model.evaluate(split="test", progress=partial(bars.update, model.name), **amount)
-    except DivergedError as error:
-        warn(f"no returns on test tasks, adaptation diverged: {error}")
-    except NonFiniteError as error:
-        raise NonFiniteError(
-            f"on test tasks, after training: {error}; the trained model is whole: {folder.final}"
-        ) from error
-    else:
-        report.meta["env_kwargs"] = model.env_kwargs
-        show_reports([report, *full_run(report)])
-    say(f"Saved {folder.final}")
-    where = _this_run(args, folder)
-    commands = {
-        command_line(["evaluate", *where]): "evaluate",
-        command_line(["export", *where]): "export",
-        shlex.join(["tensorboard", "--logdir", recorded["tensorboard"] or str(folder.folder)]): "TensorBoard",
-    }
-    if model.num_timesteps > 0:  # the random initialisation is never trained
-        commands[command_line(["train", *where, "-n", str(2 * model.num_timesteps)])] = "go on"
-    show_commands(commands)
-
-
-def threads(args: argparse.Namespace) -> int | None:
-    """Return the number of threads to use, None for all."""
-    return None if args.num_threads < 1 else int(args.num_threads)

@@ -8,7 +8,6 @@ when the run goes on, and is done again with the same numbers.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -16,15 +15,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from metarl.errors import DivergedError
 from metarl.files.checkpoint import npz_bytes, write_bytes_atomic
 from metarl.logging import flush, record_figure
+from metarl.meta.base import MetaAlgorithm
 from metarl.meta.evaluation.figures import adaptation_cards
+from metarl.meta.evaluation.report import Report
 from metarl.zoo.console import Reporter, warn
 from metarl.zoo.interrupts import Interrupts
 from metarl.zoo.runs.evaluations import META, RESULTS, TASK, read_meta, read_results
 from metarl.zoo.runs.folder import Held, Run
-
-if TYPE_CHECKING:
-    from metarl.meta.base import MetaAlgorithm
-    from metarl.meta.evaluation.report import Report
 
 INNER_STEPS = 3
 """Inner steps of an evaluation, at least: further ones than in training show where adaptation begins to overshoot."""

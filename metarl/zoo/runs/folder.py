@@ -18,13 +18,15 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
+from metarl.files.checkpoint import open_to_write, save_checkpoint, write_all_atomic
 from metarl.files.schema import LARGEST, Range, convert
-
-if TYPE_CHECKING:
-    from metarl.meta.base import MetaAlgorithm
+from metarl.files.untrusted import MAX_YAML, dump_yaml, read_text
+from metarl.meta.base import MetaAlgorithm
+from metarl.zoo.config import load_yaml
+from metarl.zoo.console import warn
 
 FORMAT = 2
 """Version of the run folder's layout. Since 2 the last line of config.yml and args.yml is ``...``, and a file without
@@ -121,8 +123,6 @@ class Run(NamedTuple):
 
     def save(self, path: Path, model: MetaAlgorithm) -> None:
         """Save a model as one of the run's files."""
-        from metarl.files.checkpoint import save_checkpoint
-
         save_checkpoint(path, *model.state(), self.folder)
 
 
@@ -183,8 +183,6 @@ def locked(run: Run) -> Iterator[Held]:
 
     :raises CheckpointError: another process is training it, or nothing can be written there.
     """
-    from metarl.files.checkpoint import open_to_write
-
     try:
         import fcntl
     except ImportError:  # no such locks here
@@ -222,8 +220,6 @@ def records(
     :param argv: the words of the command, without the program's name.
     :param history: the commands before, where a run goes on.
     """
-    from metarl.files.untrusted import dump_yaml
-
     header = {"format": FORMAT, "algo": run.algo, "env": run.env_id}
     texts = {
         "config.yml": dump_yaml(dict(config)),
@@ -235,8 +231,6 @@ def records(
 
 def write_records(run: Run, config: Mapping[str, Any], args: Mapping[str, Any], argv: list[str]) -> None:
     """Write config.yml, args.yml and command.txt of a new run; parameters as of :func:`records`."""
-    from metarl.files.checkpoint import write_all_atomic
-
     write_all_atomic(records(run, config, args, argv), [run.folder])
 
 
@@ -282,8 +276,6 @@ def find_run(log_folder: str | Path, algo: str, env_id: str, exp_id: int = 0) ->
 
     :raises CheckpointError: that number does not exist, or no run can be read.
     """
-    from metarl.zoo.console import warn
-
     parent = Path(log_folder) / algo
     numbers: dict[int, Path] = {}
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
@@ -352,7 +344,16 @@ def saved_model(run: Run, best: bool = False, checkpoint: bool = False) -> Path:
 
 def shipped_model(algo: str, env_id: str) -> Path | None:
     """Return the trained initialisation that ships with the package, None if there is none."""
-    path = TRAINED / algo / f"{env_id}.safetensors"
+    return _shipped(algo, f"{env_id}.safetensors")
+
+
+def shipped_record(algo: str, env_id: str) -> Path | None:
+    """Return the recorded evaluation of the full run that ships with the package, None if there is none."""
+    return _shipped(algo, f"{env_id}.json")
+
+
+def _shipped(algo: str, name: str) -> Path | None:
+    path = TRAINED / algo / name
     return path if path.is_file() else None
 
 
@@ -369,8 +370,6 @@ def _read_args(path: Path) -> dict[str, Any]:
 
 
 def _read_record(path: Path) -> str:
-    from metarl.files.untrusted import MAX_YAML, read_text
-
     if not path.exists():
         raise CheckpointError(f"{path} is missing: the run folder is not whole")
     return read_text(path, MAX_YAML)
@@ -381,8 +380,6 @@ def _read_mapping(path: Path, cut_shows: bool = False) -> dict[str, Any]:
 
     :param cut_shows: whether its last line must be ``...``.
     """
-    from metarl.zoo.config import load_yaml
-
     text = _read_record(path)
     try:
         value = load_yaml(text, str(path))

@@ -12,14 +12,13 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
 
 from metarl.errors import CheckpointError, ConfigError, shorten
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from metarl.zoo.runs.folder import Run
+from metarl.files.checkpoint import make_place, open_to_write, require_no_link, write_all_atomic, write_bytes_atomic
+from metarl.zoo.runs.folder import Run
 
 FIGURES = ("png", "svg", "pdf")
 
@@ -42,8 +41,6 @@ class Outputs(NamedTuple):
 
         :raises ConfigError: one cannot, or exists and is not to be overwritten.
         """
-        from metarl.files.checkpoint import require_no_link
-
         for path in self.paths:
             require_writable(path)
             require_no_link(path, self._roots)
@@ -52,8 +49,6 @@ class Outputs(NamedTuple):
 
     def write(self, contents: Sequence[bytes]) -> list[Path]:
         """Write the files and return their names."""
-        from metarl.files.checkpoint import write_all_atomic
-
         paths, number = self.paths, 0
         if not self.overwrite:
             while not self._claim(paths):
@@ -73,8 +68,6 @@ class Outputs(NamedTuple):
 
     def _claim(self, paths: Sequence[Path]) -> bool:
         """Make empty files of these names, of which no other process can make one; return False if there is one."""
-        from metarl.files.checkpoint import make_place, open_to_write
-
         made: list[Path] = []
         path = Path()
         try:
@@ -190,6 +183,4 @@ def write_record(path: Path, document: Mapping[str, Any], within: Path | None = 
 
     :param within: see :func:`~metarl.files.checkpoint.write_all_atomic`.
     """
-    from metarl.files.checkpoint import write_bytes_atomic
-
     write_bytes_atomic(path, record_bytes(document), within)

@@ -16,7 +16,7 @@ from metarl.meta.evaluation.comparison import compare, comparison_figure, compar
 from metarl.meta.evaluation.published import PUBLISHED, Published
 from metarl.meta.evaluation.report import Report, same_tasks
 from metarl.zoo.console import console
-from metarl.zoo.runs.folder import TRAINED, command_line
+from metarl.zoo.runs.folder import command_line, shipped_record
 from metarl.zoo.runs.provenance import provenance
 
 FORMAT, VERSION = "metarl-evaluation", 1
@@ -37,8 +37,8 @@ def show_reports(reports: Sequence[Report]) -> list[str]:
 
 def full_run(report: Report) -> list[Report]:
     """Return the recorded evaluation of the full run that ships with the package, if it can be paired with a report."""
-    path = TRAINED / report.algo / f"{report.env}.json"
-    if not path.is_file() or not _is_reference(report):
+    path = shipped_record(report.algo, report.env)
+    if path is None or not _is_reference(report):
         return []
     recorded = read_record(path)[0]
     if not same_tasks(recorded, report):

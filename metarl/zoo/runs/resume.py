@@ -8,14 +8,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError, shorten
-from metarl.zoo.commands.train import FORMATS, RECORDED, evaluation_of, threads, train
+from metarl.files.checkpoint import write_all_atomic
+from metarl.logging import cut_logs
+from metarl.meta.base import MetaAlgorithm
+from metarl.zoo.algorithms import algorithm, load_model
+from metarl.zoo.config import check_hyperparameters, lookup, merge
+from metarl.zoo.console import format_steps, say, warn
+from metarl.zoo.runs.evaluations import read_meta, read_results
+from metarl.zoo.runs.event_folders import events_of, settle
 from metarl.zoo.runs.folder import Run, locked, open_run, records
-
-if TYPE_CHECKING:
-    from metarl.meta.base import MetaAlgorithm
+from metarl.zoo.runs.provenance import commit
+from metarl.zoo.runs.training import FORMATS, RECORDED, evaluation_of, train
 
 MAY_CHANGE = frozenset(
     {"trained_agent", "n_timesteps", "num_threads", "verbose", "progress", "save_freq", "log_folder", "gym_packages"}
@@ -27,12 +33,6 @@ looked at by :func:`~metarl.zoo.runs.event_folders.events_of`."""
 
 def go_on(args: argparse.Namespace, source: Path) -> int:
     """Go on with the run in a folder; returns the exit code."""
-    from metarl.files.checkpoint import write_all_atomic
-    from metarl.logging import cut_logs
-    from metarl.zoo.console import format_steps, say, warn
-    from metarl.zoo.runs.event_folders import events_of, settle
-    from metarl.zoo.runs.provenance import commit
-
     folder = open_run(source)
     folder.require_own_files()
     with locked(folder) as held:
@@ -43,7 +43,7 @@ def go_on(args: argparse.Namespace, source: Path) -> int:
         if not folder.checkpoint.is_file():
             raise CheckpointError(f"{folder.folder} has no checkpoint.safetensors: start a new run")
         _check_evaluations(folder, recorded["n_eval_tasks"])
-        model = _load_checkpoint(folder, recorded, threads(args))
+        model = _load_checkpoint(folder, recorded, args.num_threads)
         _refuse_edits(folder, config, model)
         step, total = model.num_timesteps, int(args.n_timesteps or config["n_timesteps"])
         if step >= total and folder.final.is_file():
@@ -70,9 +70,6 @@ def _read_records(folder: Run) -> tuple[dict[str, Any], dict[str, Any]]:
 
     :raises CheckpointError: one is missing, or has a wrong type.
     """
-    from metarl.zoo.algorithms import algorithm
-    from metarl.zoo.config import check_hyperparameters
-
     config, recorded = folder.config(), {"commits": [], "gym_packages": [], "tensorboard_mark": None, **folder.args()}
     path = folder.records / "args.yml"
     try:
@@ -91,8 +88,6 @@ def _check_evaluations(folder: Run, n_tasks: int) -> None:
 
     :param n_tasks: tasks in an evaluation.
     """
-    from metarl.zoo.runs.evaluations import read_meta, read_results
-
     for file, read in (("evaluations.npz", read_results), ("meta_evaluations.npz", read_meta)):
         if (folder.folder / file).exists():
             read(folder.folder / file, n_tasks)
@@ -103,8 +98,6 @@ def _load_checkpoint(folder: Run, recorded: Mapping[str, Any], n_threads: int | 
 
     :raises CheckpointError: it is another one than args.yml says.
     """
-    from metarl.zoo.algorithms import load_model
-
     model = load_model(folder.checkpoint, n_threads)
     for name, value in (("algo", model.name), ("env", model.family.id), ("seed", model.seed)):
         if recorded[name] != value:
@@ -141,8 +134,6 @@ def _refuse_conflicts(
     args: argparse.Namespace, folder: Run, config: Mapping[str, Any], recorded: Mapping[str, Any]
 ) -> None:
     """Refuse flags that contradict what the run was started with."""
-    from metarl.zoo.config import lookup, merge
-
     known: dict[str, Any] = {**recorded, "algo": folder.algo, "env": folder.env_id}
     for name in sorted(args.given - MAY_CHANGE):
         value, flag = getattr(args, name), "--" + name.replace("_", "-")

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metarl.errors import CheckpointError, ConfigError, shorten
+from metarl.zoo.algorithms import algorithm, check_env
+from metarl.zoo.console import say
 from metarl.zoo.runs.folder import Run, find_run, open_run, saved_model, shipped_model
 from metarl.zoo.values import similar
 
@@ -43,7 +45,6 @@ def find_sources(args: argparse.Namespace) -> list[Source]:
     if shipped is None:
         raise CheckpointError(f"there is no run of {algo} on {env_id} under {args.log_folder}: train one first")
     _refuse_choice(args, shipped)
-    from metarl.zoo.console import say
 
     say(f"No run of {algo} on {env_id} under {args.log_folder}: using the initialisation that ships with metarl")
     return [Source(shipped, None)]
@@ -68,8 +69,6 @@ def find_runs(args: argparse.Namespace) -> list[Run]:
 
 def wanted_run(args: argparse.Namespace) -> Run | None:
     """Return the run that ``--algo --env --exp-id`` names, None if there is no run of them at all."""
-    from metarl.zoo.algorithms import algorithm, check_env
-
     algo, env_id = wanted(args)
     algorithm(algo)
     run = find_run(args.log_folder, algo, env_id, args.exp_id)
