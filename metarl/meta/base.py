@@ -78,6 +78,8 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
     """The name on the command line."""
     is_told_the_task: ClassVar[bool] = False
     """Whether it observes the task: then what counts is its return before adaptation."""
+    learns: ClassVar[bool] = True
+    """Whether training changes it: what does not learn has one model, its initialisation."""
     may_change: ClassVar[Mapping[str, Check[Any]]] = {
         "params": MAPPING,
         "num_timesteps": COUNT_OR_ZERO,

@@ -7,15 +7,16 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
+import metarl
 from metarl import synonyms
 from metarl.errors import ECHOED, ConfigError, UnknownNameError, shorten, suggestion, unknown_name
+from metarl.files.schema import constructor_hints
 from metarl.version import __version__
 from metarl.zoo import values
+from metarl.zoo.config import DEFAULT_ALGO, DEFAULT_ENV, RESERVED, parse_pairs
 
 COMMANDS = ("train", "evaluate", "export", "finetune", "plot", "reproduce", "list")
 """The commands; each is the name of the module of :mod:`metarl.zoo.commands` whose ``run(args)`` does it."""
-
-ALGORITHMS = ("maml", "fomaml", "reptile", "leap", "pretrain", "random", "oracle")
 
 _EXAMPLES = """\
 examples:
@@ -366,9 +367,14 @@ def _list(parser: Parser) -> Parser:
 
 
 def _algo_and_env(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--algo", type=values.name, default=None, help=f"{', '.join(ALGORITHMS)} (default: fomaml)")
     parser.add_argument(
-        "--env", type=values.name, default=None, help="a family's id, see `metarl list envs` (default: PointMass-v0)"
+        "--algo",
+        type=values.name,
+        default=None,
+        help=f"a meta-algorithm, see `metarl list algos` (default: {DEFAULT_ALGO})",
+    )
+    parser.add_argument(
+        "--env", type=values.name, default=None, help=f"a family's id, see `metarl list envs` (default: {DEFAULT_ENV})"
     )
     _packages(parser)
 
@@ -433,8 +439,6 @@ def _pairs(parser: argparse._ActionsContainer, flag: str, text: str) -> None:
 
 
 def _parse_pairs(args: argparse.Namespace) -> None:
-    from metarl.zoo.config import parse_pairs
-
     for name in ("hyperparams", "env_kwargs", "eval_env_kwargs", "task"):
         if hasattr(args, name):
             setattr(args, name, parse_pairs(getattr(args, name), "--" + name.replace("_", "-")))
@@ -462,11 +466,7 @@ def _refuse_unknown(word: str, command: str, parser: Parser) -> NoReturn:
 
 def _hyperparameter(name: str) -> str | None:
     """Return what to say where a flag is the name of a hyperparameter, ours or SB3's; this imports the algorithms."""
-    from metarl.files.schema import constructor_hints
-    from metarl.zoo.algorithms import algorithm
-    from metarl.zoo.config import RESERVED
-
-    known = constructor_hints(algorithm("fomaml")).keys() - RESERVED.keys()
+    known = {name for cls in metarl.ALGORITHMS.values() for name in constructor_hints(cls)} - RESERVED.keys()
     if name in known:
         return f"it is a hyperparameter: -params {name}:VALUE"
     word = synonyms.HYPERPARAMETERS.get(name)

@@ -20,6 +20,11 @@ from metarl.synonyms import HYPERPARAMETERS
 HYPERPARAMS = Path(__file__).parent / "hyperparams"
 """The folder of the shipped YAML files, one for each algorithm."""
 
+DEFAULT_ALGO, DEFAULT_ENV = "fomaml", "PointMass-v0"
+"""What a command is about where nothing else is said."""
+UNTRAINED_ALGO = "random"
+"""Whose YAML says the network that plain SB3 starts with from scratch."""
+
 RESERVED = {
     "env": "--env",
     "seed": "--seed",

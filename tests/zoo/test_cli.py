@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import metarl
 from metarl.errors import MetaRLWarning
 from metarl.zoo import cli
 from metarl.zoo.__main__ import _show_warnings_in_one_line, main
@@ -264,10 +263,6 @@ def test_help_loads_nothing_heavy(command: list[str]) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "--hyperparams" in done.stdout
-
-
-def test_the_parser_knows_what_it_does_not_import() -> None:
-    assert set(cli.ALGORITHMS) == metarl.ALGORITHMS.keys()
 
 
 def test_help_says_defaults_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -225,6 +225,7 @@ class RandomInit(MAML):
 
     name: ClassVar[str] = "random"
     first_order: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
 
     def learn(
         self,

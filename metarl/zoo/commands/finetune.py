@@ -11,7 +11,13 @@ from metarl.meta.base import MetaAlgorithm
 from metarl.meta.export.finetune import Finetuning, finetune, learning_figure
 from metarl.meta.export.settings import KINDS
 from metarl.zoo.algorithms import algorithm, check_env, load_model
-from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge_env_kwargs
+from metarl.zoo.config import (
+    DEFAULT_ALGO,
+    UNTRAINED_ALGO,
+    check_hyperparameters,
+    load_hyperparameters,
+    merge_env_kwargs,
+)
 from metarl.zoo.console import CountBars, console, say, show_commands
 from metarl.zoo.runs.folder import command_line
 from metarl.zoo.runs.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
@@ -74,7 +80,7 @@ def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
         if name in args.given:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} chooses among runs and their models: --from-scratch takes none, unless with -i")
-    algo, env_id = args.algo or "random", wanted(args)[1]
+    algo, env_id = args.algo or UNTRAINED_ALGO, wanted(args)[1]
     cls = algorithm(algo)
     check_env(env_id)
     config = load_hyperparameters(algo, env_id)
@@ -124,7 +130,7 @@ def _next(args: argparse.Namespace, kind: str, source: Source | None, best: str 
     """
     packages = ["--gym-packages", *args.gym_packages] if args.gym_packages else []
     if source is None:
-        words = ["train", "--algo", "fomaml", "--env", wanted(args)[1], *packages]
+        words = ["train", "--algo", DEFAULT_ALGO, "--env", wanted(args)[1], *packages]
         show_commands({command_line(words): "meta-train"})
         return
     name = str(source.path if source.run is None else source.run.folder)

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from metarl.errors import ConfigError
 from metarl.zoo.algorithms import algorithm, check_env, copy_parameters, load_model, twin
-from metarl.zoo.config import check_hyperparameters, load_hyperparameters, merge, merge_env_kwargs
+from metarl.zoo.config import (
+    DEFAULT_ALGO,
+    DEFAULT_ENV,
+    check_hyperparameters,
+    load_hyperparameters,
+    merge,
+    merge_env_kwargs,
+)
 from metarl.zoo.runs.event_folders import Events, claim
 from metarl.zoo.runs.folder import create_run, locked, write_records
 from metarl.zoo.runs.outputs import require_writable
@@ -34,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _start(args: argparse.Namespace, source: Path | None) -> int:
     origin = None if source is None else load_model(source)
-    algo = args.algo or (origin.name if origin else "fomaml")
-    env_id = args.env or (origin.family.id if origin else "PointMass-v0")
+    algo = args.algo or (origin.name if origin else DEFAULT_ALGO)
+    env_id = args.env or (origin.family.id if origin else DEFAULT_ENV)
     cls = algorithm(algo)
     check_env(env_id)
     if {"n_episodes", "n_transitions"} <= args.hyperparams.keys():

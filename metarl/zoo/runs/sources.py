@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from metarl.errors import CheckpointError, ConfigError, shorten
 from metarl.zoo.algorithms import algorithm, check_env
+from metarl.zoo.config import DEFAULT_ALGO, DEFAULT_ENV
 from metarl.zoo.console import say
 from metarl.zoo.runs.folder import Run, find_run, open_run, saved_model, shipped_model
 from metarl.zoo.values import similar
@@ -78,7 +79,7 @@ def wanted_run(args: argparse.Namespace) -> Run | None:
 
 def wanted(args: argparse.Namespace) -> tuple[str, str]:
     """Return algorithm and environment, defaults filled in."""
-    return args.algo or "fomaml", args.env or "PointMass-v0"
+    return args.algo or DEFAULT_ALGO, args.env or DEFAULT_ENV
 
 
 def missing(path: Path) -> CheckpointError:

@@ -69,7 +69,7 @@ def train(
     """
     folder = held.run
     if args.verbose > 0:
-        length = "no training" if folder.algo == "random" else f"{format_steps(total)} env steps"
+        length = f"{format_steps(total)} env steps" if model.learns else "no training"
         say(
             f"{'Run' if fresh else 'Going on with'} {folder.folder}: {folder.algo} on {folder.env_id}, "
             f"{length}, seed {recorded['seed']}"
