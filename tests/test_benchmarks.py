@@ -55,7 +55,7 @@ def test_a_quick_run_compares_watched_with_unwatched(tmp_path: Path, capsys: pyt
 
 
 def test_the_record_knows_no_host_and_no_path() -> None:
-    text = json.dumps(measure.provenance())
+    text = json.dumps(measure.circumstances())
     assert str(Path.home()) not in text
     assert str(Path(__file__).parents[1]) not in text
 

@@ -22,7 +22,7 @@ from metarl.meta.evaluation.report import STREAM_KEYS, Report
 from metarl.meta.evaluation.statistics import Bands, bootstrap_bands
 from metarl.zoo.algorithms import algorithm, load_model
 from metarl.zoo.console import say
-from metarl.zoo.experiment import Entry, Experiment, Job
+from metarl.zoo.experiments.jobs import Entry, Experiment, Job
 from metarl.zoo.runs.curves import read_curve
 from metarl.zoo.runs.evaluations import read_meta
 from metarl.zoo.runs.folder import Run

@@ -13,13 +13,12 @@ from typing import Annotated, Any
 import numpy as np
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
-from metarl.files.checkpoint import write_bytes_atomic
 from metarl.files.schema import LARGEST_SEED, Range, read_as
 from metarl.files.untrusted import parse_json, read_bytes, read_text
 from metarl.meta.evaluation.report import STREAM_KEYS, Number, Report
 from metarl.meta.evaluation.statistics import Bands
 from metarl.meta.saving import Count
-from metarl.zoo.experiment import Experiment, Job, plain
+from metarl.zoo.experiments.jobs import Experiment, Job, plain
 from metarl.zoo.finished import CHECKPOINTS, Learning, Trained, evaluation_of
 from metarl.zoo.runs.outputs import require_new
 

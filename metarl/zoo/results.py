@@ -17,7 +17,7 @@ from metarl.meta.evaluation.report import STREAM_KEYS, Report
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo import findings
 from metarl.zoo.console import console, say
-from metarl.zoo.experiment import Entry, Experiment
+from metarl.zoo.experiments.jobs import Entry, Experiment
 from metarl.zoo.finished import (
     CHECKPOINTS,
     Learning,

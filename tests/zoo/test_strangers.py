@@ -18,12 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metarl.errors import CheckpointError
-from metarl.files.checkpoint import read_npz, write_npz_atomic
-from metarl.zoo import experiment
 from metarl.zoo.__main__ import main
 from metarl.zoo.commands.list import describe_run
 from metarl.zoo.commands.plot import training_figure
-from metarl.zoo.experiment import jobs, load_experiment
+from metarl.zoo.experiments.jobs import jobs, load_experiment
 from metarl.zoo.recorded import Recorded
 from metarl.zoo.runs.curves import last_evaluation, read_curve, training_seconds
 from metarl.zoo.runs.evaluations import read_meta, read_results
@@ -282,7 +280,7 @@ def test_experiments_of_other_values(tmp_path_factory: pytest.TempPathFactory, d
     folder = tmp_path_factory.mktemp("experiments")
     (folder / "own.yml").write_text(yaml.safe_dump(data.draw(changed(document))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "EXPERIMENTS", folder)
+        patch.setattr("metarl.zoo.experiments.jobs.EXPERIMENTS", folder)
 
         def reader() -> None:
             found = jobs(load_experiment("own", "smoke"))

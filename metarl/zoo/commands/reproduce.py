@@ -13,7 +13,7 @@ from metarl.errors import ConfigError, MetaRLError, shorten
 from metarl.zoo.cli import parse
 from metarl.zoo.commands.train import run as train
 from metarl.zoo.console import format_duration, is_terminal, say
-from metarl.zoo.experiment import Experiment, Job, find, jobs, load_experiment, scales
+from metarl.zoo.experiments.jobs import Experiment, Job, find, jobs, load_experiment, scales
 from metarl.zoo.finished import Trained, evaluate_run
 from metarl.zoo.recorded import RECORD, Recorded, require_own
 from metarl.zoo.results import TEXT, Results, file_names, missing_lines

@@ -22,7 +22,7 @@ from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Interval, paired_interval
 from metarl.zoo import findings, finished
 from metarl.zoo.__main__ import main
-from metarl.zoo.experiment import find, jobs, load_experiment, names, scales
+from metarl.zoo.experiments.jobs import find, jobs, load_experiment, names, scales
 from metarl.zoo.findings import Verdict
 from metarl.zoo.finished import Trained, choose_rates, evaluate_run, learning
 from metarl.zoo.runs.folder import open_run

@@ -19,7 +19,7 @@ from metarl.files.untrusted import MAX_YAML, dump_yaml, read_text
 from metarl.zoo.config import HYPERPARAMS, check_hyperparameters, load_hyperparameters, load_yaml, merge
 from metarl.zoo.runs.folder import Run, open_run, run_number
 
-EXPERIMENTS = Path(__file__).parent / "experiments"
+EXPERIMENTS = Path(__file__).parent
 PARTS = ("comparison", "ablation")
 
 
