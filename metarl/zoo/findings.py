@@ -15,7 +15,16 @@ from metarl.meta.evaluation.published import Published
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Interval
 from metarl.meta.evaluation.tables import Table
-from metarl.zoo.finished import CHECKPOINTS, PHASES, Learning, Tested, Trained, by_cell, of_checkpoint, tested
+from metarl.zoo.experiments.testing import (
+    CHECKPOINTS,
+    PHASES,
+    Learning,
+    Tested,
+    Trained,
+    by_cell,
+    of_checkpoint,
+    tested,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

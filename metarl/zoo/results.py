@@ -18,7 +18,8 @@ from metarl.meta.evaluation.tables import Table
 from metarl.zoo import findings
 from metarl.zoo.console import console, say
 from metarl.zoo.experiments.jobs import Entry, Experiment
-from metarl.zoo.finished import (
+from metarl.zoo.experiments.record import FORMAT, RECORD, VERSION, Recorded, sha256
+from metarl.zoo.experiments.testing import (
     CHECKPOINTS,
     Learning,
     Tested,
@@ -31,7 +32,6 @@ from metarl.zoo.finished import (
     tested,
     times,
 )
-from metarl.zoo.recorded import FORMAT, RECORD, VERSION, Recorded, sha256
 from metarl.zoo.runs.curves import training_seconds
 from metarl.zoo.runs.outputs import figure_bytes, write_record
 from metarl.zoo.runs.provenance import provenance

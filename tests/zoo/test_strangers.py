@@ -22,7 +22,7 @@ from metarl.zoo.__main__ import main
 from metarl.zoo.commands.list import describe_run
 from metarl.zoo.commands.plot import training_figure
 from metarl.zoo.experiments.jobs import jobs, load_experiment
-from metarl.zoo.recorded import Recorded
+from metarl.zoo.experiments.record import Recorded
 from metarl.zoo.runs.curves import last_evaluation, read_curve, training_seconds
 from metarl.zoo.runs.evaluations import read_meta, read_results
 from metarl.zoo.runs.folder import TRAINED, open_run

@@ -69,7 +69,7 @@ class Entry:
     :param seeds: training seeds.
     :param episodes: for each inner step and task of an evaluation on test tasks.
     :param evaluation: arguments of ``evaluate`` on test tasks: the experiment's, with the entry's own on top.
-    :param rates: what :func:`~metarl.zoo.finished.choose_rates` chooses test rates from, the same way.
+    :param rates: what :func:`~metarl.zoo.experiments.testing.choose_rates` chooses test rates from, the same way.
     :param hyperparams: what overrules the algorithms' YAML; dotted keys reach into mappings.
     :param grid: hyperparameters whose every combination is run; none: no ablation.
     """

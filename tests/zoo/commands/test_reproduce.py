@@ -16,15 +16,15 @@ import torch
 
 import metarl
 from metarl.errors import NonFiniteError
-from metarl.files.checkpoint import load_checkpoint, write_npz_atomic
 from metarl.meta.algorithms.maml import MAML
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Interval, paired_interval
-from metarl.zoo import findings, finished
+from metarl.zoo import findings
 from metarl.zoo.__main__ import main
+from metarl.zoo.experiments import testing
 from metarl.zoo.experiments.jobs import find, jobs, load_experiment, names, scales
+from metarl.zoo.experiments.testing import Trained, choose_rates, evaluate_run, learning
 from metarl.zoo.findings import Verdict
-from metarl.zoo.finished import Trained, choose_rates, evaluate_run, learning
 from metarl.zoo.runs.folder import open_run
 from tests.processes import run_program
 from tests.zoo.conftest import Refused, contents
@@ -187,7 +187,7 @@ def test_tables_figures_and_text(logs: Path) -> None:
 
 
 def test_published_numbers_stand_beside_the_families_as_they_are(logs: Path) -> None:
-    from metarl.zoo.finished import Tested
+    from metarl.zoo.experiments.testing import Tested
     from metarl.zoo.results import _published
 
     report = reports(read(logs / "results"))["AntVel-v0", "maml, last"]
@@ -614,7 +614,7 @@ def test_a_verdict_needs_tasks(n_tasks: int) -> None:
     for algo, ahead in (("maml", 9.0), ("fomaml", 0.0)):
         returns = ahead + rng.standard_normal((1, n_tasks, 2))
         report = Report(algo, "PointMass-v0", "test", returns, [0, 1], {"x": np.arange(n_tasks)}, [0])
-        items.append(finished.Tested(algo, "last", report, [1]))
+        items.append(testing.Tested(algo, "last", report, [1]))
     for verdict in findings.verdicts(items, 1):
         assert verdict.winner == ("maml" if n_tasks == 20 else None)
 

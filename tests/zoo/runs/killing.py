@@ -1,6 +1,6 @@
 """Trains runs whole, with other numbers of threads, and killed again and again; a program that test_resume.py starts.
 
-    python tests/zoo/killing.py FOLDER SEED ENV... -- train ...
+    python tests/zoo/runs/killing.py FOLDER SEED ENV... -- train ...
 
 Runs are forked processes, so that the imports, which take longer than all of them, are done once; the environments go
 side by side. A process that is to be killed counts what its interpreter calls, and at a given count it sends itself

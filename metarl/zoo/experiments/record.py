@@ -19,7 +19,7 @@ from metarl.meta.evaluation.report import STREAM_KEYS, Number, Report
 from metarl.meta.evaluation.statistics import Bands
 from metarl.meta.saving import Count
 from metarl.zoo.experiments.jobs import Experiment, Job, plain
-from metarl.zoo.finished import CHECKPOINTS, Learning, Trained, evaluation_of
+from metarl.zoo.experiments.testing import CHECKPOINTS, Learning, Trained, evaluation_of
 from metarl.zoo.runs.outputs import require_new
 
 FORMAT, VERSION = "metarl-reproduction", 1
@@ -46,7 +46,7 @@ class RunDocument:
 
 @dataclass(frozen=True)
 class CurveDocument:
-    """A learning curve of a record, as in :class:`~metarl.zoo.finished.Learning`."""
+    """A learning curve of a record, as in :class:`~metarl.zoo.experiments.testing.Learning`."""
 
     env: str
     algo: str
