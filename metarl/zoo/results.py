@@ -15,8 +15,8 @@ from metarl.files.checkpoint import write_bytes_atomic
 from metarl.meta.evaluation.published import Published, published_for
 from metarl.meta.evaluation.report import STREAM_KEYS, Report
 from metarl.meta.evaluation.tables import Table
-from metarl.zoo import findings
 from metarl.zoo.console import console, say
+from metarl.zoo.experiments import findings
 from metarl.zoo.experiments.jobs import Entry, Experiment
 from metarl.zoo.experiments.record import FORMAT, RECORD, VERSION, Recorded, sha256
 from metarl.zoo.experiments.testing import (

@@ -19,12 +19,11 @@ from metarl.errors import NonFiniteError
 from metarl.meta.algorithms.maml import MAML
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Interval, paired_interval
-from metarl.zoo import findings
 from metarl.zoo.__main__ import main
-from metarl.zoo.experiments import testing
+from metarl.zoo.experiments import findings, testing
+from metarl.zoo.experiments.findings import Verdict
 from metarl.zoo.experiments.jobs import find, jobs, load_experiment, names, scales
 from metarl.zoo.experiments.testing import Trained, choose_rates, evaluate_run, learning
-from metarl.zoo.findings import Verdict
 from metarl.zoo.runs.folder import open_run
 from tests.processes import run_program
 from tests.zoo.conftest import Refused, contents
