@@ -15,8 +15,8 @@ from metarl.zoo.commands.train import run as train
 from metarl.zoo.console import format_duration, is_terminal, say
 from metarl.zoo.experiments.jobs import Experiment, Job, find, jobs, load_experiment, scales
 from metarl.zoo.experiments.record import RECORD, Recorded, require_own
+from metarl.zoo.experiments.results import TEXT, Results, file_names, missing_lines
 from metarl.zoo.experiments.testing import Trained, evaluate_run
-from metarl.zoo.results import TEXT, Results, file_names, missing_lines
 from metarl.zoo.runs.curves import training_seconds
 from metarl.zoo.runs.folder import command_line, list_runs
 from metarl.zoo.runs.outputs import require_writable

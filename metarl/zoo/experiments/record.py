@@ -81,7 +81,7 @@ class Recorded:
 
     A run counts if it has returns, and hyperparameters and evaluation are those of its job today.
 
-    :param document: what :meth:`~metarl.zoo.results.Results.write` wrote; empty where there is no record.
+    :param document: what :meth:`~metarl.zoo.experiments.results.Results.write` wrote; empty where there is no record.
     :param experiment: what it is a record of.
     :raises CheckpointError: it is damaged.
     """

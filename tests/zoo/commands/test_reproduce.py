@@ -186,8 +186,8 @@ def test_tables_figures_and_text(logs: Path) -> None:
 
 
 def test_published_numbers_stand_beside_the_families_as_they_are(logs: Path) -> None:
+    from metarl.zoo.experiments.results import _published
     from metarl.zoo.experiments.testing import Tested
-    from metarl.zoo.results import _published
 
     report = reports(read(logs / "results"))["AntVel-v0", "maml, last"]
     plain = dataclasses.replace(report, meta={**report.meta, "env_kwargs": {"oracle": True}})
