@@ -12,7 +12,7 @@ import pytest
 from stable_baselines3 import PPO
 
 import metarl
-from metarl.meta.export import load_sb3
+from metarl.meta.export.sb3 import load_sb3
 from metarl.zoo.__main__ import main
 from tests.golden.write_files import GO_ON, MODELS, OBSERVATIONS, found, one_iteration, rows
 

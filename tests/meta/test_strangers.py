@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from metarl import load
 from metarl.errors import CheckpointError, MetaRLError
-from metarl.meta import sidecar
+from metarl.files.checkpoint import load_checkpoint, read_npz
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.evaluation.report import Report
+from metarl.meta.export import sidecar
 from metarl.meta.export.sb3 import export_sb3, load_sb3, save_sb3
 from metarl.zoo.runs.folder import open_run
 from tests.meta.small import small

@@ -14,6 +14,7 @@ import torch
 
 import metarl
 from metarl.errors import NonFiniteError
+from metarl.files.checkpoint import load_checkpoint, save_checkpoint
 from metarl.meta.algorithms.maml import FOMAML
 from metarl.zoo.__main__ import main
 from metarl.zoo.runs import callbacks

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
+from metarl.files.checkpoint import write_bytes_atomic
 from metarl.files.schema import LARGEST_SEED, Range, read_as
 from metarl.files.untrusted import parse_json, read_bytes, read_text
 from metarl.meta.evaluation.report import STREAM_KEYS, Number, Report

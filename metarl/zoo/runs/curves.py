@@ -99,8 +99,8 @@ def last_evaluation(run: Run, label: str) -> Report:
 
 
 def _strata(run: Run, n_tasks: int) -> tuple[np.ndarray | None, int | None]:
-    """Return the strata of a run's evaluations, see :class:`~metarl.meta.evaluation.report.Report`, and the tasks in all:
-    its family says them.
+    """Return the strata of a run's evaluations (see :class:`~metarl.meta.evaluation.report.Report`) and how many tasks
+    its family has in all.
     """
     hint = dict[str, Any] | None
     own = convert("env_kwargs", run.config().get("env_kwargs"), hint) or {}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from metarl.errors import ConfigError
+from metarl.meta.evaluation import statistics
 from metarl.meta.evaluation.statistics import bootstrap_bands, bootstrap_interval, paired_interval
-from metarl.meta.evaluation.tasks import statistics
 
 N_SETS = 300
 

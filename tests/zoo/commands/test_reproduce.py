@@ -16,6 +16,7 @@ import torch
 
 import metarl
 from metarl.errors import NonFiniteError
+from metarl.files.checkpoint import load_checkpoint, write_npz_atomic
 from metarl.meta.algorithms.maml import MAML
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Interval, paired_interval
