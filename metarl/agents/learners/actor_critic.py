@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes
+from metarl.agents.sampling.fields import PER_SAMPLE
 from metarl.agents.sampling.samples import Samples, pack
 from metarl.checks import ABOVE_ZERO, FRACTION, NOT_NEGATIVE, SWITCH
 from metarl.errors import ConfigError
@@ -33,27 +33,13 @@ class ActorCriticSamples(Samples):
     :param returns: ``[task, n]``, what it is to learn: λ-returns, the advantages plus the values.
     """
 
-    values: torch.Tensor = field(kw_only=True)
-    returns: torch.Tensor = field(kw_only=True)
+    values: torch.Tensor = field(kw_only=True, metadata=PER_SAMPLE)
+    returns: torch.Tensor = field(kw_only=True, metadata=PER_SAMPLE)
 
     @classmethod
     def of(cls, samples: Samples, values: torch.Tensor, returns: torch.Tensor) -> ActorCriticSamples:
-        """Return ``samples`` with values and returns, whose padding is cut off like theirs."""
-        n = samples.obs.shape[1]
-        own: dict[str, Any] = {each.name: getattr(samples, each.name) for each in fields(Samples)}
-        return cls(**own, values=values[:, :n], returns=returns[:, :n])
-
-    def tasks(self, chunk: slice) -> ActorCriticSamples:
-        """Return the samples of some tasks, cut to the longest of them."""
-        return self.of(super().tasks(chunk), self.values[chunk], self.returns[chunk])
-
-    def episodes(self, fraction: float) -> ActorCriticSamples:
-        """Return the first ``fraction`` (rounded up) of each task's whole episodes, reweighted to a mean."""
-        return self.of(super().episodes(fraction), self.values, self.returns)
-
-    def to(self, dtype: torch.dtype) -> ActorCriticSamples:
-        """Return a copy with floating tensors of another dtype."""
-        return self.of(super().to(dtype), self.values.to(dtype), self.returns.to(dtype))
+        """Return ``samples`` with values and returns."""
+        return cls(**samples.present(), values=values, returns=returns)
 
 
 class ActorCritic(SetOnce, ABC):

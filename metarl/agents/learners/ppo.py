@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from metarl.agents.learners.descent import Minibatch, descend, task_blocks
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
+from metarl.agents.sampling.fields import PER_SAMPLE
 from metarl.agents.sampling.samples import Samples
 from metarl.checks import ABOVE_ZERO, NONE, ROUNDS, integer
 from metarl.params import Rate
@@ -125,10 +127,9 @@ class PPO(ActorCritic):
         sizes = (samples.counts[None] - size * np.arange(n_batches)[:, None]).clip(0, size)
         weights = torch.from_numpy((np.arange(size) < sizes[..., None]) / sizes.clip(1)[..., None])
         weights = weights.to(samples.weights.dtype)
-        flat = {
-            name: getattr(samples, name).flatten(0, 1)
-            for name in ("obs", "actions", "advantages", "log_prob", "values", "returns")
-        }
+        own = samples.present(PER_SAMPLE)
+        del own["weights"]  # of the whole batch: a minibatch has its own
+        flat = {name: tensor.flatten(0, 1) for name, tensor in own.items()}
         order = np.zeros((n_tasks, n_batches * size), dtype=np.int64)
         for _ in range(self.n_epochs):
             for task, (rng, count) in enumerate(zip(rngs, samples.counts, strict=True)):
@@ -141,7 +142,8 @@ class PPO(ActorCritic):
                 epoch["advantages"] = standardized(epoch["advantages"], weights)
             for k, counts in enumerate(sizes):
                 longest = int(counts.max())
-                batch = ActorCriticSamples(
+                batch = replace(
+                    samples,
                     weights=weights[k][:, :longest],
                     counts=counts,
                     episode_ends=counts[:, None],

@@ -7,7 +7,7 @@ environments. Tensors are made here, and of what was collected in ``samples.py``
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +19,7 @@ from metarl.agents.learners.rounding import warn_of_lost_digits
 from metarl.agents.networks.distributions import draw_noise
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
+from metarl.agents.sampling.fields import PER_EPISODE, PER_STEP, Fields
 from metarl.checks import COUNT, NONE
 from metarl.envs.family import Family, Tasks, n_tasks, one_task, take_tasks
 from metarl.envs.promises import require_sound_step, sound_start
@@ -32,7 +33,7 @@ the other's physics runs. A fixed number, so that nothing depends on the number 
 
 
 @dataclass(frozen=True)
-class Episodes:
+class Episodes(Fields):
     """Whole episodes of a batch of tasks, padded to the longest.
 
     :param obs: ``[task, env, time, *observation]``, float32: what the policy saw before each action.
@@ -44,12 +45,12 @@ class Episodes:
     :param final_obs: ``[task, env, *observation]``, float32: the observation after each episode's last step.
     """
 
-    obs: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    mask: np.ndarray
-    terminated: np.ndarray
-    final_obs: np.ndarray
+    obs: np.ndarray = field(metadata=PER_STEP)
+    actions: np.ndarray = field(metadata=PER_STEP)
+    rewards: np.ndarray = field(metadata=PER_STEP)
+    mask: np.ndarray = field(metadata=PER_STEP)
+    terminated: np.ndarray = field(metadata=PER_EPISODE)
+    final_obs: np.ndarray = field(metadata=PER_EPISODE)
 
     @property
     def n_steps(self) -> int:
@@ -172,14 +173,8 @@ def _collect_wave(
     with family.shared_by(min(n_blocks, parallel.n_threads)):
         lengths = parallel.map(run, blocks)
     longest = max(lengths)
-    episodes = replace(
-        buffers,
-        obs=np.moveaxis(buffers.obs[:longest], 0, 2),
-        actions=np.moveaxis(buffers.actions[:longest], 0, 2),
-        mask=np.moveaxis(buffers.mask[:longest], 0, 2),
-    )
-    rewards = np.moveaxis(buffers.rewards[:longest], 0, 2)
-    episodes = replace(episodes, rewards=_kept(rewards, episodes.mask, family.id))
+    episodes = buffers.map(lambda axes, each: np.moveaxis(each[:longest], 0, 2) if "time" in axes else each)
+    episodes = replace(episodes, rewards=_kept(episodes.rewards, episodes.mask, family.id))
     _require_finite(family, tasks, episodes)
     return episodes
 
@@ -193,14 +188,7 @@ def _kept(rewards: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
 
 def _rows(buffers: Episodes, block: slice) -> Episodes:
     """Return the part of buffers ``[time, task, env, …]`` that belongs to a block of tasks."""
-    return Episodes(
-        obs=buffers.obs[:, block],
-        actions=buffers.actions[:, block],
-        rewards=buffers.rewards[:, block],
-        mask=buffers.mask[:, block],
-        terminated=buffers.terminated[block],
-        final_obs=buffers.final_obs[block],
-    )
+    return buffers.map(lambda axes, each: each[:, block] if "time" in axes else each[block])
 
 
 def _collect_block(
@@ -298,35 +286,19 @@ def _collect_transitions(
     # Kept episodes move to the front, so that what is cut off holds nothing.
     order = np.argsort(~keep, axis=1, kind="stable")[:, : int(keep.sum(1).max())]
     rows = np.arange(len(seeds))[:, None]
-    mask = episodes.mask & keep[..., None]
-    picked = replace(
-        episodes,
-        obs=episodes.obs[rows, order],
-        actions=episodes.actions[rows, order],
-        rewards=episodes.rewards[rows, order],
-        mask=mask[rows, order],
-        terminated=episodes.terminated[rows, order],
-        final_obs=episodes.final_obs[rows, order],
-    )
-    return picked
+    kept = replace(episodes, mask=episodes.mask & keep[..., None])
+    return kept.map(lambda axes, each: each[rows, order])
 
 
 def _scatter(wave: Episodes, index: np.ndarray, n: int) -> Episodes:
     """Return ``wave`` with empty rows for the tasks that took no part."""
 
-    def spread(array: np.ndarray) -> np.ndarray:
+    def spread(axes: tuple[str, ...], array: np.ndarray) -> np.ndarray:
         full = np.zeros((n, *array.shape[1:]), dtype=array.dtype)
         full[index] = array
         return full
 
-    return Episodes(
-        spread(wave.obs),
-        spread(wave.actions),
-        spread(wave.rewards),
-        spread(wave.mask),
-        spread(wave.terminated),
-        spread(wave.final_obs),
-    )
+    return wave.map(spread)
 
 
 def _join(waves: Sequence[Episodes]) -> Episodes:
@@ -338,14 +310,10 @@ def _join(waves: Sequence[Episodes]) -> Episodes:
         width[2] = (0, longest - array.shape[2])
         return np.pad(array, width)
 
-    return Episodes(
-        obs=np.concatenate([pad(wave.obs) for wave in waves], axis=1),
-        actions=np.concatenate([pad(wave.actions) for wave in waves], axis=1),
-        rewards=np.concatenate([pad(wave.rewards) for wave in waves], axis=1),
-        mask=np.concatenate([pad(wave.mask) for wave in waves], axis=1),
-        terminated=np.concatenate([wave.terminated for wave in waves], axis=1),
-        final_obs=np.concatenate([wave.final_obs for wave in waves], axis=1),
-    )
+    def join(axes: tuple[str, ...], *arrays: np.ndarray) -> np.ndarray:
+        return np.concatenate([pad(array) if "time" in axes else array for array in arrays], axis=1)
+
+    return waves[0].map(join, *waves[1:])
 
 
 def collect_env(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from metarl.agents.sampling.collect import Episodes
+from metarl.agents.sampling.fields import PER_EPISODE, PER_SAMPLE, PER_STEP, PER_TASK, Fields
+
+Self = TypeVar("Self", bound="Samples")
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(Fields):
     """What a learner's loss takes: packed transitions of a stack of tasks, valid ones first.
 
     :param obs: ``[task, n, *observation]``.
@@ -24,61 +28,42 @@ class Samples:
         surrogates with a likelihood ratio.
     """
 
-    obs: torch.Tensor
-    actions: torch.Tensor
-    advantages: torch.Tensor
-    weights: torch.Tensor
-    counts: np.ndarray
-    episode_ends: np.ndarray
-    log_prob: torch.Tensor | None = None
+    obs: torch.Tensor = field(metadata=PER_SAMPLE)
+    actions: torch.Tensor = field(metadata=PER_SAMPLE)
+    advantages: torch.Tensor = field(metadata=PER_SAMPLE)
+    weights: torch.Tensor = field(metadata=PER_SAMPLE)
+    counts: np.ndarray = field(metadata=PER_TASK)
+    episode_ends: np.ndarray = field(metadata=PER_EPISODE)
+    log_prob: torch.Tensor | None = field(default=None, metadata=PER_SAMPLE)
 
     def __len__(self) -> int:
         return len(self.counts)
 
-    def tasks(self, chunk: slice) -> Samples:
+    def tasks(self: Self, chunk: slice) -> Self:
         """Return the samples of some tasks, cut to the longest of them."""
-        counts = self.counts[chunk]
-        n = int(counts.max())
-        return Samples(
-            obs=self.obs[chunk, :n],
-            actions=self.actions[chunk, :n],
-            advantages=self.advantages[chunk, :n],
-            weights=self.weights[chunk, :n],
-            counts=counts,
-            episode_ends=self.episode_ends[chunk],
-            log_prob=None if self.log_prob is None else self.log_prob[chunk, :n],
-        )
+        n = int(self.counts[chunk].max())
+        return self.map(lambda axes, each: each[chunk, :n] if "sample" in axes else each[chunk])
 
-    def episodes(self, fraction: float) -> Samples:
+    def episodes(self: Self, fraction: float) -> Self:
         """Return the first ``fraction`` (rounded up) of each task's whole episodes, reweighted to a mean."""
         n_episodes = (self.episode_ends < self.counts[:, None]).sum(1) + 1
         last = np.ceil(np.round(fraction * n_episodes, 9)).astype(np.int64).clip(min=1) - 1
         counts = np.take_along_axis(self.episode_ends, last[:, None], axis=1)[:, 0]
         n = int(counts.max())
-        return Samples(
-            obs=self.obs[:, :n],
-            actions=self.actions[:, :n],
-            advantages=self.advantages[:, :n],
+        return replace(
+            self.map(lambda axes, each: each[:, :n] if "sample" in axes else each),
             weights=mean_weights(counts, n, self.weights.dtype),
             counts=counts,
             episode_ends=np.minimum(self.episode_ends, counts[:, None]),
-            log_prob=None if self.log_prob is None else self.log_prob[:, :n],
         )
 
-    def to(self, dtype: torch.dtype) -> Samples:
+    def to(self: Self, dtype: torch.dtype) -> Self:
         """Return a copy with floating tensors of another dtype."""
 
-        def cast(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(dtype) if tensor.is_floating_point() else tensor
+        def cast(axes: tuple[str, ...], each: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+            return each.to(dtype) if isinstance(each, torch.Tensor) and each.is_floating_point() else each
 
-        return replace(
-            self,
-            obs=cast(self.obs),
-            actions=cast(self.actions),
-            advantages=cast(self.advantages),
-            weights=cast(self.weights),
-            log_prob=None if self.log_prob is None else cast(self.log_prob),
-        )
+        return self.map(cast)
 
 
 def mean_weights(counts: np.ndarray, n: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -89,6 +74,8 @@ def mean_weights(counts: np.ndarray, n: int, dtype: torch.dtype = torch.float32)
 
 def pack(episodes: Episodes, advantages: np.ndarray) -> Samples:
     """Pack the valid steps of each task to the front, in the order (env, time).
+
+    Every field that episodes have for each step and samples under the same name for each sample is packed.
 
     :param advantages: ``[task, env, time]``.
     """
@@ -112,9 +99,10 @@ def pack(episodes: Episodes, advantages: np.ndarray) -> Samples:
             picked[padding] = 0
             return torch.from_numpy(picked)
 
+    names = [each.name for each in fields(Samples)]
+    shared = {name: gather(array) for name, array in episodes.present(PER_STEP).items() if name in names}
     return Samples(
-        obs=gather(episodes.obs),
-        actions=gather(episodes.actions),
+        **shared,
         advantages=gather(advantages.astype(np.float32, copy=False)),
         weights=mean_weights(counts, n),
         counts=counts,
