@@ -1,4 +1,4 @@
-"""Exact first and second derivatives of a loss that sees a policy through its heads, for a stack of tasks.
+"""Derivatives of multi-layer perceptrons by hand, for a stack of tasks.
 
 A Hessian-vector product is Pearlmutter's (1994): one pass forward that carries the change of every activation along the
 vector, and one back that carries the change of every error. What does not depend on the vector is kept, so a product
@@ -7,46 +7,34 @@ costs its matrix products and little else; differentiating a gradient's graph ta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from metarl.agents.networks.distributions import Distribution
-from metarl.agents.networks.policy import FunctionalPolicy, Tower, tanh_slope
+from metarl.agents.derivatives.base import HeadLoss, complete
+from metarl.agents.networks.distributions import from_heads
+from metarl.agents.networks.mlp import Tower
 from metarl.agents.networks.products import add_product_, linear, outer, product
 from metarl.params import Params
 
-HeadLoss = Callable[[Distribution, torch.Tensor | None], torch.Tensor]
-"""The losses ``[task]``, given the distribution and the critic's values ``[task, n]`` (None without a critic)."""
 
+class MlpDerivatives:
+    """The gradient of each task's loss, and products with its Hessian; see :class:`~.base.Derivatives`.
 
-class LossDerivatives:
-    """The gradient of each task's loss, and products with its Hessian.
-
-    :param policy: the policy.
+    :param towers: the actor, and the critic where there is one.
     :param params: where to differentiate, stacked ``[task, …]``.
-    :param obs: ``[task, n, *observation]``.
-    :param loss: the losses at ``obs``, twice differentiable in the distribution's heads and in the values.
+    :param x: ``[task, n, observation]``, flat.
+    :param loss: the losses at ``x``, twice differentiable in the distribution's heads and in the values.
     :param second_order: keep what :meth:`product` needs.
     """
 
     def __init__(
-        self,
-        policy: FunctionalPolicy,
-        params: Params,
-        obs: torch.Tensor,
-        loss: HeadLoss,
-        second_order: bool = False,
+        self, towers: Sequence[Tower], params: Params, x: torch.Tensor, loss: HeadLoss, second_order: bool = False
     ) -> None:
         self._params = {name: tensor.detach() for name, tensor in params.items()}
-        x = policy.flatten(obs)
-        self._towers = [
-            _TowerPass(tower, self._params, x, second_order)
-            for tower in (policy.actor, policy.critic)
-            if tower is not None
-        ]
+        self._towers = [_TowerPass(tower, self._params, x, second_order) for tower in towers]
         # The towers' heads first, then the tensor that is a head itself.
         outputs = [tower.output for tower in self._towers]
         # A copy, because callers step parameters in place while other blocks of the same matrix are differentiated.
@@ -54,22 +42,19 @@ class LossDerivatives:
         self._heads = tuple(head.detach().requires_grad_() for head in (*outputs, *shared))
         tops, rest = self._split(self._heads)
         with torch.enable_grad():
-            values = tops[1].squeeze(-1) if policy.critic is not None else None
-            self.distribution = policy.from_heads((tops[0], *rest))
-            """At ``params`` and ``obs``."""
+            values = tops[1].squeeze(-1) if len(tops) > 1 else None
+            self.distribution = from_heads((tops[0], *rest))
             losses = loss(self.distribution, values)
             head_gradient = torch.autograd.grad(
                 losses.sum(), self._heads, create_graph=second_order, materialize_grads=True
             )
         self._head_gradient = head_gradient if second_order else None
         self.losses = losses.detach()
-        """``[task]``."""
         errors, rest = self._split(tuple(part.detach() for part in head_gradient))
         gradient: Params = dict(zip(("log_std",), rest, strict=False))
         for tower, error in zip(self._towers, errors, strict=True):
-            gradient.update(tower.backward(error))
-        self.gradient: Params = {name: gradient[name] for name in self._params}
-        """Of each task's loss, stacked."""
+            gradient.update(tower.backward(error, keep=second_order))
+        self.gradient = complete(gradient, self._params)
         if not second_order:
             self._towers = []
 
@@ -78,14 +63,11 @@ class LossDerivatives:
 
     @torch.no_grad()
     def product(self, vector: Params) -> Params:
-        """Return ``H v`` of each task's loss.
-
-        :param vector: stacked like the parameters.
-        """
+        """Return ``H v`` of each task's loss; ``v`` is stacked like the parameters."""
         assert self._head_gradient is not None, "needs second_order=True"
         changes = [tower.forward_change(vector) for tower in self._towers]
         moved = [change.outputs[-1] for change in changes]
-        if "log_std" in vector:
+        if "log_std" in self._params:
             moved.append(vector["log_std"])
         # A loss's Hessian in the heads is symmetric, and its tensors are small: torch differentiates it once more.
         curved = [index for index, part in enumerate(self._head_gradient) if part.requires_grad]
@@ -100,7 +82,35 @@ class LossDerivatives:
         result: Params = dict(zip(("log_std",), rest, strict=False))
         for tower, change, error in zip(self._towers, changes, errors, strict=True):
             result.update(tower.backward_change(change, error, vector))
-        return {name: result[name] for name in self._params}
+        return complete(result, self._params)
+
+
+class MlpLinearized:
+    """Jacobian products of the actor's heads; see :class:`~.base.Linearized`. What is kept are its activations.
+
+    :param actor: whose output is the distribution's first head.
+    :param params: where to differentiate, each ``[…]`` or stacked ``[task, …]``.
+    :param x: ``[n, observation]`` or ``[task, n, observation]``, flat.
+    """
+
+    def __init__(self, actor: Tower, params: Params, x: torch.Tensor) -> None:
+        self._params = {name: tensor.detach() for name, tensor in params.items()}
+        self._pass = _TowerPass(actor, self._params, x, second_order=False)
+        self._own = [self._params["log_std"]] if "log_std" in self._params else []
+        self.distribution = from_heads((self._pass.output, *self._own))
+
+    @torch.no_grad()
+    def jvp(self, tangents: Params) -> tuple[torch.Tensor, ...]:
+        """Return the change of the heads along ``tangents``."""
+        change = self._pass.forward_change(tangents).outputs[-1]
+        return (change, tangents["log_std"]) if self._own else (change,)
+
+    @torch.no_grad()
+    def vjp(self, cotangents: tuple[torch.Tensor, ...]) -> Params:
+        """Return the gradient of ``Σ cotangent · head`` with respect to the tensors; a critic's is 0."""
+        gradient: Params = dict(zip(("log_std",), cotangents[1:], strict=False))
+        gradient.update(self._pass.backward(cotangents[0]))
+        return complete(gradient, self._params)
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ class _TowerPass:
         self._slopes: list[torch.Tensor] = []
         self._bends: list[torch.Tensor | None] = []
         self._errors: list[torch.Tensor] = []
-        self._curls: list[torch.Tensor | None] = []
+        self._curls: list[torch.Tensor | None] = [None] * len(tower.activations)
         x = self._linear(0, x)
         for index, layer in enumerate(tower.activations, start=1):
             x, slope, bend = activation_derivatives(layer, x, second_order)
@@ -141,20 +151,22 @@ class _TowerPass:
         return linear(x, self._params[f"{name}.weight"], self._params[f"{name}.bias"])
 
     @torch.no_grad()
-    def backward(self, error: torch.Tensor) -> Params:
+    def backward(self, error: torch.Tensor, keep: bool = False) -> Params:
         """Return the gradient of the tower's tensors, given that of its output.
 
-        Keeps the gradient at every linear layer's output, and how the slopes' change enters it.
+        :param keep: keep the gradient at every linear layer's output, and how the slopes' change enters it.
         """
-        self._errors, self._curls = [error], []
+        errors: list[torch.Tensor] = [error]
+        curls: list[torch.Tensor | None] = []
         for index in range(len(self._slopes) - 1, -1, -1):
-            back = product(self._errors[0], self._params[f"{self._names[index + 1]}.weight"])
+            back = product(errors[0], self._params[f"{self._names[index + 1]}.weight"])
             bend = self._bends[index]
-            self._curls.insert(0, None if bend is None else back * bend)
-            self._errors.insert(0, back.mul_(self._slopes[index]))
-        self._bends = []
+            curls.insert(0, None if bend is None else back * bend)
+            errors.insert(0, back.mul_(self._slopes[index]))
+        if keep:
+            self._errors, self._curls, self._bends = errors, curls, []
         gradient: Params = {}
-        for name, own, x in zip(self._names, self._errors, self._inputs, strict=True):
+        for name, own, x in zip(self._names, errors, self._inputs, strict=True):
             gradient[f"{name}.weight"] = outer(own, x)
             gradient[f"{name}.bias"] = own.sum(-2)
         return gradient
@@ -212,7 +224,7 @@ def activation_derivatives(
     """
     if isinstance(layer, nn.Tanh):
         y = x.tanh_()
-        slope = tanh_slope(y)
+        slope = torch.addcmul(y.new_ones(()), y, y, value=-1.0)  # 1 − y², in one pass
         return y, slope, (slope * y).mul_(-2.0) if second_order else None
     if isinstance(layer, nn.ReLU):
         y = x.relu_()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from metarl.agents.derivatives.mlp import LossDerivatives
 from metarl.agents.learners.base import FlatParams, Learner, LearnerState, Watcher
 from metarl.agents.learners.optimizers import FlatRate, Layout, Optimizer, clip_norms, take_step
 from metarl.agents.networks.distributions import Distribution
@@ -85,7 +84,7 @@ def descend(
             ) -> torch.Tensor:
                 return learner.head_loss(distribution, samples, values)
 
-            derivatives = LossDerivatives(learner.policy, params, samples.obs, loss)
+            derivatives = learner.policy.differentiate(params, samples.obs, loss)
             if stop is not None:
                 stopped |= stop(derivatives.distribution, samples)
                 active = ~stopped if active is None else active & ~stopped

@@ -151,6 +151,11 @@ class Categorical:
         return (probs * centred * weights.unsqueeze(-1),)
 
 
+def from_heads(heads: tuple[torch.Tensor, ...]) -> Distribution:
+    """Return the distribution that is made of ``heads``: a Gaussian of two, a categorical one of one."""
+    return Gaussian(*heads) if len(heads) > 1 else Categorical(*heads)
+
+
 def draw_noise(action_space: spaces.Space[Any], rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Draw what :meth:`Distribution.sample` needs: standard normal (Box) or uniform (Discrete) numbers, float32.
 

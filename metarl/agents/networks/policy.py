@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +18,12 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
+from metarl.agents.derivatives.base import Derivatives, HeadLoss, Linearized
+from metarl.agents.derivatives.mlp import MlpDerivatives, MlpLinearized
 from metarl.agents.generators import drawing_from
-from metarl.agents.networks.distributions import MAX_LOG_STD, MIN_LOG_STD, Categorical, Distribution, Gaussian
-from metarl.agents.networks.products import fewest_rows, linear, outer, product
+from metarl.agents.networks.distributions import MAX_LOG_STD, MIN_LOG_STD, Distribution, from_heads
+from metarl.agents.networks.mlp import Tower
+from metarl.agents.networks.products import fewest_rows
 from metarl.agents.parallel import library_torch
 from metarl.checks import FINITE, SWITCH, plain_tree
 from metarl.envs.family import check_arguments
@@ -114,37 +116,6 @@ def require_network_size(net_arch: Any, observation_space: spaces.Space[Any]) ->
             )
 
 
-@dataclass(frozen=True)
-class Tower:
-    """A multi-layer perceptron by the names of its tensors: linear layers with an activation between each two.
-
-    :param linear_names: from the observation to the head.
-    :param activations: one fewer.
-    """
-
-    linear_names: tuple[str, ...]
-    activations: tuple[nn.Module, ...]
-
-    @classmethod
-    def of(cls, hidden: nn.Sequential, prefix: str, head: str) -> Tower:
-        """Return the tower of SB3's ``hidden`` layers, called ``prefix.0``, …, and the linear layer ``head``."""
-        names = [f"{prefix}.{name}" for name, layer in hidden.named_children() if isinstance(layer, nn.Linear)]
-        return cls((*names, head), tuple(layer for layer in hidden if not isinstance(layer, nn.Linear)))
-
-    def __call__(self, params: Params, x: torch.Tensor) -> torch.Tensor:
-        """Return the head's output for flat observations."""
-        for index, name in enumerate(self.linear_names):
-            x = linear(x, params[f"{name}.weight"], params[f"{name}.bias"])
-            if index < len(self.activations):
-                x = self.activations[index](x)
-        return x
-
-    @property
-    def names(self) -> list[str]:
-        """The tensors."""
-        return [f"{name}.{kind}" for name in self.linear_names for kind in ("weight", "bias")]
-
-
 class FunctionalPolicy:
     """A stock ``ActorCriticPolicy`` as functions of its named tensors.
 
@@ -227,7 +198,7 @@ class FunctionalPolicy:
         :param params: the tensors, each ``[…]`` or stacked ``[task, …]``.
         :param obs: ``[n, *observation]`` or ``[task, n, *observation]``, of the tensors' dtype.
         """
-        return self.from_heads(self.heads(self.actor(params, self.flatten(obs)), params))
+        return from_heads(self.heads(self.actor(params, self.flatten(obs)), params))
 
     def values(self, params: Params, obs: torch.Tensor) -> torch.Tensor:
         """Return the critic's values at ``obs``, ``[n]`` or ``[task, n]``; the parameters are as above.
@@ -242,16 +213,27 @@ class FunctionalPolicy:
         """Return what the distribution is made of, given the last layer's output ``x``."""
         return (x, params["log_std"]) if "log_std" in params else (x,)
 
-    def from_heads(self, heads: tuple[torch.Tensor, ...]) -> Distribution:
-        """Return the distribution that is made of ``heads``."""
-        return Gaussian(*heads) if len(heads) > 1 else Categorical(*heads)
+    # ----------------------------------------------------------------------------------------------------- derivatives
+    def differentiate(
+        self, params: Params, obs: torch.Tensor, loss: HeadLoss, second_order: bool = False
+    ) -> Derivatives:
+        """Return each task's loss and its gradient in the tensors, at ``params``.
 
-    def linearize(self, params: Params, obs: torch.Tensor) -> Linearization:
-        """Return the derivative of the distribution's heads with respect to the tensors, at ``params``.
-
-        The activations are kept, so a product costs two matrix products a layer.
+        :param params: stacked ``[task, …]``.
+        :param obs: ``[task, n, *observation]``.
+        :param loss: the losses ``[task]`` at ``obs``, twice differentiable in the distribution's heads and the values.
+        :param second_order: keep what products with the Hessian need.
         """
-        return Linearization(self, params, obs)
+        towers = [tower for tower in (self.actor, self.critic) if tower is not None]
+        return MlpDerivatives(towers, params, self.flatten(obs), loss, second_order)
+
+    def linearize(self, params: Params, obs: torch.Tensor) -> Linearized:
+        """Return the derivative of the distribution's heads in the tensors, at ``params``.
+
+        :param params: the tensors, each ``[…]`` or stacked ``[task, …]``.
+        :param obs: ``[n, *observation]`` or ``[task, n, *observation]``.
+        """
+        return MlpLinearized(self.actor, params, self.flatten(obs))
 
     def flatten(self, obs: torch.Tensor) -> torch.Tensor:
         """Return observations as vectors."""
@@ -264,77 +246,3 @@ class FunctionalPolicy:
         if isinstance(self.action_space, spaces.Discrete):
             return array + int(self.action_space.start)
         return array
-
-
-def tanh_slope(y: torch.Tensor) -> torch.Tensor:
-    """Return ``1 − y²`` in one pass."""
-    return torch.addcmul(y.new_ones(()), y, y, value=-1.0)
-
-
-class Linearization:
-    """Jacobian products of a policy's action heads; memory is the activations of one batch."""
-
-    def __init__(self, policy: FunctionalPolicy, params: Params, obs: torch.Tensor) -> None:
-        self._params = {name: tensor.detach() for name, tensor in params.items()}
-        self._names = policy.actor.linear_names
-        self._inputs = [policy.flatten(obs)]
-        self._slopes: list[torch.Tensor] = []
-        with torch.no_grad():
-            x = self._linear(0, self._inputs[0])
-            for index, layer in enumerate(policy.actor.activations, start=1):
-                x, slope = _activation(layer, x)
-                self._inputs.append(x)
-                self._slopes.append(slope)
-                x = self._linear(index, x)
-        self.distribution: Distribution = policy.from_heads(policy.heads(x, self._params))
-
-    def _linear(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        name = self._names[index]
-        return linear(x, self._params[f"{name}.weight"], self._params[f"{name}.bias"])
-
-    @torch.no_grad()
-    def jvp(self, tangents: Params) -> tuple[torch.Tensor, ...]:
-        """Return the change of the heads along ``tangents``."""
-        dx: torch.Tensor | None = None
-        for index, name in enumerate(self._names):
-            change = linear(self._inputs[index], tangents[f"{name}.weight"], tangents[f"{name}.bias"])
-            if dx is not None:
-                change = change.add_(product(dx.mul_(self._slopes[index - 1]), self._params[f"{name}.weight"].mT))
-            dx = change
-        assert dx is not None
-        return (dx, tangents["log_std"]) if "log_std" in self._params else (dx,)
-
-    @torch.no_grad()
-    def vjp(self, cotangents: tuple[torch.Tensor, ...]) -> Params:
-        """Return the gradient of ``Σ cotangent · head`` with respect to the tensors; a critic's is 0."""
-        result: Params = {}
-        if "log_std" in self._params:
-            result["log_std"] = cotangents[1]
-        dx = cotangents[0]
-        for index in range(len(self._names) - 1, -1, -1):
-            name = self._names[index]
-            result[f"{name}.weight"] = outer(dx, self._inputs[index])
-            result[f"{name}.bias"] = dx.sum(-2)
-            if index:
-                dx = product(dx, self._params[f"{name}.weight"]) * self._slopes[index - 1]
-        return {
-            name: result[name] if name in result else torch.zeros_like(tensor) for name, tensor in self._params.items()
-        }
-
-
-def _activation(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the activation and its slope at ``x``, which may be overwritten.
-
-    Both are kept for long: temporary tensors between them would leave holes in the heap that nothing else fits into.
-    """
-    if isinstance(layer, nn.Tanh):
-        y = x.tanh_()
-        return y, tanh_slope(y)
-    if isinstance(layer, nn.ReLU):
-        y = x.relu_()
-        return y, y.sign()
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        value: torch.Tensor = layer(leaf)
-        (slope,) = torch.autograd.grad(value.sum(), leaf)
-    return value.detach(), slope

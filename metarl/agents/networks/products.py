@@ -45,7 +45,9 @@ def product(x: torch.Tensor, right: torch.Tensor, added: torch.Tensor | None = N
 
 
 def add_product_(out: torch.Tensor, x: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Add ``x R`` of stacks to ``out``, in place; the shapes are those of :func:`product`."""
+    """Add ``x R`` to ``out``, in place; the shapes are those of :func:`product`."""
+    if right.ndim == 2:
+        return out.add_(x @ right)
     return out.baddbmm_(x, right) if _is_usual(x, right) else out.copy_(product(x, right, out))
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.agents.derivatives.mlp import LossDerivatives
 from metarl.agents.learners.base import Learner, LearnerState, Watcher
 from metarl.agents.learners.descent import descend, task_blocks
 from metarl.agents.learners.optimizers import SGD
@@ -41,7 +40,7 @@ class InnerStep:
         def loss(distribution: Distribution, values: torch.Tensor | None) -> torch.Tensor:
             return learner.head_loss(distribution, samples, values)
 
-        self._derivatives = LossDerivatives(learner.policy, params, samples.obs, loss, second_order)
+        self._derivatives = learner.policy.differentiate(params, samples.obs, loss, second_order)
         self.losses = self._derivatives.losses
         self.gradient: Params = self._derivatives.gradient
         start = {name: tensor.detach() for name, tensor in params.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
-from metarl.agents.derivatives.mlp import LossDerivatives
 from metarl.agents.learners.base import Learner
 from metarl.agents.parallel import Parallel
 from metarl.errors import ConfigError
@@ -61,7 +60,7 @@ def query_gradient(
     def differentiate(chunk: slice) -> tuple[float, Params, Params]:
         phi = {name: tensor[chunk] for name, tensor in learnt.params.items()}
         own = query.tasks(chunk)
-        end = LossDerivatives(learner.policy, phi, own.obs, lambda d, values: learner.head_loss(d, own, values))
+        end = learner.policy.differentiate(phi, own.obs, lambda d, values: learner.head_loss(d, own, values))
         gradient = end.gradient
         if rates:
             support = [batch.tasks(chunk) for batch in learnt.support]

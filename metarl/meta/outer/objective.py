@@ -12,9 +12,9 @@ from typing import Protocol
 
 import torch
 
+from metarl.agents.derivatives.base import Linearized
 from metarl.agents.learners.base import Learner
-from metarl.agents.networks.distributions import Distribution
-from metarl.agents.networks.policy import Linearization
+from metarl.agents.networks.distributions import Distribution, from_heads
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import Samples
 from metarl.checks import choice, number
@@ -116,7 +116,7 @@ class LocalObjective:
         self._old_head = head.new_empty((*query.obs.shape[:2], len(head)))
         self._old_log_prob = head.new_empty(query.obs.shape[:2])
         self._old_known: set[int] = set()
-        self._curvature: dict[int, tuple[list[InnerStep], Linearization]] = {}
+        self._curvature: dict[int, tuple[list[InnerStep], Linearized]] = {}
 
     @staticmethod
     def check_arguments(fisher_fraction: float, kl_direction: str) -> tuple[float, str]:
@@ -194,7 +194,7 @@ class LocalObjective:
         chunk = self._chunks[index]
         return [theta, *({name: tensor[chunk] for name, tensor in ends.items()} for ends in self._ends)]
 
-    def _chunk_linearized(self, index: int) -> tuple[list[InnerStep], Linearization]:
+    def _chunk_linearized(self, index: int) -> tuple[list[InnerStep], Linearized]:
         if index in self._curvature:
             return self._curvature[index]
         chunk, path = self._chunks[index], self._path(index)
@@ -240,7 +240,7 @@ class LocalObjective:
             self._old_head[rows] = collected.heads[0]
             self._old_log_prob[rows] = collected.log_prob(query.actions)
             self._old_known.add(index)
-        return policy.from_heads(policy.heads(self._old_head[rows], phi)), self._old_log_prob[rows]
+        return from_heads(policy.heads(self._old_head[rows], phi)), self._old_log_prob[rows]
 
     def _mean(self, sums: Params) -> Params:
         """Add the chunks' sums up in the order of tasks."""

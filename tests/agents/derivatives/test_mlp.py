@@ -8,7 +8,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from metarl.agents.derivatives.mlp import LossDerivatives, activation_derivatives
+from metarl.agents.derivatives.base import Derivatives
+from metarl.agents.derivatives.mlp import activation_derivatives
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import ACTIVATIONS, FunctionalPolicy
@@ -29,9 +30,8 @@ def random_like(params: Params, seed: int) -> Params:
     return {n: torch.randn(t.shape, generator=generator, dtype=torch.float64) for n, t in params.items()}
 
 
-def derivatives(learner: VPG, params: Params, samples: Samples, second_order: bool = True) -> LossDerivatives:
-    return LossDerivatives(
-        learner.policy,
+def derivatives(learner: VPG, params: Params, samples: Samples, second_order: bool = True) -> Derivatives:
+    return learner.policy.differentiate(
         params,
         samples.obs,
         lambda distribution, values: learner.head_loss(distribution, samples, values),

@@ -12,7 +12,6 @@ import stable_baselines3
 import torch
 
 from metarl.agents import A2C, PPO, FunctionalPolicy, collect
-from metarl.agents.derivatives.mlp import LossDerivatives
 from metarl.agents.learners.actor_critic import ActorCritic, ActorCriticSamples, standardized
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import mean_weights
@@ -147,7 +146,7 @@ def test_maml_around_it_has_exact_derivatives(kind: str, name: str) -> None:
     learner = LEARNERS[name](policy, ent_coef=0.1, **options)
     params = expand(problems.make_params(policy), problems.TASKS)
     samples = with_critic(policy, params)
-    found = LossDerivatives(policy, params, samples.obs, lambda d, v: learner.head_loss(d, samples, v), True)
+    found = policy.differentiate(params, samples.obs, lambda d, v: learner.head_loss(d, samples, v), True)
     leaves = {key: tensor.clone().requires_grad_() for key, tensor in params.items()}
     losses = learner.loss(leaves, samples)
     gradient = torch.autograd.grad(losses.sum(), list(leaves.values()), create_graph=True)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from metarl.agents.derivatives.mlp import LossDerivatives
 from metarl.agents.learners.a2c import A2C
 from metarl.agents.learners.optimizers import Layout
 from metarl.agents.learners.ppo import PPO
@@ -143,7 +142,7 @@ def derivatives(learner: Any, params: Params, samples: Samples) -> tuple[Params,
         result: torch.Tensor = learner.head_loss(distribution, samples, values)
         return result
 
-    found = LossDerivatives(learner.policy, params, samples.obs, loss, second_order=True)
+    found = learner.policy.differentiate(params, samples.obs, loss, second_order=True)
     return found.gradient, found.product(found.gradient)
 
 

@@ -1,0 +1,56 @@
+"""What can be asked of a loss, or of a network's outputs, at given parameters, whichever backend computes it.
+
+A network chooses the backend: :meth:`FunctionalPolicy.differentiate <metarl.agents.networks.policy.FunctionalPolicy>`
+returns a :class:`Derivatives`, ``linearize`` a :class:`Linearized`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from metarl.agents.networks.distributions import Distribution
+from metarl.params import Params
+
+HeadLoss = Callable[[Distribution, torch.Tensor | None], torch.Tensor]
+"""The losses ``[task]``, given the distribution and the critic's values ``[task, n]`` (None without a critic)."""
+
+
+class Derivatives(Protocol):
+    """The losses ``L`` of a stack of tasks at a stack of parameters ``θ``, with their derivatives."""
+
+    losses: torch.Tensor
+    """``L``, ``[task]``."""
+    gradient: Params
+    """``∂L/∂θ`` of each task's loss, stacked like the parameters."""
+    distribution: Distribution
+    """At the parameters and the observations."""
+
+    def product(self, vector: Params) -> Params:
+        """Return ``H v`` with ``H = ∂²L/∂θ²`` of each task's loss.
+
+        :param vector: ``v``, stacked like the parameters.
+        """
+        ...
+
+
+class Linearized(Protocol):
+    """The heads of an action distribution near given parameters: products with their Jacobian ``J = ∂heads/∂θ``."""
+
+    distribution: Distribution
+    """At the parameters and the observations."""
+
+    def jvp(self, tangents: Params) -> tuple[torch.Tensor, ...]:
+        """Return ``J t``, the change of the heads along ``tangents``."""
+        ...
+
+    def vjp(self, cotangents: tuple[torch.Tensor, ...]) -> Params:
+        """Return ``Jᵀ c``, the gradient of ``Σ c · heads``; 0 for tensors that the heads do not depend on."""
+        ...
+
+
+def complete(found: Params, params: Params) -> Params:
+    """Return ``found`` in the order of ``params``, with zeros where nothing depends on a tensor."""
+    return {name: found[name] if name in found else torch.zeros_like(tensor) for name, tensor in params.items()}
