@@ -18,9 +18,11 @@ from benchmarks.problems import RELU_100, collector, make_policy
 from metarl.agents.networks.policy import sb3_policy_kwargs
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes, collect_env, split_streams
-from metarl.envs.family import Family, make_family, one_task
+from metarl.envs.family import Family
 from metarl.envs.mujoco.ant import ant_spec
 from metarl.envs.mujoco.physics import MujocoFamily
+from metarl.envs.registry import make_family
+from metarl.envs.tasks import one_task
 from metarl.envs.views.single import SingleEnv
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.streams import seed_sequence, stream

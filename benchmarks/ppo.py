@@ -21,7 +21,9 @@ from metarl.agents.learners.ppo import PPO
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import collect
-from metarl.envs.family import Family, Tasks, make_family, n_tasks, one_task
+from metarl.envs.family import Family
+from metarl.envs.registry import make_family
+from metarl.envs.tasks import Tasks, n_tasks, one_task
 from metarl.envs.views.single import SingleEnv
 from metarl.meta.evaluation.statistics import bootstrap_interval, paired_interval
 from metarl.params import Params

@@ -28,7 +28,8 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.stock.path import FlatStorage
 from metarl.agents.stock.path import Path as SB3Path
 from metarl.agents.stock.reuse import find_optimizers, load_initialisation, named_parameters, read_initialisation
-from metarl.envs.family import make_family, one_task
+from metarl.envs.registry import make_family
+from metarl.envs.tasks import one_task
 from metarl.envs.views.single import SingleEnv
 from metarl.meta.algorithms.leap_watcher import LeapMetric, LeapWatcher
 from metarl.params import Params

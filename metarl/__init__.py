@@ -6,7 +6,7 @@ from metarl import startup as startup  # first: it makes the other imports safe
 
 # isort: split
 from metarl import envs
-from metarl.envs.family import family_ids, make_family
+from metarl.envs.registry import family_ids, make_family
 from metarl.errors import MetaRLError
 from metarl.version import __version__
 

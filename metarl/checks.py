@@ -11,15 +11,17 @@ results have the same bits whatever the number was given as. Truth values, text 
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from metarl.errors import ConfigError, shorten
+from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.files.schema import LARGEST, LARGEST_SEED, MOST
+from metarl.synonyms import HYPERPARAMETERS
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -167,6 +169,22 @@ def choice(*options: Any) -> Check[Any]:
 
     words = ", ".join(map(repr, options))
     return Check(words if len(options) == 1 else f"one of {words}", read)
+
+
+def check_arguments(
+    function: Callable[..., Any], kwargs: Mapping[str, Any], kind: str, own: Sequence[str] = ()
+) -> None:
+    """Raise :class:`~metarl.errors.UnknownNameError` for the first keyword that ``function`` does not take.
+
+    :param own: arguments that the caller sets itself: they are not to be given either.
+    """
+    parameters = inspect.signature(function).parameters
+    variable = [name for name, parameter in parameters.items() if parameter.kind is inspect.Parameter.VAR_KEYWORD]
+    refused = ("self", *own)
+    known = [name for name in parameters if name not in (*refused, *variable)]
+    for name in kwargs:
+        if name in refused or not (variable or name in known):
+            raise unknown_name(kind, name, known, HYPERPARAMETERS)
 
 
 COUNT = integer(1)

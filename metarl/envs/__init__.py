@@ -1,26 +1,13 @@
 """Families of tasks: what is learnt on. Importing this registers them, here and with Gymnasium."""
 
 from metarl.envs.checker.family import FamilyCheckError, check_family
-from metarl.envs.family import (
-    SPLITS,
-    Family,
-    State,
-    Step,
-    Task,
-    Tasks,
-    concatenate_tasks,
-    family_ids,
-    make_family,
-    n_tasks,
-    one_task,
-    register_family,
-    stack_tasks,
-    take_tasks,
-)
+from metarl.envs.family import SPLITS, Family, State, Step
 from metarl.envs.groups import Group, group_tasks
 from metarl.envs.mujoco import ant, half_cheetah
 from metarl.envs.plane import point_mass
 from metarl.envs.plane.point_mass import PointMass
+from metarl.envs.registry import family_ids, make_family, register_family
+from metarl.envs.tasks import Task, Tasks, concatenate_tasks, n_tasks, one_task, stack_tasks, take_tasks
 from metarl.envs.views.oracle import Oracle
 from metarl.envs.views.single import SingleEnv, episode_stream
 

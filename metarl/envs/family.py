@@ -7,28 +7,29 @@ with an explicit state; :mod:`metarl.envs.views.single` turns them into Gymnasiu
 
 from __future__ import annotations
 
-import inspect
-import re
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import WrapperSpec
 
-from metarl.checks import COUNT, SWITCH
-from metarl.errors import ConfigError, TaskError, UnknownNameError, shorten, unknown_name
+from metarl.checks import COUNT
+from metarl.envs.tasks import (
+    Task,
+    Tasks,
+    concatenate_tasks,
+    describe_space,
+    inside,
+    n_tasks,
+    sample_uniform,
+    take_tasks,
+)
+from metarl.errors import ConfigError, TaskError, shorten
 from metarl.streams import stream
-from metarl.synonyms import HYPERPARAMETERS
 
-Task = dict[str, Any]
-"""One point of a task space."""
-Tasks = dict[str, np.ndarray]
-"""A batch of tasks: every value has a leading task axis."""
 State = dict[str, np.ndarray]
 """The state of a batch of environments: every value is ``[task, env, ...]``."""
 
@@ -58,7 +59,7 @@ class Family(ABC):
     """
 
     id: str = ""
-    """The registered name, set by :func:`make_family`."""
+    """The registered name, set by :func:`~metarl.envs.registry.make_family`."""
     task_space: spaces.Dict
     """What tells one task from another."""
     observation_space: spaces.Box
@@ -267,7 +268,6 @@ class Family(ABC):
         """Free native resources, if any. The family can be used again afterwards."""
 
 
-# ---------------------------------------------------------------------------------------------------- batches of tasks
 def draw_tasks(family: Family, rng: np.random.Generator, n: int) -> Tasks:
     """Return training tasks, once it is seen that they are some.
 
@@ -297,177 +297,3 @@ def sound_tasks(family: Family, source: str, tasks: Any, n: int | None = None) -
             f"arrays [task, ...], {', '.join(names)} (metarl.envs.check_family says more)"
         )
     return dict(tasks)
-
-
-def n_tasks(tasks: Tasks) -> int:
-    """Return the number of tasks in a batch."""
-    return len(next(iter(tasks.values())))
-
-
-def take_tasks(tasks: Tasks, index: Any) -> Tasks:
-    """Return the tasks at ``index`` (an integer array or a slice)."""
-    return {name: value[index] for name, value in tasks.items()}
-
-
-def one_task(tasks: Tasks, index: int) -> Task:
-    """Return one task of a batch, without the task axis."""
-    return {name: value[index] for name, value in tasks.items()}
-
-
-def stack_tasks(tasks: Sequence[Mapping[str, Any]]) -> Tasks:
-    """Return a batch made of single tasks."""
-    return {name: np.stack([np.asarray(task[name]) for task in tasks]) for name in tasks[0]}
-
-
-def concatenate_tasks(batches: Sequence[Tasks]) -> Tasks:
-    """Join batches along the task axis."""
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def sample_uniform(space: spaces.Dict, rng: np.random.Generator, n: int) -> Tasks:
-    """Draw ``n`` points uniformly from a Dict of bounded Box and Discrete spaces."""
-    result: Tasks = {}
-    for name, part in space.spaces.items():
-        if isinstance(part, spaces.Box):
-            result[name] = rng.uniform(part.low, part.high, size=(n, *part.shape)).astype(part.dtype)
-        elif isinstance(part, spaces.Discrete):
-            result[name] = rng.integers(part.start, part.start + part.n, size=n).astype(part.dtype)
-        else:
-            raise ConfigError(
-                f"task parameter {shorten(name)} is a {type(part).__name__}: a task space holds Box and Discrete"
-            )
-    return result
-
-
-def inside(space: spaces.Space[Any], values: np.ndarray) -> np.ndarray:
-    """Return which of ``values`` ``[task, ...]`` lie in a Box or Discrete space, ``[task]``."""
-    if isinstance(space, spaces.Discrete):
-        return np.asarray((values >= space.start) & (values < space.start + space.n))
-    if not isinstance(space, spaces.Box):
-        raise ConfigError(f"a task space holds Box and Discrete, not {type(space).__name__}")
-    within = (values >= space.low) & (values <= space.high)
-    return np.asarray(within.all(axis=tuple(range(1, within.ndim))))
-
-
-def describe_space(space: spaces.Space[Any]) -> str:
-    """Return a space's range and shape in a few words, for error messages."""
-    return f"{describe_range(space)}, shape {list(space.shape)}" if space.shape else describe_range(space)
-
-
-def describe_range(space: spaces.Space[Any]) -> str:
-    """Return a space's range in a few words, for error messages."""
-    if isinstance(space, spaces.Box):
-        low, high = np.unique(space.low), np.unique(space.high)
-        bounds = f"[{low[0]:g}, {high[0]:g}]" if len(low) == len(high) == 1 else f"{space.low} to {space.high}"
-        return " ".join(bounds.split())
-    if isinstance(space, spaces.Discrete):
-        return f"{space.start} to {space.start + space.n - 1}"
-    return str(space)
-
-
-# ------------------------------------------------------------------------------------------------------------ registry
-class FamilySpec(NamedTuple):
-    """A registry entry."""
-
-    id: str
-    make: Callable[..., Family]
-    kwargs: dict[str, Any]
-
-
-_REGISTRY: dict[str, FamilySpec] = {}
-
-KEEP_HORIZON = WrapperSpec("keep_horizon", "metarl.envs.views.rules:keep_horizon", {})
-"""What Gymnasium does last with a view that it makes. The horizon depends on the family's arguments, so the registered
-specification does not hold it; that of every view does."""
-
-
-def register_family(id: str, make: Callable[..., Family], **kwargs: Any) -> None:
-    """Register a family under a versioned name such as ``"AntVel-v0"``, with Gymnasium too.
-
-    Afterwards ``make_family(id)`` builds the family and ``gymnasium.make(id, **task)`` one copy of one task.
-
-    :param make: the class, or any callable that returns a family.
-    :param kwargs: arguments that ``make`` is always called with, unless the caller overrides them.
-    :raises ConfigError: a name without a version, or one that Gymnasium has given to something else.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_.:-]+-v\d+", id):
-        raise ConfigError(f"family name {shorten(id)}: letters, digits and a version, for instance 'AntVel-v0'")
-    if id in gymnasium.registry and id not in _REGISTRY:
-        raise ConfigError(f"family name {shorten(id)}: Gymnasium has an environment of that name")
-    if id not in gymnasium.registry:
-        gymnasium.register(
-            id,
-            entry_point="metarl.envs.views.single:SingleEnv",
-            kwargs={"family": id},
-            additional_wrappers=(KEEP_HORIZON,),
-        )
-    _REGISTRY[id] = FamilySpec(id, make, kwargs)
-
-
-def family_ids() -> list[str]:
-    """Return the registered names, sorted."""
-    return sorted(_REGISTRY)
-
-
-def family_of_class(cls: type[Family]) -> str | None:
-    """Return the name under which a class of families is registered as it is; None where there is no such name."""
-    return next((name for name, spec in _REGISTRY.items() if spec.make is cls and not spec.kwargs), None)
-
-
-def require_family(id: str) -> None:
-    """Raise :class:`~metarl.errors.UnknownNameError` unless a family of that name is registered."""
-    if id in _REGISTRY:
-        return
-    if id in gymnasium.registry:
-        words = (
-            f"{shorten(id)} is one environment of Gymnasium, not a family of tasks: known: {', '.join(family_ids())}"
-        )
-        raise UnknownNameError(f"{words}; metarl.envs.register_family adds one", id, family_ids())
-    raise unknown_name("environment", id, _REGISTRY)
-
-
-def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
-    """Build a registered family.
-
-    :param oracle: return the oracle view, whose observation ends with the task
-        (:class:`metarl.envs.views.oracle.Oracle`).
-    :param kwargs: arguments of the family.
-    :raises UnknownNameError: no such family; the message has the nearest name.
-    :raises ConfigError: an argument that the family does not take.
-    """
-    require_family(id)
-    oracle = SWITCH("oracle", oracle)
-    spec = _REGISTRY[id]
-    check_arguments(spec.make, kwargs, f"argument of {id}")
-    family = spec.make(**{**spec.kwargs, **kwargs})
-    family.id = id
-    if oracle:
-        from metarl.envs.views.oracle import Oracle
-
-        return Oracle(family)
-    return family
-
-
-def takes_argument(id: str, name: str) -> bool:
-    """Whether a registered family takes an argument of that name."""
-    try:
-        check_arguments(_REGISTRY[id].make, {name: None}, "argument")
-    except UnknownNameError:
-        return False
-    return True
-
-
-def check_arguments(
-    function: Callable[..., Any], kwargs: Mapping[str, Any], kind: str, own: Sequence[str] = ()
-) -> None:
-    """Raise :class:`UnknownNameError` for the first keyword that ``function`` does not take.
-
-    :param own: arguments that the caller sets itself: they are not to be given either.
-    """
-    parameters = inspect.signature(function).parameters
-    variable = [name for name, parameter in parameters.items() if parameter.kind is inspect.Parameter.VAR_KEYWORD]
-    refused = ("self", *own)
-    known = [name for name in parameters if name not in (*refused, *variable)]
-    for name in kwargs:
-        if name in refused or not (variable or name in known):
-            raise unknown_name(kind, name, known, HYPERPARAMETERS)

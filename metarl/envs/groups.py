@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.family import Family, Tasks, n_tasks, one_task, take_tasks
+from metarl.envs.family import Family
 from metarl.envs.promises import spaces_of
+from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
 
 
 class Group(NamedTuple):

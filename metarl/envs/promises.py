@@ -66,7 +66,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.family import Family, State, Step, Task
+from metarl.envs.family import Family, State, Step
+from metarl.envs.tasks import Task
 from metarl.errors import ConfigError, shorten
 
 HINT = "(metarl.envs.check_family says more)"

@@ -12,7 +12,8 @@ from stable_baselines3.common.policies import BasePolicy
 
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT, MAPPING, NONE, ROUNDS, SEED, integer, number, plain, plain_tree
-from metarl.envs.family import Family, Tasks, draw_tasks
+from metarl.envs.family import Family, draw_tasks
+from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, DivergedError, MetaRLError, shorten, unknown_name
 from metarl.files.schema import MOST
 from metarl.meta.adaptation.adapted import AdaptedPolicy

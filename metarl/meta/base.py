@@ -23,8 +23,9 @@ from stable_baselines3.common.utils import configure_logger
 from metarl.agents.networks.policy import POLICIES, FunctionalPolicy
 from metarl.agents.parallel import Parallel, library_torch
 from metarl.checks import COUNT, COUNT_OR_ZERO, MAPPING, NONE, SEED, SWITCH, Check, integer, plain_tree
-from metarl.envs.family import Family, family_ids, make_family
+from metarl.envs.family import Family
 from metarl.envs.promises import require_sound_declaration
+from metarl.envs.registry import family_ids, make_family
 from metarl.envs.views.oracle import Oracle as OracleView
 from metarl.errors import (
     CheckpointError,

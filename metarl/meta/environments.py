@@ -14,7 +14,8 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, RecordEpisodeS
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
-from metarl.envs.family import Family, family_ids, family_of_class, require_family
+from metarl.envs.family import Family
+from metarl.envs.registry import family_ids, family_of_class, require_family
 from metarl.envs.views.single import SingleEnv
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, shorten

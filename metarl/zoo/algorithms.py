@@ -8,7 +8,7 @@ from typing import Any
 
 import metarl
 from metarl import synonyms
-from metarl.envs.family import family_ids, require_family
+from metarl.envs.registry import family_ids, require_family
 from metarl.errors import (
     CheckpointError,
     ConfigError,

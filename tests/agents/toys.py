@@ -9,7 +9,8 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.agents.networks.policy import FunctionalPolicy
-from metarl.envs.family import Family, State, Step, Tasks
+from metarl.envs.family import Family, State, Step
+from metarl.envs.tasks import Tasks
 from metarl.params import Params, expand
 from metarl.streams import seed_sequence
 

@@ -8,19 +8,10 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
-from metarl.envs import family as registry
-from metarl.envs.family import (
-    Family,
-    Step,
-    concatenate_tasks,
-    family_ids,
-    make_family,
-    n_tasks,
-    one_task,
-    register_family,
-    stack_tasks,
-    take_tasks,
-)
+from metarl.envs import registry
+from metarl.envs.family import Family, Step
+from metarl.envs.registry import family_ids, make_family, register_family
+from metarl.envs.tasks import concatenate_tasks, n_tasks, one_task, stack_tasks, take_tasks
 from metarl.errors import ConfigError, MetaRLError, TaskError, UnknownNameError
 from metarl.streams import stream
 

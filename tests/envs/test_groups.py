@@ -7,8 +7,8 @@ from gymnasium.spaces import Discrete
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import collect
 from metarl.envs.checker.family import check_family
-from metarl.envs.family import make_family
 from metarl.envs.groups import group_tasks
+from metarl.envs.registry import make_family
 from metarl.envs.views.single import SingleEnv
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import TaskError

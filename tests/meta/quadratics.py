@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.envs.family import Tasks
+from metarl.envs.tasks import Tasks
 from metarl.meta.adaptation.batched import Amount, Learnt, PathWatcher, Streams
 from metarl.meta.progress import Timer
 from metarl.params import Params

@@ -22,7 +22,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from metarl.agents.networks.policy import ACTIVATIONS
-from metarl.envs.family import make_family
+from metarl.envs.registry import make_family
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
 from metarl.files.checkpoint import load_checkpoint, save_checkpoint
 from metarl.meta.algorithms.maml import FOMAML, MAML, Pretrain, RandomInit

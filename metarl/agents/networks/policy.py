@@ -25,8 +25,7 @@ from metarl.agents.networks.distributions import MAX_LOG_STD, MIN_LOG_STD, Distr
 from metarl.agents.networks.mlp import Tower
 from metarl.agents.networks.products import fewest_rows
 from metarl.agents.parallel import library_torch
-from metarl.checks import FINITE, SWITCH, plain_tree
-from metarl.envs.family import check_arguments
+from metarl.checks import FINITE, SWITCH, check_arguments, plain_tree
 from metarl.errors import ConfigError, NoSuchNameError, shorten, unknown_name
 from metarl.params import Params
 

@@ -21,8 +21,9 @@ from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.fields import PER_EPISODE, PER_STEP, Fields
 from metarl.checks import COUNT, NONE
-from metarl.envs.family import Family, Tasks, n_tasks, one_task, take_tasks
+from metarl.envs.family import Family
 from metarl.envs.promises import require_sound_step, sound_start
+from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
 from metarl.envs.views.rules import as_actions, require_finite
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
 from metarl.params import Params

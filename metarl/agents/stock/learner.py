@@ -71,8 +71,10 @@ from metarl.agents.networks.policy import ACTIVATIONS, require_network_size
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.arguments import check_together, check_values
 from metarl.agents.stock.reuse import ReusableSB3, construct, load_initialisation, read_initialisation
-from metarl.checks import COUNT, plain_tree
-from metarl.envs.family import Family, Task, check_arguments, make_family
+from metarl.checks import COUNT, check_arguments, plain_tree
+from metarl.envs.family import Family
+from metarl.envs.registry import make_family
+from metarl.envs.tasks import Task
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.params import Params
 from metarl.synonyms import HYPERPARAMETERS

@@ -25,7 +25,8 @@ from metarl.agents.generators import drawing_from, sb3_alone, sb3_generators
 from metarl.agents.learners.base import Watcher
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.path import FlatStorage, Path, held
-from metarl.envs.family import Family, Task, draw_tasks
+from metarl.envs.family import Family, draw_tasks
+from metarl.envs.tasks import Task
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
 from metarl.params import Params

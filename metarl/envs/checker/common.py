@@ -9,7 +9,8 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from metarl.envs.family import Family, Tasks, one_task
+from metarl.envs.family import Family
+from metarl.envs.tasks import Tasks, one_task
 from metarl.errors import MetaRLError, shorten
 
 

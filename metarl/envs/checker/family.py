@@ -27,8 +27,9 @@ from metarl.envs.checker.tasks import (
     edge_tasks,
 )
 from metarl.envs.checker.views import check_single
-from metarl.envs.family import Family, n_tasks, take_tasks
+from metarl.envs.family import Family
 from metarl.envs.groups import group_tasks
+from metarl.envs.tasks import n_tasks, take_tasks
 
 __all__ = ["FamilyCheckError", "check_family"]
 

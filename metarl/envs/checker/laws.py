@@ -7,7 +7,8 @@ from gymnasium import spaces
 
 from metarl.envs.checker.common import FamilyCheckError, alike, family_name, number, unlike, where
 from metarl.envs.checker.probe import Moment, Probe, Rngs, clones, outcome, rowwise, unmoved
-from metarl.envs.family import Family, State, Step, Tasks, n_tasks, one_task, take_tasks
+from metarl.envs.family import Family, State, Step
+from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
 from metarl.errors import shorten
 
 STREAMS, COPIES = 8, 4

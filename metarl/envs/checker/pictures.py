@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from metarl.envs.checker.common import copied, equal, is_array, require
-from metarl.envs.family import Family, State, Tasks, n_tasks
+from metarl.envs.family import Family, State
 from metarl.envs.mujoco.pictures import PictureError
 from metarl.envs.promises import kind_of
+from metarl.envs.tasks import Tasks, n_tasks
 from metarl.errors import shorten
 from metarl.streams import stream
 

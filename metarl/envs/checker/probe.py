@@ -22,8 +22,9 @@ from metarl.envs.checker.common import (
     unlike,
     where,
 )
-from metarl.envs.family import Family, State, Step, Tasks, n_tasks, take_tasks
+from metarl.envs.family import Family, State, Step
 from metarl.envs.promises import broken_start, broken_step
+from metarl.envs.tasks import Tasks, n_tasks, take_tasks
 from metarl.errors import shorten
 from metarl.streams import stream
 

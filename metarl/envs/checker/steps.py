@@ -10,7 +10,8 @@ from gymnasium import spaces
 
 from metarl.envs.checker.common import both, number, unlike, where
 from metarl.envs.checker.probe import Moment, Probe, outcome, picked, rowwise, unmoved
-from metarl.envs.family import State, Step, n_tasks, take_tasks
+from metarl.envs.family import State, Step
+from metarl.envs.tasks import n_tasks, take_tasks
 from metarl.errors import shorten
 
 THOROUGH = 6

@@ -11,18 +11,9 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.envs.checker.common import FamilyCheckError, equal, family_name, is_array, require
-from metarl.envs.family import (
-    SPLITS,
-    Family,
-    Tasks,
-    concatenate_tasks,
-    inside,
-    n_tasks,
-    one_task,
-    stack_tasks,
-    take_tasks,
-)
+from metarl.envs.family import SPLITS, Family
 from metarl.envs.promises import broken_declaration, broken_spaces, kind_of
+from metarl.envs.tasks import Tasks, concatenate_tasks, inside, n_tasks, one_task, stack_tasks, take_tasks
 from metarl.envs.views.single import drawn_task
 from metarl.errors import MetaRLError, shorten
 from metarl.streams import stream

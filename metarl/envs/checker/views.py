@@ -7,7 +7,8 @@ from typing import Any
 
 from metarl.envs.checker.common import FamilyCheckError, alike, blame, family_name, number, where
 from metarl.envs.checker.probe import Probe
-from metarl.envs.family import Family, Tasks, one_task
+from metarl.envs.family import Family
+from metarl.envs.tasks import Tasks, one_task
 from metarl.envs.views.single import SingleEnv, episode_stream
 from metarl.errors import MetaRLError, shorten
 

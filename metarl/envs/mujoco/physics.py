@@ -21,9 +21,10 @@ import gymnasium
 import numpy as np
 
 from metarl.checks import ABOVE_ZERO, COUNT, SWITCH
-from metarl.envs.family import Family, State, Step, Tasks, n_tasks
+from metarl.envs.family import Family, State, Step
 from metarl.envs.mujoco.bindings import Rollout, mujoco
 from metarl.envs.mujoco.pictures import draw_robot
+from metarl.envs.tasks import Tasks, n_tasks
 from metarl.errors import unknown_name
 from metarl.processes import NATIVE_WORK, ProcessLocal
 

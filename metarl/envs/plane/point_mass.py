@@ -11,9 +11,11 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from metarl.checks import ABOVE_ZERO, COUNT, NOT_NEGATIVE, choice
-from metarl.envs.family import Family, State, Step, Tasks, register_family
+from metarl.envs.family import Family, State, Step
 from metarl.envs.lineage import choose_constants
 from metarl.envs.plane.canvas import Canvas
+from metarl.envs.registry import register_family
+from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError
 
 

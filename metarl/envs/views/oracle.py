@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.family import Family, State, Step, Task, Tasks
+from metarl.envs.family import Family, State, Step
 from metarl.envs.promises import require_sound_declaration
+from metarl.envs.tasks import Task, Tasks
 from metarl.errors import ConfigError
 
 

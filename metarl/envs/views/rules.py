@@ -20,7 +20,9 @@ from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import TimeLimit
 
 from metarl.checks import SEED
-from metarl.envs.family import KEEP_HORIZON, Family, Task, Tasks, describe_range, one_task, sound_tasks, takes_argument
+from metarl.envs.family import Family, sound_tasks
+from metarl.envs.registry import KEEP_HORIZON, takes_argument
+from metarl.envs.tasks import Task, Tasks, describe_range, one_task
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, TaskError, shorten, unknown_name
 
 ENTRY_POINT = "metarl.envs.views.single:SingleEnv"
@@ -177,26 +179,28 @@ def as_metadata(family: Family, render_mode: str | None) -> dict[str, Any]:
 class _ViewOf:
     """Makes further single views of one family object; copies of a spec share it."""
 
+    view: Callable[..., gymnasium.Env[Any, Any]]
     family: Family
 
     def __call__(self, **kwargs: Any) -> gymnasium.Env[Any, Any]:
-        from metarl.envs.views.single import SingleEnv
-
-        return SingleEnv(self.family, **kwargs)
+        return self.view(self.family, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _ViewOf:
         return self
 
 
-def view_spec(family: Family, name: str | None, kwargs: Mapping[str, Any]) -> EnvSpec:
+def view_spec(
+    view: Callable[..., gymnasium.Env[Any, Any]], family: Family, name: str | None, kwargs: Mapping[str, Any]
+) -> EnvSpec:
     """Return Gymnasium's specification of a view that :func:`gymnasium.make` did not make; wrappers read the horizon.
 
+    :param view: makes single views.
     :param name: the registered name that the family was built from; None for a family object.
     :param kwargs: the task, and arguments of a registered family.
     """
     spec_id = re.sub(r"[^\w:.-]", "-", family.id or type(family).__name__)
     given = dict(kwargs) if name is None else {"family": name, **kwargs}
-    entry_point = _ViewOf(family) if name is None else ENTRY_POINT
+    entry_point = _ViewOf(view, family) if name is None else ENTRY_POINT
     return _with_horizon(EnvSpec(spec_id, entry_point=entry_point, kwargs=given), family)
 
 

@@ -20,8 +20,10 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from metarl.envs.family import Family, State, Task, Tasks, draw_tasks, make_family, one_task
+from metarl.envs.family import Family, State, draw_tasks
 from metarl.envs.promises import require_sound_declaration, require_sound_step, sound_start, spaces_of
+from metarl.envs.registry import make_family
+from metarl.envs.tasks import Task, Tasks, one_task
 from metarl.envs.views.rules import (
     as_actions,
     as_batch,
@@ -94,7 +96,9 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         self.metadata = as_metadata(self.family, render_mode)
         self.render_mode = render_mode
         asked = kwargs if render_mode is None else {**kwargs, "render_mode": render_mode}
-        self.spec: EnvSpec | None = view_spec(self.family, family if isinstance(family, str) else None, asked)
+        self.spec: EnvSpec | None = view_spec(
+            SingleEnv, self.family, family if isinstance(family, str) else None, asked
+        )
         self._next_tasks = as_batch(self.family, task) if task else None
         # Wrappers write their own spaces over the environment's. Copies, since a space has a random stream.
         self._spaces = self.observation_space, self.action_space = copy.deepcopy(

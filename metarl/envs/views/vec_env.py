@@ -15,9 +15,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from metarl.checks import COUNT
-from metarl.envs.family import Family, State, Tasks, make_family, n_tasks, sound_tasks, take_tasks
+from metarl.envs.family import Family, State, sound_tasks
 from metarl.envs.groups import group_tasks
 from metarl.envs.promises import require_sound_declaration, require_sound_step, sound_start
+from metarl.envs.registry import make_family
+from metarl.envs.tasks import Tasks, n_tasks, take_tasks
 from metarl.envs.views.rules import (
     as_actions,
     as_metadata,
@@ -31,7 +33,7 @@ from metarl.envs.views.rules import (
     task_option,
     view_spec,
 )
-from metarl.envs.views.single import episode_stream, fresh_seed
+from metarl.envs.views.single import SingleEnv, episode_stream, fresh_seed
 from metarl.errors import ConfigError, TaskError, shorten
 
 
@@ -235,7 +237,7 @@ class FamilyVecEnv(VecEnv):
         if attr_name == "np_random":
             return [self._rngs[index] for index in where]
         if attr_name == "spec":
-            return [view_spec(self.family, None, own_task(self._next_tasks, index)) for index in where]
+            return [view_spec(SingleEnv, self.family, None, own_task(self._next_tasks, index)) for index in where]
         shared = {
             "action_space": getattr(self, "action_space", None),
             "family": self.family,

@@ -13,8 +13,9 @@ from metarl.agents.learners.base import Learner, LearnerState, Watcher
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes, collect, collect_env
 from metarl.agents.sampling.samples import Samples
-from metarl.envs.family import Family, Tasks
-from metarl.envs.family import n_tasks as count_tasks
+from metarl.envs.family import Family
+from metarl.envs.tasks import Tasks
+from metarl.envs.tasks import n_tasks as count_tasks
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.progress import Progress, Timer
 from metarl.params import Params, expand

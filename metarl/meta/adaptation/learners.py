@@ -15,7 +15,8 @@ from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.policy import POLICIES, FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.stock.learner import ALGORITHMS, REFUSED, check_names
-from metarl.envs.family import Family, check_arguments
+from metarl.checks import check_arguments
+from metarl.envs.family import Family
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.batched import FunctionalLoop
 from metarl.meta.adaptation.stock import PREFIX, SB3Loop

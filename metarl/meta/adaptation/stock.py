@@ -25,8 +25,9 @@ from metarl.agents.stock.reuse import (
     read_initialisation,
     require_finite,
 )
-from metarl.envs.family import Family, Tasks, draw_tasks, one_task
-from metarl.envs.family import n_tasks as count_tasks
+from metarl.envs.family import Family, draw_tasks
+from metarl.envs.tasks import Tasks, one_task
+from metarl.envs.tasks import n_tasks as count_tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, shorten
 from metarl.meta.adaptation.adapted import AdaptedPolicy, as_observation, predictions

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from stable_baselines3.common.policies import BasePolicy
 
 from metarl.checks import SWITCH, plain
-from metarl.envs.family import Family, Tasks
+from metarl.envs.family import Family
+from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError
 from metarl.meta.adaptation.batched import Learnt, Streams
 from metarl.meta.algorithms.leap_watcher import LeapMetric, LeapWatcher

@@ -10,7 +10,8 @@ import numpy as np
 from stable_baselines3.common.policies import BasePolicy
 
 from metarl.checks import COUNT
-from metarl.envs.family import Family, Tasks, take_tasks
+from metarl.envs.family import Family
+from metarl.envs.tasks import Tasks, take_tasks
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.batched import Learnt, PathWatcher, Streams
 from metarl.meta.adaptive import AdaptiveAlgorithm

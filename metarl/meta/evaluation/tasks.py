@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metarl.envs.family import Family, Tasks, n_tasks, sound_tasks, take_tasks
+from metarl.envs.family import Family, sound_tasks
+from metarl.envs.tasks import Tasks, n_tasks, take_tasks
 
 
 class EvaluationTasks(NamedTuple):

@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from metarl.agents.generators import sb3_generators
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT, NONE, SEED, plain_tree
-from metarl.envs.family import Family, Tasks, n_tasks, take_tasks
+from metarl.envs.family import Family
+from metarl.envs.tasks import Tasks, n_tasks, take_tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError
 from metarl.meta.evaluation.statistics import (

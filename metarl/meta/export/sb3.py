@@ -59,8 +59,9 @@ from metarl.agents.stock.reuse import (
     read_initialisation,
     require_equal_shapes,
 )
-from metarl.checks import COUNT, COUNT_OR_ZERO, NONE, SEED, plain_tree
-from metarl.envs.family import Family, check_arguments, make_family
+from metarl.checks import COUNT, COUNT_OR_ZERO, NONE, SEED, check_arguments, plain_tree
+from metarl.envs.family import Family
+from metarl.envs.registry import make_family
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 from metarl.files.checkpoint import write_all_atomic

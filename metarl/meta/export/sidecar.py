@@ -18,7 +18,7 @@ import torch
 
 from metarl.agents.networks.policy import ACTIVATIONS
 from metarl.agents.stock.learner import ALGORITHMS, check_stock
-from metarl.envs.family import check_arguments
+from metarl.checks import check_arguments
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 from metarl.files.schema import LARGEST_SEED, Range, read_as
 from metarl.files.untrusted import parse_json, read_bytes, read_text

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from metarl.checks import NONE, NOT_NEGATIVE, POSITIVE, ROUNDS, number
-from metarl.envs.family import check_arguments
+from metarl.checks import NONE, NOT_NEGATIVE, POSITIVE, ROUNDS, check_arguments, number
 from metarl.errors import CheckpointError, NonFiniteError, unknown_name
 from metarl.files.schema import LARGEST
 from metarl.frozen import SetOnce

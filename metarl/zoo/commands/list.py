@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metarl import ALGORITHMS, family_ids, make_family
 from metarl.agents.stock.learner import ALGORITHMS as STOCK
-from metarl.envs.family import describe_space
+from metarl.envs.tasks import describe_space
 from metarl.errors import MetaRLError
 from metarl.files.checkpoint import load_checkpoint
 from metarl.files.schema import convert

@@ -15,7 +15,7 @@ from metarl.agents import A2C, PPO, FunctionalPolicy, collect
 from metarl.agents.learners.actor_critic import ActorCritic, ActorCriticSamples, standardized
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import mean_weights
-from metarl.envs.family import make_family
+from metarl.envs.registry import make_family
 from metarl.errors import ConfigError, MetaRLError
 from metarl.params import Params, expand
 from metarl.streams import seed_sequence, stream

@@ -21,7 +21,8 @@ from metarl.agents.networks.products import add_product_, linear, product
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes, collect
 from metarl.agents.sampling.samples import Samples
-from metarl.envs.family import Family, State, Step, Tasks, take_tasks
+from metarl.envs.family import Family, State, Step
+from metarl.envs.tasks import Tasks, take_tasks
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.params import Params
 from tests.agents.toys import make_seeds, make_stack

@@ -18,7 +18,8 @@ from metarl.agents.learners.rounding import is_rounding, nothing_differs, warn_o
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import Episodes, collect, collect_env
-from metarl.envs.family import Family, State, Step, Tasks
+from metarl.envs.family import Family, State, Step
+from metarl.envs.tasks import Tasks
 from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, MetaRLWarning, NonFiniteError
 from tests.agents.toys import make_seeds, make_stack

@@ -14,7 +14,8 @@ from metarl.agents.learners.baseline import discounted_returns
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import collect
-from metarl.envs.family import Family, State, Step, Tasks
+from metarl.envs.family import Family, State, Step
+from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError
 from metarl.meta.adaptation.gradient import InnerStep
 from tests.agents.learners.test_baseline import plain_baseline

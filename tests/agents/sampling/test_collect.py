@@ -15,7 +15,8 @@ from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes, clip_actions, collect, collect_env, split_streams
 from metarl.agents.sampling.samples import Samples, mean_weights, pack
-from metarl.envs.family import Tasks, make_family, take_tasks
+from metarl.envs.registry import make_family
+from metarl.envs.tasks import Tasks, take_tasks
 from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, NonFiniteError
 from metarl.params import Params

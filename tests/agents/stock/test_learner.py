@@ -24,7 +24,8 @@ from metarl.agents.stock.arguments import ALLOWED, LEARNT, check_values
 from metarl.agents.stock.learner import ALGORITHMS, OWN, LearningRun, SB3Learner, learning_seed
 from metarl.agents.stock.reuse import load_initialisation, merge_statistics, read_initialisation
 from metarl.envs.checker.family import check_family
-from metarl.envs.family import Family, State, Step, Tasks
+from metarl.envs.family import Family, State, Step
+from metarl.envs.tasks import Tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, DivergedError, MetaRLError, NonFiniteError
 from metarl.meta.algorithms.leap_watcher import LeapMetric, LeapWatcher

@@ -9,7 +9,7 @@ import pytest
 from gymnasium.spaces import Box, Dict
 
 from metarl.envs.checker.family import FamilyCheckError, check_family
-from metarl.envs.family import family_ids, make_family
+from metarl.envs.registry import family_ids, make_family
 from metarl.errors import MetaRLError
 from metarl.streams import stream
 from tests.envs.families import Finite, Sound, paying

@@ -9,8 +9,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl.envs.family import State, Step, Tasks, make_family
+from metarl.envs.family import State, Step
 from metarl.envs.mujoco.ant import DIR_LINEAGES, VEL_LINEAGES, Ant
+from metarl.envs.registry import make_family
+from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, TaskError, UnknownNameError
 from metarl.streams import stream, task_streams
 

@@ -10,8 +10,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl.envs.family import State, Step, Tasks, make_family
+from metarl.envs.family import State, Step
 from metarl.envs.mujoco.half_cheetah import DIR_LINEAGES, VEL_LINEAGES, HalfCheetah
+from metarl.envs.registry import make_family
+from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.streams import stream, task_streams
 

@@ -9,10 +9,12 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl.envs.family import Family, State, Tasks, make_family, take_tasks
+from metarl.envs.family import Family, State
 from metarl.envs.mujoco.ant import AntVel
 from metarl.envs.mujoco.half_cheetah import HalfCheetahVel
 from metarl.envs.mujoco.physics import Model, _pair_with_ground, gymnasium_spec
+from metarl.envs.registry import make_family
+from metarl.envs.tasks import Tasks, take_tasks
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.streams import stream, task_streams
 

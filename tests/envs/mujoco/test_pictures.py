@@ -25,10 +25,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecVideoRecorder
 
 from metarl.envs.checker.family import FamilyCheckError, check_family
 from metarl.envs.checker.pictures import check_pictures
-from metarl.envs.family import Family, family_ids, make_family, one_task
+from metarl.envs.family import Family
 from metarl.envs.mujoco import pictures
 from metarl.envs.mujoco.physics import MujocoFamily
 from metarl.envs.mujoco.pictures import PictureError, draw_robot
+from metarl.envs.registry import family_ids, make_family
+from metarl.envs.tasks import one_task
 from metarl.envs.views.single import SingleEnv
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError

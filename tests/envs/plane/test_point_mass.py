@@ -7,8 +7,9 @@ import pytest
 from gymnasium.spaces import Box
 
 from metarl.envs.checker.family import check_family
-from metarl.envs.family import make_family, n_tasks
 from metarl.envs.plane.point_mass import LINEAGES, PointMass
+from metarl.envs.registry import make_family
+from metarl.envs.tasks import n_tasks
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.streams import stream, task_streams
 

@@ -5,7 +5,8 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 from metarl.envs.checker.family import check_family
-from metarl.envs.family import Family, Step, make_family
+from metarl.envs.family import Family, Step
+from metarl.envs.registry import make_family
 from metarl.envs.views.oracle import Oracle
 from metarl.errors import ConfigError
 from metarl.streams import task_streams

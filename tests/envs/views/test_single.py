@@ -17,7 +17,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from metarl.agents.sampling.collect import split_streams
-from metarl.envs.family import Family, Step, concatenate_tasks, family_ids, make_family, n_tasks, one_task, take_tasks
+from metarl.envs.family import Family, Step
+from metarl.envs.registry import family_ids, make_family
+from metarl.envs.tasks import concatenate_tasks, n_tasks, one_task, take_tasks
 from metarl.envs.views.single import SingleEnv, episode_stream
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, TaskError, UnknownNameError

@@ -16,7 +16,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import collect, collect_env
-from metarl.envs.family import Family, Step, family_ids, make_family, one_task, register_family
+from metarl.envs.family import Family, Step
+from metarl.envs.registry import family_ids, make_family, register_family
+from metarl.envs.tasks import one_task
 from metarl.envs.views.single import SingleEnv
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, TaskError, UnknownNameError
@@ -603,9 +605,9 @@ def test_a_family_without_an_argument_for_it_says_so():
         with pytest.raises(ConfigError, match="the horizon of Dial-v0, 5 env steps: it cannot be changed"):
             gymnasium.make("Dial-v0", max_episode_steps=3)
     finally:
-        from metarl.envs import family
+        from metarl.envs import registry
 
-        del family._REGISTRY["Dial-v0"], gymnasium.registry["Dial-v0"]
+        del registry._REGISTRY["Dial-v0"], gymnasium.registry["Dial-v0"]
 
 
 def test_an_end_at_the_horizon_is_no_truncation_and_a_wrapper_of_one_s_own_cuts():

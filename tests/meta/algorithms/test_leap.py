@@ -10,7 +10,7 @@ import torch
 
 from metarl.agents.learners.base import Learner
 from metarl.agents.sampling.collect import collect
-from metarl.envs.family import make_family
+from metarl.envs.registry import make_family
 from metarl.errors import MetaRLError
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.reptile import Reptile

@@ -12,7 +12,8 @@ import torch
 import metarl.envs  # noqa: F401  (registers the families)
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.sampling.collect import collect, collect_env
-from metarl.envs.family import make_family, n_tasks
+from metarl.envs.registry import make_family
+from metarl.envs.tasks import n_tasks
 from metarl.errors import ConfigError, MetaRLError, NonFiniteError, UnknownNameError
 from metarl.meta.adaptation.gradient import inner_path
 from metarl.meta.algorithms.maml import FOMAML, MAML, Oracle, Pretrain, RandomInit

@@ -13,7 +13,9 @@ from gymnasium import spaces
 
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.sampling.collect import collect
-from metarl.envs.family import Family, Tasks, make_family
+from metarl.envs.family import Family
+from metarl.envs.registry import make_family
+from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, TaskError
 from metarl.meta.adaptation.gradient import inner_path
 from metarl.meta.algorithms.maml import FOMAML, MAML, Pretrain, RandomInit

@@ -24,7 +24,8 @@ from stable_baselines3.common.utils import explained_variance
 from metarl import FOMAML
 from metarl.agents.sampling.collect import collect
 from metarl.agents.sampling.samples import Samples
-from metarl.envs.family import Family, State, Step, Tasks
+from metarl.envs.family import Family, State, Step
+from metarl.envs.tasks import Tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
 from metarl.meta.adaptation.gradient import inner_path

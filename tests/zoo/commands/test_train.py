@@ -16,7 +16,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl
-from metarl.envs import family
+from metarl.envs import registry
 from metarl.envs.plane.point_mass import PointMass
 from metarl.files.checkpoint import read_npz, write_npz_atomic
 from metarl.meta.evaluation.report import Report
@@ -272,7 +272,7 @@ class Broken(PointMass):
 def test_nan_reward_keeps_the_last_checkpoint(
     tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(family._REGISTRY, "Broken-v0", family.FamilySpec("Broken-v0", Broken, {}))
+    monkeypatch.setitem(registry._REGISTRY, "Broken-v0", registry.FamilySpec("Broken-v0", Broken, {}))
     monkeypatch.setattr(Broken, "calls", 0)
     line = refused(*TINY, "--env", "Broken-v0", "--eval-freq", "-1", "-f", tmp_path)
     assert "meta-iteration" in line
@@ -299,7 +299,7 @@ class Held(PointMass):
 def test_an_evaluation_that_diverges_is_left_out(
     split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(family._REGISTRY, "Held-v0", family.FamilySpec("Held-v0", Held, {}))
+    monkeypatch.setitem(registry._REGISTRY, "Held-v0", registry.FamilySpec("Held-v0", Held, {}))
     monkeypatch.setattr(Held, "split", split)
     words = ["--env", "Held-v0", "--verbose", "1" if split == "test" else "0", "--no-progress", "-f", str(tmp_path)]
     assert main([*TINY, *words]) == 0
@@ -314,6 +314,6 @@ def test_an_evaluation_that_diverges_is_left_out(
 def test_a_nan_reward_in_an_evaluation_stops_the_run(
     tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(family._REGISTRY, "Held-v0", family.FamilySpec("Held-v0", Held, {}))
+    monkeypatch.setitem(registry._REGISTRY, "Held-v0", registry.FamilySpec("Held-v0", Held, {}))
     monkeypatch.setattr(Held, "what", "reward")
     assert "non-finite reward in Held-v0 task" in refused(*TINY, "--env", "Held-v0", "-f", tmp_path)

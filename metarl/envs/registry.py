@@ -1,0 +1,104 @@
+"""Families by name: registering one also tells Gymnasium."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+from gymnasium.envs.registration import WrapperSpec
+
+from metarl.checks import SWITCH, check_arguments
+from metarl.envs.family import Family
+from metarl.envs.views.oracle import Oracle
+from metarl.errors import ConfigError, UnknownNameError, shorten, unknown_name
+
+
+class FamilySpec(NamedTuple):
+    """A registry entry."""
+
+    id: str
+    make: Callable[..., Family]
+    kwargs: dict[str, Any]
+
+
+_REGISTRY: dict[str, FamilySpec] = {}
+
+KEEP_HORIZON = WrapperSpec("keep_horizon", "metarl.envs.views.rules:keep_horizon", {})
+"""What Gymnasium does last with a view that it makes. The horizon depends on the family's arguments, so the registered
+specification does not hold it; that of every view does."""
+
+
+def register_family(id: str, make: Callable[..., Family], **kwargs: Any) -> None:
+    """Register a family under a versioned name such as ``"AntVel-v0"``, with Gymnasium too.
+
+    Afterwards ``make_family(id)`` builds the family and ``gymnasium.make(id, **task)`` one copy of one task.
+
+    :param make: the class, or any callable that returns a family.
+    :param kwargs: arguments that ``make`` is always called with, unless the caller overrides them.
+    :raises ConfigError: a name without a version, or one that Gymnasium has given to something else.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]+-v\d+", id):
+        raise ConfigError(f"family name {shorten(id)}: letters, digits and a version, for instance 'AntVel-v0'")
+    if id in gymnasium.registry and id not in _REGISTRY:
+        raise ConfigError(f"family name {shorten(id)}: Gymnasium has an environment of that name")
+    if id not in gymnasium.registry:
+        gymnasium.register(
+            id,
+            entry_point="metarl.envs.views.single:SingleEnv",
+            kwargs={"family": id},
+            additional_wrappers=(KEEP_HORIZON,),
+        )
+    _REGISTRY[id] = FamilySpec(id, make, kwargs)
+
+
+def family_ids() -> list[str]:
+    """Return the registered names, sorted."""
+    return sorted(_REGISTRY)
+
+
+def family_of_class(cls: type[Family]) -> str | None:
+    """Return the name under which a class of families is registered as it is; None where there is no such name."""
+    return next((name for name, spec in _REGISTRY.items() if spec.make is cls and not spec.kwargs), None)
+
+
+def require_family(id: str) -> None:
+    """Raise :class:`~metarl.errors.UnknownNameError` unless a family of that name is registered."""
+    if id in _REGISTRY:
+        return
+    if id in gymnasium.registry:
+        words = (
+            f"{shorten(id)} is one environment of Gymnasium, not a family of tasks: known: {', '.join(family_ids())}"
+        )
+        raise UnknownNameError(f"{words}; metarl.envs.register_family adds one", id, family_ids())
+    raise unknown_name("environment", id, _REGISTRY)
+
+
+def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
+    """Build a registered family.
+
+    :param oracle: return the oracle view, whose observation ends with the task
+        (:class:`metarl.envs.views.oracle.Oracle`).
+    :param kwargs: arguments of the family.
+    :raises UnknownNameError: no such family; the message has the nearest name.
+    :raises ConfigError: an argument that the family does not take.
+    """
+    require_family(id)
+    oracle = SWITCH("oracle", oracle)
+    spec = _REGISTRY[id]
+    check_arguments(spec.make, kwargs, f"argument of {id}")
+    family = spec.make(**{**spec.kwargs, **kwargs})
+    family.id = id
+    if oracle:
+        return Oracle(family)
+    return family
+
+
+def takes_argument(id: str, name: str) -> bool:
+    """Whether a registered family takes an argument of that name."""
+    try:
+        check_arguments(_REGISTRY[id].make, {name: None}, "argument")
+    except UnknownNameError:
+        return False
+    return True
