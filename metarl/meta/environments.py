@@ -98,7 +98,7 @@ def as_env(given: Any, family: Family | None = None) -> gym.Env[Any, Any]:
 
     :param given: an environment, a registered name or a family, which stand for one with a task that is drawn, or a
         ``VecEnv`` of a single environment.
-    :param family: what its own name stands for.
+    :param family: what its own name, or the class registered under it, stands for.
     :raises ConfigError: something else.
     """
     return _only_one(given) if isinstance(given, VecEnv) else _made(given, family)
@@ -112,10 +112,10 @@ def as_any_env(given: Any, family: Family | None = None) -> AnyEnv:
 def _made(given: Any, family: Family | None) -> gym.Env[Any, Any]:
     if isinstance(given, gym.Env):
         return given
-    if family is not None and isinstance(given, str) and given == family.id:
-        return SingleEnv(family)
     if isinstance(given, type) and issubclass(given, Family):
         given = family_of_class(given) or given
+    if family is not None and isinstance(given, str) and given == family.id:
+        return SingleEnv(family)
     if isinstance(given, Family):
         return SingleEnv(given)
     if isinstance(given, str):

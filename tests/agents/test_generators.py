@@ -42,6 +42,18 @@ def test_draws_are_those_after_manual_seed_and_the_global_generator_is_left_alon
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_what_else_an_operator_is_given_reaches_it() -> None:
+    own = torch.Generator().manual_seed(9)
+    expected = torch.randn(3, generator=torch.Generator().manual_seed(9))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        wide = torch.randn(3, dtype=torch.float64)
+    with drawing_from(3):
+        assert torch.equal(torch.randn(3, generator=own), expected)
+        assert torch.equal(torch.randn(3, dtype=torch.float64), wide)
+        assert torch.equal(torch.full((2,), 7, dtype=torch.int64), torch.tensor([7, 7]))
+
+
 def test_threads_draw_from_streams_of_their_own() -> None:
     barrier = threading.Barrier(4, timeout=10)
 

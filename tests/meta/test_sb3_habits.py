@@ -262,6 +262,8 @@ WORKS: dict[str, Callable[[Any, Path], Any]] = {
     # adapting and exporting
     "adapt: an id": lambda m, p: m.adapt("PointMass-v0", 1, n_episodes=1),
     "adapt: a family": lambda m, p: m.adapt(make_family("PointMass-v0", horizon=20), 1, n_episodes=1),
+    "adapt: a class": lambda m, p: m.adapt(PointMass, 1, n_episodes=1),
+    "adapt: get_env() of one task": lambda m, p: m.adapt(fresh(meta_batch_size=1).get_env(), 1, n_episodes=1),
     "adapt: DummyVecEnv": lambda m, p: m.adapt(vec(1), 1, n_episodes=1),
     "adapt: VecMonitor": lambda m, p: m.adapt(VecMonitor(vec(1)), 0),
     "adapt: Monitor": lambda m, p: m.adapt(Monitor(single()), 1, n_episodes=np.int64(1)),
