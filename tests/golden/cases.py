@@ -67,7 +67,7 @@ WRAPPERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 LEARNERS: dict[str, dict[str, Any]] = {
     "vpg": {"inner_lr": 0.1, "gae_lambda": 0.97},
-    "a2c": {"inner_lr": 0.002, "learner_kwargs": {"ent_coef": 0.01}},
+    "a2c": {"inner_lr": 0.0007, "learner_kwargs": {"ent_coef": 0.01}},
     "ppo": {"inner_lr": 0.01, "learner_kwargs": {"ent_coef": 0.01, "clip_range": 0.1, "n_epochs": 2, "batch_size": 8}},
     "sb3_ppo": {"inner_lr": 0.01, "learner_kwargs": {"n_epochs": 2, "batch_size": 4, "clip_range": 0.1}},
 }
@@ -79,12 +79,12 @@ PLAIN_STEPS: dict[str, dict[str, Any]] = {
 """The learners where MAML differentiates their loss and leaves out their optimiser."""
 TRUST_REGION = {"max_kl": 0.02, "cg_steps": 3, "cg_damping": 0.1}
 SINGLE: dict[str, tuple[str, str, str, dict[str, Any]]] = {
-    "oracle": ("oracle", "vpg", "PointMass-v0", {}),
+    "oracle": ("oracle", "vpg", "PointMass-v0", {"outer_kwargs": {**TRUST_REGION, "cg_damping": 0.5}}),
     "fomaml-vpg-adam": ("fomaml", "vpg", "PointMass-v0", {"outer": "adam", "outer_kwargs": {"learning_rate": 0.05}}),
     "maml-likelihood_ratio": ("maml-1", "vpg", "PointMass-v0", {"surrogate": "likelihood_ratio"}),
     "maml-rates": ("maml-3", "vpg", "PointMass-v0", {"inner_lr": [0.2, 0.1, 0.05], "chunk_size": 1}),
     "maml-fisher": ("maml-1", "vpg", "PointMass-v0", {"fisher_fraction": 0.5, "kl_direction": "new_old"}),
-    "reptile-serial": ("reptile", "ppo", "PointMass-v0", {"serial": True}),
+    "reptile-serial": ("reptile", "ppo", "PointMass-v0", {"serial": True, "inner_lr": 0.003}),
     "reptile-exclude": ("reptile", "ppo", "Corridor-v0", {"exclude": ["value_net", "mlp_extractor.value_net"]}),
     "leap-energy": ("leap", "ppo", "PointMass-v0", {"metric": "energy", "stabilizer": False, "drop_last": True}),
     "leap-parameters": ("leap", "ppo", "PointMass-v0", {"loss": False}),

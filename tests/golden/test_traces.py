@@ -1,7 +1,7 @@
 """Golden traces: small trainings give the numbers that they gave when the traces were made.
 
 On other processors sums round otherwise. With the instructions of 2006 and of 2013 in place of today's, the largest
-difference in any case was 0.6e-6 of the scales below.
+difference in any case was 0.7e-6 of the scales below.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tests.golden.make import TRACES
 TOLERANCE = 1e-6
 """Of a tensor's norm, or of a number's size."""
 SMALLEST_SCALE = {
-    "theta": 0.1,  # tensors that begin at 0
+    "theta": 0.3,  # tensors that begin at 0
     "log/meta/meta_loss": 1.0,  # a mean of standardised advantages, which cancel
     "log/train/policy_objective": 1.0,
-    "log/meta/adapt_gain": 1.0,  # a difference of returns
+    "log/meta/adapt_gain": 4.0,  # a difference of returns of this size
     "log/meta/second_order_share": 1.0,  # of two gradients
     "log/train/kl_divergence_loss": 0.2,  # a difference of logarithms and ratios near 1
 }
