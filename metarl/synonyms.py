@@ -16,6 +16,7 @@ _NO_BUFFER = "a stock algorithm starts over at every task, and its replay buffer
 _NO_WRAPPERS = "families are not wrapped: their arguments are in env_kwargs"
 _NO_RENDERING = "the commands draw no episodes: render_mode and Gymnasium's RecordVideo do, in Python"
 _NO_HUB = "metarl downloads and uploads nothing"
+NO_NOISE = "SB3's action noise is an object, which no file of ours holds: give it to the model that to_sb3() returns"
 _STATIC = "figures have one size: write an svg and scale it"
 
 COMMANDS: Words = {
@@ -115,7 +116,7 @@ HYPERPARAMETERS: Words = {
         name: (f"learner_kwargs.{name}",)
         for name in (
             *("n_epochs", "clip_range", "clip_range_vf", "ent_coef", "vf_coef", "batch_size", "normalize", "n_envs"),
-            *("buffer_size", "learning_starts", "tau", "train_freq", "gradient_steps", "action_noise", "optimizer"),
+            *("buffer_size", "learning_starts", "tau", "train_freq", "gradient_steps", "optimizer"),
             *("target_update_interval", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps"),
             *("policy_delay", "target_policy_noise", "target_noise_clip", "target_entropy", "n_critic_updates"),
             *("use_rms_prop", "rms_prop_eps", "top_quantiles_to_drop_per_net", "optimize_memory_usage"),
@@ -136,8 +137,8 @@ HYPERPARAMETERS: Words = {
     "activation_fn": ("policy_kwargs.activation_fn",),
     "log_std_init": ("policy_kwargs.log_std_init",),
     "ortho_init": ("policy_kwargs.ortho_init",),
-    **dict.fromkeys(("use_sde", "sde_sample_freq"), "metarl does not explore by gSDE"),
-    **dict.fromkeys(("noise_type", "noise_std"), ("learner_kwargs.action_noise",)),
+    **{name: (f"learner_kwargs.{name}",) for name in ("use_sde", "sde_sample_freq", "use_sde_at_warmup")},
+    **dict.fromkeys(("action_noise", "noise_type", "noise_std"), NO_NOISE),
     **dict.fromkeys(("env_wrapper", "vec_env_wrapper", "frame_stack", "monitor_kwargs"), _NO_WRAPPERS),
     **dict.fromkeys(
         ("replay_buffer_class", "replay_buffer_kwargs", "rollout_buffer_class", "rollout_buffer_kwargs"), _NO_BUFFER
@@ -167,6 +168,23 @@ FAMILIES: Words = {
     ),
 }
 """What belongs to a view of a family and is given to the family."""
+
+LEARNERS: Words = {
+    **{name: (f"sb3_{name}",) for name in ("trpo", "sac", "td3", "ddpg", "dqn", "tqc", "qrdqn", "crossq")},
+    **{name: (f"sb3_{name}", name) for name in ("ppo", "a2c")},
+    **dict.fromkeys(
+        ("ppo_lstm", "recurrent_ppo", "recurrentppo", "sb3_recurrent_ppo", "sb3_recurrentppo"),
+        "recurrent policies carry a hidden state, which is not part of an initialisation",
+    ),
+    **dict.fromkeys(
+        ("ppo_mask", "maskable_ppo", "maskableppo", "sb3_maskable_ppo", "sb3_maskableppo"),
+        "families have no action masks: use 'sb3_ppo'",
+    ),
+    **dict.fromkeys(("her", "sb3_her"), "observations of families hold no goals that hindsight could replace"),
+    "ars": "it searches at random, without gradients or optimisers: there is no path to watch",
+    "reinforce": ("vpg",),
+}
+"""Algorithms of SB3, sb3-contrib and RL-Zoo3, and names of their classes in lower case."""
 
 ALGORITHMS: Words = {
     **{

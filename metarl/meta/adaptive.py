@@ -11,6 +11,7 @@ import numpy as np
 from stable_baselines3.common.policies import BasePolicy
 
 from metarl.agents.parallel import library_torch
+from metarl.agents.stock.learner import ALGORITHMS, OWN
 from metarl.checks import COUNT, MAPPING, NONE, ROUNDS, SEED, integer, number, plain, plain_tree
 from metarl.envs.family import Family, draw_tasks
 from metarl.envs.tasks import Tasks
@@ -33,7 +34,7 @@ from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.kept import policy_name
 from metarl.meta.outer.optimizers import OUTER, Outer, make_outer
 from metarl.meta.progress import Progress, Timer
-from metarl.meta.sb3_words import INSTEAD
+from metarl.meta.sb3_words import INSTEAD, SB3Words
 from metarl.params import Params, norm
 from metarl.streams import stream
 
@@ -222,7 +223,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
 
     @staticmethod
     def _instead(name: str) -> str | None:
-        return _place_of(name)
+        return _place_of(name) or SB3Words._instead(name)
 
     @classmethod
     def _unknown_argument(cls, name: str) -> MetaRLError:
@@ -233,7 +234,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
 
     def __setattr__(self, name: str, value: Any) -> None:
         place = None if name in self.__dict__ or hasattr(type(self), name) else _place_of(name)
-        if place is not None and name not in self.argument_names():
+        if place is not None and (name not in self.argument_names() or name == "env"):  # it is kept as family
             raise ConfigError(f"{name} cannot be set on a {type(self).__name__}: {place}")
         super().__setattr__(name, value)
 
@@ -439,6 +440,8 @@ def _place_of(name: str) -> str | None:
         places.append(f"outer_kwargs={{'{name}': …}} is for the outer optimiser")
     if name in _OF_LEARNERS:
         places.append(f"learner_kwargs={{'{name}': …}} is for the learner")
+    elif name in _OF_STOCK_LEARNERS:
+        places.append(f"learner_kwargs={{'{name}': …}} is for a stock learner")
     return ", ".join(places) or None
 
 
@@ -448,6 +451,7 @@ def _of_constructors(classes: Iterable[type]) -> set[str]:
 
 _OF_OUTER = _of_constructors(OUTER.values())
 _OF_LEARNERS = _of_constructors(cls for cls, _ in FUNCTIONAL.values()) - {*OF_META, *INSTEAD}
+_OF_STOCK_LEARNERS = _of_constructors(ALGORITHMS.values()) - {*OF_META, *INSTEAD, *OWN}
 
 
 def _one_spelling(options: dict[str, Any], learner_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

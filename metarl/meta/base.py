@@ -348,14 +348,17 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
         """The outer optimiser whose state is saved."""
         return None
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, exclude: Any = None, include: Any = None) -> Path:
         """Write parameters, outer optimiser and counters to one file, atomically and without pickle.
 
         :param path: ``.safetensors`` is appended where it is missing.
+        :param exclude: as in SB3, and ``include`` too; nothing can be left out or added.
         :return: the file written.
         :raises ConfigError: arguments that a file cannot hold, or a family that was changed since the model was built.
         :raises NonFiniteError: a NaN or infinity; the file is left as it was.
         """
+        if exclude or include:
+            raise ConfigError("a file holds what a model goes on from: nothing is excluded from it or included")
         path = with_suffix(path)
         save_checkpoint(path, *self.state())
         return path

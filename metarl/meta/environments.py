@@ -69,8 +69,19 @@ def _family_of_one(env: gym.Env[Any, Any]) -> Family:
                 f"env is wrapped in {type(layer).__name__}, which would be lost: metarl learns on the family "
                 f"{inner.family.id} itself, so pass that, or write a family that does what the wrapper does"
             )
+        _refuse_monitor_file(layer)
         layer = layer.env
     return inner.family
+
+
+def _refuse_monitor_file(layer: Any) -> None:
+    """Raise :class:`ConfigError` for a wrapper that writes episodes to a file, which would stay empty."""
+    if isinstance(layer, (Monitor, VecMonitor)) and layer.results_writer is not None:
+        path = layer.results_writer.file_handler.name
+        raise ConfigError(
+            f"env is a {type(layer).__name__} that writes {shorten(path, quote=False)}, which would stay empty: metarl "
+            "collects from the family itself and logs each meta-iteration, to tensorboard_log or a logger that is set"
+        )
 
 
 def _family_of_many(env: VecEnv) -> Family:
@@ -82,6 +93,7 @@ def _family_of_many(env: VecEnv) -> Family:
                 + ("; a stock learner normalises by itself, with learner_kwargs={'normalize': True}")
                 * isinstance(layer, VecNormalize)
             )
+        _refuse_monitor_file(layer)
         layer = layer.venv
     if isinstance(layer, FamilyVecEnv):
         return layer.family

@@ -67,10 +67,11 @@ class KeepsArguments(SetOnce):
     def _require_plain_arguments(self) -> None:
         # Before the first meta-iteration, not when hours of work are to be saved.
         for name, value in self.arguments().items():
-            try:
-                json.dumps(value, allow_nan=False)
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"{name}={shorten(value)} cannot be saved: {error}") from None
+            if (found := unwritable(name, value)) is not None:
+                raise ConfigError(
+                    f"{found[0]}={shorten(found[1])} cannot be saved: files of ours hold numbers, text, lists and "
+                    "mappings; the stock model that to_sb3() returns takes it"
+                )
 
     @classmethod
     def _merged(cls, saved: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,6 +83,19 @@ class KeepsArguments(SetOnce):
         merged = merge(saved, plain_tree(overrides))
         changed = {name.split(".")[0] for name in overrides}
         return {name: convert(name, value, hints[name]) if name in changed else value for name, value in merged.items()}
+
+
+def unwritable(name: str, value: Any) -> tuple[str, Any] | None:
+    """Return the first part of a value that JSON does not hold, with its dotted name; None where there is none."""
+    parts = dict(enumerate(value)) if isinstance(value, (list, tuple)) else value
+    for key, part in parts.items() if isinstance(parts, Mapping) else ():
+        if (found := unwritable(f"{name}.{key}", part)) is not None:
+            return found
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return name, value
+    return None
 
 
 def without_sb3s_own(overrides: Mapping[str, Any]) -> dict[str, Any]:

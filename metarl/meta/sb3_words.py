@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
+from metarl.agents.stock.learner import ALGORITHMS
 from metarl.checks import SWITCH
 from metarl.envs.family import Family, draw_tasks
 from metarl.errors import ConfigError, NoSuchNameError, shorten
 from metarl.meta.progress import ProgressBar
 from metarl.params import Params
 from metarl.streams import stream
+from metarl.synonyms import NO_NOISE
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
@@ -42,9 +45,37 @@ INSTEAD = {
     "policy": "a stock learner has a policy of its own: to_sb3() returns a stock model with it",
     "policy_class": "policy_name is the policy's name",
     "start_time": "the log has time/time_elapsed",
-    "_last_obs": "episodes of a meta-iteration are collected as a whole",
+    "load_parameters": "set_parameters() loads them",
+    "deserialization_mode": "nothing is pickled in a file of ours, so nothing is unpickled",
+    "exploration_rate": "a stock learner's rate starts over at every task",
+    "action_noise": NO_NOISE,
+    **dict.fromkeys(
+        ("_last_obs", "_last_episode_starts", "_last_original_obs", "_episode_num"),
+        "episodes of a meta-iteration are collected as a whole",
+    ),
+    "_n_updates": "n_iterations counts the meta-iterations",
+    "_total_timesteps": "callbacks find it in locals['total_timesteps']",
+    "_vec_normalize_env": "a stock learner normalises by itself, with learner_kwargs={'normalize': True}",
 }
 """What SB3's models have and meta-algorithms have under another name, or not at all."""
+
+OF_STOCK = frozenset(
+    name
+    for cls in ALGORITHMS.values()
+    for names in (
+        dir(cls),
+        inspect.signature(cls.__init__).parameters,
+        *(inspect.get_annotations(base) for base in cls.__mro__),
+        ("num_timesteps", "log_ent_coef", "ent_coef_optimizer", "ent_coef_tensor"),
+        (f"{net}batch_norm_stats{target}" for net in ("", "actor_", "critic_") for target in ("", "_target")),
+    )
+    for name in names
+    if not name.startswith("__")
+)
+"""Names that stock algorithms' models have: those of their classes, and what their constructors keep."""
+
+
+_STOCK_ONLY = "it is of a stock algorithm: to_sb3() returns a stock model, which has it"
 
 
 class Locals(dict[str, Any]):
@@ -79,18 +110,25 @@ class SB3Words:
     @staticmethod
     def _instead(name: str) -> str | None:
         """Return what there is instead of an attribute of SB3's; None where it is none."""
-        return INSTEAD.get(name)
+        return INSTEAD.get(name, _STOCK_ONLY if name in OF_STOCK else None)
 
     _logger: Logger | None = None
     _custom_logger = False
 
     # --------------------------------------------------------------------------------------------------- environments
     def get_env(self) -> VecEnv:
-        """Return an SB3 view of the family, one copy of each of a meta-batch of training tasks."""
+        """Return an SB3 view of the family, one copy of each of a meta-batch of training tasks.
+
+        As in SB3 it is reset, and drawn where it can be. What is set on it stays there: training draws its own tasks.
+        """
         from metarl.envs.views.vec_env import FamilyVecEnv
 
         tasks = draw_tasks(self.family, stream(self.seed, "get_env"), self.meta_batch_size)
-        return FamilyVecEnv(self.family, tasks, n_envs=1, seed=self.seed)
+        drawn = None if self.family.render_fps is None else "rgb_array"
+        env = FamilyVecEnv(self.family, tasks, n_envs=1, seed=self.seed, render_mode=drawn)
+        env.reset()
+        env.seed(self.seed)
+        return env
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """Raise :class:`ConfigError`: a model learns on the family that it was built with.

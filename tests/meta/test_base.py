@@ -222,7 +222,7 @@ def test_an_activation_given_as_a_class_is_saved_by_name(tmp_path: Path) -> None
 
 def test_arguments_that_cannot_be_saved_are_refused_before_learning() -> None:
     model = small(policy_kwargs={"features_extractor_class": FlattenExtractor})
-    with pytest.raises(ConfigError, match=r"policy_kwargs=.*cannot be saved"):
+    with pytest.raises(ConfigError, match=r"policy_kwargs.features_extractor_class=.*cannot be saved"):
         model.learn(1)
     assert model.n_iterations == 0
 

@@ -40,51 +40,14 @@ from stable_baselines3.ppo import MlpPolicy
 import metarl
 from metarl.envs import PointMass, SingleEnv, make_family
 from metarl.errors import ConfigError, MetaRLError
-from tests.meta.small import equal, small
-
-GOAL = {"goal": [0.1, 0.2], "horizon": 20}
-TINY: dict[str, Any] = {"meta_batch_size": 2, "n_episodes": 2}
-
-
-def fresh(**kwargs: Any) -> Any:
-    return small(**{**TINY, "policy_kwargs": {"net_arch": [4]}, **kwargs})
-
-
-def single(**kwargs: Any) -> gym.Env[Any, Any]:
-    return gym.make("PointMass-v0", **{**GOAL, **kwargs})
-
-
-def vec(n: int = 1) -> DummyVecEnv:
-    return DummyVecEnv([single] * n)
+from tests.meta.habits import GOAL, TINY, Sees, fresh, logs, run, single, vec
+from tests.meta.small import equal
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
     """Return a model that has learnt for a meta-iteration."""
     return fresh().learn(1)
-
-
-class Sees(cb.BaseCallback):
-    """Looks at one thing in every step."""
-
-    def __init__(self, look: Callable[[cb.BaseCallback], Any]) -> None:
-        super().__init__()
-        self.look = look
-
-    def _on_step(self) -> bool:
-        self.look(self)
-        return True
-
-
-def run(callback: Any, n: int = 1, **kwargs: Any) -> Any:
-    return fresh().learn(n, callback=callback, **kwargs)
-
-
-def logs(look: Callable[[cb.BaseCallback], Any], folder: Path) -> None:
-    learner = fresh(tensorboard_log=str(folder))
-    learner.learn(1, callback=Sees(look))
-    learner.logger.close()
-    assert list(folder.rglob("events.*"))
 
 
 def saved_and_loaded(model: Any, path: Any) -> None:

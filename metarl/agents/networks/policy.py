@@ -42,7 +42,12 @@ LARGEST_NETWORK = 10**8
 """Weights of one network of a policy, at most."""
 LARGEST_DEPTH = 100
 """Its hidden layers, at most."""
-_OF_MODULES = ("action_net", "value_net", "mlp_extractor", "features_extractor", "log_std", "optimizer", "device")
+_OF_MODULES = {
+    *("action_net", "value_net", "mlp_extractor", "features_extractor", "log_std", "optimizer", "device", "training"),
+    *("pi_features_extractor", "vf_features_extractor", "features_dim", "action_dist", "dist_kwargs"),
+    *inspect.signature(ActorCriticPolicy.__init__).parameters,
+}
+"""What SB3's policies have beside the attributes of their class."""
 _SET_HERE = ("observation_space", "action_space", "lr_schedule")
 _EMPTY = {
     "features_extractor_kwargs": "MlpPolicy has no features extractor",
@@ -174,11 +179,23 @@ class FunctionalPolicy:
         def __getattr__(self, name: str) -> Any:
             """Say what there is instead of an attribute of SB3's policies; only missing ones come here."""
             if hasattr(ActorCriticPolicy, name) or name in _OF_MODULES:
-                raise NoSuchNameError(
-                    f"{type(self).__name__} has no {name}: these are functions; a meta-algorithm's predict acts, "
-                    "policy_params are its tensors, and to_sb3() returns a stock model with SB3's policy"
-                )
+                raise self._no_module(f"has no {name}")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Say what there is instead of calling SB3's policies."""
+            del args, kwargs
+            raise self._no_module("cannot be called")
+
+    def _no_module(self, what: str) -> NoSuchNameError:
+        return NoSuchNameError(
+            f"{type(self).__name__} {what}: these are functions; a meta-algorithm's predict acts, "
+            "policy_params are its tensors, and to_sb3() returns a stock model with SB3's policy"
+        )
+
+    def __str__(self) -> str:
+        """Return the networks as PyTorch prints them: SB3's users print a policy to see its architecture."""
+        return str(self.build(seed=0))
 
     def build(self, seed: int) -> ActorCriticPolicy:
         """Return a fresh stock policy, initialised as SB3 does it from ``seed``; global generators are left alone."""

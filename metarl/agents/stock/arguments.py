@@ -11,9 +11,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gymnasium import spaces
 from sb3_contrib import CrossQ
-from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, DictRolloutBuffer, ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.preprocessing import is_image_space
 
 from metarl.checks import (
     ABOVE_ZERO,
@@ -31,17 +33,19 @@ from metarl.checks import (
     instance,
     integer,
     number,
+    plain,
 )
 from metarl.errors import ConfigError, shorten
 
 
 def _subclass(base: type) -> Check[type]:
     def read(value: Any) -> type:
-        if not (isinstance(value, type) and issubclass(value, base)):
+        of_dicts = (DictReplayBuffer, DictRolloutBuffer)
+        if not (isinstance(value, type) and issubclass(value, base)) or issubclass(value, of_dicts):
             raise ValueError
         return value
 
-    return Check(f"a subclass of {base.__name__}", read)
+    return Check(f"a subclass of {base.__name__} that holds arrays, as observations of families are", read)
 
 
 def _train_freq(value: Any) -> Any:
@@ -62,12 +66,16 @@ def _learnt_coefficient(value: Any) -> Any:
 def _schedule(value: Any) -> Any:
     if not callable(value):
         raise ValueError
+    try:
+        NOT_NEGATIVE.read(plain(value(1.0)))  # SB3 calls it when it learns
+    except Exception:  # of any kind: it is somebody's function
+        raise ValueError from None
     return value
 
 
 COPIES = integer(1, 10**4)
 COUNT_OR_OFF = ROUNDS | choice(-1)
-SCHEDULE = Check("a schedule", _schedule, "SB3 takes a function of the share of training that is left")
+SCHEDULE = Check("a schedule", _schedule, "SB3 takes a function from the share of training left to a number")
 
 ALLOWED: dict[str, Check[Any]] = {
     **dict.fromkeys(("n_steps", "batch_size", "buffer_size", "stats_window_size"), COUNT),
@@ -129,6 +137,14 @@ def check_values(function: Callable[..., Any], kwargs: Mapping[str, Any], prefix
         if allowed is not None:
             result[name] = (allowed | NONE if default is None else allowed)(f"{prefix}{name}", value)
     return result
+
+
+def check_policy(policy: str, observation_space: spaces.Space[Any]) -> None:
+    """Raise :class:`ConfigError` for a policy of SB3's that takes other observations."""
+    if policy == "MultiInputPolicy":
+        raise ConfigError(f"policy={policy!r} takes observations that are dicts: those of families are arrays")
+    if policy == "CnnPolicy" and not is_image_space(observation_space):
+        raise ConfigError(f"policy={policy!r} takes images: 'MlpPolicy' takes a {shorten(observation_space)}")
 
 
 def check_together(cls: type, kwargs: Mapping[str, Any], n_envs: int) -> None:

@@ -69,7 +69,7 @@ from metarl.agents.generators import sb3_generators
 from metarl.agents.learners.base import Watcher
 from metarl.agents.networks.policy import ACTIVATIONS, require_network_size
 from metarl.agents.parallel import library_torch
-from metarl.agents.stock.arguments import check_together, check_values
+from metarl.agents.stock.arguments import check_policy, check_together, check_values
 from metarl.agents.stock.reuse import ReusableSB3, construct, load_initialisation, read_initialisation
 from metarl.checks import COUNT, check_arguments, plain_tree
 from metarl.envs.family import Family
@@ -234,6 +234,7 @@ class SB3Learner:
         self.policy = policy
         self._class = ALGORITHMS[algorithm]
         _require_actions(algorithm, self.family)
+        check_policy(policy, self.family.observation_space)
         check_names(algorithm, kwargs)
         own = {"n_envs": n_envs, "normalize": normalize, "policy_kwargs": policy_kwargs}
         n_envs, normalize, policy_kwargs = check_values(SB3Learner.__init__, plain_tree(own)).values()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 
 from metarl.agents.networks.distributions import draw_noise
 from metarl.agents.networks.policy import FunctionalPolicy
@@ -15,6 +14,7 @@ from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.sampling.collect import clip_actions
 from metarl.checks import NONE, SEED
 from metarl.errors import ConfigError, NoSuchNameError, shorten
+from metarl.meta.sb3_words import INSTEAD, OF_STOCK
 from metarl.params import Params
 from metarl.streams import stream
 
@@ -51,7 +51,7 @@ class AdaptedPolicy:
 
         def __getattr__(self, name: str) -> Any:
             """Say what there is instead of an attribute of SB3's models; it is called for missing attributes only."""
-            if hasattr(BaseAlgorithm, name):
+            if name in OF_STOCK or name in INSTEAD:
                 raise NoSuchNameError(
                     f"{type(self).__name__} has no {name}: it acts, with predict(); its tensors are params, and "
                     "to_sb3(env=…) of the meta-algorithm returns a stock model, which learns on and is saved"

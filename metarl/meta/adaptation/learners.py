@@ -20,6 +20,7 @@ from metarl.envs.family import Family
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.batched import FunctionalLoop
 from metarl.meta.adaptation.stock import PREFIX, SB3Loop
+from metarl.synonyms import LEARNERS
 
 FUNCTIONAL: dict[str, tuple[type[VPG] | type[A2C] | type[PPO], float]] = {
     "vpg": (VPG, 0.1),
@@ -53,7 +54,8 @@ def require_learner(name: Any, learner_kwargs: Any) -> None:
         reason = REFUSED.get(name.removeprefix(PREFIX)) if isinstance(name, str) and name.startswith(PREFIX) else None
         if reason is not None:
             raise ConfigError(f"learner {shorten(name)} is not supported: {reason}")
-        raise unknown_name("learner", name, [*FUNCTIONAL, *STOCK])
+        given = name.__name__ if isinstance(name, type) else name
+        raise unknown_name("learner", given, [*FUNCTIONAL, *STOCK], LEARNERS)
     if not isinstance(learner_kwargs, (Mapping, type(None))):
         raise ConfigError(f"learner_kwargs={shorten(learner_kwargs)} is not a mapping of the learner's arguments")
 

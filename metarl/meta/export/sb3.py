@@ -69,6 +69,7 @@ from metarl.meta.environments import AnyEnv, as_any_env
 from metarl.meta.export.settings import KINDS, OPTIMIZERS, Settings, choose
 from metarl.meta.export.sidecar import FORMAT, VERSION, read_export, read_moments, read_settings, read_tensors
 from metarl.meta.export.value_fit import ValueFit, fit_value
+from metarl.meta.kept import unwritable
 from metarl.meta.saving import require_finite_tensors
 from metarl.params import Params
 from metarl.streams import stream
@@ -268,13 +269,20 @@ def _document(model: MetaAlgorithm, settings: Settings, tensors: Params, value_f
             "arguments": settings.normalize,
             "statistics": {name: tensor.tolist() for name, tensor in moments.items()},
         }
+    hyperparameters = {k: v for k, v in settings.arguments.items() if k not in ("policy_kwargs", "device")}
+    for name, value in hyperparameters.items():
+        if (found := unwritable(name, value)) is not None:
+            raise ConfigError(
+                f"{found[0]}={shorten(found[1])} cannot be written beside an export, whose description is JSON: export "
+                f"without it, and give it to SB3's load, with custom_objects={{'{name}': …}}"
+            )
     document = {
         "format": FORMAT,
         "version": VERSION,
         "algo": settings.kind,
         "policy": settings.policy,
         "policy_kwargs": kwargs,
-        "hyperparameters": {k: v for k, v in settings.arguments.items() if k not in ("policy_kwargs", "device")},
+        "hyperparameters": hyperparameters,
         "vec_normalize": normalize,
         **{what: space_to_json(getattr(model, what)) for what in SPACES},
         "source": {

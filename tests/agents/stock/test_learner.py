@@ -588,12 +588,17 @@ BAD_VALUES: list[tuple[str, str, Any, str]] = [
     ("ppo", "clip_range", -1, "a number in (0, ∞] or a schedule"),
     (
         *("ppo", "clip_range", "lin_0.2"),
-        "a number in (0, ∞] or a schedule: SB3 takes a function of the share of training that is left",
+        "a number in (0, ∞] or a schedule: SB3 takes a function from the share of training left to a number",
     ),
     ("ppo", "clip_range_vf", 0, "a number in (0, ∞] or a schedule or None"),
     ("ppo", "learning_rate", -1.0, "a number in [0, ∞) or a schedule"),
     ("ppo", "use_sde", "x", SWITCH),
-    ("ppo", "rollout_buffer_class", 5, "a subclass of RolloutBuffer or None"),
+    (
+        "ppo",
+        "rollout_buffer_class",
+        5,
+        "a subclass of RolloutBuffer that holds arrays, as observations of families are or None",
+    ),
     ("ppo", "policy_kwargs", "x", "a mapping or None"),
     ("ppo", "normalize", 5, "true, false or a mapping"),
     ("ppo", "normalize", "yes", "true, false or a mapping"),
@@ -673,6 +678,11 @@ def test_bad_values_of_a_policy_are_one_line(name, argument, value, allowed):
     assert str(caught.value) == f"policy_kwargs.{argument}={value!r} is not {allowed}"
 
 
+WRONG: list[Any] = ["nonsense", "", [1, 2], (1, 2, 3), {1}, b"x", 1j, object(), float("nan"), float("-inf")]
+WRONG += [lambda: 1, lambda left: "x", lambda left: left / 0]
+"""What no argument of a stock algorithm may be."""
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_every_argument_is_checked(name):
     parameters = inspect.signature(ALGORITHMS[name].__init__).parameters
@@ -680,8 +690,10 @@ def test_every_argument_is_checked(name):
     for argument, parameter in parameters.items():
         if argument not in ("self", *OWN):
             check_values(ALGORITHMS[name].__init__, {argument: parameter.default})
-            with pytest.raises(ConfigError, match=f"{argument}="):
-                check_values(ALGORITHMS[name].__init__, {argument: "nonsense"})
+            for wrong in WRONG:
+                with pytest.raises(ConfigError, match=f"^{argument}=.* is not ") as caught:
+                    check_values(ALGORITHMS[name].__init__, {argument: wrong})
+                assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
