@@ -57,6 +57,23 @@ runpy.run_module("metarl.zoo", run_name="__main__", alter_sys=True)
     assert (done.returncode, done.stderr) == (130, "metarl: stopped\n")
 
 
+def test_the_first_line_of_training_waits_for_no_compiler_and_no_figures(tmp_path: Path) -> None:
+    """Making an optimiser of PyTorch's imports its compiler, and with it SymPy: seconds of what is never used."""
+    arguments = [
+        *("train", "--env", "PointMass-v0", "-n", "1", "-f", str(tmp_path), "--eval-freq", "-1", "--verbose", "0"),
+        *("-params", "meta_batch_size:1", "n_episodes:1"),
+    ]
+    code = (
+        "import os, sys\n"
+        "os.environ.pop('MPLBACKEND', None)  # with one, a program that imports us tries whether it can be loaded\n"
+        "from metarl.zoo.__main__ import main\n"
+        f"assert main({arguments}) == 0\n"
+        "print(*sorted({'torch._dynamo', 'sympy', 'matplotlib', 'mujoco', 'torch'} & set(sys.modules)))"
+    )
+    done = run(code)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "mujoco torch\n")
+
+
 def test_importing_the_library_leaves_signals_and_streams_alone() -> None:
     code = (
         "import signal, sys\n"

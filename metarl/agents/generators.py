@@ -27,6 +27,11 @@ class _Drawing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._generator = generator
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Answer no: to be skipped by PyTorch's compiler, the first draw would import it, for more than a second."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

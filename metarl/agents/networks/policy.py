@@ -7,7 +7,7 @@ export is a copy. Functions take one task's tensors or a stack with a leading ta
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -198,10 +198,19 @@ class FunctionalPolicy:
         return str(self.build(seed=0))
 
     def build(self, seed: int) -> ActorCriticPolicy:
-        """Return a fresh stock policy, initialised as SB3 does it from ``seed``; global generators are left alone."""
+        """Return a fresh stock policy, initialised as SB3 does it from ``seed``; global generators are left alone.
+
+        It has no optimiser.
+        """
         # The last bits of the orthogonal initialisation would depend on the number of threads.
         with library_torch(), drawing_from(seed):
-            return POLICIES[self.name](self.observation_space, self.action_space, lambda _: 0.0, **self.policy_kwargs)
+            return POLICIES[self.name](
+                self.observation_space,
+                self.action_space,
+                lambda _: 0.0,
+                optimizer_class=_no_optimizer,  # type: ignore[arg-type]
+                **self.policy_kwargs,
+            )
 
     def init(self, seed: int) -> Params:
         """Return fresh tensors, float32."""
@@ -262,3 +271,11 @@ class FunctionalPolicy:
         if isinstance(self.action_space, spaces.Discrete):
             return array + int(self.action_space.start)
         return array
+
+
+def _no_optimizer(parameters: Iterable[nn.Parameter], lr: float) -> None:
+    """Stand for the optimiser that a stock policy makes, and that functions have no use for.
+
+    Making one imports PyTorch's compiler, and SymPy with it: more than a second before the first line of training.
+    """
+    del parameters, lr

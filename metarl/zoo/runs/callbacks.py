@@ -16,7 +16,6 @@ from metarl.errors import DivergedError
 from metarl.files.checkpoint import npz_bytes, write_bytes_atomic
 from metarl.logging import flush, record_figure
 from metarl.meta.base import MetaAlgorithm
-from metarl.meta.evaluation.figures import adaptation_cards
 from metarl.meta.evaluation.report import Report
 from metarl.zoo.console import Reporter, warn
 from metarl.zoo.interrupts import Interrupts
@@ -159,6 +158,8 @@ class Evaluation:
         return contents
 
     def _log(self, model: MetaAlgorithm, report: Report, trained: int, length: float) -> None:
+        from metarl.meta.evaluation.figures import adaptation_cards  # matplotlib takes 0.5 s: not before training
+
         logger = model.logger
         means = report.returns.mean(axis=(0, 1))
         logger.record("eval/mean_reward", float(means[trained]))

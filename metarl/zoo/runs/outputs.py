@@ -12,13 +12,14 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metarl.errors import CheckpointError, ConfigError, shorten
 from metarl.files.checkpoint import make_place, open_to_write, require_no_link, write_all_atomic, write_bytes_atomic
 from metarl.zoo.runs.folder import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # importing it takes 0.5 s, before the first line of training
 
 FIGURES = ("png", "svg", "pdf")
 
