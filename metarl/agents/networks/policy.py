@@ -18,7 +18,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
-from metarl.agents.derivatives.base import Derivatives, HeadLoss, Linearized
+from metarl.agents.derivatives.base import Derivatives, HeadLoss, Linearized, LossFunction
 from metarl.agents.derivatives.mlp import MlpDerivatives, MlpLinearized
 from metarl.agents.generators import drawing_from
 from metarl.agents.networks.distributions import MAX_LOG_STD, MIN_LOG_STD, Distribution, from_heads
@@ -251,6 +251,18 @@ class FunctionalPolicy:
         """
         towers = [tower for tower in (self.actor, self.critic) if tower is not None]
         return MlpDerivatives(towers, params, self.flatten(obs), loss, second_order)
+
+    def loss_function(self, obs: torch.Tensor, loss: HeadLoss) -> LossFunction:
+        """Return the losses at ``obs`` as a function of stacked parameters, differentiable any number of times.
+
+        Paths of several levels are built of such functions, see :mod:`metarl.agents.derivatives.unrolled`.
+        """
+
+        def losses(params: Params) -> torch.Tensor:
+            values = self.values(params, obs) if self.critic is not None else None
+            return loss(self.distribution(params, obs), values)
+
+        return losses
 
     def linearize(self, params: Params, obs: torch.Tensor) -> Linearized:
         """Return the derivative of the distribution's heads in the tensors, at ``params``.
