@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -99,6 +100,13 @@ def test_reductions_have_the_same_bits_on_any_number_of_threads() -> None:
 
 def test_every_core_by_default() -> None:
     assert Parallel().n_threads == available_cores() >= 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no such limit here")
+def test_cores_that_the_process_may_not_use_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 5, 7})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert Parallel().n_threads == 3
 
 
 def test_of_several_errors_the_first_items_is_raised_and_nothing_goes_on_behind_it() -> None:

@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import (
     EveryNTimesteps,
     StopTrainingOnRewardThreshold,
 )
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import KVWriter, Logger, configure
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from metarl.agents.networks.policy import ACTIVATIONS
@@ -160,14 +160,30 @@ def test_what_on_rollout_end_records_is_in_the_row_of_its_iteration(tmp_path: Pa
     assert callback.starts == 3
 
 
+def test_rows_lie_at_their_env_steps_and_tensorboard_has_no_counters() -> None:
+    class Keeps(KVWriter):
+        rows: list[tuple[int, set[str]]] = []  # noqa: RUF012
+
+        def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+            self.rows.append((step, {key for key, excluded in key_excluded.items() if "tensorboard" in excluded}))
+
+    model, writer = fixed(), Keeps()
+    model.set_logger(Logger(None, [writer]))
+    model.learn(PER_ITERATION).learn(2 * PER_ITERATION, reset_num_timesteps=False)
+    counters = {"time/iterations", "time/total_timesteps"}
+    assert writer.rows == [(n * PER_ITERATION, counters) for n in (1, 2, 3)]
+
+
 def test_there_is_no_logger_before_learning() -> None:
     with pytest.raises(ConfigError, match="no logger yet"):
         _ = small().logger
 
 
 def test_a_progress_bar_shows_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    fixed().learn(2 * PER_ITERATION, progress_bar=True)
-    assert "1.60k" in capsys.readouterr().err
+    model = fixed().learn(2 * PER_ITERATION, progress_bar=True)
+    assert "1.60k/1.60k" in capsys.readouterr().err
+    model.learn(PER_ITERATION, reset_num_timesteps=False, progress_bar=True)
+    assert "2.40k/2.40k" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------- save and load

@@ -1,0 +1,66 @@
+"""Figures of evaluations: what is drawn, in which colours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from metarl.errors import ConfigError
+from metarl.meta.evaluation.figures import adaptation_figure
+from metarl.meta.evaluation.published import Published
+from metarl.meta.evaluation.report import Report
+
+TASKS = {"velocity": np.array([3.0, 1.0, 2.0]), "goal": np.zeros((3, 2))}
+PUBLISHED = (Published("MAML", (1.0, 5.0)), Published("oracle", (7.0,)))
+
+
+def report(algo: str, shift: float) -> Report:
+    returns = shift + np.array([[[0.0, 1.0, 2.0], [5.0, 7.0, 9.0], [-4.0, 0.0, 8.0]]])
+    return Report(algo, "AntVel-v0", "test", returns, np.array([0.0, 100.0, 250.0]), TASKS, (0,), label=f"our {algo}")
+
+
+def test_every_line_has_its_numbers_its_band_and_its_label() -> None:
+    reports = [report("fomaml", 0.0), report("maml", 3.0)]
+    figure = adaptation_figure(reports, PUBLISHED, level=0.5)
+    assert figure.get_suptitle() == "AntVel-v0, test tasks"
+    by_step, by_env_step = figure.axes
+    for axis, x in ((by_step, [0, 1, 2]), (by_env_step, [0, 100, 250])):
+        for line, band, each in zip(axis.lines, axis.collections, reports, strict=False):
+            bands = each.bands(0.5)
+            assert list(line.get_xdata()) == x
+            assert list(line.get_ydata()) == pytest.approx(bands.mean)
+            assert line.get_label() == each.label
+            corners = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
+            assert {*zip(x, bands.low, strict=True), *zip(x, bands.high, strict=True)} <= corners
+    for line, entry in zip(by_step.lines[2:], PUBLISHED, strict=True):
+        assert list(line.get_xdata()) == list(range(len(entry.returns)))
+        assert list(line.get_ydata()) == list(entry.returns)
+        assert line.get_linestyle() == "--"
+    assert len(by_env_step.lines) == 2
+    assert "50%" in by_step.get_ylabel()
+
+
+def test_colours_are_by_algorithm_also_of_what_was_published() -> None:
+    reports = [report("fomaml", 0.0), report("maml", 3.0)]
+
+    def drawn(colours: dict[str, str] | None) -> list[str]:
+        first, second = adaptation_figure(reports, PUBLISHED, colours=colours).axes
+        assert [line.get_color() for line in second.lines] == [line.get_color() for line in first.lines[:2]]
+        assert [to_hex(c.get_facecolor()[0]) for c in first.collections] == [
+            to_hex(line.get_color()) for line in first.lines[:2]
+        ]
+        return [line.get_color() for line in first.lines]
+
+    assert drawn(None) == ["C0", "C1", "C2", "C3"]
+    assert drawn({"maml": "red", "fomaml": "black"}) == ["black", "red", "red", "C3"]
+
+
+def test_tasks_are_drawn_against_a_scalar_parameter() -> None:
+    whole = report("maml", 3.0)
+    before, after = adaptation_figure([whole], task_parameter="velocity").axes[2].collections
+    for points, step in ((before, 0), (after, 2)):
+        expected = np.column_stack([TASKS["velocity"], whole.returns[0, :, step]])
+        np.testing.assert_array_equal(points.get_offsets(), expected)
+    with pytest.raises(ConfigError, match="goal"):
+        adaptation_figure([whole], task_parameter="goal")
