@@ -75,7 +75,7 @@ class Check(Generic[T]):
 
 def plain(value: Any) -> Any:
     """Return the plain Python value of a NumPy scalar, or of an array or a tensor of no axis; others as they are."""
-    if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
+    if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)) and not np.ma.is_masked(value):
         value = value.item()
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
@@ -83,6 +83,17 @@ def plain(value: Any) -> Any:
         if isinstance(value, kind):
             return kind(value)
     return float(value) if isinstance(value, np.floating) else value  # a long double stays one in NumPy
+
+
+def as_array(given: Any, dtype: Any = None) -> np.ndarray:
+    """Return what somebody hands over as a plain array.
+
+    :param given: anything that NumPy takes; a masked array, too, where nothing is masked.
+    :raises ValueError: entries are masked: what lies under a mask is no value.
+    """
+    if any(map(np.ma.is_masked, given if isinstance(given, (list, tuple)) else [given])):
+        raise ValueError("masked entries have no value")
+    return np.asarray(given, dtype)
 
 
 def plain_tree(value: Any) -> Any:

@@ -61,6 +61,7 @@ def test_a_number_has_the_same_bits_whatever_it_was_given_as(value: Any) -> None
 NO_COUNTS = [
     *(0, -1, 2.5, 10**13, 10**400, True, False, np.True_, "3", b"3", None, math.nan, math.inf, -math.inf),
     *(np.float32("nan"), np.array([3]), torch.tensor([3]), [3], (3,), {}, 3j, np.complex64(3), Decimal(3), int, print),
+    np.ma.masked,
 ]
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from metarl.checks import COUNT
+from metarl.checks import COUNT, as_array
 from metarl.envs.tasks import (
     Task,
     Tasks,
@@ -196,7 +196,7 @@ class Family(ABC):
         space = self.task_space.spaces[name]
         dtype = np.dtype(space.dtype)
         try:
-            value = np.asarray(given)
+            value = as_array(given)
             if value.dtype.kind not in "biuf":
                 raise TypeError
         except (TypeError, ValueError):

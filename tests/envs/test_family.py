@@ -138,6 +138,8 @@ def test_valid_tasks_become_new_arrays_of_the_space():
         ({"speed": [0.5], "gear": [1.5]}, r"gear=\[1.5\] is not whole: Still-v0 takes 1 to 3"),
         ({"speed": ["fast"], "gear": [1]}, r"speed=\['fast'\] is not a number: Still-v0 takes \[0, 1\]"),
         ({"speed": [None], "gear": [1]}, r"speed=\[None\] is not a number"),
+        ({"speed": np.ma.array([0.5], mask=[True]), "gear": [1]}, r"speed=masked_array.* is not a number"),
+        ({"speed": [np.ma.masked], "gear": [1]}, "is not a number"),
         ({"speed": [[0.5], [0.5, 0.6]], "gear": [1, 1]}, "is not a number"),
         ({"speed": [[0.5]], "gear": [1]}, r"speed has shape \[1, 1\]: Still-v0 takes \[task\]"),
         ({"speed": 0.5, "gear": [1]}, r"speed has shape \[\]: Still-v0 takes \[task\]"),

@@ -21,6 +21,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecMonitor
 
 import metarl
+from metarl.envs import SingleEnv
 from metarl.errors import MetaRLError, NoSuchNameError
 from tests.meta.habits import Onnxable, OwnPolicy, Sees, fresh, run, single, stock, vec
 
@@ -131,6 +132,14 @@ INSTEAD: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
         "would be lost",
     ),
     "atari: ClipRewardEnv": (lambda m, p: metarl.FOMAML("MlpPolicy", ClipRewardEnv(single())), "would be lost"),
+    "custom_env: masked observations": (
+        lambda m, p: m.predict(np.ma.array([0.1, 0.2], mask=[True, False])),
+        "is no array of numbers",
+    ),
+    "custom_env: a masked task": (
+        lambda m, p: SingleEnv("PointMass-v0", goal=np.ma.array([0.1, 0.2], mask=[True, False])),
+        "is not a number",
+    ),
     "noise: of a learner": (
         lambda m, p: stock("td3", action_noise=NormalActionNoise(np.zeros(2), np.ones(2))).save(p / "m"),
         "learner_kwargs.action_noise=NormalActionNoise",

@@ -20,7 +20,7 @@ from metarl.agents.networks.distributions import draw_noise
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.fields import PER_EPISODE, PER_STEP, Fields
-from metarl.checks import COUNT, NONE
+from metarl.checks import COUNT, NONE, as_array
 from metarl.envs.family import Family
 from metarl.envs.promises import require_sound_step, sound_start
 from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
@@ -424,8 +424,8 @@ def finite_array(what: str, value: Any, env: gym.Env[Any, Any], time: int) -> np
     :raises NonFiniteError: it is NaN or infinite; :class:`~metarl.errors.DivergedError` for an action.
     """
     try:
-        array = np.asarray(value)
-    except ValueError:  # lists of different lengths
+        array = as_array(value)
+    except ValueError:  # lists of different lengths, masked entries
         array = np.array(None)
     if array.dtype.kind not in "biuf":
         raise ConfigError(f"{what} {shorten(value)} of {env} at time step {time}: real numbers")

@@ -19,7 +19,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import TimeLimit
 
-from metarl.checks import SEED
+from metarl.checks import SEED, as_array
 from metarl.envs.family import Family, sound_tasks
 from metarl.envs.registry import KEEP_HORIZON, takes_argument
 from metarl.envs.tasks import Task, Tasks, describe_range, one_task
@@ -54,7 +54,7 @@ def as_actions(
         return ConfigError(f"{word} {what}: {takes} {numbers} of shape {list(shape)}, {describe_range(space)}")
 
     try:
-        actions = np.asarray(given)
+        actions = as_array(given)
     except Exception as error:  # whatever an object's own conversion raises
         raise refusal(f"{shorten(given)} ({shorten(error, quote=False)})") from None
     if actions.dtype.kind not in ("iu" if discrete else "iuf"):

@@ -12,7 +12,7 @@ from metarl.agents.networks.distributions import draw_noise
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.sampling.collect import clip_actions
-from metarl.checks import NONE, SEED
+from metarl.checks import NONE, SEED, as_array
 from metarl.errors import ConfigError, NoSuchNameError, shorten
 from metarl.meta.sb3_words import INSTEAD, OF_STOCK
 from metarl.params import Params
@@ -105,6 +105,6 @@ def as_observation(given: Any) -> np.ndarray:
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], dict):
         raise ConfigError("observation is a pair with a dict: env.reset() returns obs, info, and predict takes obs")
     try:
-        return np.asarray(given, dtype=np.float32)
+        return as_array(given, np.float32)
     except (TypeError, ValueError):
         raise ConfigError(f"observation={shorten(given)} is no array of numbers") from None

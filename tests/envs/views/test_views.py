@@ -94,7 +94,8 @@ class Vector(View):
         space = self.family.action_space
         good = np.full(space.shape, 2 if isinstance(space, Discrete) else 0.0)
         if isinstance(action, np.ndarray) and action.shape == space.shape:
-            return np.stack([action, good.astype(action.dtype)])
+            stack = np.ma.stack if np.ma.is_masked(action) else np.stack
+            return stack([action, good.astype(action.dtype)])
         if torch.is_tensor(action) and action.shape == space.shape:
             return torch.stack([action, torch.full_like(action, float(good.flat[0]))])
         return [action, np.asarray(good, type(action)) if isinstance(action, np.integer | int) else good.tolist()]
@@ -162,6 +163,7 @@ BAD_EVERYWHERE: dict[str, Callable[[Any], Any]] = {
     "texts": lambda good: np.full(good.shape, "0.5"),
     "booleans": lambda good: np.ones(good.shape, bool),
     "complex numbers": lambda good: good.astype(complex),
+    "masked": lambda good: np.ma.array(good, mask=True),
     "dates": lambda good: np.zeros(good.shape, "datetime64[s]"),
     "a dict": lambda good: {"action": good},
     "huge integers": lambda good: np.full(good.shape, 10**30, dtype=object).tolist(),
@@ -204,6 +206,7 @@ GOOD_IN_A_BOX: dict[str, Callable[[Any], Any]] = {
     "strided": lambda good: np.repeat(good, 2)[::2],
     "big endian": lambda good: good.astype(">f8"),
     "read only": lambda good: np.broadcast_to(good[0], good.shape),
+    "masked nowhere": lambda good: np.ma.array(good, mask=False),
     "a tensor": lambda good: torch.tensor(good, dtype=torch.float32),
     "outside the bounds": lambda good: 100 * good,
 }
@@ -363,6 +366,7 @@ class Foreign(gymnasium.Env):
     ("obs", "reward", "message"),
     [
         (np.zeros(3), 0.0, r"observation of shape \[3\] from <Foreign.*: its space says \[2\]"),
+        (np.ma.array([0.5, 0.5], mask=[True, False]), 0.0, "observation masked_array.* at time step 1: real numbers"),
         ("here", 0.0, "observation 'here' of <Foreign.* at time step 1: real numbers"),
         ({"x": 0.0}, 0.0, "observation {'x': 0.0} of"),
         ([[0.0], [0.0, 1.0]], 0.0, "real numbers"),
