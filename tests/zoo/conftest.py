@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from metarl.zoo.__main__ import main
+from tests.zoo.experiments.smoke import ALGOS, SMOKE
 
 TINY = [
     *["train", "--env", "PointMass-v0", "--seed", "0", "--num-threads", "1", "--n-eval-tasks", "3", "-n", "400"],
@@ -25,6 +26,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     logs = tmp_path_factory.mktemp("logs")
     assert main([*TINY, "--algo", "fomaml", "-f", str(logs)]) == 0
     return logs / "fomaml" / "PointMass-v0_1"
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished runs of four algorithms on two families, with their results; tests must not write into it."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    assert main([*SMOKE, "-f", str(folder), "--only-env", "PointMass-v0", "AntVel-v0", "--only-algo", *ALGOS]) == 0
+    return folder
 
 
 @pytest.fixture

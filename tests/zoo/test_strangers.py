@@ -23,11 +23,13 @@ from metarl.zoo.__main__ import main
 from metarl.zoo.commands.list import describe_run
 from metarl.zoo.commands.plot import training_figure
 from metarl.zoo.experiments.jobs import jobs, load_experiment
-from metarl.zoo.experiments.record import Recorded
+from metarl.zoo.experiments.measuring import measure
+from metarl.zoo.experiments.record import merge, read_record
+from metarl.zoo.experiments.testing import collect
 from metarl.zoo.runs.curves import last_evaluation, read_curve, training_seconds
 from metarl.zoo.runs.evaluations import read_meta, read_results
 from metarl.zoo.runs.folder import TRAINED, open_run
-from metarl.zoo.runs.records import read_record
+from metarl.zoo.runs.records import read_reports
 from tests.strangers import changed, damages, few, fixed, read
 from tests.zoo.conftest import contents
 
@@ -211,16 +213,16 @@ def test_evaluations_of_other_values(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "evaluation.json"
     path.write_text(json.dumps(evaluation))
-    assert read_record(path)
+    assert read_reports(path)
     path.write_text(json.dumps(data.draw(changed(evaluation))))
-    read(lambda: read_record(path))
+    read(lambda: read_reports(path))
 
 
 def test_a_record_of_no_reports_is_refused(evaluation: Any, tmp_path: Path) -> None:
     for reports in ([], None, {}, "many"):
         (tmp_path / "r.json").write_text(json.dumps({**evaluation, "reports": reports}))
         with pytest.raises(CheckpointError, match="it holds no reports"):
-            read_record(tmp_path / "r.json")
+            read_reports(tmp_path / "r.json")
 
 
 @few
@@ -250,20 +252,14 @@ def test_records_of_reproduce_of_other_values(
     folder = tmp_path_factory.mktemp("record")
     path = folder / "record.json"
     path.write_text(json.dumps(document))
-    assert Recorded.read(folder, plan).files
+    assert read_record(folder, plan).files
     part = data.draw(st.sampled_from(["", "runs", "reports", "learning", "times", "step_seconds"]))
     document = {**document, part: data.draw(changed(document[part]))} if part else data.draw(changed(document))
     path.write_text(json.dumps(document))
 
     def reader() -> None:
-        found = Recorded.read(folder, plan)
-        found.jobs()
-        found.reason(job)
-        found.trained(job)
-        for env in ("PointMass-v0", "AntVel-v0"):
-            found.learning(env)
-            found.times(env)
-            found.step_seconds(env)
+        found = read_record(folder, plan)
+        merge(measure(plan, collect(plan, [*jobs(plan), *found.jobs], folder, 1), 1), found)
 
     read(reader)
 
@@ -277,11 +273,11 @@ def test_experiments_of_other_values(tmp_path_factory: pytest.TempPathFactory, d
     scale = {"n_evaluations": 2, "evaluation": entry.evaluation, "rates": entry.rates}
     item = {key: getattr(entry, key) for key in ("env", "n_timesteps", "seeds", "episodes")}
     scale["entries"] = [{**item, "grid": {"inner_lr": [0.1]}}]
-    document = {**smoke.settings, "scales": {"smoke": scale}}
+    document = {"algos": smoke.algos, "timed": smoke.timed, "report": smoke.settings, "scales": {"smoke": scale}}
     folder = tmp_path_factory.mktemp("experiments")
     (folder / "own.yml").write_text(yaml.safe_dump(data.draw(changed(document))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarl.zoo.experiments.jobs.EXPERIMENTS", folder)
+        patch.setattr("metarl.zoo.experiments.EXPERIMENTS", folder)
 
         def reader() -> None:
             found = jobs(load_experiment("own", "smoke"))

@@ -1,7 +1,7 @@
-"""Experiments of many runs: what one consists of, and which of its runs are there.
+"""What an experiment runs: a list of jobs, and what there is of each.
 
-The data is in ``experiments/<name>.yml``. A job is one run of it, an ordinary run folder, which is known again by its
-algorithm, environment, seed and hyperparameters.
+A job is one ordinary training run. Its run folder is known again by its algorithm, environment, seed and
+hyperparameters, whoever trained it and whatever its number is.
 """
 
 from __future__ import annotations
@@ -10,18 +10,26 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-from metarl.errors import ConfigError, MetaRLError, unknown_name
+import metarl
+from metarl.errors import ConfigError, MetaRLError, shorten, unknown_name
 from metarl.files.schema import LARGEST, LARGEST_SEED, Range, convert, read_as
 from metarl.files.untrusted import MAX_YAML, dump_yaml, read_text
+from metarl.zoo import experiments
+from metarl.zoo.algorithms import algorithm
 from metarl.zoo.config import HYPERPARAMS, check_hyperparameters, load_hyperparameters, load_yaml, merge
 from metarl.zoo.runs.folder import Run, open_run, run_number
 
-EXPERIMENTS = Path(__file__).parent
 PARTS = ("comparison", "ablation")
+"""Entries of an experiment without a grid, and with one."""
+ABLATION = "ablation"
+"""The folder of an ablation's runs, below the folder of all runs."""
 
+Key = tuple[str, str, int, str]
+"""What tells a job from every other one of its experiment: environment, algorithm, seed, and the cell as JSON."""
 
 _Count = Annotated[int, Range(1, LARGEST)]
 
@@ -36,13 +44,17 @@ class _Scale:
 
 @dataclass(frozen=True)
 class _Document:
-    """``experiments/<name>.yml``."""
+    """``<name>.yml``."""
 
     algos: list[str]
-    untrained: list[str]
-    orders: list[str]
-    published_ratio: float
     scales: dict[str, _Scale]
+    timed: list[str] = field(default_factory=list)
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Look for a pair, and for names that are no algorithm of the experiment."""
+        if len(self.timed) not in (0, 2) or not {*self.timed} <= {*self.algos}:
+            raise ConfigError(f"timed={shorten(self.timed)} is not a pair of the experiment's algorithms")
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ class Entry:
     :param seeds: training seeds.
     :param episodes: for each inner step and task of an evaluation on test tasks.
     :param evaluation: arguments of ``evaluate`` on test tasks: the experiment's, with the entry's own on top.
-    :param rates: what :func:`~metarl.zoo.experiments.testing.choose_rates` chooses test rates from, the same way.
+    :param rates: what :func:`~metarl.zoo.experiments.testing.choose_rates` chooses test rates from, made the same way.
     :param hyperparams: what overrules the algorithms' YAML; dotted keys reach into mappings.
     :param grid: hyperparameters whose every combination is run; none: no ablation.
     """
@@ -96,26 +108,26 @@ class Entry:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment at one scale; see ``experiments/first-order-rl.yml``.
+    """An experiment at one scale; ``first-order-rl.yml`` is an example.
 
     :param name: of the experiment.
     :param scale: how large.
+    :param algos: its algorithms; figures give each the colour of its place here.
     :param entries: its runs, in the order in which they are started.
     :param n_inner_steps: inner steps of evaluations on test tasks.
     :param n_evaluations: evaluations on validation tasks in a run.
-    :param settings: the rest of the file.
+    :param timed: two algorithms whose meta-optimisation steps are timed against each other; none where it is empty.
+    :param settings: what the experiment's report reads beside the results.
     """
 
     name: str
     scale: str
+    algos: Sequence[str]
     entries: Sequence[Entry]
     n_inner_steps: int
     n_evaluations: int
-    settings: Mapping[str, Any]
-
-    def is_one_of(self, kind: str, algo: str) -> bool:
-        """Whether an algorithm is listed under ``kind`` in the file."""
-        return algo in self.settings[kind]
+    timed: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +151,7 @@ class Job:
         return f"{self.algo} on {self.entry.env}, seed {self.seed}{cell}"
 
     @property
-    def key(self) -> tuple[str, str, int, str]:
+    def key(self) -> Key:
         """What tells it from every other job of its experiment."""
         return self.entry.env, self.algo, self.seed, json.dumps(dict(self.cell), sort_keys=True)
 
@@ -150,13 +162,11 @@ class Job:
 
     def log_folder(self, folder: Path) -> Path:
         """Return the log folder of its run; an ablation's are apart, where nobody takes them for the comparison's."""
-        return folder / "ablation" if self.cell else folder
+        return folder / ABLATION if self.cell else folder
 
     def unavailable(self) -> str:
         """Return why it cannot be run by this version, empty if it can."""
-        from metarl import ALGORITHMS
-
-        if self.algo not in ALGORITHMS:
+        if self.algo not in metarl.ALGORITHMS:
             return "not part of this version"
         if not (HYPERPARAMS / f"{self.algo}.yml").is_file():
             return f"no hyperparameters yet (hyperparams/{self.algo}.yml)"
@@ -167,8 +177,6 @@ class Job:
 
         :raises MetaRLError: the YAML and the algorithm do not fit each other.
         """
-        from metarl.zoo.algorithms import algorithm
-
         config = merge(load_hyperparameters(self.algo, self.entry.env), self.hyperparams)
         return check_hyperparameters({**config, "n_timesteps": self.entry.n_timesteps}, algorithm(self.algo))
 
@@ -180,6 +188,14 @@ class Job:
         words += ["--n-eval-tasks", str(self.entry.evaluation["n_tasks"])]
         pairs = [f"{name}:{json.dumps(value)}" for name, value in self.hyperparams.items()]
         return words + (["-params", *pairs] if pairs else [])
+
+
+class State(Enum):
+    """How far the run of a job is."""
+
+    MISSING = "not started"
+    UNFINISHED = "not finished"
+    FINISHED = "finished"
 
 
 @dataclass(frozen=True)
@@ -194,14 +210,11 @@ class Found:
     others: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def finished(self) -> bool:
-        """Whether the run has ended."""
-        return self.run is not None and self.run.final.is_file()
-
-
-def names() -> list[str]:
-    """Return the names of the experiments."""
-    return sorted(path.stem for path in EXPERIMENTS.glob("*.yml"))
+    def state(self) -> State:
+        """How far the run is."""
+        if self.run is None:
+            return State.MISSING
+        return State.FINISHED if self.run.final.is_file() else State.UNFINISHED
 
 
 def scales(name: str) -> list[str]:
@@ -219,7 +232,7 @@ def load_experiment(name: str, scale: str) -> Experiment:
     if scale not in document.scales:
         raise unknown_name("scale", scale, document.scales)
     found = document.scales[scale]
-    source = f"{EXPERIMENTS / name}.yml, {scale},"
+    source = f"{_path(name)}, {scale},"
     entries = []
     for item in found.entries:
         own = {key: convert(key, item.get(key, {}), dict[str, Any]) for key in ("evaluation", "rates")}
@@ -228,15 +241,20 @@ def load_experiment(name: str, scale: str) -> Experiment:
         read_as(_Rates, whole["rates"], source, ConfigError)
         entries.append(read_as(Entry, {"algos": document.algos, **item, **whole}, source, ConfigError))
     n_inner_steps = read_as(_Evaluation, found.evaluation, source, ConfigError).n_inner_steps
-    settings = {key: getattr(document, key) for key in ("algos", "untrained", "orders", "published_ratio")}
-    return Experiment(name, scale, entries, n_inner_steps, found.n_evaluations, settings)
+    return Experiment(
+        name, scale, document.algos, entries, n_inner_steps, found.n_evaluations, document.timed, document.report
+    )
 
 
 def _read(name: str) -> _Document:
-    if name not in names():
-        raise unknown_name("experiment", name, names())
-    path = EXPERIMENTS / f"{name}.yml"
+    if name not in experiments.names():
+        raise unknown_name("experiment", name, experiments.names())
+    path = _path(name)
     return read_as(_Document, load_yaml(read_text(path, MAX_YAML, ConfigError), str(path)), str(path), ConfigError)
+
+
+def _path(name: str) -> Path:
+    return experiments.EXPERIMENTS / f"{name}.yml"
 
 
 def jobs(

@@ -1,4 +1,4 @@
-"""What the finished runs of an experiment hold: returns on test tasks, learning curves, and times."""
+"""How the finished runs of an experiment are tested: on test tasks, at the reference's rates and at the best ones."""
 
 from __future__ import annotations
 
@@ -7,34 +7,26 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from metarl.agents.parallel import single_threaded_torch
 from metarl.errors import CheckpointError, MetaRLError, NonFiniteError
 from metarl.files.checkpoint import write_text_atomic
-from metarl.files.schema import read_as
-from metarl.files.untrusted import parse_json, read_bytes, read_text
+from metarl.files.untrusted import read_bytes
 from metarl.meta.adaptive import AdaptiveAlgorithm
-from metarl.meta.base import MetaAlgorithm, load
+from metarl.meta.base import MetaAlgorithm
 from metarl.meta.evaluation.report import STREAM_KEYS, Report
-from metarl.meta.evaluation.statistics import Bands, bootstrap_bands
 from metarl.zoo.algorithms import algorithm, load_model
 from metarl.zoo.console import say
-from metarl.zoo.experiments.jobs import Entry, Experiment, Job
-from metarl.zoo.runs.curves import read_curve
-from metarl.zoo.runs.evaluations import read_meta
+from metarl.zoo.experiments.jobs import Entry, Experiment, Job, State, find
 from metarl.zoo.runs.folder import Run
-from metarl.zoo.runs.outputs import write_record
 from metarl.zoo.runs.provenance import commit
 
 CHECKPOINTS = ("last", "best")
 """A run's final model, adapted at the rates of the experiment's ``evaluation``; and what validation tasks choose: of
 that model and the one that was best on them in training, each at the rates best for it, the better one."""
-PHASES = ("sampling", "inner", "outer")
-ROUNDS = 3
-"""Meta-optimisation steps that are timed of each order."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +46,22 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """A run of an experiment that is not finished, or cannot be tested.
+
+    :param job: what it would be for.
+    :param reason: why, in words.
+    :param possible: whether this version can run it.
+    :param replaceable: whether a record's run of the job may count instead; not where a run is here and damaged.
+    """
+
+    job: Job
+    reason: str
+    possible: bool = True
+    replaceable: bool = True
+
+
+@dataclass(frozen=True)
 class Tested:
     """One algorithm's checkpoints of one kind, all seeds together, on test tasks.
 
@@ -69,33 +77,33 @@ class Tested:
     num_timesteps: Sequence[int]
 
 
-@dataclass(frozen=True)
-class Learning:
-    """One algorithm's returns on validation tasks in the course of training.
+def collect(
+    experiment: Experiment,
+    planned: Sequence[Job],
+    folder: Path,
+    n_threads: int | None,
+    failed: Mapping[str, str] = MappingProxyType({}),
+) -> list[Trained | Missing]:
+    """Test the finished runs of some jobs; say for each of the others why it is missing.
 
-    :param algo: the algorithm.
-    :param timesteps: ``[point]``, env steps of training, a mean over runs.
-    :param bands: mean returns after one inner step, of policies that do not adapt before it, with 95% intervals by
-        task, then by run.
-    :param n_runs: how many runs.
+    :param folder: where the runs are.
+    :param failed: why the run of a job has just failed, by job in words.
     """
-
-    algo: str
-    timesteps: np.ndarray
-    bands: Bands
-    n_runs: int
+    return [_collected(experiment, job, folder, n_threads, failed) for job in planned]
 
 
-@dataclass(frozen=True)
-class StepSeconds:
-    """What :func:`step_seconds` keeps in a run's folder.
-
-    :param subject: SHA-256 of the models.
-    :param seconds: by algorithm, one number for each round.
-    """
-
-    subject: list[str]
-    seconds: dict[str, list[float]]
+def _collected(
+    experiment: Experiment, job: Job, folder: Path, n_threads: int | None, failed: Mapping[str, str]
+) -> Trained | Missing:
+    if reason := job.unavailable():
+        return Missing(job, reason, possible=False, replaceable=False)
+    try:
+        found = find(job, folder)
+        if found.run is not None and found.state is State.FINISHED:
+            return evaluate_run(experiment, job, found.run, n_threads)
+    except MetaRLError as error:
+        return Missing(job, " ".join(str(error).split()), replaceable=False)
+    return Missing(job, failed.get(str(job)) or found.state.value)
 
 
 def evaluation_of(job: Job) -> dict[str, Any]:
@@ -109,7 +117,7 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
     if algorithm(job.algo).is_told_the_task:
         last["n_inner_steps"] = 0
     best = {**last, "rates": job.entry.rates} if last["n_inner_steps"] else last
-    candidates = _candidates(experiment, job, run)
+    candidates = _candidates(job, run)
     reports = {}
     for checkpoint, paths, settings in (("last", [run.final], last), ("best", candidates, best)):
         subject = {"models": [hashlib.sha256(read_bytes(path)).hexdigest() for path in paths], "settings": settings}
@@ -134,10 +142,10 @@ def _is_whole(report: Report, job: Job) -> bool:
     return of_job and one_run and {"inner_lr", "versions", *STREAM_KEYS} <= report.meta.keys()
 
 
-def _candidates(experiment: Experiment, job: Job, run: Run) -> list[Path]:
+def _candidates(job: Job, run: Run) -> list[Path]:
     """Return the checkpoints that the best one is chosen from."""
     # No checkpoint of what learns nothing is better than another, and a run without evaluations has only one.
-    if experiment.is_one_of("untrained", job.algo) or not run.best.is_file():
+    if not algorithm(job.algo).learns or not run.best.is_file():
         return [run.final]
     return [run.best, run.final]
 
@@ -208,83 +216,6 @@ def tested(runs: Sequence[Trained]) -> list[Tested]:
 def of_checkpoint(items: Sequence[Tested], kind: str) -> list[Tested]:
     """Return those of one kind of checkpoint."""
     return [item for item in items if item.checkpoint == kind]
-
-
-def learning(experiment: Experiment, runs: Sequence[Trained]) -> list[Learning]:
-    """Return the learning curves of the run folders of one environment; runs that were never evaluated have none."""
-    found = []
-    for algo in dict.fromkeys(item.job.algo for item in runs):
-        own = [item for item in runs if item.job.algo == algo]
-        folders = [item.run.folder for item in own if item.run is not None]
-        arrays = [read_meta(path) for folder in folders if (path := folder / "meta_evaluations.npz").is_file()]
-        arrays = [each for each in arrays if len(each["timesteps"])]
-        if not arrays:
-            continue
-        # The run with the fewest evaluations says where the points are; of each other run the nearest ones are taken.
-        grid = min((each["timesteps"] for each in arrays), key=len)
-        nearest = [np.abs(each["timesteps"][:, None] - grid).argmin(0) for each in arrays]
-        adapts = not algorithm(algo).is_told_the_task
-        returns = [each["post"][:, 0] if adapts else each["pre"] for each in arrays]
-        values = np.stack([each[points].T for each, points in zip(returns, nearest, strict=True)])
-        steps = [each["timesteps"][points] for each, points in zip(arrays, nearest, strict=True)]
-        # Where tasks are adapted to several times validation and test tasks are the same ones, or as many.
-        units, strata = own[0].reports["last"].units(values)
-        found.append(Learning(algo, np.mean(steps, axis=0), bootstrap_bands(units, strata=strata), len(values)))
-    return found
-
-
-def times(runs: Sequence[Trained]) -> dict[str, dict[str, float]]:
-    """Return the median seconds of each phase of a meta-iteration, by algorithm, over all its runs' logs."""
-    found: dict[str, dict[str, float]] = {}
-    for algo in dict.fromkeys(item.job.algo for item in runs):
-        seconds: dict[str, list[np.ndarray]] = {phase: [] for phase in PHASES}
-        for run in [item.run for item in runs if item.job.algo == algo and item.run is not None]:
-            for phase in PHASES:
-                try:
-                    seconds[phase].append(read_curve(run, "time/iterations", f"time/{phase}").y)
-                except MetaRLError:  # it logged nothing, or has no such phase
-                    continue
-        medians = {phase: float(np.median(np.concatenate(parts))) for phase, parts in seconds.items() if parts}
-        if medians:
-            found[algo] = medians
-    return found
-
-
-def step_seconds(experiment: Experiment, runs: Sequence[Trained], n_threads: int | None) -> dict[str, list[float]]:
-    """Return the seconds of the meta-optimisation step at second and at first order, on the same batches and in turn.
-
-    Both start from the second-order run's parameters. What was measured is kept in the folder of that run. Logged times
-    do not compare: the machine may have had other work during one of the runs.
-
-    :return: by algorithm, one number for each round; empty where one of the two has no finished run.
-    """
-    orders = experiment.settings["orders"]
-    folders = [(item.job.algo, item.run) for item in runs if item.run is not None]
-    first_runs = {algo: next((run for name, run in folders if name == algo), None) for algo in orders}
-    paths = [run.final for run in first_runs.values() if run is not None]
-    if len(paths) < len(orders):
-        return {}
-    subject = [hashlib.sha256(read_bytes(path)).hexdigest() for path in paths]
-    place = paths[0].parent / "evaluations" / f"{experiment.name}_step_seconds.json"
-    try:
-        kept = read_as(StepSeconds, parse_json(read_text(place), str(place)), str(place))
-        if kept.subject == subject and kept.seconds.keys() == set(orders):
-            return kept.seconds
-    except CheckpointError:  # not measured yet, or not by us
-        pass
-    say(f"Timing the meta-optimisation steps of {' and '.join(orders)} on {runs[0].job.entry.env}")
-    first = load_model(paths[0], n_threads)
-    models = [first, *(load(path, n_threads=n_threads, seed=first.seed) for path in paths[1:])]
-    seconds: dict[str, list[float]] = {algo: [] for algo in orders}
-    params = first.params
-    with single_threaded_torch():
-        for _ in range(ROUNDS):
-            for algo, model in zip(orders, models, strict=True):
-                # Streams are addressed by seed and meta-iteration: both collect the same batches each time.
-                model.n_iterations, model.params = first.n_iterations, params
-                seconds[algo].append(model.train()["time/outer"])
-    write_record(place, {"subject": subject, "seconds": seconds}, paths[0].parent)
-    return seconds
 
 
 def by_entry(runs: Sequence[Trained]) -> list[tuple[Entry, list[Trained]]]:

@@ -25,10 +25,10 @@ FORMAT, VERSION = "metarl-evaluation", 1
 
 def show_reports(reports: Sequence[Report]) -> list[str]:
     """Print the tables of one or several reports, published numbers beside them; returns the tables as text."""
-    published = _published(reports[0])
+    rows = published(reports[0])
     tables = [reports[0].table()] if len(reports) == 1 else []
-    if len(reports) > 1 or published:
-        tables.append(comparison_table(reports, published))
+    if len(reports) > 1 or rows:
+        tables.append(comparison_table(reports, rows))
     if len(reports) > 1:
         tables += [compare(report, reports[0]).table() for report in reports[1:]]
     for table in tables:
@@ -41,7 +41,7 @@ def full_run(report: Report) -> list[Report]:
     path = shipped_record(report.algo, report.env)
     if path is None or not _is_reference(report):
         return []
-    recorded = read_record(path)[0]
+    recorded = read_reports(path)[0]
     if not same_tasks(recorded, report):
         return []
     steps, seconds = recorded.meta["num_timesteps"], recorded.meta.get("training_seconds")
@@ -49,7 +49,7 @@ def full_run(report: Report) -> list[Report]:
     return [dataclasses.replace(recorded, label=f"full run, recorded ({steps:,} env steps{time})")]
 
 
-def read_record(path: Path) -> list[Report]:
+def read_reports(path: Path) -> list[Report]:
     """Return the reports of a record that ``metarl evaluate`` wrote.
 
     :raises CheckpointError: it is missing, damaged, or something else.
@@ -84,10 +84,11 @@ def document(reports: Sequence[Report], tables: Sequence[str], argv: list[str], 
 
 def draw(reports: Sequence[Report]) -> Figure:
     """Draw the returns of one or several reports, published numbers beside them."""
-    return comparison_figure(reports, _published(reports[0]))
+    return comparison_figure(reports, published(reports[0]))
 
 
-def _published(report: Report) -> tuple[Published, ...]:
+def published(report: Report) -> tuple[Published, ...]:
+    """Return the published numbers that belong to what was evaluated, none for another family than the default one."""
     return PUBLISHED.get(report.env, ()) if _is_reference(report) else ()
 
 

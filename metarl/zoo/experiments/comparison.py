@@ -1,4 +1,4 @@
-"""What an experiment found, in tables, sentences and figures: who wins at 95%, and by how much."""
+"""How the algorithms of an experiment compare, in tables, sentences and figures: who wins at 95%, and by how much."""
 
 from __future__ import annotations
 
@@ -6,29 +6,17 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from metarl.meta.evaluation.comparison import compare, comparison_figure, comparison_table
 from metarl.meta.evaluation.published import Published
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Interval
 from metarl.meta.evaluation.tables import Table
-from metarl.zoo.experiments.testing import (
-    CHECKPOINTS,
-    PHASES,
-    Learning,
-    Tested,
-    Trained,
-    by_cell,
-    of_checkpoint,
-    tested,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
+from metarl.zoo.experiments.testing import CHECKPOINTS, Tested, Trained, by_cell, of_checkpoint, tested
 
 
 @dataclass(frozen=True)
@@ -184,8 +172,6 @@ def ablation_sentences(found: Sequence[tuple[Mapping[str, Any], Verdict]]) -> li
 
 def ablation_figure(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int) -> Figure:
     """Draw the return after adaptation against the grid's last parameter, a colour for each value of its first."""
-    from matplotlib.figure import Figure
-
     entry = runs[0].job.entry
     names = list(entry.grid)
     colour, x_name = names[0], names[-1]
@@ -216,61 +202,3 @@ def ablation_figure(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int
 
 def _algos(runs: Sequence[Trained]) -> list[str]:
     return list(dict.fromkeys(item.job.algo for item in runs))
-
-
-# --------------------------------------------------------------------------------------------------- training and time
-def learning_figure(curves: Mapping[str, Sequence[Learning]], algos: Sequence[str]) -> Figure:
-    """Draw the returns on validation tasks against env steps of training, one panel for each environment.
-
-    :param algos: all algorithms of the experiment; an algorithm has its colour by its place there.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.0 * len(curves) + 1.5, 4.0), layout="constrained")
-    panels = figure.subplots(1, len(curves), squeeze=False)[0]
-    lines: dict[str, Line2D] = {}
-    for panel, (env, own) in zip(panels, curves.items(), strict=True):
-        for curve in own:
-            bands, colour = curve.bands, f"C{algos.index(curve.algo)}"
-            millions = curve.timesteps / 1e6
-            (lines[curve.algo],) = panel.plot(millions, bands.mean, marker="o", markersize=3, color=colour)
-            panel.fill_between(millions, bands.low, bands.high, color=colour, alpha=0.15, linewidth=0)
-        panel.set_title(env)
-        panel.set_xlabel("million env steps, support and query together")
-        panel.grid(alpha=0.3)
-    # Outside: curves may lie anywhere inside.
-    figure.legend(list(lines.values()), list(lines), fontsize="small", loc="outside right center")
-    panels[0].set_ylabel("validation return after 1 step, oracle before it (95%)")
-    return figure
-
-
-def times_table(seconds: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
-    """Return the seconds that each phase of a meta-iteration took.
-
-    :param seconds: by environment, algorithm and phase.
-    """
-    rows = [
-        [f"{env}, {algo}", *(f"{own[phase]:.3f}" if phase in own else "" for phase in PHASES)]
-        for env, algos in seconds.items()
-        for algo, own in algos.items()
-    ]
-    notes = ("medians over the meta-iterations of all runs, with whatever else the machine did meanwhile",)
-    return Table(["", *(f"{phase}, s" for phase in PHASES)], rows, "Time of a meta-iteration", notes)
-
-
-def speed_sentences(measured: Mapping[str, Mapping[str, Sequence[float]]], published: float) -> list[str]:
-    """Say how much longer the meta-optimisation step takes at second order than at first.
-
-    :param measured: by environment; of second order, then of first, the seconds in each round.
-    :param published: the paper's ratio.
-    """
-    lines = []
-    for env, seconds in measured.items():
-        (second, above), (first, below) = seconds.items()
-        ratios = np.divide(above, below)
-        lines.append(
-            f"Meta-optimisation step on {env}: {second} takes {np.median(ratios):.2f} times as long as {first}, "
-            f"{np.median(above):.3f} s and {np.median(below):.3f} s on the same batches ({ratios.min():.2f} to "
-            f"{ratios.max():.2f} times in {len(ratios)} rounds; the paper says {published:g})."
-        )
-    return lines

@@ -1,0 +1,68 @@
+"""Who wins: paired intervals, sentences, and how many tasks a verdict needs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metarl.meta.evaluation.report import Report
+from metarl.meta.evaluation.statistics import Interval, paired_interval
+from metarl.zoo.experiments import comparison, testing
+from metarl.zoo.experiments.comparison import Verdict
+from tests.zoo.experiments.smoke import read, reports
+
+
+def test_verdicts_are_paired_intervals_and_the_oracle_stays_as_it_is(smoke: Path) -> None:
+    record = read(smoke / "results")
+    found = reports(record)
+    labels = ["maml, last", "maml, best", "fomaml, last", "fomaml, best", "random, last", "random, best"]
+    labels += ["oracle, last", "oracle, best"]
+    assert sorted(found) == sorted((env, label) for env in ("AntVel-v0", "PointMass-v0") for label in labels)
+    assert found["PointMass-v0", "oracle, last"].returns.shape == (2, 4, 1)
+    verdicts = [item for item in record["verdicts"] if not item["cell"]]
+    assert len(verdicts) == 2 * 6 * 2 * 2  # families, pairs, checkpoints, inner steps
+    for item in verdicts:
+        a, b = (found[item["env"], f"{algo}, {item['checkpoint']}"].returns for algo in (item["a"], item["b"]))
+        step = item["step"]
+        expected = paired_interval(a[..., step], b[..., 0 if item["b"] == "oracle" else step])
+        np.testing.assert_allclose(item["interval"], expected, atol=2e-3)
+        assert item["winner"] is None  # on four tasks nothing is clear
+    pairs = {(item["a"], item["b"]) for item in verdicts}
+    assert len(record["sentences"]["AntVel-v0"]) == len(pairs) == 6
+
+
+@pytest.mark.parametrize("n_tasks", [19, 20])
+def test_a_verdict_needs_tasks(n_tasks: int) -> None:
+    rng = np.random.default_rng(0)
+    items = []
+    for algo, ahead in (("maml", 9.0), ("fomaml", 0.0)):
+        returns = ahead + rng.standard_normal((1, n_tasks, 2))
+        report = Report(algo, "PointMass-v0", "test", returns, [0, 1], {"x": np.arange(n_tasks)}, [0])
+        items.append(testing.Tested(algo, "last", report, [1]))
+    for verdict in comparison.verdicts(items, 1):
+        assert verdict.winner == ("maml" if n_tasks == 20 else None)
+
+
+def test_sentences_say_who_wins() -> None:
+    ahead, behind, neither = Interval(2.0, 1.0, 3.0), Interval(-2.0, -3.0, -1.0), Interval(0.5, -1.0, 2.0)
+    found = [
+        Verdict("maml", "leap", "last", 1, ahead),
+        Verdict("maml", "leap", "last", 3, behind),
+        Verdict("maml", "leap", "best", 1, ahead),
+        Verdict("maml", "leap", "best", 3, neither),
+    ]
+    assert [item.winner for item in found] == ["maml", "leap", "maml", None]
+    assert [dataclasses.replace(item, supported=False).winner for item in found] == [None] * 4
+    assert "supported" not in found[0].to_dict()
+    assert comparison.sentences(found) == [
+        "maml against leap: after 1 step maml wins (last and best); after 3 steps leap wins (last), no clear "
+        "difference (best). maml minus leap: last 2.00 [1.00, 3.00], -2.00 [-3.00, -1.00]; best 2.00 [1.00, 3.00], "
+        "0.50 [-1.00, 2.00]."
+    ]
+    cells = [({"n_episodes": i}, item) for i in (5, 10) for item in found]
+    assert comparison.ablation_sentences(cells)[1] == (
+        "Ablation, last checkpoints after 3 steps: of 2 settings maml wins 0 and leap 2; 0 show no clear difference."
+    )

@@ -1,0 +1,81 @@
+"""What the finished runs of an experiment are tested with: checkpoints, rates, and the record of their returns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import metarl
+from metarl.meta.algorithms.maml import MAML
+from metarl.zoo.experiments.testing import choose_rates
+from tests.zoo.experiments.smoke import NAME, read, reports
+
+
+def test_the_record_holds_what_the_runs_reach(smoke: Path) -> None:
+    record = read(smoke / "results")
+    assert record["command"].startswith(f"python -m metarl.zoo reproduce {NAME} --scale smoke")
+    assert record["machine"].keys() == {"cores"}
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["seconds"] > 0
+    assert len(record["runs"]) == 2 * 4 + 4 + 4
+    assert all(run["training_seconds"] > 0 for run in record["runs"] if run["algo"] != "random")
+    (run,) = (run for run in record["runs"] if (run["algo"], run["seed"], run["cell"]) == ("maml", 1, {}))
+    assert run["num_timesteps"]["last"] >= run["hyperparams"]["n_timesteps"] == 240
+    path = smoke / run["run"] / "PointMass-v0.safetensors"
+    report = metarl.load(path).evaluate("test", 2, n_tasks=4, n_episodes=2, inner_lr_rule="half_after_first")
+    merged = reports(record)["PointMass-v0", "maml, last"]
+    assert merged.seeds == (0, 1)
+    np.testing.assert_allclose(merged.returns[1], report.returns[0], atol=5e-4)
+    assert (smoke / run["run"] / "best_model.safetensors").is_file()
+    assert run["num_timesteps"]["best"] == merged_steps(record, "maml, best")[1]
+
+
+def test_the_best_is_the_checkpoint_and_the_rates_that_validation_tasks_choose(smoke: Path) -> None:
+    folder = smoke / "fomaml" / "PointMass-v0_1"
+    models = [metarl.load(folder / "best_model"), metarl.load(folder / "PointMass-v0.safetensors")]
+    returns = {}
+    for index, model in enumerate(models):
+        for rates in ([0.1, 0.1], [0.1, 0.01]):
+            found = model.evaluate("validation", 2, n_tasks=2, n_episodes=2, inner_lr=rates)
+            returns[index, tuple(rates)] = found.returns[..., 1:].mean()
+    assert len(set(returns.values())) == 4 or models[0].num_timesteps == models[1].num_timesteps
+    index, chosen = max(returns, key=returns.__getitem__)
+    report = models[index].evaluate("test", 2, n_tasks=4, n_episodes=2, inner_lr=chosen)
+    merged = reports(read(smoke / "results"))["PointMass-v0", "fomaml, best"]
+    np.testing.assert_allclose(merged.returns[0], report.returns[0], atol=5e-4)
+    (run, *_) = (run for run in read(smoke / "results")["runs"] if run["algo"] == "fomaml")
+    assert run["inner_lr"] == {"last": [0.1, 0.05], "best": pytest.approx(list(chosen))}
+    assert run["num_timesteps"]["best"] == models[index].num_timesteps
+
+
+def test_the_first_rate_is_chosen_by_the_first_step_and_the_later_ones_by_all(smoke: Path) -> None:
+    model = metarl.load(smoke / "fomaml" / "PointMass-v0_1" / "best_model")
+    assert isinstance(model, MAML)
+    settings = {"n_inner_steps": 2, "n_episodes": 2}
+
+    def returns(*rates: float) -> np.ndarray:
+        return model.evaluate("validation", len(rates), n_tasks=3, n_episodes=2, inner_lr=rates).returns[..., 1:]
+
+    first = max((0.1, 0.3), key=lambda rate: returns(rate).mean())
+    second = max((first, 0.1 * first), key=lambda rate: returns(first, rate).mean())
+    for order in (1, -1):  # no candidate wins by its place
+        rates, reached = choose_rates(model, settings, [1.0, 3.0][::order], [1.0, 0.1][::order], 3)
+        assert rates == pytest.approx([first, second])
+        assert reached == pytest.approx(returns(first, second).mean())
+
+
+def test_rates_that_diverge_are_not_chosen(smoke: Path) -> None:
+    model = metarl.load(smoke / "fomaml" / "PointMass-v0_1" / "best_model")
+    assert isinstance(model, MAML)
+    settings = {"n_inner_steps": 2, "n_episodes": 2}
+    rates, _ = choose_rates(model, settings, [1e9, 1.0], [1e9, 1.0], 2)
+    assert rates == pytest.approx([0.1, 0.1])
+
+
+def merged_steps(record: dict[str, Any], label: str) -> list[int]:
+    steps: list[int] = reports(record)["PointMass-v0", label].meta["num_timesteps"]
+    return steps
