@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.problems import Update
 from metarl.agents.parallel import Parallel, single_threaded_torch
-from metarl.meta.outer.optimizers import TrustRegion
+from metarl.meta.outer.trust_region import TrustRegion
 
 
 def status(field: str) -> int:

@@ -18,8 +18,9 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes
 from metarl.agents.sampling.samples import Samples
 from metarl.meta.algorithms.maml import FOMAML, MAML
+from metarl.meta.outer.base import Outer, OuterStep
 from metarl.meta.outer.objective import MetaGradient, MetaObjective
-from metarl.meta.outer.optimizers import Outer, OuterStep, TrustRegion
+from metarl.meta.outer.trust_region import TrustRegion
 from metarl.meta.progress import Timer
 from metarl.params import Params
 

@@ -32,7 +32,7 @@ from metarl.meta.base import MetaAlgorithm, versions
 from metarl.meta.environments import AnyEnv, as_env
 from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.kept import policy_name
-from metarl.meta.outer.optimizers import OUTER, Outer, make_outer
+from metarl.meta.outer.base import OUTER, Outer, make_outer
 from metarl.meta.progress import Progress, Timer
 from metarl.meta.sb3_words import INSTEAD, SB3Words
 from metarl.params import Params, norm
@@ -97,7 +97,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
     :param surrogate: of ``"vpg"``: ``"log_likelihood"`` or ``"likelihood_ratio"``.
     :param outer: ``"sgd"``, ``"adam"``, or around ``"vpg"``, for MAML and its kin, ``"trpo"``; None takes the wrapper's
         own, with its arguments.
-    :param outer_kwargs: arguments of the outer optimiser, see :mod:`metarl.meta.outer.optimizers`.
+    :param outer_kwargs: arguments of the outer optimiser, see :mod:`metarl.meta.outer`.
     :param chunk_size: tasks that are differentiated together; None chooses by the working set.
 
     The other parameters are those of :class:`~metarl.meta.base.MetaAlgorithm`.

@@ -39,7 +39,7 @@ from metarl.files.checkpoint import load_checkpoint, save_checkpoint
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.environments import AnyEnv, as_any_env, as_family
 from metarl.meta.kept import KeepsArguments, family_traits, named_activation, policy_name, without_sb3s_own
-from metarl.meta.outer.optimizers import Outer
+from metarl.meta.outer.base import Outer
 from metarl.meta.saving import convert_arguments, read_saved, require_finite_tensors
 from metarl.meta.sb3_words import Locals, MaybeCallback, SB3Words, callback_of
 from metarl.params import Params

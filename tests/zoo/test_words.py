@@ -12,7 +12,7 @@ from metarl.agents.stock.learner import ALGORITHMS as STOCK
 from metarl.errors import suggestion, unknown_name
 from metarl.files.schema import constructor_hints
 from metarl.meta.adaptation.learners import FUNCTIONAL
-from metarl.meta.outer.optimizers import OUTER
+from metarl.meta.outer.base import OUTER
 from metarl.zoo import cli
 from metarl.zoo.config import RESERVED
 

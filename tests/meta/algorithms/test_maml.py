@@ -18,7 +18,7 @@ from metarl.errors import ConfigError, MetaRLError, NonFiniteError, UnknownNameE
 from metarl.meta.adaptation.gradient import inner_path
 from metarl.meta.algorithms.maml import FOMAML, MAML, Oracle, Pretrain, RandomInit
 from metarl.meta.outer.objective import LocalObjective
-from metarl.meta.outer.optimizers import SGD
+from metarl.meta.outer.sgd import SGD
 from metarl.params import expand
 from metarl.streams import seed_sequence, stream
 from tests.agents.toys import Staircase

@@ -12,16 +12,12 @@ import torch
 
 from metarl.errors import ConfigError, MetaRLError, MetaRLWarning, NonFiniteError, UnknownNameError
 from metarl.meta.algorithms.maml import PATIENCE
-from metarl.meta.outer.objective import LocalObjective, MetaGradient
-from metarl.meta.outer.optimizers import (
-    SGD,
-    SMALLEST_KL,
-    Adam,
-    Outer,
-    TrustRegion,
-    conjugate_gradient,
-    make_outer,
-)
+from metarl.meta.outer import base
+from metarl.meta.outer.adam import Adam
+from metarl.meta.outer.base import OUTER, Outer, OuterStep, make_outer, register_outer
+from metarl.meta.outer.objective import LocalObjective, MetaGradient, MetaObjective
+from metarl.meta.outer.sgd import SGD
+from metarl.meta.outer.trust_region import SMALLEST_KL, TrustRegion, conjugate_gradient
 from metarl.params import Params, dot, norm
 from tests.meta.small import copy, equal, run_iterations, small
 
@@ -339,6 +335,22 @@ def test_products_and_norms_are_over_all_tensors() -> None:
 def test_optimisers_have_one_interface() -> None:
     outers: list[Outer] = [SGD(), Adam(), TrustRegion()]
     assert [sorted(outer.state()) for outer in outers] == [[], ["count"], []]
+
+
+def test_an_optimiser_of_somebody_s_own_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "OUTER", dict(OUTER))
+
+    @register_outer("sign")
+    class Sign(SGD):
+        def step(self, objective: MetaObjective, params: Params, remaining: float = 1.0) -> OuterStep:
+            gradient = objective.gradient().gradient
+            return OuterStep(
+                {name: tensor - self.learning_rate * gradient[name].sign() for name, tensor in params.items()}, {}
+            )
+
+    theta = start()
+    step = make_outer("sign", {"learning_rate": 0.5}).step(Quadratic(theta), theta)
+    assert torch.allclose((flat(step.params) - flat(theta)).abs(), torch.tensor(0.5, dtype=torch.float64))
 
 
 def test_defaults_are_the_reference_s_and_pytorch_s() -> None:

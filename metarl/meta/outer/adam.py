@@ -1,0 +1,85 @@
+"""Adam on any meta-objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from metarl.checks import POSITIVE, number
+from metarl.errors import CheckpointError
+from metarl.files.schema import LARGEST
+from metarl.meta.outer.base import OuterStep, register_outer
+from metarl.meta.outer.objective import MetaObjective
+from metarl.meta.outer.sgd import SGD
+from metarl.params import Params
+
+
+@register_outer("adam")
+class Adam(SGD):
+    """Adam (Kingma & Ba, 2015) on the meta-parameters.
+
+    :param learning_rate: step size.
+    :param beta1: decay of the first moment.
+    :param beta2: decay of the second moment.
+    :param eps: added to the denominator.
+    :param final_learning_rate: as in :class:`SGD`.
+    :param max_grad_norm: as in :class:`SGD`.
+    """
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        final_learning_rate: float | None = None,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        super().__init__(
+            learning_rate=learning_rate, final_learning_rate=final_learning_rate, max_grad_norm=max_grad_norm
+        )
+        self.beta1 = number("[0, 1)")("beta1", beta1)
+        self.beta2 = number("[0, 1)")("beta2", beta2)
+        self.eps = POSITIVE("eps", eps)
+        self._count = 0
+        self._moments: dict[str, torch.Tensor] = {}
+
+    def step(self, objective: MetaObjective, params: Params, remaining: float = 1.0) -> OuterStep:
+        gradient, stats = self._gradient(objective)
+        rate = stats["train/learning_rate"] = self._rate(remaining)
+        self._count += 1
+        new: Params = {}
+        for name, tensor in params.items():
+            g = gradient[name]
+            first = self._moments.get(f"first/{name}", torch.zeros_like(g)).lerp(g, 1.0 - self.beta1)
+            second = self._moments.get(f"second/{name}", torch.zeros_like(g)).lerp(g.square(), 1.0 - self.beta2)
+            self._moments[f"first/{name}"], self._moments[f"second/{name}"] = first, second
+            unbiased = first / (1.0 - self.beta1**self._count)
+            spread = (second / (1.0 - self.beta2**self._count)).sqrt()
+            new[name] = tensor - rate * unbiased / (spread + self.eps)
+        return OuterStep(new, stats)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"count": torch.tensor(self._count), **self._moments}
+
+    def load_state(self, state: Mapping[str, torch.Tensor], params: Params) -> None:
+        if not state:
+            # The checkpoint is another optimiser's: this one starts afresh.
+            self._count, self._moments = 0, {}
+            return
+        moments = {name: tensor for name, tensor in state.items() if name != "count"}
+        number = state.get("count", torch.tensor(-1))
+        whole = number.numel() == 1 and number.dtype == torch.int64
+        count = int(number) if whole and 0 <= int(number) <= LARGEST else -1
+        expected = {f"{kind}/{name}": tensor for name, tensor in params.items() for kind in ("first", "second")}
+        names = set(expected) if count > 0 else set()
+        fits = set(moments) == names and all(
+            (t.dtype, t.shape) == (expected[n].dtype, expected[n].shape) for n, t in moments.items()
+        )
+        if count < 0 or not fits:
+            raise CheckpointError("the state of Adam does not fit the parameters")
+        if any(bool((t < 0.0).any()) for n, t in moments.items() if n.startswith("second/")):
+            raise CheckpointError("the state of Adam has negative squares")
+        self._count, self._moments = count, moments

@@ -1,0 +1,67 @@
+"""Plain gradient descent on any meta-objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from metarl.checks import NONE, NOT_NEGATIVE, POSITIVE, number
+from metarl.frozen import SetOnce
+from metarl.meta.outer.base import OuterStep, register_outer, require_finite
+from metarl.meta.outer.objective import MetaObjective
+from metarl.params import Params, norm
+
+STEP_SIZE = number("(0, ∞)", "final_learning_rate is where it falls to, linearly over training")
+
+
+@register_outer("sgd")
+class SGD(SetOnce):
+    """Plain gradient descent on the meta-parameters.
+
+    :param learning_rate: step size.
+    :param final_learning_rate: where the step size falls to, linearly over training; None leaves it as it is.
+    :param max_grad_norm: scale longer gradients down to this norm; None leaves them.
+    """
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float = 0.01,
+        final_learning_rate: float | None = None,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        self.learning_rate = STEP_SIZE("learning_rate", learning_rate)
+        self.final_learning_rate = (NOT_NEGATIVE | NONE)("final_learning_rate", final_learning_rate)
+        self.max_grad_norm = (POSITIVE | NONE)("max_grad_norm", max_grad_norm)
+
+    def _rate(self, remaining: float) -> float:
+        """Return the step size where ``remaining`` of training is left."""
+        final = self.learning_rate if self.final_learning_rate is None else self.final_learning_rate
+        return final + (self.learning_rate - final) * remaining
+
+    def _gradient(self, objective: MetaObjective) -> tuple[Params, dict[str, float]]:
+        result = objective.gradient()
+        require_finite(result.gradient)
+        length = norm(result.gradient)
+        stats = {"meta/meta_grad_norm": length}
+        if not math.isnan(result.loss):
+            stats["meta/meta_loss"] = result.loss
+        if result.second_order_share is not None:
+            stats["meta/second_order_share"] = result.second_order_share
+        gradient = result.gradient
+        if self.max_grad_norm is not None and length > self.max_grad_norm:
+            gradient = {name: tensor * (self.max_grad_norm / length) for name, tensor in gradient.items()}
+        return gradient, stats
+
+    def step(self, objective: MetaObjective, params: Params, remaining: float = 1.0) -> OuterStep:
+        gradient, stats = self._gradient(objective)
+        rate = stats["train/learning_rate"] = self._rate(remaining)
+        return OuterStep({name: tensor - rate * gradient[name] for name, tensor in params.items()}, stats)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def load_state(self, state: Mapping[str, torch.Tensor], params: Params) -> None:
+        del state, params
