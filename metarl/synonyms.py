@@ -17,6 +17,7 @@ _NO_WRAPPERS = "families are not wrapped: their arguments are in env_kwargs"
 _NO_RENDERING = "the commands draw no episodes: render_mode and Gymnasium's RecordVideo do, in Python"
 _NO_HUB = "metarl downloads and uploads nothing"
 NO_NOISE = "SB3's action noise is an object, which no file of ours holds: give it to the model that to_sb3() returns"
+_INTERVALS = "evaluate's report has 95% intervals and paired differences: metarl evaluate -i RUN RUN"
 _STATIC = "figures have one size: write an svg and scale it"
 
 COMMANDS: Words = {
@@ -56,6 +57,7 @@ FLAGS: Words = {
     ),
     **dict.fromkeys(("render", "no-render", "render-mode", "gif", "g", "video"), _NO_RENDERING),
     **dict.fromkeys(("figsize", "fontsize"), _STATIC),
+    **dict.fromkeys(("rliable", "iqm", "versus", "ci-size", "latex", "boot"), _INTERVALS),
     **dict.fromkeys(("save-replay-buffer", "replay-buffer"), _NO_BUFFER),
     "vec-env": "all copies of a family step together in one process: there is nothing to choose",
     "n-envs": "episodes are collected side by side: -params n_episodes:N says how many a task has",

@@ -73,6 +73,7 @@ def test_every_argument_of_sb3_leads_to_a_name_that_exists() -> None:
         ("clip_range", HYPERPARAMETERS, synonyms.HYPERPARAMETERS, "did you mean 'learner_kwargs.clip_range'?"),
         ("iner_lr", HYPERPARAMETERS, synonyms.HYPERPARAMETERS, "did you mean 'inner_lr'?"),
         ("--track", PARSERS["train"].flags(), synonyms.FLAGS, "metarl knows no Weights & Biases"),
+        ("--rliable", PARSERS["plot"].flags(), synonyms.FLAGS, "95% intervals and paired differences"),
         ("--N-EVAL-TASK", PARSERS["train"].flags(), synonyms.FLAGS, "did you mean '--n-eval-tasks'?"),
         ("enjoy", cli.COMMANDS, synonyms.COMMANDS, "did you mean 'evaluate'?"),
         ("ppo", ALGORITHMS, synonyms.ALGORITHMS, "it is a learner, not a meta-algorithm: -params learner:ppo"),
