@@ -7,6 +7,9 @@ from metarl.envs.mujoco import ant, half_cheetah
 from metarl.envs.plane import point_mass
 from metarl.envs.plane.point_mass import PointMass
 from metarl.envs.registry import family_ids, make_family, register_family
+from metarl.envs.supervised import sinusoid
+from metarl.envs.supervised.one_step import OneStep
+from metarl.envs.supervised.sinusoid import Sinusoid
 from metarl.envs.tasks import Task, Tasks, concatenate_tasks, n_tasks, one_task, stack_tasks, take_tasks
 from metarl.envs.views.oracle import Oracle
 from metarl.envs.views.single import SingleEnv, episode_stream
@@ -16,9 +19,11 @@ __all__ = [
     "Family",
     "FamilyCheckError",
     "Group",
+    "OneStep",
     "Oracle",
     "PointMass",
     "SingleEnv",
+    "Sinusoid",
     "State",
     "Step",
     "Task",
@@ -35,6 +40,7 @@ __all__ = [
     "one_task",
     "point_mass",
     "register_family",
+    "sinusoid",
     "stack_tasks",
     "take_tasks",
 ]

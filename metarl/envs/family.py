@@ -37,6 +37,10 @@ SPLITS = ("validation", "test", "shifted")
 """The fixed task lists. Training tasks are fresh draws and have no list."""
 
 
+LOSSES: dict[str, type[spaces.Space[Any]]] = {"squared_error": spaces.Box, "cross_entropy": spaces.Discrete}
+"""What a prediction may cost, with the actions that are such predictions."""
+
+
 class Step(NamedTuple):
     """What a batched step returns; everything belongs to the state after the step."""
 
@@ -48,7 +52,7 @@ class Step(NamedTuple):
     terminated: np.ndarray
     """``[task, env]``, bool."""
     info: dict[str, np.ndarray]
-    """Every term of the reward, by name, ``[task, env]``."""
+    """Every term of the reward, by name, ``[task, env]``, and what else there is to report, ``[task, env, ...]``."""
 
 
 class Family(ABC):
@@ -69,6 +73,9 @@ class Family(ABC):
 
     shifted_space: spaces.Dict | None = None
     """Where the ``shifted`` split draws from, outside the training range; None where that makes no sense."""
+    loss: str | None = None
+    """What an action costs as a prediction of the ``target`` that ``info`` reports, a key of :data:`LOSSES`; families
+    of :mod:`metarl.envs.supervised` declare one. None where actions are moves and there is a reward only."""
     concurrent: bool = False
     """Whether several threads may step the family at once, and it gains from that: its steps are native code."""
     observes_task: bool = False

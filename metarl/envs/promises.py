@@ -12,6 +12,7 @@ step that returns them.
 - ``observation_space`` is a float32 ``Box`` with at least one axis and one entry.
 - ``action_space`` is ``Discrete``, or a bounded ``Box`` of floats with one axis and at least one entry.
 - ``horizon`` is a whole number of env steps, 1 or more.
+- ``loss`` is None, ``"squared_error"`` (with a ``Box`` of actions) or ``"cross_entropy"`` (with ``Discrete`` ones).
 - Methods take what :class:`~metarl.envs.family.Family` says, by place; ``step`` takes ``active`` too.
 - These, and ``spaces(task)``, stay as they are. ``spaces(task)`` are of the same kinds, and equal the family's own for
   some training task. (Learning takes families whose tasks have equal spaces; the interface allows others.)
@@ -28,7 +29,7 @@ step that returns them.
 
 - ``reset`` returns ``(state, obs)``, ``step`` a ``Step``. State: numbers ``[task, env, ...]``, the same arrays always.
   Observations: float32 ``[task, env, *observation]``. Reward: float64 ``[task, env]``. Terminated: bool. Info: numbers
-  ``[task, env]``.
+  ``[task, env]``; what is no term of the reward may have further axes.
 - Neither changes what it is given, nor what it returned before.
 
 **Numbers** (of copies that have not ended; learning refuses what is not finite)
@@ -37,6 +38,7 @@ step that returns them.
   That holds for every task that ``validate_tasks`` takes, at the edges of the task space too, at all times, and for the
   last observation of an episode.
 - Entries of ``info`` whose names begin with ``reward`` are the terms of the reward and add up to it.
+- Where ``loss`` is declared, ``info`` has the ``target`` of every action, ``[task, env, *action]``.
 - Actions outside a ``Box`` are clipped to it, as Stable-Baselines3 clips them before it steps an environment.
 
 **Dynamics**
@@ -66,7 +68,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.family import Family, State, Step
+from metarl.envs.family import LOSSES, Family, State, Step
 from metarl.envs.tasks import Task
 from metarl.errors import ConfigError, shorten
 
@@ -93,7 +95,8 @@ def broken_declaration(family: Family) -> str | None:
     for name in ("concurrent", "observes_task"):
         if not isinstance(getattr(family, name), bool | np.bool_):
             return f"{name}={shorten(getattr(family, name))}: a bool"
-    return fault or _broken_methods(family) or broken_spaces(family.observation_space, family.action_space)
+    fault = fault or _broken_methods(family) or broken_spaces(family.observation_space, family.action_space)
+    return fault or _broken_loss(family)
 
 
 def require_sound_declaration(family: Family) -> None:
@@ -149,6 +152,19 @@ def _broken_methods(family: Family) -> str | None:
     return None
 
 
+def _broken_loss(family: Family) -> str | None:
+    """Return why no prediction can cost what the family declares, None if one can."""
+    loss = family.loss
+    if loss is None:
+        return None
+    if loss not in LOSSES:
+        return f"loss={shorten(loss)}: None or one of {', '.join(LOSSES)}"
+    if not isinstance(family.action_space, LOSSES[loss]):
+        taken = shorten(family.action_space, quote=False)
+        return f"loss={loss!r} with action_space {taken}: it takes a {LOSSES[loss].__name__}"
+    return None
+
+
 def broken_spaces(observation_space: Any, action_space: Any) -> str | None:
     """Return why policies or Stable-Baselines3 would not take a pair of spaces, None if they do."""
     seen, taken = (shorten(space, quote=False) for space in (observation_space, action_space))
@@ -193,10 +209,30 @@ def broken_step(step: Any, batch: tuple[int, int], observation_space: spaces.Box
     if not isinstance(info, Mapping):
         return f"info is {kind_of(info)}, not a dict of arrays"
     for name, value in info.items():
-        right = isinstance(value, np.ndarray) and value.shape == batch and value.dtype.kind in "biuf"
-        if not (right and isinstance(name, str)):
+        right = isinstance(value, np.ndarray) and value.shape[:2] == batch and value.dtype.kind in "biuf"
+        if not (right and isinstance(name, str) and (value.ndim == 2 or not name.startswith("reward"))):
             return f"info {shorten(name)} is {kind_of(value)}, not numbers {list(batch)}"
     return _broken_state("step", step.state, batch)
+
+
+def broken_target(
+    info: Mapping[str, np.ndarray], batch: tuple[int, int], action_space: spaces.Space[Any]
+) -> str | None:
+    """Return what is wrong with the targets of a family that declares a loss, None if nothing is.
+
+    :param info: of a step.
+    """
+    target = info.get("target")
+    if target is None:
+        return "loss is declared, and info has no target"
+    shape, discrete = (*batch, *(action_space.shape or ())), isinstance(action_space, spaces.Discrete)
+    if target.shape != shape or (discrete and target.dtype.kind not in "iu"):
+        return f"info 'target' is {kind_of(target)}, not {list(shape)} {'integers' if discrete else 'numbers'}"
+    if isinstance(action_space, spaces.Discrete):
+        outside = ~np.isin(target, action_space.start + np.arange(action_space.n))
+        if outside.any():
+            return f"info 'target' has {target[outside][0]}, which {shorten(action_space, quote=False)} has not"
+    return None
 
 
 def sound_start(

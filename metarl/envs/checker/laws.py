@@ -135,7 +135,7 @@ def _check_hidden(probe: Probe, tasks: Tasks) -> None:
             apart = unlike(value, same[name] if name in notes else value[:1])
             equal &= ~rowwise(apart)
         told = unlike(step.obs, step.obs[:1]) & _wide(equal, step.obs)
-        for outcome_of in (step.reward, *step.info.values()):
+        for outcome_of in (step.reward, *(value for value in step.info.values() if value.ndim == 2)):
             # Who observes the last reward learns from it what everybody does.
             told &= unlike(step.obs, _wide(outcome_of.astype(np.float32), step.obs))
         _require_one(probe, tasks, time, step.obs, told, f"an observation tells tasks apart in equal states {hint}")

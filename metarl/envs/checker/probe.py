@@ -23,7 +23,7 @@ from metarl.envs.checker.common import (
     where,
 )
 from metarl.envs.family import Family, State, Step
-from metarl.envs.promises import broken_start, broken_step
+from metarl.envs.promises import broken_start, broken_step, broken_target
 from metarl.envs.tasks import Tasks, n_tasks, take_tasks
 from metarl.errors import shorten
 from metarl.streams import stream
@@ -233,6 +233,8 @@ class Probe:
 
     def _require_step(self, step: Any, batch: tuple[int, int], time: int) -> None:
         fault = broken_step(step, batch, self.observation_space)
+        if fault is None and self.family.loss is not None:
+            fault = broken_target(step.info, batch, self.action_space)
         if fault is not None:
             self.refuse(f"{fault}, at time step {time}")
         kinds = _kinds(step.state)

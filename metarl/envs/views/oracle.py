@@ -36,6 +36,7 @@ class Oracle(Family):
         self.task_space = family.task_space
         self.shifted_space = family.shifted_space
         self.horizon = family.horizon
+        self.loss = family.loss
         self.concurrent = family.concurrent
         self.render_fps = family.render_fps
         self.observation_space = self._extend(family.observation_space)

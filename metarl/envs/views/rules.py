@@ -128,6 +128,11 @@ def own_task(tasks: Tasks, index: int) -> Task:
     return {name: value.copy() for name, value in one_task(tasks, index).items()}
 
 
+def own_info(value: np.ndarray) -> float | np.ndarray:
+    """Return what a step reports of one copy: a number, or an array that may be changed."""
+    return value.copy() if np.ndim(value) else float(value)
+
+
 def describe_task(tasks: Tasks, index: int) -> str:
     """Return one task of a batch for messages."""
     return str({name: np.asarray(value).tolist() for name, value in one_task(tasks, index).items()})

@@ -31,6 +31,7 @@ from metarl.envs.views.rules import (
     as_seed,
     describe_task,
     next_tasks,
+    own_info,
     own_task,
     require_family_or_name,
     require_finite,
@@ -195,7 +196,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         truncated = not terminated and bool(self._elapsed >= self.horizon)
         if terminated or truncated:
             self._state = None
-        info = {name: float(value[0, 0]) for name, value in step.info.items()}
+        info = {name: own_info(value[0, 0]) for name, value in step.info.items()}
         return np.array(step.obs[0, 0]), float(step.reward[0, 0]), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:

@@ -26,6 +26,7 @@ from metarl.envs.views.rules import (
     as_seed,
     describe_task,
     next_tasks,
+    own_info,
     own_task,
     require_family_or_name,
     require_finite,
@@ -87,7 +88,7 @@ class FamilyVecEnv(VecEnv):
         self._returns = np.zeros(n)
         self._started = time.time()
         self.reward_terms: dict[str, np.ndarray] = {}
-        """Terms of the last env step's rewards, ``[copy]``, by name."""
+        """Terms of the last env step's rewards, ``[copy]``, and what else it reported, by name."""
         # The states of the longest episode; a copy's own are as many as it has made steps, and one.
         self._trail: deque[State] = deque(maxlen=1 if render_mode is None else self.family.horizon + 1)
         self._render_mode = render_mode
@@ -166,7 +167,7 @@ class FamilyVecEnv(VecEnv):
             elapsed = round(time.time() - self._started, 6)
             for index in ended:
                 infos[index] = {
-                    **{name: float(value[index]) for name, value in self.reward_terms.items()},
+                    **{name: own_info(value[index]) for name, value in self.reward_terms.items()},
                     "TimeLimit.truncated": bool(truncated[index]),
                     "terminal_observation": obs[index].copy(),
                     "episode": {

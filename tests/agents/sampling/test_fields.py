@@ -15,7 +15,7 @@ from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import Episodes
 from metarl.agents.sampling.fields import PER_EPISODE, PER_SAMPLE, PER_STEP, PER_TASK, Fields
 from metarl.agents.sampling.samples import Samples, mean_weights, pack
-from metarl.envs.family import make_family
+from metarl.envs.registry import make_family
 
 
 @dataclass(frozen=True)

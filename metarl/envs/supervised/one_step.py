@@ -1,0 +1,86 @@
+"""Supervised tasks as environments: an episode is one example, and its only action is a prediction.
+
+Reinforcement learning takes them as they are, by the reward. The learner ``supervised`` takes the declared ``loss`` and
+the ``target`` that every step reports, and so the exact gradient.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from gymnasium import spaces
+
+from metarl.envs.family import Family, State, Step
+from metarl.envs.tasks import Tasks
+
+
+class OneStep(Family):
+    """Base of families whose tasks are supervised: subclasses draw examples, and this class plays them.
+
+    **Episode.** ``reset`` draws an example and shows its input; the action predicts its target; the episode ends. So
+    ``n_episodes=K`` is K shots.
+
+    **Loss and reward.** ``loss = "squared_error"`` goes with a ``Box`` of actions: the reward is minus the squared
+    error, summed over the entries of a prediction, so that a mean return is −MSE. ``loss = "cross_entropy"`` goes with
+    ``Discrete`` ones: the reward is 1 for the right class and 0 for others, so that a mean return is the accuracy.
+    ``info`` has the ``target``.
+
+    A line through the origin whose slope is the task::
+
+        class Line(OneStep):
+            def __init__(self):
+                self.id = "Line-v0"
+                self.task_space = Dict({"slope": Box(-1.0, 1.0, (), np.float64)})
+                self.observation_space = Box(-1.0, 1.0, (1,), np.float32)
+                self.action_space = Box(-2.0, 2.0, (1,), np.float32)
+
+            def examples(self, tasks, rngs, n):
+                x = np.stack([rng.uniform(-1.0, 1.0, (n, 1)) for rng in rngs])
+                return x, tasks["slope"][:, None, None] * x
+
+        family = Line()
+        check_family(family)
+        state, obs = family.reset({"slope": np.array([0.5])}, [np.random.default_rng(0)], n_envs=3)
+        step = family.step({"slope": np.array([0.5])}, state, 0.5 * obs, [], None)
+        assert np.allclose(step.reward, 0.0)
+    """
+
+    horizon = 1
+
+    loss = "squared_error"
+
+    @abstractmethod
+    def examples(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw ``n`` examples of every task.
+
+        :param rngs: one generator for each task; task ``i`` draws from ``rngs[i]`` only.
+        :return: inputs ``[task, n, *observation]`` and targets ``[task, n, *action]``: numbers for a ``Box``, classes
+            counted from the first one of a ``Discrete`` space for that.
+        """
+
+    def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
+        inputs, targets = self.examples(tasks, rngs, n_envs)
+        obs = inputs.astype(np.float32)
+        return {"input": obs, "target": targets, "prediction": np.zeros_like(targets)}, obs
+
+    def step(
+        self,
+        tasks: Tasks,
+        state: State,
+        actions: np.ndarray,
+        rngs: Sequence[np.random.Generator],
+        active: np.ndarray | None = None,
+    ) -> Step:
+        target = state["target"]
+        space = self.action_space
+        if isinstance(space, spaces.Box):
+            prediction = np.clip(actions, space.low, space.high).astype(target.dtype)
+            reward, name = -np.square(prediction - target).sum(-1, dtype=np.float64), "reward_squared_error"
+        else:
+            prediction = actions.astype(target.dtype)
+            reward, name = (actions == target).astype(np.float64), "reward_right"
+        ended = np.ones(reward.shape, dtype=bool)
+        after = {**state, "prediction": prediction}
+        return Step(after, state["input"], reward, ended, {name: reward, "target": target})
