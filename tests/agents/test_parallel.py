@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -244,6 +245,19 @@ def test_a_child_does_not_wait_for_threads_of_openmp() -> None:
         return torch.get_num_threads(), float(torch.tanh(large).sum())
 
     assert in_child(child) == (1, pytest.approx(expected))
+
+
+@pytest.mark.filterwarnings(FORKS_WITH_THREADS)
+def test_a_child_forked_inside_leaves_what_its_parent_entered() -> None:
+    with ExitStack() as stack:
+        stack.enter_context(library_torch())
+
+        def child() -> str:
+            stack.close()
+            with library_torch():
+                return "left and came back"
+
+        assert in_child(child) == "left and came back"
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
