@@ -36,7 +36,9 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["metarl*"]),
-    package_data={"metarl": ["py.typed", "**/*.yml", "**/*.csv", "**/*.xml", "**/*.json", "**/*.safetensors"]},
+    package_data={
+        "metarl": ["py.typed", "**/*.yml", "**/*.csv", "**/*.md", "**/*.xml", "**/*.json", "**/*.safetensors"],
+    },
     include_package_data=False,
     zip_safe=False,
     install_requires=[
