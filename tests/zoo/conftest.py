@@ -17,6 +17,19 @@ TINY = [
 ]
 """80 env steps a meta-iteration (fewer where a goal is reached), 6 or so in all, evaluated every second one."""
 
+
+def tiny(*words: str) -> list[str]:
+    """Return :data:`TINY` with further words, whose k:v pairs stand in place of those of the same names."""
+    names = {word.partition(":")[0] for word in words if ":" in word}
+    kept = [word for word in TINY if word.partition(":")[0] not in names]
+    empty = [
+        i
+        for i, word in enumerate(kept)
+        if word in ("--env-kwargs", "-params") and ":" not in "".join(kept[i + 1 : i + 2])
+    ]
+    return [*(word for i, word in enumerate(kept) if i not in empty), *words]
+
+
 Refused = Callable[..., str]
 
 

@@ -19,7 +19,7 @@ from metarl.zoo.commands.plot import running_mean, training_figure
 from metarl.zoo.runs.curves import last_evaluation, read_curve, run_on, training_seconds
 from metarl.zoo.runs.folder import open_run
 from tests.processes import COMMAND, run_program
-from tests.zoo.conftest import TINY, Refused, contents
+from tests.zoo.conftest import TINY, Refused, contents, tiny
 
 QUICK = ["--n-eval-tasks", "3", "--n-inner-steps", "2"]
 
@@ -106,16 +106,15 @@ def test_several_runs_in_one_table(logs: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_runs_on_other_families_are_refused_first(logs: Path, refused: Refused) -> None:
-    assert (
-        main([*TINY, "-params", "n_episodes:3", "--algo", "random", "--env", "HalfCheetahDir-v0", "-f", str(logs)]) == 0
-    )
+    other = tiny("-params", "n_episodes:3", "--algo", "random", "--env", "HalfCheetahDir-v0", "-f", str(logs))
+    assert main(other) == 0
     paths = [str(path) for path in sorted(logs.glob("*/*"))]
     message = refused("evaluate", "-i", *paths, *QUICK)
     assert "runs on PointMass-v0 and HalfCheetahDir-v0 cannot be compared" in message
 
 
 def test_runs_of_other_episodes_are_compared_at_the_same(logs: Path, tmp_path: Path, refused: Refused) -> None:
-    assert main([*TINY, "-params", "n_episodes:3", "--algo", "random", "-f", str(logs)]) == 0
+    assert main(tiny("-params", "n_episodes:3", "--algo", "random", "-f", str(logs))) == 0
     paths = [str(path) for path in sorted(logs.glob("*/*"))]
     argv = ["evaluate", "-i", *paths, *QUICK, "-o", str(tmp_path / "all.json")]
     assert "the runs adapt with n_episodes 2 and 3: compare them at the same --episodes N" in refused(*argv)

@@ -22,7 +22,7 @@ from metarl.files.checkpoint import read_npz, write_npz_atomic
 from metarl.meta.evaluation.report import Report
 from metarl.zoo.__main__ import main
 from metarl.zoo.runs.event_folders import MARK
-from tests.zoo.conftest import TINY, Refused, contents
+from tests.zoo.conftest import TINY, Refused, contents, tiny
 
 
 def test_run_folder(trained: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_seed_may_be_the_time_in_nanoseconds(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_leaves_nothing_behind(words: list[str], message: str, tmp_path: Path, refused: Refused) -> None:
-    assert message in refused(*TINY, "-f", tmp_path, *words)
+    assert message in refused(*tiny(*words), "-f", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -233,7 +233,7 @@ def test_a_zip_or_a_policy_that_does_not_fit(trained: Path, tmp_path: Path, refu
     bad.write_bytes(b"PK\x03\x04 nothing of ours")
     assert "not a metarl checkpoint" in refused(*TINY, "-i", bad, "-f", tmp_path / "logs")
     final = trained / "PointMass-v0.safetensors"
-    line = refused(*TINY, "-i", final, "-f", tmp_path / "logs", "-params", "policy_kwargs.net_arch:[9]")
+    line = refused(*tiny("-params", "policy_kwargs.net_arch:[9]"), "-i", final, "-f", tmp_path / "logs")
     assert "does not fit" in line
     assert not (tmp_path / "logs").exists()
 
