@@ -1,15 +1,19 @@
 """Learners: what learns one task, as pure functions on named tensors."""
 
 from metarl.agents.learners.a2c import A2C
-from metarl.agents.learners.base import Learner, LearnerState, Watcher
+from metarl.agents.learners.base import Learner
 from metarl.agents.learners.ppo import PPO
+from metarl.agents.learners.registry import LEARNERS, find_learner, learner_names, register_learner
 from metarl.agents.learners.vpg import VPG
+from metarl.agents.learners.watching import LearnerState, Watcher
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import Episodes, collect, collect_env
 from metarl.agents.sampling.samples import Samples
+from metarl.agents.stock.entries import StockAlgorithm
 
 __all__ = [
     "A2C",
+    "LEARNERS",
     "PPO",
     "VPG",
     "Episodes",
@@ -17,7 +21,11 @@ __all__ = [
     "Learner",
     "LearnerState",
     "Samples",
+    "StockAlgorithm",
     "Watcher",
     "collect",
     "collect_env",
+    "find_learner",
+    "learner_names",
+    "register_learner",
 ]

@@ -4,10 +4,7 @@ from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maml import FOMAML, MAML, Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.reptile import Reptile
-from metarl.meta.base import MetaAlgorithm, algorithms, load
-
-ALGORITHMS = algorithms()
-"""Every meta-algorithm by its name on the command line."""
+from metarl.meta.base import ALGORITHMS, MetaAlgorithm, load
 
 __all__ = [
     "ALGORITHMS",
@@ -20,6 +17,5 @@ __all__ = [
     "Pretrain",
     "RandomInit",
     "Reptile",
-    "algorithms",
     "load",
 ]

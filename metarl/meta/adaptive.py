@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from stable_baselines3.common.policies import BasePolicy
 
+from metarl.agents.learners.registry import Abilities, find_learner
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.learner import ALGORITHMS, OWN
 from metarl.checks import COUNT, MAPPING, NONE, ROUNDS, SEED, integer, number, plain, plain_tree
@@ -19,15 +20,7 @@ from metarl.errors import ConfigError, DivergedError, MetaRLError, shorten, unkn
 from metarl.files.schema import MOST
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.adaptation.batched import Amount, FunctionalLoop, Learnt, Streams
-from metarl.meta.adaptation.learners import (
-    FUNCTIONAL,
-    OF_META,
-    Loop,
-    default_rate,
-    known_policies,
-    make_loop,
-    require_learner,
-)
+from metarl.meta.adaptation.learners import OF_META, Loop, learner_options, make_loop, require_learner
 from metarl.meta.base import MetaAlgorithm, versions
 from metarl.meta.environments import AnyEnv, as_env
 from metarl.meta.evaluation.tasks import evaluation_tasks
@@ -97,7 +90,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
     :param surrogate: of ``"vpg"``: ``"log_likelihood"`` or ``"likelihood_ratio"``.
     :param outer: ``"sgd"``, ``"adam"``, or around ``"vpg"``, for MAML and its kin, ``"trpo"``; None takes the wrapper's
         own, with its arguments.
-    :param outer_kwargs: arguments of the outer optimiser, see :mod:`metarl.meta.outer`.
+    :param outer_kwargs: arguments of the outer optimiser, see :mod:`metarl.meta.outer.optimizers`.
     :param chunk_size: tasks that are differentiated together; None chooses by the working set.
 
     The other parameters are those of :class:`~metarl.meta.base.MetaAlgorithm`.
@@ -150,15 +143,28 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         super().__init__(policy, env, **kwargs)
         self.outer_optimizer = make_outer(self.outer, self.outer_kwargs)
 
+    @property
+    def abilities(self) -> type[Abilities]:
+        """What the learner declares."""
+        return find_learner(self.learner)
+
+    @classmethod
+    def refusal(cls, learner: type[Abilities]) -> str | None:
+        """Return why this wrapper does not go with a learner, as the rest of a sentence; None where it does."""
+        return None
+
     def _default_outer(self) -> tuple[str, Mapping[str, Any]]:
         return self.default_outer
 
     def _default_rate(self) -> float:
         """Return the inner rate where none is given."""
-        return default_rate(self.learner)
+        return self.abilities.default_rate
 
     def _check_learner(self) -> None:
         """Raise :class:`ConfigError` for a learner or an outer optimiser that this wrapper does not go with."""
+        reason = self.refusal(self.abilities)
+        if reason is not None:
+            raise ConfigError(f"{self.name} around {self.learner!r}: {reason}")
         if self.outer == "trpo":
             raise ConfigError(
                 f"{self.name} with outer='trpo': a trust region needs a gradient through one policy, which a path has "
@@ -173,7 +179,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         return rates
 
     def _policy_name(self, policy: str | type[BasePolicy]) -> str:
-        return policy_name(known_policies(self.learner), policy)
+        return policy_name(self.abilities.policies, policy)
 
     def _setup_model(self, seed: int) -> Params:
         size = self.meta_batch_size * self.batch_steps
@@ -438,7 +444,7 @@ def _place_of(name: str) -> str | None:
         places.append(INSTEAD[name])
     if name in _OF_OUTER:
         places.append(f"outer_kwargs={{'{name}': …}} is for the outer optimiser")
-    if name in _OF_LEARNERS:
+    if name in learner_options() - INSTEAD.keys():
         places.append(f"learner_kwargs={{'{name}': …}} is for the learner")
     elif name in _OF_STOCK_LEARNERS:
         places.append(f"learner_kwargs={{'{name}': …}} is for a stock learner")
@@ -450,7 +456,6 @@ def _of_constructors(classes: Iterable[type]) -> set[str]:
 
 
 _OF_OUTER = _of_constructors(OUTER.values())
-_OF_LEARNERS = _of_constructors(cls for cls, _ in FUNCTIONAL.values()) - {*OF_META, *INSTEAD}
 _OF_STOCK_LEARNERS = _of_constructors(ALGORITHMS.values()) - {*OF_META, *INSTEAD, *OWN}
 
 

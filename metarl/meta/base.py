@@ -43,6 +43,7 @@ from metarl.meta.outer.base import Outer
 from metarl.meta.saving import convert_arguments, read_saved, require_finite_tensors
 from metarl.meta.sb3_words import Locals, MaybeCallback, SB3Words, callback_of
 from metarl.params import Params
+from metarl.registry import Registry
 from metarl.streams import stream
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ Self = TypeVar("Self", bound="MetaAlgorithm")
 VERBOSE = Check("0, 1 or 2", lambda value: integer(0, 2).read(int(value) if isinstance(value, bool) else value))
 PATH = Check("a path", Path)
 LOG_FOLDER = Check("a folder or None", lambda value: None if value is None else os.fspath(value))
+
+ALGORITHMS: Registry[type[MetaAlgorithm]] = Registry("algorithm")
+"""Every meta-algorithm by its name on the command line."""
 
 
 class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
@@ -76,7 +80,7 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
     """
 
     name: ClassVar[str] = ""
-    """The name on the command line."""
+    """The name on the command line: a class that sets it is registered, and no two may have the same."""
     is_told_the_task: ClassVar[bool] = False
     """Whether it observes the task: then what counts is its return before adaptation."""
     learns: ClassVar[bool] = True
@@ -141,6 +145,11 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
         with library_torch():
             theta = self._setup_model(int(stream(self.seed, "policy").integers(2**31)))
         self.params = {self._group(name): tensor for name, tensor in theta.items()}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__dict__.get("name"):  # a class of somebody's own that keeps the name of another is not that
+            ALGORITHMS.add(cls.name, cls)
 
     def __getstate__(self) -> dict[str, Any]:
         # Writers to files and to the terminal belong to the original: learn() of a copy makes its own.
@@ -411,8 +420,8 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
             path = with_suffix(path)
         tensors, document = load_checkpoint(path)
         saved = read_saved(document, path)
-        name, known = saved.algorithm, algorithms()
-        built = cls if cls.name == name else None if cls.name else known.get(name)
+        name = saved.algorithm
+        built = cls if cls.name == name else None if cls.name else ALGORITHMS.get(name)
         if built is None:
             raise CheckpointError(f"{path} was saved by {shorten(name)}, not by {cls.name!r}: load it with metarl.load")
         target = saved.env if env is None else as_family(env)
@@ -456,18 +465,6 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
 def _not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
     """Return the name of the first tensor that holds a NaN or infinity, None where there is none."""
     return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
-
-
-def algorithms() -> dict[str, type[MetaAlgorithm]]:
-    """Return every meta-algorithm by its name on the command line."""
-    found: dict[str, type[MetaAlgorithm]] = {}
-    stack: list[type[MetaAlgorithm]] = MetaAlgorithm.__subclasses__()
-    while stack:
-        cls = stack.pop()
-        stack += cls.__subclasses__()
-        if cls.__dict__.get("name"):  # a class of somebody's own that keeps the name of another is not that
-            found[cls.name] = cls
-    return dict(sorted(found.items()))
 
 
 def load(path: str | Path, env: Family | None = None, **overrides: Any) -> MetaAlgorithm:

@@ -15,8 +15,8 @@ from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from metarl.agents.learners.actor_critic import ActorCritic, ActorCriticSamples
-from metarl.agents.learners.base import LearnerState
 from metarl.agents.learners.optimizers import Layout
+from metarl.agents.learners.watching import LearnerState
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import Episodes
 from metarl.params import Params

@@ -16,7 +16,7 @@ from metarl.files.checkpoint import load_checkpoint
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maml import FOMAML, MAML, Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.reptile import Reptile
-from metarl.meta.base import algorithms, load
+from metarl.meta.base import ALGORITHMS, load
 from tests.meta.small import SIZES, equal, run_iterations, small
 
 EVERY: dict[str, Any] = {
@@ -171,7 +171,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_load_takes_the_very_algorithm_and_metarl_load_any(name: str, saved: dict[str, Path]) -> None:
-    assert set(EVERY) == set(algorithms())
+    assert set(EVERY) == set(ALGORITHMS)
     for other, path in saved.items():
         if other == name:
             assert type(EVERY[name].load(path)) is type(load(path)) is EVERY[name]
@@ -186,7 +186,7 @@ def test_a_class_of_ones_own_loads_as_itself(saved: dict[str, Path]) -> None:
 
     assert type(Mine.load(saved["fomaml"])) is Mine
     assert type(load(saved["fomaml"])) is FOMAML
-    assert algorithms()["fomaml"] is FOMAML
+    assert ALGORITHMS["fomaml"] is FOMAML
     with pytest.raises(CheckpointError, match="saved by 'maml'"):
         Mine.load(saved["maml"])
 

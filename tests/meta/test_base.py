@@ -26,7 +26,7 @@ from metarl.envs.registry import make_family
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
 from metarl.files.checkpoint import load_checkpoint, save_checkpoint
 from metarl.meta.algorithms.maml import FOMAML, MAML, Pretrain, RandomInit
-from metarl.meta.base import algorithms, load, with_suffix
+from metarl.meta.base import ALGORITHMS, load, with_suffix
 from tests.agents.toys import Staircase
 from tests.meta.small import SIZES, copy, equal, run_iterations, small
 
@@ -401,8 +401,8 @@ def test_the_seed_decides_the_initialisation() -> None:
 
 
 def test_every_algorithm_has_a_name() -> None:
-    assert set(algorithms()) == {"fomaml", "leap", "maml", "oracle", "pretrain", "random", "reptile"}
-    assert algorithms()["random"] is RandomInit
+    assert set(ALGORITHMS) == {"fomaml", "leap", "maml", "oracle", "pretrain", "random", "reptile"}
+    assert ALGORITHMS["random"] is RandomInit
 
 
 def test_parameters_before_learning_are_not_changed_in_place() -> None:

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from metarl.agents.learners.registry import LEARNERS
 from metarl.errors import ConfigError, DivergedError
-from metarl.meta.adaptation.learners import FUNCTIONAL, STOCK
 from metarl.meta.adaptive import AdaptiveAlgorithm, require_sound
-from metarl.meta.base import algorithms
+from metarl.meta.base import ALGORITHMS
 from metarl.params import norm
 from metarl.zoo.config import load_hyperparameters, merge
 from tests.meta.small import copy, equal, run_iterations, small
 
-WRAPPERS = {name: cls for name, cls in algorithms().items() if issubclass(cls, AdaptiveAlgorithm) and name != "random"}
-LEARNERS = (*FUNCTIONAL, *STOCK)
+WRAPPERS = {name: cls for name, cls in ALGORITHMS.items() if issubclass(cls, AdaptiveAlgorithm) and name != "random"}
+BATCHED = [name for name, cls in LEARNERS.items() if cls.differentiable]
 OF_STEPS = ("inner_lr", "outer", "outer_kwargs", "n_inner_steps")
 OF_BATCHES = ("meta_batch_size", "n_episodes")
 
@@ -49,7 +49,7 @@ def test_steps_are_by_default_those_of_the_yaml(name: str) -> None:
     assert {key: getattr(model, key) for key in OF_BATCHES} == {key: config[key] for key in OF_BATCHES}
 
 
-@pytest.mark.parametrize("learner", FUNCTIONAL)
+@pytest.mark.parametrize("learner", BATCHED)
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_few_meta_iterations_with_the_defaults_do_not_explode(name: str, learner: str) -> None:
     model = build(name, learner)

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 import pytest
 
 from metarl import ALGORITHMS, synonyms
+from metarl.agents.learners.base import Learner
+from metarl.agents.learners.registry import LEARNERS
 from metarl.agents.stock.learner import ALGORITHMS as STOCK
 from metarl.errors import suggestion, unknown_name
 from metarl.files.schema import constructor_hints
-from metarl.meta.adaptation.learners import FUNCTIONAL
 from metarl.meta.outer.base import OUTER
 from metarl.zoo import cli
 from metarl.zoo.config import RESERVED
@@ -51,7 +52,8 @@ def test_every_proposed_flag_and_command_exists() -> None:
 def test_every_argument_of_sb3_leads_to_a_name_that_exists() -> None:
     """Whether it is a hyperparameter, or what a learner, an outer optimiser or SB3's policy takes."""
     inside = {
-        "learner_kwargs": arguments(cls for cls, _ in FUNCTIONAL.values()) | arguments(STOCK.values()),
+        "learner_kwargs": arguments(cls for cls in LEARNERS.values() if issubclass(cls, Learner))
+        | arguments(STOCK.values()),
         "outer_kwargs": arguments(OUTER.values()),
         "policy_kwargs": {"net_arch", "activation_fn", "log_std_init", "ortho_init"},
     }

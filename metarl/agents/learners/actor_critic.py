@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from metarl.agents.learners.base import LearnerState
+from metarl.agents.learners.base import Learner
 from metarl.agents.learners.baseline import generalized_advantages
 from metarl.agents.learners.descent import task_blocks
-from metarl.agents.learners.optimizers import Layout, make_optimizer
+from metarl.agents.learners.optimizers import make_optimizer
 from metarl.agents.learners.rounding import is_rounding, nothing_differs
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import FunctionalPolicy
@@ -20,8 +21,6 @@ from metarl.agents.sampling.collect import Episodes
 from metarl.agents.sampling.fields import PER_SAMPLE
 from metarl.agents.sampling.samples import Samples, pack
 from metarl.checks import ABOVE_ZERO, FRACTION, NOT_NEGATIVE, SWITCH
-from metarl.errors import ConfigError
-from metarl.frozen import SetOnce
 from metarl.params import Params
 
 
@@ -42,7 +41,7 @@ class ActorCriticSamples(Samples):
         return cls(**samples.present(), values=values, returns=returns)
 
 
-class ActorCritic(SetOnce, ABC):
+class ActorCritic(Learner):
     """What A2C and PPO share; arguments, defaults and meaning are SB3's.
 
     Batches are whole episodes. One that was cut at the horizon is worth what the critic expects of its final
@@ -61,6 +60,9 @@ class ActorCritic(SetOnce, ABC):
     :raises ConfigError: a policy without a critic, or a value outside its range.
     """
 
+    needs_critic = True
+    update_options: tuple[str, ...] = ("optimizer", "max_grad_norm")
+
     def __init__(
         self,
         policy: FunctionalPolicy,
@@ -74,9 +76,7 @@ class ActorCritic(SetOnce, ABC):
         optimizer: str,
         parallel: Parallel | None,
     ) -> None:
-        if policy.critic is None:
-            raise ConfigError(f"{type(self).__name__} needs a policy with a critic: FunctionalPolicy(…, critic=True)")
-        self.policy = policy
+        super().__init__(policy, parallel=parallel)
         self.gamma = FRACTION("gamma", gamma)
         self.gae_lambda = FRACTION("gae_lambda", gae_lambda)
         self.normalize_advantage = SWITCH("normalize_advantage", normalize_advantage)
@@ -84,7 +84,7 @@ class ActorCritic(SetOnce, ABC):
         self.vf_coef = NOT_NEGATIVE("vf_coef", vf_coef)
         self.max_grad_norm = ABOVE_ZERO("max_grad_norm", max_grad_norm)
         self._optimizer = make_optimizer(optimizer)
-        self._parallel = parallel or Parallel(1)
+        self.optimizer = optimizer
 
     # ------------------------------------------------------------------------------------------------------- the batch
     def process(self, episodes: Episodes, params: Params) -> ActorCriticSamples:
@@ -129,11 +129,6 @@ class ActorCritic(SetOnce, ABC):
         return ActorCriticSamples.of(replace(samples, advantages=advantages, log_prob=log_prob), values, returns)
 
     # -------------------------------------------------------------------------------------------------------- the loss
-    def loss(self, params: Params, samples: Samples) -> torch.Tensor:
-        """Return the loss of each task on all its samples, ``[task]``; twice differentiable in ``params`` (stacked)."""
-        distribution = self.policy.distribution(params, samples.obs)
-        return self.head_loss(distribution, samples, self.policy.values(params, samples.obs))
-
     def head_loss(
         self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -158,10 +153,10 @@ class ActorCritic(SetOnce, ABC):
         """Return what the value loss compares with the λ-returns, ``[task, n]``."""
         return values
 
-    # ------------------------------------------------------------------------------------------------------ the update
-    def start(self, params: Params) -> LearnerState:
-        """Return the state with which learning starts at the stacked ``params``."""
-        return LearnerState(params, self._optimizer.start(Layout(params).flatten(params)))
+    def sb3_loss(self) -> dict[str, Any]:
+        """Return the hyperparameters with which an on-policy algorithm of SB3 has this loss."""
+        names = ("gamma", "gae_lambda", "ent_coef", "vf_coef", "normalize_advantage")
+        return {name: getattr(self, name) for name in names}
 
 
 def standardized(advantages: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -1,108 +1,115 @@
-"""What meta-wrappers ask of a learner, and how they watch it learn.
-
-Inner learning is a path θ₀ → θ₁ → … → θ_K on one task. A wrapper that only looks at the path (Reptile, Leap,
-first-order MAML) hands the learner a :class:`Watcher` for each stack of tasks; the learner reports every segment, that
-is every step of an optimiser, and nothing it computes depends on whether somebody watches.
-"""
+"""The base of learners that are batched over tasks: pure functions of named tensors, and what they declare."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from metarl.agents.learners.descent import descend, task_blocks
+from metarl.agents.learners.optimizers import SGD, Layout, Optimizer
+from metarl.agents.learners.registry import Abilities
+from metarl.agents.learners.watching import LearnerState, Watcher
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import FunctionalPolicy
+from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes
 from metarl.agents.sampling.samples import Samples
+from metarl.errors import ConfigError
+from metarl.frozen import SetOnce
 from metarl.params import Params, Rate
 
 
 @dataclass(frozen=True)
-class LearnerState:
-    """A learner in the middle of a stack of tasks.
+class SB3Settings:
+    """How a stock SB3 algorithm repeats an update.
 
-    :param params: ``[task, …]``.
-    :param optimizer: the optimiser's tensors by name, each with a task axis; empty for plain gradient steps.
+    :param kind: SB3's name of the algorithm, such as ``"ppo"``.
+    :param optimizer: ``"sgd"``, ``"adam"`` or ``"rmsprop"``.
+    :param loss: hyperparameters of any on-policy algorithm that make its loss the learner's: discount, coefficients.
+    :param update: those that make this algorithm's update the learner's; none where that is one plain gradient step.
     """
 
-    params: Params
-    optimizer: Params
+    kind: str
+    optimizer: str
+    loss: dict[str, Any]
+    update: dict[str, Any] = field(default_factory=dict)
 
 
-class FlatParams(dict[str, torch.Tensor]):
-    """Named tensors of a stack of tasks that are views of one matrix, so that a watcher can take them as a whole.
+class Learner(Abilities, SetOnce, ABC):
+    """A learner that is batched over tasks. What a task learns does not depend on the others of the stack.
 
-    :param params: ``[task, …]``.
-    :param flat: ``[task, n]``, the matrix: their values in the order of the names.
+    A learner says how episodes become samples, and what its loss is; an update is one step of SGD on that, unless it
+    says otherwise. What else it can do it declares: see :class:`~metarl.agents.learners.registry.Abilities`. The
+    constructor's keywords are what ``learner_kwargs`` of a meta-wrapper may have::
+
+        from metarl.agents import Learner, register_learner
+        from metarl.agents.sampling.samples import pack
+
+        @register_learner("my_reinforce")
+        class Reinforce(Learner):
+            default_rate = 0.01
+            plain_steps = True
+            steps_per_update = 1
+
+            def process(self, episodes, params):
+                return pack(episodes, episodes.rewards[..., ::-1].cumsum(-1)[..., ::-1])
+
+            def head_loss(self, distribution, samples, values=None):
+                return -(samples.weights * distribution.log_prob(samples.actions) * samples.advantages).sum(-1)
+
+    :param policy: the policy whose tensors are learnt.
+    :param parallel: the threads that blocks of tasks run on; not those of a caller that runs inside it.
+    :raises ConfigError: the policy has no critic, and the learner needs one.
     """
 
-    def __init__(self, params: Params, flat: torch.Tensor) -> None:
-        super().__init__(params)
-        self.flat = flat
+    differentiable = True
+    max_grad_norm: float | None = None
+    """Each task's gradient is scaled down to this norm; None leaves it as it is."""
 
+    def __init__(self, policy: FunctionalPolicy, *, parallel: Parallel | None = None) -> None:
+        if self.needs_critic and policy.critic is None:
+            raise ConfigError(f"{type(self).__name__} needs a policy with a critic: FunctionalPolicy(…, critic=True)")
+        self.policy = policy
+        self._parallel = parallel or Parallel(1)
+        self._optimizer: Optimizer = SGD()
 
-class Watcher(Protocol):
-    """Looks at the paths of a stack of tasks, one segment at a time, in constant memory."""
-
-    def segment(
-        self,
-        start: Params,
-        end: Params,
-        gradient: Params | None,
-        losses: torch.Tensor | None,
-        active: torch.Tensor | None = None,
-    ) -> None:
-        """Look at one segment; the tensors may be reused afterwards, and must not be changed.
-
-        :param start: parameters before the optimiser's step, ``[task, …]``.
-        :param end: parameters after it.
-        :param gradient: the loss's gradient at ``start``, before any clipping; around a stock algorithm, which clips
-            before its optimiser steps, after it. None where the learner does not show it.
-        :param losses: the loss at ``start``, ``[task]``; None where it is not visible.
-        :param active: ``[task]``, False for tasks that had stopped already; None: all moved.
-        """
-        ...
-
-
-@runtime_checkable
-class StepsWatcher(Watcher, Protocol):
-    """A watcher that takes several steps of one task at once: starting a few operations for each would cost more."""
-
-    def steps(self, starts: FlatParams, end: FlatParams, gradients: FlatParams, n: int) -> None:
-        """Look at ``n`` segments, one after another, of a stock algorithm, whose losses are not visible.
-
-        :param starts: parameters before each step, ``[≥ n, …]``; each is where the segment before ended.
-        :param end: parameters after the last, ``[1, …]``.
-        :param gradients: as :meth:`segment` gets it, ``[≥ n, …]``.
-        """
-        ...
-
-
-class Learner(Protocol):
-    """A learner batched over tasks, as pure functions of named tensors: VPG, A2C, PPO."""
-
-    policy: FunctionalPolicy
-
+    # -------------------------------------------------------------------------------------------------------- the loss
+    @abstractmethod
     def process(self, episodes: Episodes, params: Params) -> Samples:
         """Turn episodes that the stacked ``params`` collected into samples."""
-        ...
 
+    @abstractmethod
     def head_loss(
         self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return the loss of each task, ``[task]``, twice differentiable in the distribution's heads and the values.
 
-        :param values: the critic's at the samples' observations, ``[task, n]``; None where the policy has none.
+        :param distribution: at the samples' observations.
+        :param values: the critic's there, ``[task, n]``; None where the policy has none.
         """
-        ...
 
+    def query_loss(
+        self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the loss of each task on its query batch, ``[task]``: the mean over tasks is what a meta-wrapper that
+        differentiates goes down. It is :meth:`head_loss`, unless a learner knows better.
+        """
+        return self.head_loss(distribution, samples, values)
+
+    def loss(self, params: Params, samples: Samples) -> torch.Tensor:
+        """Return the loss of each task on all its samples, ``[task]``; twice differentiable in ``params`` (stacked)."""
+        values = self.policy.values(params, samples.obs) if self.needs_critic else None
+        return self.head_loss(self.policy.distribution(params, samples.obs), samples, values)
+
+    # ------------------------------------------------------------------------------------------------------ the update
     def start(self, params: Params) -> LearnerState:
         """Return the state with which learning starts at the stacked ``params``: a fresh optimiser."""
-        ...
+        return LearnerState(params, self._optimizer.start(Layout(params).flatten(params)))
 
     def update(
         self,
@@ -112,10 +119,82 @@ class Learner(Protocol):
         seeds: Sequence[np.random.SeedSequence],
         watcher: Watcher | None = None,
     ) -> LearnerState:
-        """Return the state after learning from one batch: one gradient step (VPG, A2C) or epochs of them (PPO).
+        """Return the state after learning from one batch: one step of the optimiser on all of it.
 
         :param rate: the optimiser's learning rate.
-        :param seeds: one stream for each task, for the order of minibatches.
-        :param watcher: is told every segment.
+        :param seeds: one stream for each task, for what an update draws; one step draws nothing.
+        :param watcher: is told every step, by the calling thread, with the whole stack.
         """
-        ...
+        return descend(
+            self.policy,
+            self.head_loss,
+            self._optimizer,
+            state,
+            rate,
+            task_blocks(len(samples), samples.obs.shape[1], self.policy.width),
+            lambda block: iter([(samples.tasks(block), None)]),
+            max_grad_norm=self.max_grad_norm,
+            parallel=self._parallel,
+            watcher=watcher,
+        )
+
+    def gradient_steps(self, parallel: Parallel | None = None) -> Learner:
+        """Return the learner whose update is one plain gradient step on this one's loss: what MAML differentiates.
+
+        :param parallel: the threads that blocks of tasks run on.
+        """
+        return self if self.plain_steps else GradientSteps(self, parallel)
+
+    # --------------------------------------------------------------------------------------------------------- exports
+    def sb3_settings(self, n_samples: int) -> SB3Settings | None:
+        """Return how a stock SB3 algorithm repeats an update; None where none does.
+
+        :param n_samples: env steps of the batch.
+        """
+        return None
+
+
+class GradientSteps(Learner):
+    """A learner with another one's loss and batches that takes one plain gradient step on each batch.
+
+    :param learner: gives both.
+    :param parallel: the threads that blocks of tasks run on.
+    """
+
+    plain_steps = True
+    steps_per_update = 1
+
+    def __init__(self, learner: Learner, parallel: Parallel | None = None) -> None:
+        super().__init__(learner.policy, parallel=parallel)
+        self.name = learner.name
+        self.needs_critic = learner.needs_critic
+        self.trust_region = learner.trust_region
+        self._learner = learner
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the learner has, such as its coefficients."""
+        if name.startswith("_"):
+            # Copying and unpickling ask for some before there is a learner.
+            raise AttributeError(name)
+        return getattr(self._learner, name)
+
+    def process(self, episodes: Episodes, params: Params) -> Samples:
+        """As the learner does."""
+        return self._learner.process(episodes, params)
+
+    def head_loss(
+        self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As the learner does."""
+        return self._learner.head_loss(distribution, samples, values)
+
+    def query_loss(
+        self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As the learner does."""
+        return self._learner.query_loss(distribution, samples, values)
+
+    def sb3_settings(self, n_samples: int) -> SB3Settings | None:
+        """As the learner does, but for the update."""
+        settings = self._learner.sb3_settings(n_samples)
+        return None if settings is None else replace(settings, optimizer="sgd", update={})

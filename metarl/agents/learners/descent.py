@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from metarl.agents.learners.base import FlatParams, Learner, LearnerState, Watcher
 from metarl.agents.learners.optimizers import FlatRate, Layout, Optimizer, clip_norms, take_step
+from metarl.agents.learners.watching import FlatParams, LearnerState, Watcher
 from metarl.agents.networks.distributions import Distribution
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel, single_threaded_torch
 from metarl.agents.sampling.samples import Samples
 from metarl.params import Params, Rate
@@ -34,8 +35,13 @@ Minibatch = tuple[Samples, torch.Tensor | None]
 """What one step of a block is computed on, and the tasks that take it, ``[task]`` (None: all)."""
 
 
+HeadLoss = Callable[[Distribution, Samples, torch.Tensor | None], torch.Tensor]
+"""The loss of each task, ``[task]``, from the policy's distribution at the samples and the critic's values there."""
+
+
 def descend(
-    learner: Learner,
+    policy: FunctionalPolicy,
+    head_loss: HeadLoss,
     optimizer: Optimizer,
     state: LearnerState,
     rate: Rate,
@@ -53,7 +59,8 @@ def descend(
     after every step, and the watcher is told by the calling thread, in the order of the steps and with the whole stack
     in one call. Either way the numbers are the same.
 
-    :param learner: whose loss is descended.
+    :param policy: whose tensors go down the loss.
+    :param head_loss: the loss.
     :param optimizer: what turns gradients into steps.
     :param state: where to start; it is not changed.
     :param rate: the optimiser's learning rate.
@@ -82,9 +89,9 @@ def descend(
             def loss(
                 distribution: Distribution, values: torch.Tensor | None, samples: Samples = samples
             ) -> torch.Tensor:
-                return learner.head_loss(distribution, samples, values)
+                return head_loss(distribution, samples, values)
 
-            derivatives = learner.policy.differentiate(params, samples.obs, loss)
+            derivatives = policy.differentiate(params, samples.obs, loss)
             if stop is not None:
                 stopped |= stop(derivatives.distribution, samples)
                 active = ~stopped if active is None else active & ~stopped

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from metarl.agents.learners.actor_critic import ActorCritic, ActorCriticSamples, standardized
-from metarl.agents.learners.base import LearnerState, Watcher
+from metarl.agents.learners.base import SB3Settings
 from metarl.agents.learners.descent import Minibatch, descend, task_blocks
+from metarl.agents.learners.registry import register_learner
+from metarl.agents.learners.watching import LearnerState, Watcher
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
@@ -20,6 +22,7 @@ from metarl.checks import ABOVE_ZERO, NONE, ROUNDS, integer
 from metarl.params import Rate
 
 
+@register_learner("ppo")
 class PPO(ActorCritic):
     """Epochs of minibatches on each batch of whole episodes, for every task of a stack; equals SB3's ``PPO``.
 
@@ -38,6 +41,9 @@ class PPO(ActorCritic):
     :param target_kl: a task stops before a step at which its estimated KL divergence is over 1.5 times this.
     :raises ConfigError: a policy without a critic, or a value outside its range.
     """
+
+    default_rate = 3e-4
+    update_options = (*ActorCritic.update_options, "n_epochs", "batch_size", "target_kl")
 
     def __init__(
         self,
@@ -105,7 +111,8 @@ class PPO(ActorCritic):
         assert isinstance(samples, ActorCriticSamples)
         size = min(self.batch_size, samples.obs.shape[1])
         return descend(
-            self,
+            self.policy,
+            self.head_loss,
             self._optimizer,
             state,
             rate,
@@ -150,6 +157,13 @@ class PPO(ActorCritic):
                     **{name: tensor[k][:, :longest] for name, tensor in epoch.items()},
                 )
                 yield batch, None if counts.min() else torch.from_numpy(counts > 0)
+
+    def sb3_settings(self, n_samples: int) -> SB3Settings:
+        """Return the settings of SB3's PPO."""
+        names = ("max_grad_norm", "n_epochs", "clip_range", "clip_range_vf", "target_kl")
+        update = {name: getattr(self, name) for name in names}
+        update["batch_size"] = min(self.batch_size, n_samples)
+        return SB3Settings("ppo", self.optimizer, self.sb3_loss(), update)
 
     @torch.no_grad()
     def _too_far(self, distribution: Distribution, samples: Samples) -> torch.Tensor:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 
-from metarl.agents.learners.base import LearnerState, Watcher
+from metarl.agents.learners.base import Learner, SB3Settings
 from metarl.agents.learners.baseline import (
     LinearFeatureBaseline,
     discounted_returns,
     generalized_advantages,
     standardize,
 )
-from metarl.agents.learners.descent import descend, task_blocks
-from metarl.agents.learners.optimizers import SGD
+from metarl.agents.learners.registry import register_learner
 from metarl.agents.learners.rounding import is_rounding, nothing_differs
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import FunctionalPolicy
@@ -24,13 +21,13 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes
 from metarl.agents.sampling.samples import Samples, pack
 from metarl.checks import FRACTION, SWITCH, choice
-from metarl.frozen import SetOnce
-from metarl.params import Params, Rate
+from metarl.params import Params
 
 SURROGATES = ("log_likelihood", "likelihood_ratio")
 
 
-class VPG(SetOnce):
+@register_learner("vpg")
+class VPG(Learner):
     """REINFORCE with generalised advantages over a linear baseline, as pure functions.
 
     :param policy: the policy whose tensors are learnt.
@@ -43,6 +40,12 @@ class VPG(SetOnce):
     :param parallel: the threads to fit baselines and to update blocks of tasks on.
     """
 
+    default_rate = 0.1
+    path_rate = 0.05
+    plain_steps = True
+    trust_region = True
+    steps_per_update = 1
+
     def __init__(
         self,
         policy: FunctionalPolicy,
@@ -53,13 +56,12 @@ class VPG(SetOnce):
         surrogate: str = "log_likelihood",
         parallel: Parallel | None = None,
     ) -> None:
-        self.policy = policy
+        super().__init__(policy, parallel=parallel)
         self.gamma = FRACTION("gamma", gamma)
         self.gae_lambda = FRACTION("gae_lambda", gae_lambda)
         self.normalize_advantage = SWITCH("normalize_advantage", normalize_advantage)
         self.surrogate: str = choice(*SURROGATES)("surrogate", surrogate)
         self.baseline = LinearFeatureBaseline(parallel=parallel)
-        self._parallel = parallel
 
     def process(self, episodes: Episodes, params: Params) -> Samples:
         """Turn episodes into samples with advantages; the baseline is fitted for each task on this batch.
@@ -80,17 +82,13 @@ class VPG(SetOnce):
             samples = replace(samples, log_prob=log_prob)
         return samples
 
-    def loss(self, params: Params, samples: Samples) -> torch.Tensor:
-        """Return the loss of each task, ``[task]``; twice differentiable in ``params`` (stacked).
-
-        It is the mean over all steps of all episodes, not a mean of episode means.
-        """
-        return self.head_loss(self.policy.distribution(params, samples.obs), samples)
-
     def head_loss(
         self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return the loss of each task, ``[task]``, given the distribution at the samples' observations."""
+        """Return the loss of each task, ``[task]``, given the distribution at the samples' observations.
+
+        It is −mean(log π · A) or −mean(π/π_old · A), a mean over all steps and not of episode means.
+        """
         log_prob = distribution.log_prob(samples.actions)
         if self.surrogate == "log_likelihood":
             score = log_prob
@@ -99,31 +97,20 @@ class VPG(SetOnce):
             score = torch.exp(log_prob - samples.log_prob)
         return -(samples.weights * score * samples.advantages).sum(-1)
 
-    def start(self, params: Params) -> LearnerState:
-        """Return the state with which learning starts at the stacked ``params``: plain gradient steps have none."""
-        return LearnerState(params, {})
+    def query_loss(
+        self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return −mean(π/π_old · A) of each task, ``[task]``, whatever the surrogate of the inner steps is.
 
-    def update(
-        self,
-        state: LearnerState,
-        samples: Samples,
-        rate: Rate,
-        seeds: Sequence[np.random.SeedSequence],
-        watcher: Watcher | None = None,
-    ) -> LearnerState:
-        """Return the state after one gradient step: the inner step of MAML.
-
-        :param rate: the inner learning rate.
-        :param seeds: not drawn from.
-        :param watcher: is told the step, by the calling thread, with the whole stack.
+        At the parameters that collected the batch the ratio is 1, and its gradient is that of log π: there samples need
+        no ``log_prob``.
         """
-        return descend(
-            self,
-            SGD(),
-            state,
-            rate,
-            task_blocks(len(samples), samples.obs.shape[1], self.policy.width),
-            lambda block: iter([(samples.tasks(block), None)]),
-            parallel=self._parallel,
-            watcher=watcher,
-        )
+        log_prob = distribution.log_prob(samples.actions)
+        old = log_prob.detach() if samples.log_prob is None else samples.log_prob
+        return -(samples.weights * torch.exp(log_prob - old) * samples.advantages).sum(-1)
+
+    def sb3_settings(self, n_samples: int) -> SB3Settings:
+        """Return the settings of SB3's PPO, whose loss without clipping, values and entropy has the same gradient."""
+        names = ("gamma", "gae_lambda", "normalize_advantage")
+        loss = {**{name: getattr(self, name) for name in names}, "ent_coef": 0.0, "vf_coef": 0.0}
+        return SB3Settings("ppo", "sgd", loss)

@@ -66,7 +66,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from metarl.agents.generators import sb3_generators
-from metarl.agents.learners.base import Watcher
+from metarl.agents.learners.watching import Watcher
 from metarl.agents.networks.policy import ACTIVATIONS, require_network_size
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.arguments import check_policy, check_together, check_values

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from metarl.agents.learners.base import FlatParams, StepsWatcher, Watcher
+from metarl.agents.learners.watching import FlatParams, StepsWatcher, Watcher
 from metarl.params import Params
 
 _ALIGNED = 16
@@ -108,8 +108,8 @@ class Path:
     """Tells a watcher every step of every optimiser, and every other move of the parameters, as its own segment.
 
     A context: hooks are on the optimisers while it is open. Memory does not grow with the path: a
-    :class:`~metarl.agents.learners.base.StepsWatcher` is told as many steps at once as the storage has room for, and
-    the rest when the context ends; any other watcher is told each as it is taken.
+    :class:`~metarl.agents.learners.watching.StepsWatcher` is told as many steps at once as the storage has room for,
+    and the rest when the context ends; any other watcher is told each as it is taken.
 
     :param storage: holds the parameters whose path it is.
     :param optimizers: what moves them.

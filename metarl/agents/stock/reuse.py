@@ -22,7 +22,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from metarl.agents.generators import drawing_from, sb3_alone, sb3_generators
-from metarl.agents.learners.base import Watcher
+from metarl.agents.learners.watching import Watcher
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.path import FlatStorage, Path, held
 from metarl.envs.family import Family, draw_tasks

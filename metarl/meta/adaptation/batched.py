@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 
-from metarl.agents.learners.base import Learner, LearnerState, Watcher
+from metarl.agents.learners.base import Learner
+from metarl.agents.learners.watching import LearnerState, Watcher
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import Episodes, collect, collect_env
 from metarl.agents.sampling.samples import Samples

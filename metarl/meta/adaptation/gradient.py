@@ -8,16 +8,11 @@ and nothing is ever differentiated through the whole loop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 
-from metarl.agents.learners.base import Learner, LearnerState, Watcher
-from metarl.agents.learners.descent import descend, task_blocks
-from metarl.agents.learners.optimizers import SGD
+from metarl.agents.learners.base import Learner
 from metarl.agents.networks.distributions import Distribution
-from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import Samples
 from metarl.params import Params, Rate, scale, subtract
 
@@ -74,50 +69,3 @@ def inner_path(
         steps.append(InnerStep(learner, params, batch, rate, second_order))
         params = steps[-1].end
     return steps, params
-
-
-class GradientSteps:
-    """A learner with another one's loss and batches that takes one plain gradient step on each batch: what MAML
-    differentiates.
-
-    :param learner: gives both.
-    :param parallel: the threads that blocks of tasks run on.
-    """
-
-    def __init__(self, learner: Learner, parallel: Parallel) -> None:
-        self.policy = learner.policy
-        self.process = learner.process
-        self.head_loss = learner.head_loss
-        self._learner = learner
-        self._parallel = parallel
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what else the learner has, such as its coefficients."""
-        if name.startswith("_"):
-            # Copying and unpickling ask for some before there is a learner.
-            raise AttributeError(name)
-        return getattr(self._learner, name)
-
-    def start(self, params: Params) -> LearnerState:
-        """Return the state with which learning starts: there is no optimiser."""
-        return LearnerState(params, {})
-
-    def update(
-        self,
-        state: LearnerState,
-        samples: Samples,
-        rate: Rate,
-        seeds: Sequence[np.random.SeedSequence],
-        watcher: Watcher | None = None,
-    ) -> LearnerState:
-        """Return the state after one gradient step; see :class:`metarl.agents.learners.base.Learner`."""
-        return descend(
-            self,
-            SGD(),
-            state,
-            rate,
-            task_blocks(len(samples), samples.obs.shape[1], self.policy.width),
-            lambda block: iter([(samples.tasks(block), None)]),
-            parallel=self._parallel,
-            watcher=watcher,
-        )

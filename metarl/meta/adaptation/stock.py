@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from metarl.agents.generators import drawing_from, sb3_generators
 from metarl.agents.parallel import library_torch
 from metarl.agents.sampling.collect import finite_array, finite_reward
+from metarl.agents.stock.entries import PREFIX
 from metarl.agents.stock.learner import ALGORITHMS, SB3Learner, learning_seed
 from metarl.agents.stock.reuse import (
     load_initialisation,
@@ -35,9 +36,6 @@ from metarl.meta.adaptation.batched import Amount, Learnt, PathWatcher, Streams
 from metarl.meta.progress import Progress, Timer
 from metarl.params import Params
 from metarl.streams import seed_sequence, stream
-
-PREFIX = "sb3_"
-"""Begins the names of learners that are stock algorithms."""
 
 
 class AdaptedSB3(AdaptedPolicy):

@@ -72,7 +72,7 @@ class Leap(PathAlgorithm):
 
     def _check_learner(self) -> None:
         super()._check_learner()
-        if self.drop_last and self.n_inner_steps == 1 and self.learner in ("vpg", "a2c"):
+        if self.drop_last and self.n_inner_steps == self.abilities.steps_per_update == 1:
             raise ConfigError(f"drop_last with n_inner_steps=1: {self.learner!r} takes one step, and nothing is left")
 
     def _learn(self, tasks: Tasks, streams: Streams, timer: Timer) -> tuple[Learnt, MetaGradient]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from metarl.agents.learners.base import FlatParams
+from metarl.agents.learners.watching import FlatParams
 from metarl.checks import SWITCH
 from metarl.errors import unknown_name
 from metarl.params import Params
@@ -115,7 +115,7 @@ class LeapWatcher:
         losses: torch.Tensor | None,
         active: torch.Tensor | None = None,
     ) -> None:
-        """Look at one segment; see :class:`metarl.agents.learners.base.Watcher`."""
+        """Look at one segment; see :class:`metarl.agents.learners.watching.Watcher`."""
         if not self._places:
             self._begin(start)
         before, after = self._flat(start), self._flat(end)
@@ -134,7 +134,7 @@ class LeapWatcher:
         self._last.put(before, after, slope, tasks, seen)
 
     def steps(self, starts: FlatParams, end: FlatParams, gradients: FlatParams, n: int) -> None:
-        """Look at several segments of one task; see :class:`metarl.agents.learners.base.StepsWatcher`."""
+        """Look at several segments of one task; see :class:`metarl.agents.learners.watching.StepsWatcher`."""
         if not self._places:
             self._begin(starts)
         before, slopes = starts.flat[:n], gradients.flat[:n]

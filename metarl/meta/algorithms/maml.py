@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 from stable_baselines3.common.policies import BasePolicy
 
+from metarl.agents.learners.registry import LEARNERS, Abilities
 from metarl.agents.networks.distributions import MAX_LOG_STD, MIN_LOG_STD
 from metarl.envs.family import Family
 from metarl.errors import ConfigError, MetaRLWarning
 from metarl.meta.adaptation.batched import FunctionalLoop, Learnt, Streams
-from metarl.meta.adaptation.gradient import GradientSteps
-from metarl.meta.adaptation.learners import STOCK, Loop
+from metarl.meta.adaptation.learners import Loop
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.environments import AnyEnv
 from metarl.meta.outer.gradients import KnownGradient, query_gradient
@@ -64,39 +64,36 @@ class MAML(AdaptiveAlgorithm):
         super().__init__(policy, env, **kwargs)
 
     def _default_outer(self) -> tuple[str, Mapping[str, Any]]:
-        return ("trpo", {"max_kl": 0.02}) if self.learner == "vpg" else ("adam", {})
+        return ("trpo", {"max_kl": 0.02}) if self.abilities.trust_region else ("adam", {})
+
+    @classmethod
+    def refusal(cls, learner: type[Abilities]) -> str | None:
+        if learner.differentiable or (cls.first_order and cls.adapts):
+            return None
+        if not cls.first_order:
+            return "a stock algorithm's steps cannot be differentiated: use fomaml, reptile or leap"
+        return "joint training needs no wrapper: let the algorithm learn() on a metarl.envs.views.vec_env.FamilyVecEnv"
 
     def _check_learner(self) -> None:
-        if self.learner in STOCK and not self.first_order:
-            raise ConfigError(
-                f"{self.name} around {self.learner!r}: a stock algorithm's steps cannot be differentiated: use fomaml, "
-                "reptile or leap"
-            )
-        if self.learner in STOCK and not self.adapts:
-            raise ConfigError(
-                f"{self.name} around {self.learner!r}: joint training needs no wrapper: let the algorithm learn() on a "
-                "metarl.envs.views.vec_env.FamilyVecEnv"
-            )
-        if self.outer == "trpo" and self.learner != "vpg":
+        reason = self.refusal(self.abilities)
+        if reason is not None:
+            raise ConfigError(f"{self.name} around {self.learner!r}: {reason}")
+        if self.outer == "trpo" and not self.abilities.trust_region:
+            fitting = ", ".join(repr(name) for name, cls in LEARNERS.items() if cls.trust_region)
             raise ConfigError(
                 f"outer='trpo' with learner={self.learner!r}: the trust region is written for the likelihood ratio of "
-                "'vpg': use outer='adam' or 'sgd'"
+                f"{fitting}: use outer='adam' or 'sgd'"
             )
-        if self.plain_steps:
-            for name in ("optimizer", "n_epochs", "batch_size", "target_kl", "max_grad_norm"):
+        if not self.first_order and not self.abilities.plain_steps:
+            for name in self.abilities.update_options:
                 if name in self.learner_kwargs:
                     raise ConfigError(f"learner_kwargs has {name}: {self.name} differentiates plain gradient steps")
 
-    @property
-    def plain_steps(self) -> bool:
-        """Whether inner steps are plain gradient steps on a loss whose learner does more."""
-        return not self.first_order and self.learner != "vpg"
-
     def _make_loop(self, options: Mapping[str, Any]) -> Loop:
         loop = super()._make_loop(options)
-        if self.plain_steps:
+        if not self.first_order:
             assert isinstance(loop, FunctionalLoop)
-            loop.learner = GradientSteps(loop.learner, self.parallel)
+            loop.learner = loop.learner.gradient_steps(self.parallel)
         return loop
 
     @property
@@ -110,7 +107,7 @@ class MAML(AdaptiveAlgorithm):
         timer = Timer()
         rates = self.rates[: self.n_inner_steps] if self.adapts else []
         streams = Streams(self.seed, "train", self.n_iterations)
-        keep = self.learner == "vpg" or not self.first_order
+        keep = self.abilities.trust_region or not self.first_order
         amount = self._amount(None, None)
         learnt = self.loop.learn(self.theta, self._sample_tasks(), rates, streams, amount, timer, query=True, keep=keep)
         state = self.outer_optimizer.state()
@@ -151,7 +148,7 @@ class MAML(AdaptiveAlgorithm):
             return KnownGradient(MetaGradient(math.nan, learnt.gradient, None, []))
         assert isinstance(self.loop, FunctionalLoop)
         assert learnt.query is not None
-        if self.learner != "vpg":
+        if not self.abilities.trust_region:
             result = query_gradient(
                 self.loop.learner,
                 self.policy_params,

@@ -29,7 +29,7 @@ class PathAlgorithm(AdaptiveAlgorithm):
 
     :param policy: ``"MlpPolicy"``.
     :param env: a registered family's name or a family.
-    :param inner_lr: None takes the learner's own, and 0.05 around ``"vpg"``, as ``reptile.yml`` and ``leap.yml`` do.
+    :param inner_lr: None takes the learner's own for paths, 0.05 around ``"vpg"``.
     :param n_inner_steps: inner steps in training.
     :param n_episodes: episodes for each of them.
     :param meta_batch_size: tasks in a meta-iteration.
@@ -80,7 +80,8 @@ class PathAlgorithm(AdaptiveAlgorithm):
         return [name for name in names if name in found]
 
     def _default_rate(self) -> float:
-        return 0.05 if self.learner == "vpg" else super()._default_rate()
+        rate = self.abilities.path_rate
+        return super()._default_rate() if rate is None else rate
 
     def _check_learner(self) -> None:
         super()._check_learner()

@@ -7,13 +7,12 @@ import inspect
 from pathlib import Path
 
 from metarl import ALGORITHMS, family_ids, make_family
-from metarl.agents.stock.learner import ALGORITHMS as STOCK
+from metarl.agents.learners.registry import LEARNERS
 from metarl.envs.tasks import describe_space
 from metarl.errors import MetaRLError
 from metarl.files.checkpoint import load_checkpoint
 from metarl.files.schema import convert
-from metarl.meta.adaptation.learners import FUNCTIONAL
-from metarl.meta.adaptation.stock import PREFIX
+from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.saving import Count, read_saved
 from metarl.zoo.console import say, show_table
 from metarl.zoo.runs.evaluations import read_meta, read_results
@@ -41,10 +40,12 @@ def show_algorithms() -> None:
 
 def show_learners() -> None:
     """Print what learns a task inside a meta-algorithm."""
-    rows = [[name, _first_paragraph(cls), "every --algo"] for name, (cls, _) in FUNCTIONAL.items()]
-    for name, cls in STOCK.items():
-        package = cls.__module__.partition(".")[0]
-        rows.append([f"{PREFIX}{name}", f"{cls.__name__} of {package}, as it is", "fomaml, reptile, leap"])
+    wrappers = {name: cls for name, cls in ALGORITHMS.items() if issubclass(cls, AdaptiveAlgorithm)}
+    rows = []
+    for name, learner in LEARNERS.items():
+        inside = [algo for algo, cls in wrappers.items() if cls.refusal(learner) is None]
+        every = len(inside) == len(wrappers)
+        rows.append([name, _first_paragraph(learner), "every --algo" if every else ", ".join(inside)])
     show_table("Learners", ["-params learner:", "what it is", "inside"], rows)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from metarl.agents.learners.base import FlatParams
+from metarl.agents.learners.watching import FlatParams
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.meta.algorithms import leap_watcher as watchers
 from metarl.meta.algorithms.leap_watcher import METRICS, LeapMetric, LeapWatcher

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import metarl
-from metarl.meta.adaptation.learners import FUNCTIONAL, STOCK
+from metarl.agents.learners.registry import LEARNERS
 from metarl.zoo.__main__ import main
 from metarl.zoo.commands.plot import running_mean, training_figure
 from metarl.zoo.runs.curves import last_evaluation, read_curve, run_on, training_seconds
@@ -271,7 +271,7 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "-f", str(logs)]) == 0
     out = capsys.readouterr().out
     assert "``" not in out
-    for word in (*metarl.ALGORITHMS, *FUNCTIONAL, *STOCK, *metarl.family_ids(), "goal [-0.5, 0.5]", "damaged"):
+    for word in (*metarl.ALGORITHMS, *LEARNERS, *metarl.family_ids(), "goal [-0.5, 0.5]", "damaged"):
         assert word in out
     (logs / "none").mkdir()
     assert main(["list", "runs", "-f", str(logs / "none")]) == 0
