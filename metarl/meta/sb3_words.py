@@ -172,15 +172,19 @@ class SB3Words:
             from metarl.meta.base import load
 
             load_path_or_dict = load(os.fspath(load_path_or_dict)).get_parameters()
-        if not isinstance(load_path_or_dict, Mapping) or set(load_path_or_dict) != {"policy"}:
+        given = load_path_or_dict.get("policy") if isinstance(load_path_or_dict, Mapping) else None
+        if not isinstance(given, Mapping) or len(load_path_or_dict) != 1:
             raise ConfigError("parameters are a dict with one entry, 'policy', as get_parameters returns it")
-        own, given = self.policy_params, load_path_or_dict["policy"]
+        own = self.policy_params
         if SWITCH("exact_match", exact_match) and set(given) != set(own):
-            missing = sorted({*own, *given} - {*own} & {*given})[0]
+            missing = sorted(own.keys() ^ given.keys(), key=str)[0]
             raise ConfigError(f"parameters do not fit the policy: {shorten(missing)} is in one of the two only")
         new = dict(self.params)
         for name, value in given.items():
-            tensor = torch.as_tensor(value)
+            try:
+                tensor = torch.as_tensor(value)
+            except (TypeError, ValueError, RuntimeError):
+                raise ConfigError(f"parameters do not fit the policy: {shorten(name)} is no tensor") from None
             if name not in own or tensor.shape != own[name].shape:
                 raise ConfigError(f"parameters do not fit the policy: {shorten(name)} is {list(tensor.shape)}")
             new[f"policy/{name}"] = tensor.detach().to(own[name].dtype).clone()

@@ -344,6 +344,19 @@ INSTEAD: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
         lambda m, p: fresh(policy_kwargs={"net_arch": [5]}).set_parameters(m.get_parameters()),
         "parameters do not fit the policy",
     ),
+    "set_parameters: a part": (
+        lambda m, p: fresh().set_parameters({"policy": {"log_std": torch.zeros(2)}}),
+        "is in one of the two only",
+    ),
+    "set_parameters: another name": (
+        lambda m, p: fresh().set_parameters({"policy": {**m.policy_params, 3: torch.zeros(2)}}),
+        "3 is in one of the two only",
+    ),
+    "set_parameters: no tensor": (
+        lambda m, p: fresh().set_parameters({"policy": {**m.policy_params, "log_std": "wide"}}),
+        "'log_std' is no tensor",
+    ),
+    "set_parameters: no dict": (lambda m, p: fresh().set_parameters({"policy": 3}), "as get_parameters returns it"),
     "set_parameters: nothing": (lambda m, p: fresh().set_parameters({}), "as get_parameters returns it"),
     "save_replay_buffer": (lambda m, p: m.save_replay_buffer("b"), "starts with an empty buffer"),
     "ep_info_buffer": (lambda m, p: m.ep_info_buffer, "callbacks find them in locals"),

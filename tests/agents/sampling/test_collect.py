@@ -254,6 +254,18 @@ def test_a_single_environment_equals_the_batch_in_distribution(discrete: bool) -
         np.testing.assert_allclose(a.std(0), b.std(0), atol=tolerance)
 
 
+def test_a_single_environment_gives_the_fewest_whole_episodes_that_suffice() -> None:
+    family = Staircase(random=True)
+    policy = make_policy(family)
+    settings = policy, alone(policy), seed_sequence(2, "adapt")
+    lengths = collect_env(wrapped(family), *settings, n_episodes=40).lengths[0].tolist()
+    for n in (1, 2, 7):
+        enough = sum(lengths[:n])
+        for n_transitions, expected in ((enough, n), (enough + 1, n + 1)):
+            episodes = collect_env(wrapped(family), *settings, n_transitions=n_transitions)
+            assert episodes.lengths.tolist() == [lengths[:expected]]
+
+
 def test_a_single_environment_repeats_with_its_seed() -> None:
     family = Staircase(random=True)
     policy = make_policy(family)

@@ -184,3 +184,39 @@ def test_comparison_is_paired() -> None:
         compare_curves(a, make_curves("b", base.tolist(), seed=1))
     with pytest.raises(ConfigError, match="different env steps"):
         compare_curves(a, dataclasses.replace(b, env_steps=b.env_steps + 1))
+
+
+def test_a_comparison_says_the_same_as_a_table_and_as_json() -> None:
+    a = make_curves("export", [[3, 4, 5, 5, 5], [5, 5, 5, 5, 5], [4, 5, 6, 7, 8]])
+    b = make_curves("scratch", [[0, 1, 2, 3, 4], [0, 0, 5, 5, 5], [0, 1, 2, 3, 9]])
+    comparison = compare_curves(a, b, level=0.5)
+    points = [comparison.points.at(i) for i in range(5)]
+    table = comparison.table(n_rows=2)
+    assert table.columns == ("env steps", "export", "scratch", "difference")
+    assert [row[0] for row in table.rows] == ["0", "400", "mean of all"]
+    assert [row[-1] for row in table.rows] == [str(points[0]), str(points[4]), str(comparison.mean)]
+    notes = " ".join(table.notes)
+    assert "50% intervals" in notes
+    assert "2 of 5 points" in notes
+    assert f"final return of scratch: {comparison.saved.interval} of 400" in notes
+    assert "1 of 3 tasks never got there" in notes
+    assert comparison.to_dict() == {
+        "a": "export",
+        "b": "scratch",
+        "level": 0.5,
+        "points": [list(point) for point in points],
+        "mean": list(comparison.mean),
+        "steps_saved": {
+            "interval": list(comparison.saved.interval),
+            "by_task": [300, 200, 0],
+            "not_reached": 1,
+            "budget": 400,
+        },
+    }
+    (axis,) = learning_figure([a, b], level=0.5).axes
+    for line, band, curves in zip(axis.lines, axis.collections, (a, b), strict=True):
+        bands = curves.bands(0.5)
+        assert list(line.get_xdata()) == list(curves.env_steps)
+        assert list(line.get_ydata()) == list(bands.mean)
+        corners = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
+        assert {*zip(a.env_steps, bands.low, strict=True), *zip(a.env_steps, bands.high, strict=True)} <= corners
