@@ -19,12 +19,13 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from metarl.checks import check_arguments
-from metarl.errors import NonFiniteError, unknown_name
+from metarl.errors import NonFiniteError
 from metarl.meta.outer.objective import MetaObjective
 from metarl.params import Params
+from metarl.registry import Registry
 
 Class = TypeVar("Class", bound=type[Any])
-OUTER: dict[str, type[Any]] = {}
+OUTER: Registry[type[Any]] = Registry("outer optimiser")
 """The outer optimisers by name."""
 
 
@@ -71,10 +72,13 @@ def require_finite(gradient: Params) -> None:
 
 
 def register_outer(name: str) -> Callable[[Class], Class]:
-    """Return a decorator that registers an outer optimiser under a name."""
+    """Return a decorator that registers an outer optimiser under a name.
+
+    :raises ConfigError: see :meth:`metarl.registry.Registry.add`.
+    """
 
     def register(cls: Class) -> Class:
-        OUTER[name] = cls
+        OUTER.add(name, cls)
         return cls
 
     return register
@@ -86,8 +90,7 @@ def make_outer(name: str, kwargs: Mapping[str, Any] | None = None) -> Outer:
     :raises UnknownNameError: no such optimiser, or a keyword that it does not take.
     :raises ConfigError: a value outside its range.
     """
-    if name not in OUTER:
-        raise unknown_name("outer optimiser", name, OUTER)
-    check_arguments(OUTER[name].__init__, kwargs or {}, f"argument of outer optimiser {name!r}:")
-    outer: Outer = OUTER[name](**(kwargs or {}))
+    cls = OUTER.find(name)
+    check_arguments(cls.__init__, kwargs or {}, f"argument of outer optimiser {name!r}:")
+    outer: Outer = cls(**(kwargs or {}))
     return outer

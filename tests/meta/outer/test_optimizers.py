@@ -14,11 +14,12 @@ from metarl.errors import ConfigError, MetaRLError, MetaRLWarning, NonFiniteErro
 from metarl.meta.algorithms.maml import PATIENCE
 from metarl.meta.outer import base
 from metarl.meta.outer.adam import Adam
-from metarl.meta.outer.base import OUTER, Outer, OuterStep, make_outer, register_outer
+from metarl.meta.outer.base import Outer, OuterStep, make_outer, register_outer
 from metarl.meta.outer.objective import LocalObjective, MetaGradient, MetaObjective
 from metarl.meta.outer.sgd import SGD
 from metarl.meta.outer.trust_region import SMALLEST_KL, TrustRegion, conjugate_gradient
 from metarl.params import Params, dot, norm
+from metarl.registry import Registry
 from tests.meta.small import copy, equal, run_iterations, small
 
 
@@ -338,7 +339,7 @@ def test_optimisers_have_one_interface() -> None:
 
 
 def test_an_optimiser_of_somebody_s_own_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "OUTER", dict(OUTER))
+    monkeypatch.setattr(base, "OUTER", Registry("outer optimiser"))
 
     @register_outer("sign")
     class Sign(SGD):
