@@ -17,7 +17,8 @@ from benchmarks.measure import SEED, Row, interleave, judged, paired_ratio
 from benchmarks.problems import RELU_100, collector, make_policy
 from metarl.agents.networks.policy import sb3_policy_kwargs
 from metarl.agents.parallel import Parallel
-from metarl.agents.sampling.collect import Episodes, collect_env, split_streams
+from metarl.agents.sampling.episodes import Episodes, split_streams
+from metarl.agents.sampling.one_env import collect_env
 from metarl.envs.family import Family
 from metarl.envs.mujoco.ant import ant_spec
 from metarl.envs.mujoco.physics import MujocoFamily

@@ -11,7 +11,8 @@ from benchmarks.measure import SEED
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
-from metarl.agents.sampling.collect import Episodes, collect
+from metarl.agents.sampling.collect import collect
+from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
 from metarl.meta.adaptation.gradient import inner_path

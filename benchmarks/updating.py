@@ -15,7 +15,7 @@ from benchmarks.measure import SEED, Row, interleave, judged, paired_ratio
 from benchmarks.problems import RELU_100, TANH_64, Update
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.parallel import Parallel
-from metarl.agents.sampling.collect import Episodes
+from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.samples import Samples
 from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.outer.base import Outer, OuterStep

@@ -7,7 +7,9 @@ from metarl.agents.learners.registry import LEARNERS, find_learner, learner_name
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.learners.watching import LearnerState, Watcher
 from metarl.agents.networks.policy import FunctionalPolicy
-from metarl.agents.sampling.collect import Episodes, collect, collect_env
+from metarl.agents.sampling.collect import collect
+from metarl.agents.sampling.episodes import Episodes
+from metarl.agents.sampling.one_env import collect_env
 from metarl.agents.sampling.samples import Samples
 from metarl.agents.stock.entries import StockAlgorithm
 

@@ -18,7 +18,7 @@ from metarl.agents.learners.actor_critic import ActorCritic, ActorCriticSamples
 from metarl.agents.learners.optimizers import Layout
 from metarl.agents.learners.watching import LearnerState
 from metarl.agents.networks.policy import FunctionalPolicy
-from metarl.agents.sampling.collect import Episodes
+from metarl.agents.sampling.episodes import Episodes
 from metarl.params import Params
 from metarl.streams import seed_sequence
 

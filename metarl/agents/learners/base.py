@@ -17,7 +17,7 @@ from metarl.agents.learners.watching import LearnerState, Watcher
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
-from metarl.agents.sampling.collect import Episodes
+from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.samples import Samples
 from metarl.errors import ConfigError
 from metarl.frozen import SetOnce

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from metarl.agents.parallel import Parallel
-from metarl.agents.sampling.collect import Episodes
+from metarl.agents.sampling.episodes import Episodes
 
 
 def discounted_returns(rewards: np.ndarray, mask: np.ndarray, gamma: float) -> np.ndarray:

@@ -18,7 +18,7 @@ def nothing_differs(rewards: np.ndarray, mask: np.ndarray, terminated: np.ndarra
     """Return whether all returns of a task are equal by themselves, ``[task]``: then no action was better than another.
 
     That is a constant reward in episodes that are equally long and end alike. The parameters are those of
-    :class:`~metarl.agents.sampling.collect.Episodes`.
+    :class:`~metarl.agents.sampling.episodes.Episodes`.
     """
     low, high = _range(rewards, mask)
     lengths = mask.sum(-1)

@@ -18,7 +18,7 @@ from metarl.agents.learners.rounding import is_rounding, nothing_differs
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
-from metarl.agents.sampling.collect import Episodes
+from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.samples import Samples, pack
 from metarl.checks import FRACTION, SWITCH, choice
 from metarl.params import Params

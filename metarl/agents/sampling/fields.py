@@ -21,7 +21,9 @@ PER_SAMPLE = axes("task", "sample")
 
 
 class Fields:
-    """Base of frozen dataclasses whose fields are arrays or tensors; None stands for a field that is absent.
+    """Base of frozen dataclasses whose fields are arrays or tensors, or mappings of those whose axes are the same.
+
+    None stands for a field that is absent.
 
     Every field names its leading axes::
 
@@ -39,8 +41,14 @@ class Fields:
         :param function: takes a field's axes, its value, and its value in each of ``others``.
         :param others: records with the same fields.
         """
+
+        def mapped(axes: tuple[str, ...], value: Any, *rest: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: function(axes, part, *(each[name] for each in rest)) for name, part in value.items()}
+            return function(axes, value, *rest)
+
         own = {
-            name: function(self.axes_of(name), value, *(getattr(other, name) for other in others))
+            name: mapped(self.axes_of(name), value, *(getattr(other, name) for other in others))
             for name, value in self.present().items()
         }
         return replace(self, **own)  # type: ignore[type-var]  # subclasses are dataclasses

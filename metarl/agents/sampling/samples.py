@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from metarl.agents.sampling.collect import Episodes
+from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.fields import PER_EPISODE, PER_SAMPLE, PER_STEP, PER_TASK, Fields
 
 Self = TypeVar("Self", bound="Samples")
@@ -26,6 +26,7 @@ class Samples(Fields):
     :param episode_ends: ``[task, env]``, cumulative count of samples after each episode.
     :param log_prob: ``[task, n]``, log-probability of the actions at the parameters that collected them; only for
         surrogates with a likelihood ratio.
+    :param target: ``[task, n, *action]``, what each action was to predict; only for supervised losses.
     """
 
     obs: torch.Tensor = field(metadata=PER_SAMPLE)
@@ -35,6 +36,7 @@ class Samples(Fields):
     counts: np.ndarray = field(metadata=PER_TASK)
     episode_ends: np.ndarray = field(metadata=PER_EPISODE)
     log_prob: torch.Tensor | None = field(default=None, metadata=PER_SAMPLE)
+    target: torch.Tensor | None = field(default=None, metadata=PER_SAMPLE)
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -72,12 +74,13 @@ def mean_weights(counts: np.ndarray, n: int, dtype: torch.dtype = torch.float32)
     return torch.from_numpy(valid / np.maximum(counts, 1)[:, None]).to(dtype)
 
 
-def pack(episodes: Episodes, advantages: np.ndarray) -> Samples:
+def pack(episodes: Episodes, advantages: np.ndarray, target: np.ndarray | None = None) -> Samples:
     """Pack the valid steps of each task to the front, in the order (env, time).
 
     Every field that episodes have for each step and samples under the same name for each sample is packed.
 
     :param advantages: ``[task, env, time]``.
+    :param target: ``[task, env, time, *action]``.
     """
     n_task, n_env, n_time = episodes.mask.shape
     counts = episodes.task_steps
@@ -107,4 +110,5 @@ def pack(episodes: Episodes, advantages: np.ndarray) -> Samples:
         weights=mean_weights(counts, n),
         counts=counts,
         episode_ends=np.cumsum(episodes.lengths, axis=1),
+        target=None if target is None else gather(target),
     )

@@ -2,7 +2,7 @@
 
 One place, so that :class:`metarl.envs.views.single.SingleEnv`, :class:`metarl.envs.views.vec_env.FamilyVecEnv` and the
 collectors of
-:mod:`metarl.agents.sampling.collect` take and refuse the same things.
+:mod:`metarl.agents.sampling` take and refuse the same things.
 """
 
 from __future__ import annotations

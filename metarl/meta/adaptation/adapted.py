@@ -11,7 +11,7 @@ import torch
 from metarl.agents.networks.distributions import draw_noise
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import single_threaded_torch
-from metarl.agents.sampling.collect import clip_actions
+from metarl.agents.sampling.one_env import clip_actions
 from metarl.checks import NONE, SEED, as_array
 from metarl.errors import ConfigError, NoSuchNameError, shorten
 from metarl.meta.sb3_words import INSTEAD, OF_STOCK

@@ -12,7 +12,9 @@ import numpy as np
 from metarl.agents.learners.base import Learner
 from metarl.agents.learners.watching import LearnerState, Watcher
 from metarl.agents.parallel import Parallel
-from metarl.agents.sampling.collect import Episodes, collect, collect_env
+from metarl.agents.sampling.collect import collect
+from metarl.agents.sampling.episodes import Episodes
+from metarl.agents.sampling.one_env import collect_env
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
 from metarl.envs.tasks import Tasks
@@ -248,5 +250,12 @@ class FunctionalLoop:
         with timer("sampling"):
             seeds = streams.tasks(count_tasks(tasks), k)
             return collect(
-                self.family, self.learner.policy, state.params, tasks, seeds, parallel=self._parallel, **amount
+                self.family,
+                self.learner.policy,
+                state.params,
+                tasks,
+                seeds,
+                n_episodes=amount["n_episodes"],
+                n_transitions=amount["n_transitions"],
+                parallel=self._parallel,
             )

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from metarl.agents.generators import drawing_from, sb3_generators
 from metarl.agents.parallel import library_torch
-from metarl.agents.sampling.collect import finite_array, finite_reward
+from metarl.agents.sampling.one_env import finite_array, finite_reward
 from metarl.agents.stock.entries import PREFIX
 from metarl.agents.stock.learner import ALGORITHMS, SB3Learner, learning_seed
 from metarl.agents.stock.reuse import (

@@ -10,7 +10,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from metarl.agents.learners.baseline import discounted_returns
 from metarl.agents.parallel import library_torch
-from metarl.agents.sampling.collect import Episodes, collect
+from metarl.agents.sampling.collect import collect
+from metarl.agents.sampling.episodes import Episodes
 from metarl.checks import COUNT, integer
 from metarl.envs.family import draw_tasks
 from metarl.params import Params, expand

@@ -15,7 +15,7 @@ from metarl.agents.learners.baseline import (
     standardize,
 )
 from metarl.agents.parallel import Parallel
-from metarl.agents.sampling.collect import Episodes
+from metarl.agents.sampling.episodes import Episodes
 
 TASKS, ENVS, TIME, OBS = 3, 5, 9, 4
 

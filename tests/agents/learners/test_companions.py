@@ -19,7 +19,8 @@ from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.networks.products import add_product_, linear, product
 from metarl.agents.parallel import Parallel
-from metarl.agents.sampling.collect import Episodes, collect
+from metarl.agents.sampling.collect import collect
+from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family, State, Step
 from metarl.envs.tasks import Tasks, take_tasks

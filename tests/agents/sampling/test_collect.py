@@ -13,7 +13,9 @@ from gymnasium import spaces
 
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
-from metarl.agents.sampling.collect import Episodes, clip_actions, collect, collect_env, split_streams
+from metarl.agents.sampling.collect import collect
+from metarl.agents.sampling.episodes import Episodes, split_streams
+from metarl.agents.sampling.one_env import clip_actions, collect_env
 from metarl.agents.sampling.samples import Samples, mean_weights, pack
 from metarl.envs.registry import make_family
 from metarl.envs.tasks import Tasks, take_tasks
@@ -89,9 +91,9 @@ def test_a_task_does_not_depend_on_the_others(amount: dict[str, int], discrete: 
     together = run(family, TASKS, seeds, **amount)
     for index in ([0], [2], [2, 0]):
         part = run(family, take_tasks(TASKS, np.array(index)), [seeds[i] for i in index], **amount)
-        together_part = Episodes(*(getattr(together, field.name)[index] for field in fields(Episodes)))
+        together_part = together.map(lambda axes, each, index=index: each[index])
         kept = int((part.mask.any(2)).sum(1).max())
-        cut = Episodes(*(getattr(together_part, field.name)[:, :kept] for field in fields(Episodes)))
+        cut = together_part.map(lambda axes, each, kept=kept: each[:, :kept])
         assert cut.n_steps == together_part.n_steps
         assert_same(cut, part)
 
@@ -229,9 +231,10 @@ def test_a_single_environment_gives_the_known_returns() -> None:
     assert episodes.mask.shape == (1, 4, 3)
     assert episodes.terminated.all()
     np.testing.assert_allclose(episodes.returns, 12.0)
-    for field in fields(Episodes):
-        batched = run(family, make_tasks([2.0], [2]), n_episodes=4)
-        assert getattr(episodes, field.name).dtype == getattr(batched, field.name).dtype
+    batched = run(family, make_tasks([2.0], [2]), n_episodes=4)
+    for name, value in batched.present().items():
+        if name != "info":
+            assert getattr(episodes, name).dtype == value.dtype
     cut = collect_env(wrapped(family, offset=6), policy, alone(policy), seed_sequence(0, "adapt"), 2)
     assert cut.lengths.tolist() == [[7, 7]]
     assert not cut.terminated.any()
@@ -378,12 +381,7 @@ def test_packing_full_episodes_equals_packing_with_a_mask() -> None:
     full = run(Staircase(), make_tasks([1.0, 2.0], [6, 6]), n_episodes=1)
     assert full.mask.all()
     advantages = np.arange(14.0).reshape(2, 1, 7)
-    longer = Episodes(
-        *(
-            np.concatenate([v, v[:, :, :1]], axis=2) if v.ndim > 2 else v
-            for v in (getattr(full, f.name) for f in fields(full))
-        )
-    )
+    longer = full.map(lambda axes, v: np.concatenate([v, v[:, :, :1]], axis=2) if "time" in axes else v)
     longer.mask[:, :, -1] = False
     quick, slow = pack(full, advantages), pack(longer, np.concatenate([advantages, advantages[..., :1]], 2))
     for name in ("obs", "actions", "advantages", "weights"):

@@ -12,7 +12,7 @@ import torch
 from metarl.agents.learners.actor_critic import ActorCriticSamples
 from metarl.agents.learners.ppo import PPO
 from metarl.agents.networks.policy import FunctionalPolicy
-from metarl.agents.sampling.collect import Episodes
+from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.fields import PER_EPISODE, PER_SAMPLE, PER_STEP, PER_TASK, Fields
 from metarl.agents.sampling.samples import Samples, mean_weights, pack
 from metarl.envs.registry import make_family

@@ -16,7 +16,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
-from metarl.agents.sampling.collect import split_streams
+from metarl.agents.sampling.episodes import split_streams
 from metarl.envs.family import Family, Step
 from metarl.envs.registry import family_ids, make_family
 from metarl.envs.tasks import concatenate_tasks, n_tasks, one_task, take_tasks

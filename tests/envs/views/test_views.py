@@ -15,7 +15,8 @@ from sb3_contrib.common.wrappers import TimeFeatureWrapper
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from metarl.agents.networks.policy import FunctionalPolicy
-from metarl.agents.sampling.collect import collect, collect_env
+from metarl.agents.sampling.collect import collect
+from metarl.agents.sampling.one_env import collect_env
 from metarl.envs.family import Family, Step
 from metarl.envs.registry import family_ids, make_family, register_family, takes_argument
 from metarl.envs.tasks import one_task

@@ -11,7 +11,8 @@ import torch
 
 import metarl.envs  # noqa: F401  (registers the families)
 from metarl.agents.learners.vpg import VPG
-from metarl.agents.sampling.collect import collect, collect_env
+from metarl.agents.sampling.collect import collect
+from metarl.agents.sampling.one_env import collect_env
 from metarl.envs.registry import make_family
 from metarl.envs.tasks import n_tasks
 from metarl.errors import ConfigError, MetaRLError, NonFiniteError, UnknownNameError
