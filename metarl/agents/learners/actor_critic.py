@@ -92,7 +92,7 @@ class ActorCritic(Learner):
 
         :param params: the stacked tensors that collected the episodes.
         """
-        samples = pack(episodes, np.broadcast_to(np.float32(0.0), episodes.mask.shape))
+        samples = pack(episodes, np.zeros(episodes.mask.shape, dtype=np.float32))
         # Rows without steps hold anything.
         cut = ~episodes.terminated & episodes.mask[..., 0]
         final_obs = np.zeros_like(episodes.final_obs)

@@ -208,6 +208,21 @@ def test_merge_joins_seeds() -> None:
         Report.merge([])
 
 
+def test_merged_env_steps_are_the_mean_over_runs_and_the_rest_is_the_first_reports() -> None:
+    strata = np.arange(N_TASKS) % 2
+    two, one = (dataclasses.replace(make_report(seeds=seeds), strata=strata) for seeds in ((0, 1), (2,)))
+    one = dataclasses.replace(one, env_steps=np.arange(4) * 1000, label="other", meta={**one.meta, "commit": "def"})
+    merged = Report.merge([two, one])
+    assert merged.env_steps.tolist() == [0, 3000, 6000, 9000]
+    assert (merged.algo, merged.env, merged.split, merged.label) == (two.algo, two.env, two.split, two.label)
+    assert merged.meta == {**two.meta, "merged": [one.meta]}
+    np.testing.assert_array_equal(merged.strata, strata)
+    assert merged.tasks.keys() == two.tasks.keys()
+    np.testing.assert_array_equal(merged.tasks["velocity"], two.tasks["velocity"])
+    with pytest.raises(ConfigError, match="cannot merge fomaml with 3 inner steps and fomaml with 1"):
+        Report.merge([two, make_report(seeds=(2,), n_steps=1)])
+
+
 @pytest.mark.parametrize("n_strata", [0, 2])
 def test_a_comparison_is_the_paired_statistics_of_returns_and_of_gains(n_strata: int) -> None:
     strata = np.arange(N_TASKS) % n_strata if n_strata else None
