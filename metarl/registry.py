@@ -32,11 +32,11 @@ class Registry(Mapping[str, Item], Generic[Item]):
         :raises ConfigError: a name that cannot be typed, or one that another class has.
         """
         if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_.-]*", name):
-            raise ConfigError(f"name of a {self.kind} {shorten(name)}: small letters, digits, '_', '.' and '-'")
+            raise ConfigError(f"name of {self.kind} {shorten(name)}: small letters, digits, '_', '.' and '-'")
         other = self._items.get(name)
         if other is not None and (other.__module__, other.__qualname__) != (item.__module__, item.__qualname__):
             where = f"{other.__module__}.{other.__qualname__}"
-            raise ConfigError(f"name of a {self.kind} {shorten(name)}: {where} has it already")
+            raise ConfigError(f"{self.kind} {shorten(name)}: {where} has it already")
         self._items = dict(sorted({**self._items, name: item}.items()))
 
     def find(self, name: Any) -> Item:

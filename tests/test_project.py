@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from metarl import ALGORITHMS
+from metarl.agents import LEARNERS
+from metarl.agents.stock.entries import PREFIX
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "metarl").rglob("*.py"))
 LAYERS = ("envs", "agents", "meta", "zoo")
@@ -192,3 +196,46 @@ def test_no_global_generator_is_drawn_from_or_seeded() -> None:
 )
 def test_the_rule_against_running_code_bites(code: str) -> None:
     assert [runs_code(name, words, {"yaml.SafeLoader"}) for name, _, words in calls(ast.parse(code))] == [True]
+
+
+def names_compared(tree: ast.Module, names: set[str]) -> list[tuple[int, str]]:
+    """Return where code compares with a name, matches it, or looks for the beginning of one; with the name."""
+    found = []
+    for node in ast.walk(tree):
+        parts: list[ast.AST] = []
+        if isinstance(node, ast.Compare):
+            parts = [node.left, *node.comparators]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("startswith", "endswith", "removeprefix")):
+            parts = [*node.args]
+        elif isinstance(node, ast.match_case):
+            parts = [node.pattern]
+        words = [each.value for part in parts for each in ast.walk(part) if isinstance(each, ast.Constant)]
+        found += [(node.lineno if hasattr(node, "lineno") else 0, str(word)) for word in words if word in names]
+    return found
+
+
+def test_no_code_outside_its_own_file_compares_the_name_of_a_learner_or_a_wrapper() -> None:
+    """What a learner or a wrapper can do is asked of it; a name that is compared would not know somebody's own."""
+    own = {name: cls.__module__ for registry in (LEARNERS, ALGORITHMS) for name, cls in registry.items()}
+    own[PREFIX] = LEARNERS[f"{PREFIX}ppo"].__module__
+    wrong = []
+    for path, tree in trees():
+        module = ".".join(path.with_suffix("").parts)
+        wrong += [f"{path}:{line}: {name}" for line, name in names_compared(tree, set(own)) if own[name] != module]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'self.learner == "vpg"',
+        'learner in ("vpg", "a2c")',
+        'name.startswith("sb3_")',
+        'kind != {"leap": 1}',
+        'match algo:\n    case "maml":\n        pass',
+    ],
+)
+def test_the_rule_against_comparing_names_bites(code: str) -> None:
+    names = {*LEARNERS, *ALGORITHMS, PREFIX}
+    assert names_compared(ast.parse(code), names)
+    assert names_compared(ast.parse('make(learner="vpg", words={"maml": "ppo"})'), names) == []

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from stable_baselines3.common.policies import BasePolicy
 
-from metarl.agents.learners.registry import Abilities, find_learner
+from metarl.agents.learners.base import Learner
+from metarl.agents.learners.registry import LEARNERS, Abilities, find_learner
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.learner import ALGORITHMS, OWN
 from metarl.checks import COUNT, MAPPING, NONE, ROUNDS, SEED, integer, number, plain, plain_tree
 from metarl.envs.family import Family, draw_tasks
 from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, DivergedError, MetaRLError, shorten, unknown_name
-from metarl.files.schema import MOST
+from metarl.files.schema import MOST, constructor_hints
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.adaptation.batched import Amount, FunctionalLoop, Learnt, Streams
-from metarl.meta.adaptation.learners import OF_META, Loop, learner_options, make_loop, require_learner
+from metarl.meta.adaptation.learners import OF_META, Loop, make_loop, require_learner
 from metarl.meta.base import MetaAlgorithm, versions
 from metarl.meta.environments import AnyEnv, as_env
 from metarl.meta.evaluation.tasks import evaluation_tasks
@@ -442,21 +443,20 @@ def _place_of(name: str) -> str | None:
     places = []
     if name in INSTEAD:
         places.append(INSTEAD[name])
-    if name in _OF_OUTER:
+    if name in _of_constructors(tuple(OUTER.values())):
         places.append(f"outer_kwargs={{'{name}': …}} is for the outer optimiser")
-    if name in learner_options() - INSTEAD.keys():
+    ours = [cls for cls in LEARNERS.values() if issubclass(cls, Learner)]
+    if name in _of_constructors(tuple(ours)) - {*OF_META, *INSTEAD}:
         places.append(f"learner_kwargs={{'{name}': …}} is for the learner")
-    elif name in _OF_STOCK_LEARNERS:
+    elif name in _of_constructors(tuple(ALGORITHMS.values())) - {*OF_META, *INSTEAD, *OWN}:
         places.append(f"learner_kwargs={{'{name}': …}} is for a stock learner")
     return ", ".join(places) or None
 
 
-def _of_constructors(classes: Iterable[type]) -> set[str]:
-    return {name for cls in classes for name in inspect.signature(cls.__init__).parameters} - {"self"}  # type: ignore[misc]
-
-
-_OF_OUTER = _of_constructors(OUTER.values())
-_OF_STOCK_LEARNERS = _of_constructors(ALGORITHMS.values()) - {*OF_META, *INSTEAD, *OWN}
+@functools.cache
+def _of_constructors(classes: tuple[type, ...]) -> frozenset[str]:
+    """Return the names that constructors take; it is asked for every attribute that is set on a model."""
+    return frozenset(name for cls in classes for name in constructor_hints(cls))
 
 
 def _one_spelling(options: dict[str, Any], learner_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

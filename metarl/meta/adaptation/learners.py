@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metarl.agents.learners.base import Learner
-from metarl.agents.learners.registry import LEARNERS, find_learner
+from metarl.agents.learners.registry import find_learner
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.stock.entries import StockAlgorithm
@@ -38,12 +38,6 @@ def require_learner(name: Any, learner_kwargs: Any) -> None:
     find_learner(name)
     if not isinstance(learner_kwargs, (Mapping, type(None))):
         raise ConfigError(f"learner_kwargs={shorten(learner_kwargs)} is not a mapping of the learner's arguments")
-
-
-def learner_options() -> set[str]:
-    """Return the names of arguments that some learner of ours takes, without those that the meta-algorithm sets."""
-    classes = [cls for cls in LEARNERS.values() if issubclass(cls, Learner)]
-    return {name for cls in classes for name in constructor_hints(cls)} - OF_META.keys()
 
 
 def make_loop(

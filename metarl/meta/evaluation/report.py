@@ -382,5 +382,7 @@ def _address(report: Report) -> dict[str, Any]:
     """Return what two reports must share before their tasks are looked at."""
     streams = {name: report.meta.get(name) for name in STREAM_KEYS}
     if isinstance(streams["env_kwargs"], dict):
-        streams["env_kwargs"] = {name: value for name, value in streams["env_kwargs"].items() if name != "oracle"}
+        env_kwargs = dict(streams["env_kwargs"])
+        env_kwargs.pop("oracle", None)
+        streams["env_kwargs"] = env_kwargs
     return {"env": report.env, "split": report.split, **streams}

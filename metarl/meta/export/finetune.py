@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -31,6 +32,7 @@ from metarl.meta.evaluation.statistics import (
 from metarl.meta.evaluation.tables import Table
 from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.export.sb3 import export_sb3
+from metarl.meta.export.settings import KINDS
 from metarl.meta.progress import Progress
 from metarl.streams import seed_sequence
 
@@ -420,7 +422,7 @@ def finetune(
     exports = {}
     for name in dict.fromkeys(optimizers):
         arguments = {"n_steps": n_steps, **hyperparameters}
-        if kind == "ppo":
+        if KINDS.get(kind) is PPO:
             quarters = name == "adam" and rollout % 4 == 0 and rollout > 4
             arguments.setdefault("batch_size", rollout // 4 if quarters else rollout)
         exports[name] = export_sb3(model, kind, optimizer=name, n_envs=n_envs, value_tasks=0, **arguments)

@@ -65,7 +65,8 @@ def fit_value(
     seeds = [seed_sequence(model.seed, "export/value", task) for task in range(n_tasks)]
     theta = {name: tensor.contiguous() for name, tensor in expand(model.policy_params, n_tasks).items()}
     episodes = collect(model.family, model.policy, theta, tasks, seeds, n_episodes=n_episodes, parallel=model.parallel)
-    gamma = float(getattr(model, "gamma", 0.99))
+    known: float | None = getattr(model, "gamma", None)
+    gamma = 0.99 if known is None else known  # SB3's, for a learner that discounts nothing
     rng = stream(model.seed, "export/batches")
     network = torch.nn.Sequential(policy.mlp_extractor.value_net, policy.value_net)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
