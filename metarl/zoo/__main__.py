@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def script(command: str | None = None) -> NoReturn:
-    """Run one command as a program: after Ctrl-C it ends at once, whatever threads are in the middle of.
+    """Run one command as a program, which ends at once after Ctrl-C, whatever its threads are in the middle of.
 
     :param command: its name, where ``sys.argv`` has its arguments only.
     """
@@ -80,7 +80,7 @@ def script(command: str | None = None) -> NoReturn:
 
 
 class _Lasting(io.FileIO):
-    """A stream whose reader may go (``metarl list | head``, a closed terminal): the work goes on, untold."""
+    """A stream whose reader may go, as in ``metarl list | head`` or with a closed terminal; the work goes on."""
 
     def write(self, data: Any, /) -> int:
         """Write, or drop what nobody can read."""
@@ -93,7 +93,7 @@ class _Lasting(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Make stdout and stderr such that no message can fail: whatever they encode, whether or not they are there."""
+    """Make stdout and stderr such that no message can fail, whatever they encode and whether or not they are there."""
     open_missing_streams()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -137,9 +137,9 @@ def _require_working_folder() -> None:
 
 
 def import_package(name: str) -> None:
-    """Import a module that registers families; what it raises, but for a failed import, keeps its traceback.
+    """Import a module that registers families. Whatever else than a failed import it raises keeps its traceback.
 
-    :raises ConfigError: it is no module, or imports something that is none.
+    :raises ConfigError: the name is no module's, or the module imports something that is not there.
     """
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"--gym-packages {shorten(name, quote=False)}: not the name of a module, such as my_families")

@@ -74,10 +74,10 @@ def load_model(
     except UnregisteredFamilyError as error:
         how = registering(Path(path).parent)
         raise CheckpointError(f"{path} was learnt on {shorten(error.family)}, which is not registered: {how}") from None
-    return twin(model, env_kwargs, n_threads) if env_kwargs else model
+    return with_env_kwargs(model, env_kwargs, n_threads) if env_kwargs else model
 
 
-def twin(model: MetaAlgorithm, env_kwargs: Mapping[str, Any], n_threads: int | None) -> MetaAlgorithm:
+def with_env_kwargs(model: MetaAlgorithm, env_kwargs: Mapping[str, Any], n_threads: int | None) -> MetaAlgorithm:
     """Return a copy of a model on another configuration of its family.
 
     :raises ConfigError: the policy does not fit that configuration.

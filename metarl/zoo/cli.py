@@ -14,6 +14,7 @@ from metarl.files.schema import constructor_hints
 from metarl.version import __version__
 from metarl.zoo import values
 from metarl.zoo.config import DEFAULT_ALGO, DEFAULT_ENV, RESERVED, parse_pairs
+from metarl.zoo.experiments import names
 
 COMMANDS = ("train", "evaluate", "export", "finetune", "plot", "reproduce", "list")
 """The commands; each is the name of the module of :mod:`metarl.zoo.commands` whose ``run(args)`` does it."""
@@ -30,7 +31,7 @@ examples:
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Adds the default to what a flag's text says, where there is one and the text does not say it."""
+    """Adds the default to the text of a flag that has one, unless the text says it already."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         told = action.help is None or "default" in action.help or not action.option_strings
@@ -88,7 +89,7 @@ def parse(argv: list[str]) -> argparse.Namespace | None:
 
 
 def _require_text(word: str) -> None:
-    """Refuse what no file of ours can say: records are UTF-8, and a name ends at a NUL."""
+    """Refuse words that no record can hold: records are UTF-8 text, and a NUL character ends a name."""
     try:
         word.encode("utf-8")
     except UnicodeEncodeError:
@@ -229,9 +230,9 @@ def _evaluate(parser: Parser) -> Parser:
     rates.add_argument(
         "--inner-lr-rule",
         default="constant",
-        choices=("constant", "half_after_first", "hundredth_after_first"),
-        help="half_after_first: the reference's test rule, full rate on the first step and half after; on AntDir it is "
-        "hundredth_after_first",
+        metavar="RULE",
+        help="constant, half_after_first (the reference's test rule: full rate on the first step and half after) or "
+        "hundredth_after_first (its rule for AntDir)",
     )
     rates.add_argument(
         "--inner-lr",
@@ -316,11 +317,11 @@ def _plot(parser: Parser) -> Parser:
 
 
 def _reproduce(parser: Parser) -> Parser:
+    parser.add_argument("experiment", help=f"whose runs are compared: {', '.join(names())}")
     parser.add_argument(
-        "experiment", help="first-order-rl: MAML, FOMAML, Reptile, Leap and baselines at equal env steps"
-    )
-    parser.add_argument(
-        "--scale", default="laptop", help="smoke (a minute), laptop (a night on 2 cores; default) or paper (weeks)"
+        "--scale",
+        default="laptop",
+        help="how large: smoke (a look at everything), laptop (a night on 2 cores; default) or paper (weeks)",
     )
     parser.add_argument("--only-env", nargs="+", default=[], metavar="ENV", help="train only on these environments")
     parser.add_argument("--only-algo", nargs="+", default=[], metavar="ALGO", help="train only these algorithms")

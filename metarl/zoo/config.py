@@ -21,9 +21,9 @@ HYPERPARAMS = Path(__file__).parent / "hyperparams"
 """The folder of the shipped YAML files, one for each algorithm."""
 
 DEFAULT_ALGO, DEFAULT_ENV = "fomaml", "PointMass-v0"
-"""What a command is about where nothing else is said."""
+"""The algorithm and the environment of a command that names none."""
 UNTRAINED_ALGO = "random"
-"""Whose YAML says the network that plain SB3 starts with from scratch."""
+"""The algorithm whose YAML says what network plain SB3 starts with from scratch."""
 
 RESERVED = {
     "env": "--env",

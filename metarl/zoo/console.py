@@ -29,7 +29,7 @@ PRE, POST = "meta/pre_adapt_rew", "meta/post_adapt_rew"
 
 
 def console() -> Console:
-    """Return a console on stdout; where that is no terminal it is so wide that no table is folded."""
+    """Return a console on stdout. Where that is no terminal, the console is so wide that no table is folded."""
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 300)
 
 
@@ -85,7 +85,7 @@ def format_duration(seconds: float) -> str:
 
 
 class CountBars:
-    """Shows how far several jobs are: a bar for each on a terminal, a line for each that is done elsewhere.
+    """Shows how far several jobs are: a bar for each on a terminal, elsewhere a line for each job that is done.
 
     :param unit: what is counted, in the plural.
     :param lines: print a line for each that is done where there is no terminal.

@@ -1,4 +1,4 @@
-"""What the words of a command line may be: argparse types, each of which says what is wrong with a word in one line."""
+"""The types of words on a command line, for argparse; each says in one line what is wrong with a word."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MOST_THREADS = 1024
 
 
 def name(text: str) -> str:
-    """A name that is not empty, as that of an unset shell variable is."""
+    """A name that is not empty, as the value of an unset shell variable would be."""
     if not text.strip():
         raise ArgumentTypeError("it is empty")
     return text
 
 
 def path(text: str) -> str:
-    """A file or folder, to read or to write; shells leave the ``~`` of ``--flag=~/x`` to the program."""
+    """A file or a folder, to read or to write. Shells leave the ``~`` of ``--flag=~/x`` to the program."""
     found = Path(os.path.expanduser(name(text)))
     try:
         os.path.abspath(found).encode("utf-8")
@@ -46,9 +46,9 @@ def existing_folder(text: str) -> str:
 
 
 def similar(missing: Path, suffixes: Sequence[str] = ()) -> str:
-    """Return a question after a path of nearly the same name in its folder, empty where there is none.
+    """Return a question whether a path of nearly the same name in its folder is meant; empty where there is none.
 
-    :param suffixes: those of files that may be meant; folders always may.
+    :param suffixes: the suffixes of files that may be meant; folders always may.
     """
     try:
         others = [other.name for other in missing.parent.iterdir() if other.is_dir() or other.suffix in suffixes]
@@ -59,7 +59,7 @@ def similar(missing: Path, suffixes: Sequence[str] = ()) -> str:
 
 
 def folder(text: str) -> str:
-    """A folder, there or not."""
+    """A folder, whether or not it is there yet."""
     found = path(text)
     for place in (Path(found), *Path(found).parents):
         if os.path.exists(place):

@@ -1,4 +1,4 @@
-"""``metarl evaluate``: adapt to held-out tasks; one table, one figure and one record for one or several runs."""
+"""``metarl evaluate``: adapts one or several runs to held-out tasks, and makes a table, a figure and a record of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``metarl export``: a plain Stable-Baselines3 zip that opens where metarl is not installed, and a JSON sidecar."""
+"""``metarl export``: writes a plain Stable-Baselines3 zip, which opens where metarl is not installed, and a sidecar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``metarl finetune``: learn held-out tasks with plain Stable-Baselines3, from an export and from scratch."""
+"""``metarl finetune``: learns held-out tasks with plain Stable-Baselines3, from an export and from scratch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from metarl.errors import ConfigError, UnknownNameError, shorten
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.export.finetune import Finetuning, finetune, learning_figure
-from metarl.meta.export.settings import KINDS
+from metarl.meta.export.settings import KINDS, ONE_STEP
 from metarl.zoo.algorithms import algorithm, check_env, load_model
 from metarl.zoo.config import (
     DEFAULT_ALGO,
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
-    """Return the meta-learnt initialisation; from scratch and without ``-i``, a model of what the YAML says."""
+    """Return the meta-learnt initialisation; from scratch and without ``-i``, a new model by the YAML."""
     if args.trained_agent or not args.from_scratch:
         (source,) = find_sources(args)
         return load_model(source.path, args.num_threads, args.env_kwargs), source
@@ -91,7 +91,7 @@ def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
 
 def _optimizers(kind: str, from_scratch: bool) -> list[str]:
     """Return the optimisers that an export is tried with; from scratch alone SB3's own is enough."""
-    return ["adam"] if from_scratch or kind == "trpo" else ["sgd", "adam"]
+    return ["adam"] if from_scratch or kind not in ONE_STEP else ["sgd", "adam"]
 
 
 def _document(

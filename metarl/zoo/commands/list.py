@@ -1,4 +1,4 @@
-"""``metarl list``: algorithms, learners, environments with their task spaces, and runs."""
+"""``metarl list``: shows the algorithms, the learners, the environments with their task spaces, and the runs."""
 
 from __future__ import annotations
 

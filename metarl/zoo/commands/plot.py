@@ -1,4 +1,4 @@
-"""``metarl plot``: training curves and adaptation curves of one or several runs."""
+"""``metarl plot``: draws training curves or adaptation curves of one or several runs."""
 
 from __future__ import annotations
 

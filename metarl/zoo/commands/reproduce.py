@@ -1,4 +1,4 @@
-"""``metarl reproduce``: the runs of an experiment, as many as are not there yet, and what all of them show."""
+"""``metarl reproduce``: trains the runs of an experiment that are not there yet, and shows what all of them show."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass
 class Work:
-    """The runs of an experiment: started, gone on with, or left alone where they are finished.
+    """Starts the runs of an experiment, goes on with those that were stopped, and leaves finished ones alone.
 
     :param experiment: what is to be done.
     :param chosen: the jobs of this command.
     :param folder: where the run folders are.
     :param recorded: runs that count without a folder.
     :param args: the command's arguments.
-    :param failed: why, by job in words.
+    :param failed: why a run failed, by its job in words.
     """
 
     experiment: Experiment

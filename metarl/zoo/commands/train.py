@@ -1,4 +1,4 @@
-"""``metarl train``: a new run, or going on exactly where one stopped."""
+"""``metarl train``: starts a new run, or goes on exactly where one stopped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 from metarl.errors import ConfigError
-from metarl.zoo.algorithms import algorithm, check_env, copy_parameters, load_model, twin
+from metarl.zoo.algorithms import algorithm, check_env, copy_parameters, load_model, with_env_kwargs
 from metarl.zoo.config import (
     DEFAULT_ALGO,
     DEFAULT_ENV,
@@ -69,7 +69,7 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
         args.eval_freq = max(total // 10, 10 * model.steps_per_iteration)
     suffix = f"_{uuid.uuid4()}" if args.uuid else ""
     if args.eval_env_kwargs:
-        twin(model, args.eval_env_kwargs, args.num_threads)
+        with_env_kwargs(model, args.eval_env_kwargs, args.num_threads)
     folder = create_run(args.log_folder, algo, env_id, suffix)
     recorded = {name: getattr(args, name) for name in RECORDED}
     recorded |= {

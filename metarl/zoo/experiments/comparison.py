@@ -40,7 +40,7 @@ class Verdict:
 
     @property
     def winner(self) -> str | None:
-        """The one that is ahead by an interval without zero, None if there is none."""
+        """The algorithm that is ahead, if the interval of the difference excludes zero; else None."""
         if not (self.supported and self.interval.excludes_zero):
             return None
         return self.a if self.interval.mean > 0 else self.b
@@ -91,7 +91,7 @@ def verdicts(items: Sequence[Tested], n_inner_steps: int) -> list[Verdict]:
 
 
 def _repeated(report: Report, n_inner_steps: int) -> Report:
-    """Return a report whose only point, before adaptation, stands for all; others as they are."""
+    """Return a report in which the point before adaptation, where it is the only one, stands for all others."""
     if report.n_inner_steps > 0:
         return report
     n = n_inner_steps + 1

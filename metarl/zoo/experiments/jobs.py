@@ -44,7 +44,7 @@ class _Scale:
 
 @dataclass(frozen=True)
 class _Document:
-    """``<name>.yml``."""
+    """What ``<name>.yml`` holds."""
 
     algos: list[str]
     scales: dict[str, _Scale]
@@ -83,7 +83,7 @@ class Entry:
     :param evaluation: arguments of ``evaluate`` on test tasks: the experiment's, with the entry's own on top.
     :param rates: what :func:`~metarl.zoo.experiments.testing.choose_rates` chooses test rates from, made the same way.
     :param hyperparams: what overrules the algorithms' YAML; dotted keys reach into mappings.
-    :param grid: hyperparameters whose every combination is run; none: no ablation.
+    :param grid: hyperparameters of which every combination is run; an entry without any is no ablation.
     """
 
     env: str

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from matplotlib.figure import Figure
 
 from metarl.meta.evaluation.tables import Table
+from metarl.registry import Registry
 from metarl.zoo.console import console, say
 from metarl.zoo.experiments import comparison
 from metarl.zoo.experiments.jobs import Entry, Experiment
@@ -120,7 +121,7 @@ class PaperReport:
         return Section([times_table(results.times)])
 
 
-REPORTS: dict[str, type[PaperReport]] = {}
+REPORTS: Registry[type[PaperReport]] = Registry("report")
 """The papers' own reports, by the name of their experiment."""
 
 _Report = TypeVar("_Report", bound=type[PaperReport])
@@ -130,10 +131,11 @@ def register_report(experiment: str) -> Callable[[_Report], _Report]:
     """Return a decorator that makes a class the report of an experiment.
 
     :param experiment: the name of its YAML file, without suffix.
+    :raises ConfigError: a name that cannot be typed, or one that another report has.
     """
 
     def register(cls: _Report) -> _Report:
-        REPORTS[experiment] = cls
+        REPORTS.add(experiment, cls)
         return cls
 
     return register

@@ -86,23 +86,22 @@ class RunCallback(BaseCallback):
 class Evaluation:
     """Returns before and after adaptation on fixed validation tasks, kept in the run folder.
 
-    The return after as many inner steps as in training is what SB3's keys hold and what chooses the best model, for one
-    that is told the task the return before any; the adaptation curve goes on to :data:`INNER_STEPS`.
+    SB3's keys hold the return after as many inner steps as in training, and it chooses the best model. For a model that
+    is told the task it is the return before any inner step. The adaptation curve goes on to :data:`INNER_STEPS`.
 
     :param run: where evaluations.npz, meta_evaluations.npz and best_model.safetensors go.
     :param every: env steps between evaluations.
     :param n_tasks: validation tasks.
     :param n_episodes: for each inner step and task; None as in training.
-    :param twin: the same algorithm on another configuration of the family, to evaluate there; None: as in training.
+    :param subject: the same algorithm on another configuration of the family, to evaluate there; None: as in training.
     """
 
     def __init__(
-        self, run: Run, every: int, n_tasks: int, n_episodes: int | None, twin: MetaAlgorithm | None = None
+        self, run: Run, every: int, n_tasks: int, n_episodes: int | None, subject: MetaAlgorithm | None = None
     ) -> None:
-        self._run, self._every, self._n_tasks, self._n_episodes, self._twin = run, every, n_tasks, n_episodes, twin
+        self._run, self._every, self._subject = run, every, subject
+        self._n_tasks, self._n_episodes = n_tasks, n_episodes
         self._results, self._meta = run.folder / "evaluations.npz", run.folder / "meta_evaluations.npz"
-        # A run goes on with the evaluations that it has.
-        self._steps = read_meta(self._meta)["post"].shape[1] if self._meta.is_file() else None
         self.best = -np.inf
 
     def due(self, before: int, now: int, last: bool) -> bool:
@@ -111,10 +110,12 @@ class Evaluation:
 
     def run(self, model: MetaAlgorithm) -> None:
         """Evaluate, log, and write the files."""
-        subject = model if self._twin is None else self._twin
+        subject = model if self._subject is None else self._subject
         subject.params = model.params
         trained = 0 if model.is_told_the_task else max(1, getattr(model, "n_inner_steps", 1))
-        steps = self._steps or max(trained, INNER_STEPS)
+        # A run goes on with as many inner steps as its evaluations have.
+        former = read_meta(self._meta) if self._meta.is_file() else None
+        steps = max(trained, INNER_STEPS) if former is None else former["post"].shape[1]
         report = subject.evaluate("validation", steps, n_tasks=self._n_tasks, n_episodes=self._n_episodes)
         lengths = np.asarray(report.meta["ep_lengths"], dtype=np.float64)[:, trained]
         returns = report.returns[0]
@@ -134,8 +135,8 @@ class Evaluation:
             "post": returns.T[None, 1:],
             "env_steps": report.env_steps[None],
         }
-        if self._meta.is_file():
-            meta = _joined(read_meta(self._meta), meta)
+        if former is not None:
+            meta = _joined(former, meta)
         tasks = {f"{TASK}{name}": value for name, value in report.tasks.items()}
         self._write(self._meta, {**meta, **tasks})
 
@@ -143,7 +144,7 @@ class Evaluation:
         write_bytes_atomic(path, npz_bytes(path, arrays), self._run.folder)
 
     def cut(self, num_timesteps: int) -> dict[Path, bytes]:
-        """Return the files without what lies after a checkpoint; find the best mean return before it."""
+        """Return the files without what lies after a checkpoint; the best return before it is the best so far."""
         contents = {}
         for path, read, per_evaluation in ((self._results, read_results, RESULTS), (self._meta, read_meta, META)):
             if not path.is_file():

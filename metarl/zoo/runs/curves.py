@@ -1,4 +1,4 @@
-"""What a run's log and its evaluations say of its course: two columns of progress.csv, times, the last evaluation."""
+"""What a run's log and its evaluations say of its course: curves, times, and the last evaluation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read_curve(run: Run, x: str, y: str) -> Curve:
 
 
 def run_on(elapsed: np.ndarray) -> np.ndarray:
-    """Return the seconds of a run from those of its processes, whose clocks start anew where it was gone on with."""
+    """Return the seconds of a run from those of its processes. A clock starts anew whenever a run goes on."""
     falls = np.flatnonzero(np.diff(elapsed) < 0)
     offsets = np.zeros(len(elapsed))
     np.add.at(offsets, falls + 1, elapsed[falls])

@@ -1,4 +1,4 @@
-"""The evaluations of a run: what its two ``.npz`` hold, and the checks before anything of them is used."""
+"""The evaluations of a run: what its two ``.npz`` files hold, and how they are checked before they are used."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Events(NamedTuple):
     earlier: Path | None = None
 
     def warning(self, run: Run) -> str:
-        """Return what is to be said of it, empty if nothing is."""
+        """Return the warning to print before the run goes on, empty where there is none."""
         if self.earlier is None:
             return ""
         there = self.earlier.is_dir()
@@ -45,7 +45,7 @@ class Events(NamedTuple):
         return f"TensorBoard's events of {run.folder} go on in it: {why.format(shown)}"
 
     def recorded(self) -> dict[str, Any]:
-        """Return what args.yml says of it."""
+        """Return what args.yml is to hold of it."""
         return {"tensorboard": None if self.folder is None else str(self.folder), "tensorboard_mark": self.mark}
 
 

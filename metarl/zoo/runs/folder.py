@@ -164,7 +164,7 @@ class Held:
             raise FolderGoneError(f"{self.run.folder} was removed or renamed while it was trained")
 
     def new_place(self) -> Path | None:
-        """Return where the folder lies now, as far as it is still in the folder that it was in."""
+        """Return where the folder lies now, if it was renamed and not moved away; else None."""
         try:
             return next(filter(self._is, self.run.folder.absolute().parent.iterdir()), None)
         except OSError:
@@ -179,7 +179,7 @@ class Held:
 
 @contextmanager
 def locked(run: Run) -> Iterator[Held]:
-    """Keep other processes from training the same run; the lock goes with the process, however that ends.
+    """Keep other processes from training the same run. The lock goes with the process, however that ends.
 
     :raises CheckpointError: another process is training it, or nothing can be written there.
     """
@@ -262,7 +262,7 @@ def open_run(folder: str | Path) -> Run:
 
 
 def _why_not_whole(folder: Path) -> str:
-    """Return, for a message, why a folder that is named as a run's has no records; empty for any other."""
+    """Return why a folder that is named as a run's has no records, for a message; empty for any other folder."""
     if RUN_NAME.fullmatch(folder.name) is None or any(folder.glob("*.safetensors")):
         return ""
     return " (a run that was stopped in its first moment leaves such a folder: start a new one)"
@@ -271,8 +271,7 @@ def _why_not_whole(folder: Path) -> str:
 def find_run(log_folder: str | Path, algo: str, env_id: str, exp_id: int = 0) -> Run | None:
     """Return the run with a number, or the latest one for 0; None if there is no run at all.
 
-    The latest is the latest that can be read and has saved something, where there is one: others are left out with a
-    warning.
+    The latest run is the latest one that can be read and has saved something. Later ones are left out with a warning.
 
     :raises CheckpointError: that number does not exist, or no run can be read.
     """

@@ -1,4 +1,4 @@
-"""Where commands write: names are looked at before anything is computed, and no file is overwritten unasked."""
+"""Where commands write. Names are tried before anything is computed, and no file is overwritten unasked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIGURES = ("png", "svg", "pdf")
 class Outputs(NamedTuple):
     """Files that a command writes together.
 
-    :param paths: their names. One that somebody takes before they are written makes all of them go to other names.
+    :param paths: their names. Where somebody takes one of them before they are written, all go to other names.
     :param overwrite: whether they replace files that exist.
     :param within: the run folder of which they are part: nothing in it is written through a link. None for names that
         the user typed, which may lead anywhere.
@@ -38,7 +38,7 @@ class Outputs(NamedTuple):
     within: Path | None
 
     def require_possible(self) -> Outputs:
-        """Return this, having looked, before the work, whether the files can be written when it is done.
+        """Try, before the work, whether the files can be written when it is done; return this object.
 
         :raises ConfigError: one cannot, or exists and is not to be overwritten.
         """
@@ -68,7 +68,7 @@ class Outputs(NamedTuple):
         return [] if self.within is None else [self.within]
 
     def _claim(self, paths: Sequence[Path]) -> bool:
-        """Make empty files of these names, of which no other process can make one; return False if there is one."""
+        """Make empty files of these names, so that no other process takes one; return False if one is there already."""
         made: list[Path] = []
         path = Path()
         try:
@@ -88,7 +88,7 @@ class Outputs(NamedTuple):
 def require_writable(path: Path) -> None:
     """Raise :class:`ConfigError` unless a file, or a folder, of a name could be made; nothing stays behind.
 
-    Permissions do not say all: a disk may be mounted for reading only, and a name too long for it.
+    Permissions do not say everything: a disk may be mounted for reading only, and a name may be too long for it.
     """
     shown = shorten(path, quote=False)
     try:
@@ -137,7 +137,7 @@ def _later(path: Path, number: int) -> Path:
 
 
 def record_and_figure(args: argparse.Namespace, folder: Path, run: Run | None) -> Outputs:
-    """Return where a command's JSON record and figure go, having looked whether they can be written.
+    """Return where a command's JSON record and figure go, after trying whether they can be written.
 
     :param args: with ``output``, ``figure``, ``overwrite`` and ``split``.
     :param folder: where they go unless said otherwise, under ``<split>_<number>``, the first that is free.

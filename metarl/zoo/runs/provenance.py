@@ -1,4 +1,4 @@
-"""Where a result was made: commit, cores and versions; no host names, no paths."""
+"""Where a result was made: the commit, the cores and the versions, but no host names and no paths."""
 
 from __future__ import annotations
 

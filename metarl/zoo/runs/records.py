@@ -1,4 +1,4 @@
-"""What evaluations on held-out tasks are shown beside, and the record that ``metarl evaluate`` writes of them."""
+"""How returns on held-out tasks are shown, beside published ones, and the record that ``metarl evaluate`` writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``metarl train -i RUN``: going on exactly where a run stopped.
+"""``metarl train -i RUN``: goes on exactly where a run stopped.
 
 Everything is read, checked and laid out before a file is touched: a run that cannot go on stays as it was.
 """
@@ -109,9 +109,9 @@ def _load_checkpoint(folder: Run, recorded: Mapping[str, Any], n_threads: int | 
 
 
 def _refuse_edits(folder: Run, config: Mapping[str, Any], model: MetaAlgorithm) -> None:
-    """Refuse hyperparameters that somebody changed in config.yml, as a run goes on with those of its checkpoint.
+    """Refuse hyperparameters that somebody changed in config.yml, since a run goes on with those of its checkpoint.
 
-    How long the run is, ``n_timesteps``, is config.yml's to say.
+    Only how long the run is, ``n_timesteps``, is taken from config.yml.
 
     :raises CheckpointError: one is out of range, or another in the checkpoint.
     """

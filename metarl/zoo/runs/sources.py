@@ -33,7 +33,7 @@ class Source(NamedTuple):
 def find_sources(args: argparse.Namespace) -> list[Source]:
     """Return what ``-i``, or ``--algo --env --exp-id``, names.
 
-    :raises MetaRLError: nothing there; the message says what exists.
+    :raises MetaRLError: there is nothing of that name; the message says what there is.
     """
     if args.trained_agent:
         _refuse_names(args)
@@ -99,7 +99,7 @@ def _named(path: Path, args: argparse.Namespace) -> Source:
 
 
 def _refuse_names(args: argparse.Namespace) -> None:
-    """Refuse what ``-i`` says already."""
+    """Refuse flags that say again what ``-i`` says already."""
     for name in ("algo", "env", "exp_id"):
         if name in args.given:
             raise ConfigError(f"--{name.replace('_', '-')} cannot be given with -i, which names the models already")

@@ -15,7 +15,7 @@ from metarl.files.checkpoint import save_checkpoint
 from metarl.logging import log_hyperparameters, make_logger
 from metarl.meta.base import MetaAlgorithm
 from metarl.startup import INTERRUPTED
-from metarl.zoo.algorithms import twin
+from metarl.zoo.algorithms import with_env_kwargs
 from metarl.zoo.console import CountBars, Reporter, format_steps, is_terminal, say, show_commands, warn
 from metarl.zoo.interrupts import Interrupts
 from metarl.zoo.runs.callbacks import Evaluation, RunCallback
@@ -47,7 +47,7 @@ def evaluation_of(
         recorded["eval_freq"],
         recorded["n_eval_tasks"],
         recorded["eval_episodes"],
-        twin(model, recorded["eval_env_kwargs"], args.num_threads) if recorded["eval_env_kwargs"] else None,
+        with_env_kwargs(model, recorded["eval_env_kwargs"], args.num_threads) if recorded["eval_env_kwargs"] else None,
     )
 
 
@@ -115,9 +115,9 @@ def train(
 
 @contextmanager
 def _rescuing(held: Held, model: MetaAlgorithm) -> Iterator[None]:
-    """Where the run folder has gone, say so in place of what came of it, and keep what was learnt.
+    """Replace an error by what is behind it where the run folder has gone, and keep what was learnt.
 
-    :raises FolderGoneError: it has gone.
+    :raises FolderGoneError: the folder has gone; the message says where the model is.
     """
     try:
         yield
@@ -130,7 +130,10 @@ def _rescuing(held: Held, model: MetaAlgorithm) -> Iterator[None]:
 
 
 def _rescue(held: Held, model: MetaAlgorithm) -> str:
-    """Save a model beside its run folder, which has gone, unless that is there under another name; say where it is."""
+    """Save a model beside its run folder, which has gone, unless the folder is there under another name.
+
+    :return: a few words that say where the model is.
+    """
     place, folder = held.new_place(), held.run.folder
     if place is not None:
         return f"it is {place} now, go on with: {command_line(['train', '-i', str(place)])}"
@@ -145,7 +148,7 @@ def _rescue(held: Held, model: MetaAlgorithm) -> str:
 
 
 def _warn_of_lost_points(folder: Run, expected: int) -> None:
-    """Say if the log has fewer meta-iterations than the checkpoint has done.
+    """Warn if the log has fewer meta-iterations than the checkpoint has done.
 
     :param expected: how many were logged.
     """

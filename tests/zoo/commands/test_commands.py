@@ -296,6 +296,7 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
             ["evaluate", "--inner-lr", "0.1", "--inner-lr-rule", "half_after_first"],
             "not allowed with argument --inner-lr",
         ),
+        (["evaluate", "--inner-lr-rule", "half"], "inner_lr_rule='half' is unknown: use constant or half_after_first"),
         (["evaluate", "--figure", "x.bmp"], "use a name in .png"),
         (["evaluate", "--gym-packages", "no_such"], "--gym-packages no_such: No module named 'no_such' (looked for in"),
         (["evaluate", "--gym-packages", "a-b"], "--gym-packages a-b: not the name of a module"),
