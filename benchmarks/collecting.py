@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from benchmarks.measure import SEED, Row, interleave, judged, paired_ratio
 from benchmarks.problems import RELU_100, collector, make_policy
-from metarl.agents.networks.policy import sb3_policy_kwargs
+from metarl.agents.networks.arguments import sb3_policy_kwargs
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.episodes import Episodes, split_streams
 from metarl.agents.sampling.one_env import collect_env

@@ -9,7 +9,7 @@ from typing import Any
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import get_system_info
 
-from metarl.agents.networks.policy import ACTIVATIONS
+from metarl.agents.networks.arguments import ACTIVATIONS
 from metarl.arguments import merge
 from metarl.checks import SWITCH, plain_tree
 from metarl.envs.family import Family

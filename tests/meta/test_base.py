@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.logger import KVWriter, Logger, configure
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from metarl.agents.networks.policy import ACTIVATIONS
+from metarl.agents.networks.arguments import ACTIVATIONS
 from metarl.envs.registry import make_family
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
 from metarl.files.checkpoint import load_checkpoint, save_checkpoint

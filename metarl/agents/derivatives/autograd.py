@@ -9,13 +9,11 @@ from collections.abc import Callable
 
 import torch
 
-from metarl.agents.derivatives.base import HeadLoss
+from metarl.agents.derivatives.base import HeadLoss, Outputs
 from metarl.agents.networks.distributions import from_heads
 from metarl.params import Params
 
-Outputs = tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]
-"""The heads of an action distribution, and the critic's values ``[…, n]`` (none without a critic)."""
-VMAP_BYTES = 1_000_000
+VMAP_BYTES = 200_000
 """One layer's activations of one task, at most, for which tasks are computed side by side rather than in a loop."""
 
 

@@ -16,6 +16,8 @@ from metarl.params import Params
 
 HeadLoss = Callable[[Distribution, torch.Tensor | None], torch.Tensor]
 """The losses ``[task]``, given the distribution and the critic's values ``[task, n]`` (None without a critic)."""
+Outputs = tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]
+"""The heads of an action distribution, and the critic's values ``[…, n]`` (none without a critic)."""
 LossFunction = Callable[[Params], torch.Tensor]
 """The losses ``[task]`` of a stack of parameters ``[task, …]``, differentiable any number of times."""
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from metarl.agents.derivatives.base import HeadLoss, complete
 from metarl.agents.networks.distributions import from_heads
-from metarl.agents.networks.mlp import Tower
 from metarl.agents.networks.products import add_product_, linear, outer, product
+from metarl.agents.networks.tower import Tower
 from metarl.params import Params
 
 

@@ -72,7 +72,7 @@ class Learner(Abilities, SetOnce, ABC):
     """Each task's gradient is scaled down to this norm; None leaves it as it is."""
 
     def __init__(self, policy: FunctionalPolicy, *, parallel: Parallel | None = None) -> None:
-        if self.needs_critic and policy.critic is None:
+        if self.needs_critic and not policy.has_critic:
             raise ConfigError(f"{type(self).__name__} needs a policy with a critic: FunctionalPolicy(…, critic=True)")
         self.policy = policy
         self._parallel = parallel or Parallel(1)

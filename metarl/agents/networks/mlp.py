@@ -1,42 +1,77 @@
-"""Multi-layer perceptrons as pure functions of named tensors."""
+"""SB3's ``MlpPolicy``: an actor and a critic, each a multi-layer perceptron of its own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from metarl.agents.networks.products import linear
+from metarl.agents.derivatives.base import HeadLoss, Outputs
+from metarl.agents.derivatives.mlp import MlpDerivatives, MlpLinearized
+from metarl.agents.networks.arguments import require_network_size
+from metarl.agents.networks.base import Network, with_own_heads
+from metarl.agents.networks.products import fewest_rows
+from metarl.agents.networks.tower import Tower
+from metarl.errors import ConfigError, shorten
 from metarl.params import Params
 
 
-@dataclass(frozen=True)
-class Tower:
-    """A multi-layer perceptron by the names of its tensors: linear layers with an activation between each two.
+class MlpNetwork(Network):
+    """Two towers on flat observations, differentiated by hand."""
 
-    :param linear_names: from the observation to the head.
-    :param activations: one fewer.
-    """
-
-    linear_names: tuple[str, ...]
-    activations: tuple[nn.Module, ...]
+    module_class = ActorCriticPolicy
+    stock = True
 
     @classmethod
-    def of(cls, hidden: nn.Sequential, prefix: str, head: str) -> Tower:
-        """Return the tower of SB3's ``hidden`` layers, called ``prefix.0``, …, and the linear layer ``head``."""
-        names = [f"{prefix}.{name}" for name, layer in hidden.named_children() if isinstance(layer, nn.Linear)]
-        return cls((*names, head), tuple(layer for layer in hidden if not isinstance(layer, nn.Linear)))
+    def check(cls, observation_space: spaces.Space[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(observation_space, spaces.Box) or is_image_space(observation_space):
+            raise ConfigError(
+                f"observation space {observation_space} is not supported: MlpPolicy takes a Box, no image"
+            )
+        kwargs = dict(kwargs)
+        if kwargs.get("features_extractor_class", FlattenExtractor) is not FlattenExtractor:
+            raise ConfigError("only policies without a features extractor (MlpPolicy) are supported")
+        value = kwargs.pop("features_extractor_kwargs", None)
+        if value not in (None, {}):
+            reason = "MlpPolicy has no features extractor"
+            raise ConfigError(f"features_extractor_kwargs={shorten(value)} is not supported: {reason}")
+        require_network_size(kwargs.get("net_arch"), observation_space)
+        return kwargs
 
-    def __call__(self, params: Params, x: torch.Tensor) -> torch.Tensor:
-        """Return the head's output for flat observations."""
-        for index, name in enumerate(self.linear_names):
-            x = linear(x, params[f"{name}.weight"], params[f"{name}.bias"])
-            if index < len(self.activations):
-                x = self.activations[index](x)
-        return x
+    def __init__(self, module: ActorCriticPolicy, critic: bool) -> None:
+        extractor = module.mlp_extractor
+        self._rank = len(module.observation_space.shape or ())
+        self._actor = Tower.of(extractor.policy_net, "mlp_extractor.policy_net", "action_net")
+        self._critic = Tower.of(extractor.value_net, "mlp_extractor.value_net", "value_net")
+        self._towers = [self._actor, self._critic] if critic else [self._actor]
+        own = {"log_std", *(name for tower in self._towers for name in tower.names)}
+        shapes = {name: tensor.shape for name, tensor in module.named_parameters() if name in own}
+        self.names = list(shapes)
+        self.buffers = {}
+        self.inputs = [tower.linear_names[0] for tower in self._towers]
+        self.width = max(shape[0] for name, shape in shapes.items() if name.endswith(".weight"))
+        self.depth = len(self._actor.activations)
+        self.n_outputs = shapes["action_net.bias"][0]
+        self.min_rows = fewest_rows([shapes[f"{name}.weight"].numel() for name in self._actor.linear_names])
 
-    @property
-    def names(self) -> list[str]:
-        """The tensors."""
-        return [f"{name}.{kind}" for name in self.linear_names for kind in ("weight", "bias")]
+    def outputs(self, params: Params, obs: torch.Tensor, critic: bool) -> Outputs:
+        x = self._flat(obs)
+        heads = with_own_heads(self._actor(params, x), params)
+        return heads, (self._critic(params, x).squeeze(-1),) if critic else ()
+
+    def values(self, params: Params, obs: torch.Tensor) -> torch.Tensor:
+        return self._critic(params, self._flat(obs)).squeeze(-1)
+
+    def differentiate(self, params: Params, obs: torch.Tensor, loss: HeadLoss, second_order: bool) -> MlpDerivatives:
+        return MlpDerivatives(self._towers, params, self._flat(obs), loss, second_order)
+
+    def linearize(self, params: Params, obs: torch.Tensor) -> MlpLinearized:
+        return MlpLinearized(self._actor, params, self._flat(obs))
+
+    def _flat(self, obs: torch.Tensor) -> torch.Tensor:
+        return obs if self._rank == 1 else obs.flatten(start_dim=obs.ndim - self._rank)

@@ -174,7 +174,7 @@ def _collect_block(
     noise = None if how.deterministic else _noise(policy, action_rngs, horizon, n_envs)
     reported: dict[str, list[np.ndarray]] = {name: [] for name in how.info}
     active = np.ones((n, n_envs), dtype=bool)
-    rows, kept, min_rows = np.arange(n)[:, None], None, policy.min_rows
+    rows, kept, min_rows = np.arange(n)[:, None], None, policy.network.min_rows
     for t in range(horizon):
         out.obs[t] = obs
         seen = obs if kept is None else obs[rows, kept]

@@ -67,7 +67,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from metarl.agents.generators import sb3_generators
 from metarl.agents.learners.watching import Watcher
-from metarl.agents.networks.policy import ACTIVATIONS, require_network_size
+from metarl.agents.networks.arguments import ACTIVATIONS, require_network_size
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.arguments import check_policy, check_together, check_values
 from metarl.agents.stock.reuse import ReusableSB3, construct, load_initialisation, read_initialisation

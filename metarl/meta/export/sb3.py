@@ -47,8 +47,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from metarl.agents.generators import sb3_alone
+from metarl.agents.networks.arguments import ACTIVATIONS, require_network_size
 from metarl.agents.networks.distributions import MIN_LOG_STD
-from metarl.agents.networks.policy import ACTIVATIONS, require_network_size
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.learner import ALGORITHMS
 from metarl.agents.stock.reuse import (
@@ -193,7 +193,7 @@ def _actor_and_critic(model: MetaAlgorithm, value_tasks: int, value_episodes: in
     tensors = {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
     for name, tensor in model.policy_params.items():
         tensors[name] = tensor.detach().float().clamp(min=MIN_LOG_STD) if name == "log_std" else tensor.detach().float()
-    if model.policy.critic is not None or value_tasks == 0:
+    if model.policy.has_critic or value_tasks == 0:
         return tensors, None
     value_fit, fitted = fit_value(model, module, value_tasks, value_episodes)
     return {**tensors, **fitted}, value_fit

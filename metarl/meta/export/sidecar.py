@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 
-from metarl.agents.networks.policy import ACTIVATIONS
+from metarl.agents.networks.arguments import ACTIVATIONS
 from metarl.agents.stock.learner import ALGORITHMS, check_stock
 from metarl.checks import check_arguments
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten

@@ -112,9 +112,8 @@ class LocalObjective:
             {name: tensor.new_empty((self._n_tasks, *tensor.shape)) for name, tensor in params.items()} for _ in support
         ]
         self._known: set[int] = set()
-        head = params[f"{learner.policy.linear_names[-1]}.bias"]
-        self._old_head = head.new_empty((*query.obs.shape[:2], len(head)))
-        self._old_log_prob = head.new_empty(query.obs.shape[:2])
+        self._old_head = query.weights.new_empty((*query.obs.shape[:2], learner.policy.network.n_outputs))
+        self._old_log_prob = query.weights.new_empty(query.obs.shape[:2])
         self._old_known: set[int] = set()
         self._curvature: dict[int, tuple[list[InnerStep], Linearized]] = {}
 
@@ -260,7 +259,7 @@ class LocalObjective:
         if self._second_order:
             rows += 4 * sum(batch.obs.shape[1] for batch in self._support_part)
         policy = self._learner.policy
-        return int(rows * size * len(policy.activations) * policy.width * self._query.obs.element_size())
+        return int(rows * size * policy.network.depth * policy.width * self._query.obs.element_size())
 
 
 def chunks(n_tasks: int, batches: Sequence[Samples], width: int, chunk_size: int | None) -> list[slice]:

@@ -27,7 +27,7 @@ def make(kind: str, critic: bool, activation: str = "tanh") -> tuple[FunctionalP
 
 def outputs_of(policy: FunctionalPolicy, obs: torch.Tensor, side_by_side: bool, params: Params) -> Outputs:
     def one(own: Params, buffers: Params, seen: torch.Tensor) -> Outputs:
-        values = (policy.values(own, seen),) if policy.critic is not None else ()
+        values = (policy.values(own, seen),) if policy.has_critic else ()
         return policy.distribution(own, seen).heads, values
 
     return batched(one, params, {}, obs, side_by_side)

@@ -11,8 +11,9 @@ from gymnasium import spaces
 from metarl.agents.derivatives.base import Derivatives
 from metarl.agents.derivatives.mlp import activation_derivatives
 from metarl.agents.learners.vpg import VPG
+from metarl.agents.networks.arguments import ACTIVATIONS
 from metarl.agents.networks.distributions import Distribution
-from metarl.agents.networks.policy import ACTIVATIONS, FunctionalPolicy
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.samples import Samples
 from metarl.params import Params, expand
 from tests.meta.problems import TASKS, make_params, make_samples
@@ -41,7 +42,7 @@ def derivatives(learner: VPG, params: Params, samples: Samples, second_order: bo
 
 def loss(learner: VPG, params: Params, samples: Samples) -> torch.Tensor:
     policy = learner.policy
-    values = policy.values(params, samples.obs) if policy.critic is not None else None
+    values = policy.values(params, samples.obs) if policy.has_critic else None
     return learner.head_loss(policy.distribution(params, samples.obs), samples, values)
 
 

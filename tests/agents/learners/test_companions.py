@@ -202,7 +202,7 @@ def test_the_fewest_rows_keep_the_bits_of_more() -> None:
         obs = torch.randn((3, 200, 5), generator=generator)
         params = {name: tensor[:3] for name, tensor in make_params(policy).items()}
         mean = policy.distribution(params, obs).mode()
-        for n in (policy.min_rows, policy.min_rows + 1, 50):
+        for n in (policy.network.min_rows, policy.network.min_rows + 1, 50):
             assert torch.equal(policy.distribution(params, obs[:, :n].contiguous()).mode(), mean[:, :n]), (size, n)
 
 

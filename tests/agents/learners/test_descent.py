@@ -157,7 +157,7 @@ def test_a_watcher_sees_the_whole_path(name: str, n_threads: int) -> None:
 
 def loss_and_gradient(learner: Learner, params: Params, samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
     leaves = {key: tensor.clone().requires_grad_() for key, tensor in params.items()}
-    values = None if learner.policy.critic is None else learner.policy.values(leaves, samples.obs)
+    values = learner.policy.values(leaves, samples.obs) if learner.policy.has_critic else None
     losses = learner.head_loss(learner.policy.distribution(leaves, samples.obs), samples, values)
     gradient = torch.autograd.grad(losses.sum(), list(leaves.values()))
     return losses.detach(), Layout(params).flatten(dict(zip(leaves, gradient, strict=True)))

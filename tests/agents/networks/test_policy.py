@@ -12,8 +12,9 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
+from metarl.agents.networks.arguments import ACTIVATIONS
 from metarl.agents.networks.distributions import Categorical, Gaussian
-from metarl.agents.networks.policy import ACTIVATIONS, FunctionalPolicy
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.errors import ConfigError, MetaRLError, UnknownNameError
 from metarl.params import Params
 
@@ -270,5 +271,5 @@ def test_spaces_that_are_not_supported_are_refused(observation: spaces.Space[Any
 def test_unknown_policy() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'MlpPolicy'"):
         FunctionalPolicy("MlpPolicyy", OBS, BOX)
-    with pytest.raises(UnknownNameError, match="known: MlpPolicy"):
+    with pytest.raises(UnknownNameError, match="known: CnnPolicy, FewShotCnnPolicy, MlpPolicy"):
         FunctionalPolicy([1], OBS, BOX)  # type: ignore[arg-type]

@@ -1,0 +1,83 @@
+"""What a policy's network is asked for, whatever it is made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from metarl.agents.derivatives.base import Derivatives, HeadLoss, Linearized, Outputs
+from metarl.params import Params
+
+STATISTICS = "statistics/"
+"""Begins the names of buffers among the parameters."""
+
+
+class Network(ABC):
+    """The tensors of an SB3 policy as pure functions of them, for one task (``[…]``) or a stack (``[task, …]``).
+
+    :param module: gives names, shapes and layers; nothing of it is changed or kept for its numbers.
+    :param critic: whether the critic's tensors belong to it too.
+    """
+
+    module_class: ClassVar[type[ActorCriticPolicy]]
+    """Makes the module."""
+    stock: ClassVar[bool]
+    """Whether that is one of SB3's own policies, so that an export needs no code of ours."""
+
+    names: list[str]
+    """The tensors, in SB3's order."""
+    buffers: Params
+    """What is not learnt by gradients, at its start; named among the parameters with ``statistics/`` before it."""
+    inputs: list[str]
+    """The layers that observations enter."""
+    width: int
+    """Numbers that the widest layer gives for one observation; it sets how many tasks fit a chunk."""
+    depth: int
+    """Activations on the way from an observation to an action."""
+    n_outputs: int
+    """Outputs of the actor's last layer."""
+    min_rows: int
+    """Fewest observations of a task for which the actor computes the same bits as among more."""
+
+    @classmethod
+    @abstractmethod
+    def check(cls, observation_space: spaces.Space[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keywords that concern the network and its features, as the module's class takes them.
+
+        :param kwargs: ``net_arch``, ``features_extractor_class`` and other keywords of the module, their kinds checked.
+        :raises ConfigError: observations or values that the network does not take.
+        """
+
+    @abstractmethod
+    def __init__(self, module: ActorCriticPolicy, critic: bool) -> None: ...
+
+    @abstractmethod
+    def outputs(self, params: Params, obs: torch.Tensor, critic: bool) -> Outputs:
+        """Return the heads of the action distribution, and the critic's values if they are asked for."""
+
+    @abstractmethod
+    def values(self, params: Params, obs: torch.Tensor) -> torch.Tensor:
+        """Return the critic's values, ``[n]`` or ``[task, n]``."""
+
+    @abstractmethod
+    def differentiate(self, params: Params, obs: torch.Tensor, loss: HeadLoss, second_order: bool) -> Derivatives:
+        """Return the derivatives of a loss; ``params`` are stacked."""
+
+    @abstractmethod
+    def linearize(self, params: Params, obs: torch.Tensor) -> Linearized:
+        """Return the derivative of the heads."""
+
+    def moved_statistics(self, params: Params, obs: torch.Tensor, momentum: float) -> Params:
+        """Return :attr:`buffers`, moved from those in ``params`` towards those of ``obs``; there are none."""
+        del params, obs, momentum
+        return {}
+
+
+def with_own_heads(x: torch.Tensor, params: Params) -> tuple[torch.Tensor, ...]:
+    """Return what a distribution is made of, given the last layer's output ``x``."""
+    return (x, params["log_std"]) if "log_std" in params else (x,)

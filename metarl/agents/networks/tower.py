@@ -1,0 +1,42 @@
+"""Multi-layer perceptrons as pure functions of named tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from metarl.agents.networks.products import linear
+from metarl.params import Params
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A multi-layer perceptron by the names of its tensors: linear layers with an activation between each two.
+
+    :param linear_names: from the observation to the head.
+    :param activations: one fewer.
+    """
+
+    linear_names: tuple[str, ...]
+    activations: tuple[nn.Module, ...]
+
+    @classmethod
+    def of(cls, hidden: nn.Sequential, prefix: str, head: str) -> Tower:
+        """Return the tower of SB3's ``hidden`` layers, called ``prefix.0``, …, and the linear layer ``head``."""
+        names = [f"{prefix}.{name}" for name, layer in hidden.named_children() if isinstance(layer, nn.Linear)]
+        return cls((*names, head), tuple(layer for layer in hidden if not isinstance(layer, nn.Linear)))
+
+    def __call__(self, params: Params, x: torch.Tensor) -> torch.Tensor:
+        """Return the head's output for flat observations."""
+        for index, name in enumerate(self.linear_names):
+            x = linear(x, params[f"{name}.weight"], params[f"{name}.bias"])
+            if index < len(self.activations):
+                x = self.activations[index](x)
+        return x
+
+    @property
+    def names(self) -> list[str]:
+        """The tensors."""
+        return [f"{name}.{kind}" for name in self.linear_names for kind in ("weight", "bias")]
