@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from stable_baselines3.common.policies import BasePolicy
 
-from metarl.agents.learners.base import Learner
 from metarl.agents.learners.registry import LEARNERS, Abilities, find_learner
 from metarl.agents.parallel import library_torch
-from metarl.agents.stock.learner import ALGORITHMS, OWN
 from metarl.checks import COUNT, MAPPING, NONE, ROUNDS, SEED, integer, number, plain, plain_tree
 from metarl.envs.family import Family, draw_tasks
 from metarl.envs.tasks import Tasks
@@ -21,7 +19,7 @@ from metarl.errors import ConfigError, DivergedError, MetaRLError, shorten, unkn
 from metarl.files.schema import MOST, constructor_hints
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.adaptation.batched import Amount, FunctionalLoop, Learnt, Streams
-from metarl.meta.adaptation.learners import OF_META, Loop, make_loop, require_learner
+from metarl.meta.adaptation.learners import Loop, make_loop, require_learner
 from metarl.meta.base import MetaAlgorithm, versions
 from metarl.meta.environments import AnyEnv, as_env
 from metarl.meta.evaluation.tasks import evaluation_tasks
@@ -443,20 +441,24 @@ def _place_of(name: str) -> str | None:
     places = []
     if name in INSTEAD:
         places.append(INSTEAD[name])
-    if name in _of_constructors(tuple(OUTER.values())):
+    if name in _of_outer(tuple(OUTER.values())):
         places.append(f"outer_kwargs={{'{name}': …}} is for the outer optimiser")
-    ours = [cls for cls in LEARNERS.values() if issubclass(cls, Learner)]
-    if name in _of_constructors(tuple(ours)) - {*OF_META, *INSTEAD}:
-        places.append(f"learner_kwargs={{'{name}': …}} is for the learner")
-    elif name in _of_constructors(tuple(ALGORITHMS.values())) - {*OF_META, *INSTEAD, *OWN}:
-        places.append(f"learner_kwargs={{'{name}': …}} is for a stock learner")
+    if name not in INSTEAD and (kind := _of_learners(tuple(LEARNERS.values())).get(name)) is not None:
+        places.append(f"learner_kwargs={{'{name}': …}} is for {kind}")
     return ", ".join(places) or None
 
 
 @functools.cache
-def _of_constructors(classes: tuple[type, ...]) -> frozenset[str]:
-    """Return the names that constructors take; it is asked for every attribute that is set on a model."""
+def _of_outer(classes: tuple[type, ...]) -> frozenset[str]:
+    """Return the names that outer optimisers take; it is asked for every attribute that is set on a model."""
     return frozenset(name for cls in classes for name in constructor_hints(cls))
+
+
+@functools.cache
+def _of_learners(classes: tuple[type[Abilities], ...]) -> dict[str, str]:
+    """Return the names that learners take, with which kind of learner does."""
+    stock = {name: "a stock learner" for cls in classes if not cls.differentiable for name in cls.options()}
+    return {**stock, **{name: "the learner" for cls in classes if cls.differentiable for name in cls.options()}}
 
 
 def _one_spelling(options: dict[str, Any], learner_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

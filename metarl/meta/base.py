@@ -423,7 +423,9 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
         name = saved.algorithm
         built = cls if cls.name == name else None if cls.name else ALGORITHMS.get(name)
         if built is None:
-            raise CheckpointError(f"{path} was saved by {shorten(name)}, not by {cls.name!r}: load it with metarl.load")
+            known = "import the module that does (metarl --gym-packages MODULE)"
+            why = f"not by {cls.name!r}: load it with metarl.load" if cls.name else f"which nobody registered: {known}"
+            raise CheckpointError(f"{path} was saved by {shorten(name)}, {why}")
         target = saved.env if env is None else as_family(env)
         if env is None and (saved.env not in family_ids() or not saved.env_by_name):
             if saved.env in family_ids():

@@ -10,12 +10,12 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import get_system_info
 
 from metarl.agents.networks.arguments import ACTIVATIONS
-from metarl.arguments import merge
 from metarl.checks import SWITCH, plain_tree
 from metarl.envs.family import Family
 from metarl.errors import ConfigError, MetaRLError, shorten, unknown_name
 from metarl.files.schema import constructor_hints, convert
 from metarl.frozen import SetOnce
+from metarl.meta.adaptation.learners import merge_arguments
 from metarl.meta.saving import NOT_SAVED
 
 
@@ -80,7 +80,7 @@ class KeepsArguments(SetOnce):
         for name in (*saved, *overrides):
             if name.split(".")[0] not in hints:
                 raise cls._unknown_argument(name)
-        merged = merge(saved, plain_tree(overrides))
+        merged = merge_arguments(saved, plain_tree(overrides))
         changed = {name.split(".")[0] for name in overrides}
         return {name: convert(name, value, hints[name]) if name in changed else value for name, value in merged.items()}
 

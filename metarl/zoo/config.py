@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import metarl
 from metarl.arguments import merge as merge
 from metarl.checks import COUNT
 from metarl.errors import ConfigError, shorten, unknown_name
@@ -106,10 +107,14 @@ def merge_env_kwargs(config: Mapping[str, Any], env_kwargs: Mapping[str, Any]) -
 def load_hyperparameters(algo: str, env_id: str, conf_file: str | None = None) -> dict[str, Any]:
     """Return the YAML's hyperparameters of an environment, or those under ``default``.
 
+    :param algo: an algorithm; one of somebody's own takes the hyperparameters of the nearest class that it inherits
+        from and that has some, or none: the constructor's defaults are left.
     :param conf_file: another YAML file than the shipped ``hyperparams/<algo>.yml``.
     :raises ConfigError: the file is missing, is no YAML, or has no entry for ``env_id``.
     """
-    path = Path(conf_file) if conf_file is not None else HYPERPARAMS / f"{algo}.yml"
+    path = Path(conf_file) if conf_file is not None else _shipped(algo)
+    if path is None:
+        return {}
     if path.suffix not in (".yml", ".yaml"):
         raise ConfigError(f"--conf-file takes a .yml file, not {path}")
     table = load_yaml(read_text(path, MAX_YAML, ConfigError), str(path))
@@ -123,6 +128,13 @@ def load_hyperparameters(algo: str, env_id: str, conf_file: str | None = None) -
             f"{path} has no hyperparameters for {env_id} and no default: known: {', '.join(map(str, table))}"
         )
     return dict(entry)
+
+
+def _shipped(algo: str) -> Path | None:
+    """Return the shipped YAML file of an algorithm or of what it inherits from; None where there is none."""
+    names = [algo, *(vars(cls).get("name", "") for cls in metarl.ALGORITHMS[algo].__mro__)]
+    files = [HYPERPARAMS / f"{name}.yml" for name in names if name]
+    return next((path for path in files if path.is_file()), None)
 
 
 def check_hyperparameters(config: Mapping[str, Any], algorithm: type) -> dict[str, Any]:

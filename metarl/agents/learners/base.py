@@ -20,6 +20,7 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.samples import Samples
 from metarl.errors import ConfigError
+from metarl.files.schema import constructor_hints
 from metarl.frozen import SetOnce
 from metarl.params import Params, Rate
 
@@ -77,6 +78,10 @@ class Learner(Abilities, SetOnce, ABC):
         self.policy = policy
         self._parallel = parallel or Parallel(1)
         self._optimizer: Optimizer = SGD()
+
+    @classmethod
+    def options(cls) -> frozenset[str]:
+        return frozenset(constructor_hints(cls)) - {"policy", "parallel"}
 
     # -------------------------------------------------------------------------------------------------------- the loss
     @abstractmethod

@@ -36,6 +36,11 @@ class Abilities:
     update_options: tuple[str, ...] = ()
     """Its arguments that say how it goes down its loss; a plain gradient step has no use for them."""
 
+    @classmethod
+    def options(cls) -> frozenset[str]:
+        """Return the names of its arguments, without those that a meta-wrapper sets."""
+        raise NotImplementedError
+
 
 LEARNERS: Registry[type[Abilities]] = Registry("learner", synonyms.LEARNERS)
 """Every learner by its name on the command line."""

@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from metarl.agents.learners.registry import LEARNERS, Abilities, register_learner
-from metarl.agents.stock.learner import ALGORITHMS, REFUSED, check_names
+from metarl.agents.stock.learner import ALGORITHMS, OWN, REFUSED, check_names
 
 PREFIX = "sb3_"
 """Begins the names of learners that are stock algorithms."""
@@ -25,6 +25,11 @@ class StockAlgorithm(Abilities):
     algorithm: str
     """Its name without :data:`PREFIX`."""
     stock: type[BaseAlgorithm]
+
+    @classmethod
+    def options(cls) -> frozenset[str]:
+        own = {"self", "policy_kwargs", "learning_rate", *OWN}
+        return frozenset({*inspect.signature(cls.stock.__init__).parameters, "n_envs", "normalize"} - own)
 
     @classmethod
     def arguments(cls, options: Mapping[str, Any], batch_steps: int) -> dict[str, Any]:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metarl.agents.learners.base import Learner
-from metarl.agents.learners.registry import find_learner
+from metarl.agents.learners.registry import LEARNERS, find_learner
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.stock.entries import StockAlgorithm
+from metarl.arguments import merge
 from metarl.envs.family import Family
 from metarl.errors import ConfigError, shorten, unknown_name
-from metarl.files.schema import constructor_hints
 from metarl.meta.adaptation.batched import FunctionalLoop
 from metarl.meta.adaptation.stock import SB3Loop
 from metarl.synonyms import HYPERPARAMETERS
@@ -38,6 +38,18 @@ def require_learner(name: Any, learner_kwargs: Any) -> None:
     find_learner(name)
     if not isinstance(learner_kwargs, (Mapping, type(None))):
         raise ConfigError(f"learner_kwargs={shorten(learner_kwargs)} is not a mapping of the learner's arguments")
+
+
+def merge_arguments(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a meta-algorithm's arguments with others on top, as :func:`metarl.arguments.merge` does.
+
+    Another learner inherits the discount factor only where it has one.
+    """
+    result = merge(base, overrides)
+    learner = LEARNERS.get(str(result.get("learner")))
+    if learner is not None and "learner" in overrides and "gamma" not in {*learner.options(), *overrides}:
+        result.pop("gamma", None)
+    return result
 
 
 def make_loop(
@@ -73,10 +85,9 @@ def make_loop(
             loop.learner.require_budget(n_inner_steps * batch_steps)
         return loop
     assert issubclass(cls, Learner)
-    known = constructor_hints(cls).keys() - OF_META.keys()
     for option in options:
-        if option not in known:
-            raise unknown_name(f"argument of learner {name!r}:", option, known, HYPERPARAMETERS)
+        if option not in cls.options():
+            raise unknown_name(f"argument of learner {name!r}:", option, cls.options(), HYPERPARAMETERS)
     functional = FunctionalPolicy(
         policy, family.observation_space, family.action_space, policy_kwargs, critic=cls.needs_critic
     )

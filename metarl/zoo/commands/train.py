@@ -9,13 +9,13 @@ import uuid
 from pathlib import Path
 
 from metarl.errors import ConfigError
+from metarl.meta.adaptation.learners import merge_arguments
 from metarl.zoo.algorithms import algorithm, check_env, copy_parameters, load_model, with_env_kwargs
 from metarl.zoo.config import (
     DEFAULT_ALGO,
     DEFAULT_ENV,
     check_hyperparameters,
     load_hyperparameters,
-    merge,
     merge_env_kwargs,
 )
 from metarl.zoo.runs.event_folders import Events, claim
@@ -47,7 +47,7 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
     check_env(env_id)
     if {"n_episodes", "n_transitions"} <= args.hyperparams.keys():
         raise ConfigError("n_episodes and n_transitions both say how large a batch is: give one of them")
-    config = merge(load_hyperparameters(algo, env_id, args.conf_file), args.hyperparams)
+    config = merge_arguments(load_hyperparameters(algo, env_id, args.conf_file), args.hyperparams)
     if args.n_timesteps is not None:
         config["n_timesteps"] = args.n_timesteps
     config = check_hyperparameters(merge_env_kwargs(config, args.env_kwargs), cls)

@@ -18,9 +18,10 @@ import metarl
 from metarl.errors import ConfigError, MetaRLError, shorten, unknown_name
 from metarl.files.schema import LARGEST, LARGEST_SEED, Range, convert, read_as
 from metarl.files.untrusted import MAX_YAML, dump_yaml, read_text
+from metarl.meta.adaptation.learners import merge_arguments
 from metarl.zoo import experiments
 from metarl.zoo.algorithms import algorithm
-from metarl.zoo.config import HYPERPARAMS, check_hyperparameters, load_hyperparameters, load_yaml, merge
+from metarl.zoo.config import HYPERPARAMS, check_hyperparameters, load_hyperparameters, load_yaml
 from metarl.zoo.runs.folder import Run, open_run, run_number
 
 PARTS = ("comparison", "ablation")
@@ -177,7 +178,7 @@ class Job:
 
         :raises MetaRLError: the YAML and the algorithm do not fit each other.
         """
-        config = merge(load_hyperparameters(self.algo, self.entry.env), self.hyperparams)
+        config = merge_arguments(load_hyperparameters(self.algo, self.entry.env), self.hyperparams)
         return check_hyperparameters({**config, "n_timesteps": self.entry.n_timesteps}, algorithm(self.algo))
 
     def command(self, folder: Path, experiment: Experiment) -> list[str]:
