@@ -174,6 +174,18 @@ def test_rows_lie_at_their_env_steps_and_tensorboard_has_no_counters() -> None:
     assert writer.rows == [(n * PER_ITERATION, counters) for n in (1, 2, 3)]
 
 
+def test_get_env_repeats_with_the_seed_of_the_model() -> None:
+    def seen(seed: int) -> np.ndarray:
+        env = FOMAML(
+            env=Staircase(random=True), meta_batch_size=4, policy_kwargs={"net_arch": [4]}, seed=seed
+        ).get_env()
+        env.reset()
+        return np.stack([env.step(np.zeros((4, 2), np.float32))[0] for _ in range(5)])
+
+    assert np.array_equal(seen(3), seen(3))
+    assert not np.array_equal(seen(3), seen(4))
+
+
 def test_there_is_no_logger_before_learning() -> None:
     with pytest.raises(ConfigError, match="no logger yet"):
         _ = small().logger

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,3 +221,17 @@ def test_a_comparison_says_the_same_as_a_table_and_as_json() -> None:
         assert list(line.get_ydata()) == list(bands.mean)
         corners = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
         assert {*zip(a.env_steps, bands.low, strict=True), *zip(a.env_steps, bands.high, strict=True)} <= corners
+
+
+def test_a_rollout_is_an_inner_steps_batch_and_adams_minibatch_a_quarter_of_it(
+    model: Pretrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        sizes[kwargs["optimizer"]] = kwargs["n_steps"], kwargs["batch_size"]
+        return export_sb3(*args, **kwargs)
+
+    monkeypatch.setattr("metarl.meta.export.finetune.export_sb3", watched)
+    finetune(model, 161, n_tasks=1, from_export=False)
+    assert sizes == {"sgd": (8, 160), "adam": (8, 40)}
