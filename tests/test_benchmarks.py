@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import coverage, measure, search, speed, watching
+from benchmarks import commits, coverage, measure, search, speed, watching
 from metarl.meta.evaluation.statistics import MIN_UNITS
 from metarl.zoo import __main__ as zoo
 
@@ -52,6 +52,32 @@ def test_a_quick_run_compares_watched_with_unwatched(tmp_path: Path, capsys: pyt
         assert row.get("met") == (row["ratio"] <= 1.05 if "target" in row else None)
     assert ["target" in row for row in record["rows"]] == [True, True, True, False]
     assert "ratio" in capsys.readouterr().out
+
+
+def test_two_trees_take_turns_and_the_first_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def measure(tree: Path, case: commits.Case, quick: bool) -> dict[str, float]:
+        asked.append(tree)
+        return {"iteration_s": {1: 9.0, 2: 9.0, 3: 2.0, 4: 1.0, 5: 2.0, 6: 3.0}[len(asked)]}
+
+    monkeypatch.setattr(commits, "measure", measure)
+    (row,) = commits.compare(Path("a"), Path("b"), 2, False, ["list"])
+    assert asked == [Path("a"), Path("b")] * 3
+    assert row == {
+        "case": "list: iteration s",
+        "before": 2.0,
+        "after": 2.0,
+        "ratio": 1.0,
+        "ratio_range": (0.5, 1.5),
+    }
+
+
+def test_training_is_measured_through_the_command_line() -> None:
+    found = commits.measure(commits.ROOT, commits.CASES["fomaml PointMass-v0"], quick=True)
+    assert set(found) == {"first_line_s", "iteration_s", "peak_mb"}
+    assert 0.0 < found["iteration_s"] < found["first_line_s"]
+    assert 100.0 < found["peak_mb"] < 2000.0
 
 
 def test_the_record_knows_no_host_and_no_path() -> None:
