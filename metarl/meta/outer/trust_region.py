@@ -23,13 +23,16 @@ class TrustRegion(SetOnce):
 
     The step is the natural gradient scaled to the trust region, then backtracked until the loss, computed with
     adaptation applied again, has fallen and the mean KL divergence is within bounds. Where no length is accepted the
-    parameters stay exactly as they were.
+    parameters stay exactly as they were. A direction along which the loss does not fall, FOMAML's at times, is given up
+    before the divergence is too small to matter: all lengths together take several times as long as the step.
 
     :param max_kl: bound on the mean KL divergence of the adapted policies, in nats; at least :data:`SMALLEST_KL`.
     :param cg_steps: conjugate gradient iterations.
     :param cg_damping: added to the diagonal of the curvature.
     :param line_search_steps: lengths tried.
     :param line_search_shrink: factor from one length to the next.
+    :param min_kl_share: the search is given up where the divergence is below this share of ``max_kl`` and the loss has
+        not fallen; 0, as in the reference: every length is tried.
     """
 
     def __init__(
@@ -40,12 +43,14 @@ class TrustRegion(SetOnce):
         cg_damping: float = 1e-5,
         line_search_steps: int = 15,
         line_search_shrink: float = 0.8,
+        min_kl_share: float = 0.25,
     ) -> None:
         self.max_kl = number(f"[{SMALLEST_KL:g}, ∞)")("max_kl", max_kl)
         self.cg_steps = ROUNDS("cg_steps", cg_steps)
         self.cg_damping = NOT_NEGATIVE("cg_damping", cg_damping)
         self.line_search_steps = ROUNDS("line_search_steps", line_search_steps)
         self.line_search_shrink = number("(0, 1)")("line_search_shrink", line_search_shrink)
+        self.min_kl_share = number("[0, 1)")("min_kl_share", min_kl_share)
 
     def step(self, objective: MetaObjective, params: Params, remaining: float = 1.0) -> OuterStep:
         del remaining
@@ -61,30 +66,27 @@ class TrustRegion(SetOnce):
 
         direction, curved = conjugate_gradient(curvature, result.gradient, self.cg_steps)
         quadratic = 0.5 * dot(direction, curved)
-        failed = OuterStep(
-            params,
-            {
-                **stats,
-                "train/kl_divergence_loss": 0.0,
-                "train/is_line_search_success": 0.0,
-                "train/line_search_steps": float(self.line_search_steps),
-                "train/policy_objective": -result.loss,
-            },
-        )
-        if not (math.isfinite(quadratic) and quadratic > 0.0):
-            return failed
-        length = math.sqrt(self.max_kl / quadratic)
-        for attempt in range(self.line_search_steps):
-            factor = length * self.line_search_shrink**attempt
+        descends = math.isfinite(quadratic) and quadratic > 0.0
+        length = math.sqrt(self.max_kl / quadratic) if descends else 0.0
+        attempts = 0
+        while descends and attempts < self.line_search_steps:
+            factor = length * self.line_search_shrink**attempts
+            attempts += 1
             trial = {name: tensor - factor * direction[name] for name, tensor in params.items()}
             loss, kl = objective.evaluate(trial)
             if loss < result.loss and kl <= self.max_kl:
                 stats["train/kl_divergence_loss"] = kl
                 stats["train/is_line_search_success"] = 1.0
-                stats["train/line_search_steps"] = float(attempt + 1)
+                stats["train/line_search_steps"] = float(attempts)
                 stats["train/policy_objective"] = -loss
                 return OuterStep(trial, stats)
-        return failed
+            if kl < self.min_kl_share * self.max_kl:
+                break
+        stats["train/kl_divergence_loss"] = 0.0
+        stats["train/is_line_search_success"] = 0.0
+        stats["train/line_search_steps"] = float(attempts)
+        stats["train/policy_objective"] = -result.loss
+        return OuterStep(params, stats)
 
     def state(self) -> dict[str, torch.Tensor]:
         return {}

@@ -134,13 +134,31 @@ def test_the_line_search_shrinks_until_the_kl_is_within_bounds() -> None:
 def test_the_line_search_shrinks_until_the_loss_falls() -> None:
     theta = start()
     problem = Quadratic(theta, hessian=60.0, kl_factor=1e-3)
-    step = TrustRegion(max_kl=0.5, cg_steps=20, cg_damping=0.0).step(problem, theta)
+    step = TrustRegion(max_kl=0.5, cg_steps=20, cg_damping=0.0, min_kl_share=0.0).step(problem, theta)
     assert step.stats["train/is_line_search_success"] == 1.0
     assert step.stats["train/line_search_steps"] > 1
     losses = [problem.evaluate(named(problem.theta + d))[0] for d in list(problem.tried)]
     assert all(loss >= 1.5 for loss in losses[:-1])
     assert losses[-1] < 1.5
     assert step.stats["train/policy_objective"] == pytest.approx(-losses[-1])
+
+
+@pytest.mark.parametrize(("share", "tried"), [(0.25, 5), (0.9, 2), (0.0, 15)])
+def test_a_direction_along_which_the_loss_does_not_fall_is_given_up(share: float, tried: int) -> None:
+    theta = start()
+    problem = Quadratic(theta, hessian=1e6)
+    step = TrustRegion(max_kl=0.1, cg_steps=20, cg_damping=0.0, min_kl_share=share).step(problem, theta)
+    assert len(problem.tried) == step.stats["train/line_search_steps"] == tried
+    assert step.stats["train/is_line_search_success"] == 0.0
+    assert step.params is theta
+
+
+def test_a_step_however_short_on_which_the_loss_falls_is_taken() -> None:
+    theta = start()
+    problem = Quadratic(theta, kl_factor=1e-3)
+    step = TrustRegion(max_kl=0.1, cg_steps=20, cg_damping=0.0, min_kl_share=0.9).step(problem, theta)
+    assert step.stats["train/is_line_search_success"] == 1.0
+    assert step.stats["train/kl_divergence_loss"] < 0.001
 
 
 class Broken(Quadratic):
@@ -161,9 +179,10 @@ class Broken(Quadratic):
 @pytest.mark.parametrize(
     ("answer", "curvature", "tried"),
     [
-        ((1.5, 0.0), 1.0, 4),  # no better
+        ((1.5, 0.0025), 1.0, 4),  # no better
+        ((1.5, 0.0024), 1.0, 1),  # and too near for that to matter
         ((0.0, 0.0101), 1.0, 4),  # too far
-        ((float("nan"), 0.0), 1.0, 4),
+        ((float("nan"), 0.01), 1.0, 4),
         ((0.0, float("nan")), 1.0, 4),
         ((0.0, float("inf")), 1.0, 4),
         (None, -1.0, 0),  # no descent direction
@@ -180,6 +199,7 @@ def test_where_no_step_is_accepted_the_parameters_stay(
     step = TrustRegion(max_kl=0.01, line_search_steps=4).step(problem, theta)
     assert len(problem.tried) == tried
     assert step.stats["train/is_line_search_success"] == 0.0
+    assert step.stats["train/line_search_steps"] == tried
     assert step.stats["train/kl_divergence_loss"] == 0.0
     assert step.stats["train/policy_objective"] == -1.5
     for name, tensor in step.params.items():
@@ -313,6 +333,7 @@ def test_the_second_order_share_is_reported() -> None:
         ("trpo", {"cg_damping": True}, "cg_damping=True"),
         ("trpo", {"line_search_steps": 0}, "line_search_steps=0"),
         ("trpo", {"line_search_shrink": 1.0}, "line_search_shrink=1.0"),
+        ("trpo", {"min_kl_share": 1.0}, "min_kl_share=1.0"),
         ("sgd", {"learning_rate": -0.1}, "learning_rate=-0.1"),
         ("adam", {"beta1": 1.0}, "beta1=1.0"),
         ("adam", {"beta2": False}, "beta2=False"),
