@@ -711,6 +711,14 @@ def test_whatever_sb3_takes_is_taken(name, kwargs):
     assert {argument: learner.kwargs[argument] for argument in kwargs} == kwargs
 
 
+@pytest.mark.parametrize(("name", "kind"), [("ppo", "rollout_buffer_class"), ("sac", "replay_buffer_class")])
+def test_a_class_of_buffers_of_the_other_kind_is_one_line(name, kind):
+    other = ReplayBuffer if name == "ppo" else RolloutBuffer
+    for value in (other, dict):
+        with pytest.raises(ConfigError, match=f"{kind}=.* is not a subclass of"):
+            make_learner(name, **{kind: value})
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_every_number_of_a_policy_is_checked(name):
     for policy in ALGORITHMS[name].policy_aliases.values():
