@@ -21,6 +21,8 @@ from rich.table import Column, Table
 from rich.text import Text
 from stable_baselines3.common.logger import KVWriter
 
+from metarl.meta.evaluation.tables import Fitting
+
 NARROW = 76
 """Columns of a terminal below which a bar says how much is done and how long it takes, and nothing else: not part of a
 number."""
@@ -45,8 +47,6 @@ def warn(message: str) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
     """Print a table; columns of numbers are aligned to the right."""
-    from metarl.meta.evaluation.tables import Fitting
-
     rows = [[str(cell) for cell in row] for row in rows]
     table = Table(title=title, title_justify="left", title_style="bold", caption=note or None, caption_justify="left")
     for i, column in enumerate(columns):

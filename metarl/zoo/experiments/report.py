@@ -45,8 +45,16 @@ class Section:
 class PaperReport:
     """What the results of any experiment show: comparisons, ablations, training, and time.
 
-    A paper's own report overrules :attr:`about` and, as far as it has more to say, the methods; see
-    ``reports/first_order_rl.py``.
+    A paper's own report overrules :attr:`about` and, as far as it has more to say, the methods. A module of ``reports``
+    that holds one is all that ``metarl reproduce my-paper`` needs beside ``my-paper.yml``::
+
+        @register_report("my-paper")
+        class MyPaper(PaperReport):
+            about = "Returns on held-out tasks, as in table 2 of the paper."
+
+            def training(self, results: Results) -> Section:
+                section = super().training(results)
+                return replace(section, sentences=[*section.sentences, "The paper trained for three times as long."])
 
     :param experiment: what the results are of.
     """
