@@ -15,8 +15,9 @@ from metarl.agents.sampling.collect import collect
 from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
-from metarl.meta.adaptation.gradient import inner_path
-from metarl.meta.outer.objective import LocalObjective, chunks
+from metarl.meta.adaptation.gradient import GradientPath, InnerRule
+from metarl.meta.blocks.derivatives import BlockDerivatives, Bound, chunks
+from metarl.meta.outer.objective import BlockObjective
 from metarl.params import Params, expand, join
 from metarl.streams import seed_sequence, stream
 
@@ -95,21 +96,22 @@ class Update:
 
         def step(chunk: slice) -> Params:
             own = {name: tensor[chunk] for name, tensor in start.items()}
-            return inner_path(self.vpg, own, [self.support.tasks(chunk)], [0.1])[1]
+            return GradientPath(self.vpg, own, [self.support.tasks(chunk)], [0.1]).end
 
         phi = join(parallel.map(step, chunks(n_tasks, [self.support], self.policy.width, None)))
         self.query = self.vpg.process(random_episodes(stream(SEED, "query"), *size), phi)
 
-    def objective(self, *, first_order: bool, fisher_fraction: float = 1.0) -> LocalObjective:
+    def objective(self, *, first_order: bool, fisher_fraction: float = 1.0) -> BlockObjective:
         """Return a fresh objective: MAML's, or FOMAML's on the same batches."""
         batches: list[Samples] = [self.support]
-        return LocalObjective(
+        block = BlockDerivatives(
             self.vpg,
             self.theta,
             batches,
             self.query,
-            [0.1],
+            InnerRule([0.1]),
             first_order=first_order,
-            fisher_fraction=fisher_fraction,
+            bound=Bound(fisher_fraction),
             parallel=self._parallel,
         )
+        return BlockObjective([block])

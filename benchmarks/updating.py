@@ -136,11 +136,11 @@ PHASES = ("sampling", "advantages", "inner step", "gradient", "curvature", "line
 def phases(model: MAML) -> Callable[[], dict[str, float]]:
     """Return a function that does a meta-iteration and says how many seconds each of ``PHASES`` took."""
     timer = Timer()
-    learner = model.loop.learner
+    learner = model.adaptation.learner
     assert isinstance(learner, VPG)
     timed = _TimedVPG(model.policy, gamma=learner.gamma, gae_lambda=learner.gae_lambda, parallel=model.parallel)
     timed.timer = timer
-    model.loop.learner = timed
+    model.adaptation.learner = timed
     vars(model)["outer_optimizer"] = _TimedOuter(model.outer_optimizer, timer)
 
     def run() -> dict[str, float]:

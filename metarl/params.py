@@ -20,7 +20,11 @@ Rate = float | Params
 
 POLICY = "policy/"
 """Begins the names of the policy's tensors among the meta-parameters."""
-GROUPS = (POLICY, "rates/", "context/", "encoder/", "decoder/", "statistics/")
+RATES = "rates/"
+"""Begins the names of learning rates."""
+STATISTICS = "statistics/"
+"""Begins the names of what stock algorithms carry beside parameters: no optimiser moves it."""
+GROUPS = (POLICY, RATES, "context/", "encoder/", "decoder/", STATISTICS)
 """Begin the names of all meta-parameters."""
 
 

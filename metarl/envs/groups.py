@@ -22,6 +22,11 @@ class Group(NamedTuple):
     action_space: spaces.Space[Any]
 
 
+def has_equal_spaces(family: Family) -> bool:
+    """Return whether all tasks of a family have its own spaces."""
+    return type(family).spaces is Family.spaces
+
+
 def group_tasks(family: Family, tasks: Tasks) -> list[Group]:
     """Cut a batch of tasks into groups of equal spaces, in the order in which each pair of spaces first appears.
 

@@ -1,8 +1,9 @@
 """Meta-wrappers: what is learnt across tasks."""
 
 from metarl.meta.adaptation.adapted import AdaptedPolicy
+from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.leap import Leap
-from metarl.meta.algorithms.maml import FOMAML, MAML, Oracle, Pretrain, RandomInit
+from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.base import ALGORITHMS, MetaAlgorithm, load
 

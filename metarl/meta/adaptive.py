@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
 from metarl.agents.learners.registry import LEARNERS, Abilities, find_learner
@@ -18,16 +20,19 @@ from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, DivergedError, MetaRLError, shorten, unknown_name
 from metarl.files.schema import MOST, constructor_hints
 from metarl.meta.adaptation.adapted import AdaptedPolicy
-from metarl.meta.adaptation.batched import Amount, FunctionalLoop, Learnt, Streams
-from metarl.meta.adaptation.learners import Loop, make_loop, require_learner
+from metarl.meta.adaptation.base import Adaptation, Amount, Outcome, Streams
+from metarl.meta.adaptation.batched import BatchedAdaptation
+from metarl.meta.adaptation.gradient import InnerRule
+from metarl.meta.adaptation.learners import make_adaptation, require_learner
 from metarl.meta.base import MetaAlgorithm, versions
+from metarl.meta.blocks.cut import Adaptations, Block, gather
 from metarl.meta.environments import AnyEnv, as_env
 from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.kept import policy_name
 from metarl.meta.outer.base import OUTER, Outer, make_outer
-from metarl.meta.progress import Progress, Timer
+from metarl.meta.progress import Progress, Timer, counted
 from metarl.meta.sb3_words import INSTEAD, SB3Words
-from metarl.params import Params, norm
+from metarl.params import Params, norm, take
 from metarl.streams import stream
 
 if TYPE_CHECKING:
@@ -91,6 +96,9 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         own, with its arguments.
     :param outer_kwargs: arguments of the outer optimiser, see :mod:`metarl.meta.outer.optimizers`.
     :param chunk_size: tasks that are differentiated together; None chooses by the working set.
+    :param task_local: tensors, or modules such as ``"action_net"``, that every task has of its own: they are drawn anew
+        from the task's stream, learnt with the rest, and never meta-learnt. Where tasks have unequal spaces, the
+        tensors whose shapes differ are so by themselves.
 
     The other parameters are those of :class:`~metarl.meta.base.MetaAlgorithm`.
     """
@@ -116,6 +124,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         outer: str | None = None,
         outer_kwargs: Mapping[str, Any] | None = None,
         chunk_size: int | None = None,
+        task_local: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         self.learner: str = plain(learner)
@@ -136,6 +145,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         self.outer: str = plain(outer) or own[0]
         self.outer_kwargs: Mapping[str, Any] = own[1] if outer is None and outer_kwargs is None else outer_kwargs or {}
         self.chunk_size = (COUNT | NONE)("chunk_size", chunk_size)
+        self.task_local = names_of("task_local", task_local)
         self.rates = self._training_rates()
         """The learning rate of each inner step in training."""
         self._check_learner()
@@ -187,21 +197,33 @@ class AdaptiveAlgorithm(MetaAlgorithm):
                 f"meta_batch_size={self.meta_batch_size:,} with {self.batch_steps:,} env steps a task is a batch of "
                 f"{size:,} env steps: {LARGEST_BATCH:,} are the most"
             )
-        options = {name: value for name, value in self._options.items() if value is not None}
-        self.loop = self._make_loop({**options, **plain_tree(self.learner_kwargs)})
-        """The inner loop around the learner."""
-        self.gamma: float | None = self.loop.option("gamma")
-        self.gae_lambda: float | None = self.loop.option("gae_lambda")
-        self.normalize_advantage: bool | None = self.loop.option("normalize_advantage")
-        self.surrogate: str | None = self.loop.option("surrogate")
-        if isinstance(self.loop, FunctionalLoop):
-            self.policy = self.loop.learner.policy
-        return self.loop.init(seed)
+        given = {name: value for name, value in self._options.items() if value is not None}
+        options = {**given, **plain_tree(self.learner_kwargs)}
+        self.adaptations = Adaptations(
+            self.family, lambda seen, taken: self._make_adaptation(seen, taken, options), self.task_local
+        )
+        """How tasks are learnt, for each pair of spaces."""
+        self.adaptation = self.adaptations.first
+        """How tasks of the family's own spaces are learnt."""
+        self.gamma: float | None = self.adaptation.option("gamma")
+        self.gae_lambda: float | None = self.adaptation.option("gae_lambda")
+        self.normalize_advantage: bool | None = self.adaptation.option("normalize_advantage")
+        self.surrogate: str | None = self.adaptation.option("surrogate")
+        if isinstance(self.adaptation, BatchedAdaptation):
+            self.policy = self.adaptation.learner.policy
+        theta = self.adaptations.init(seed)
+        self.stays = self._stays(theta)
+        """Names of the tensors that inner steps leave as they are."""
+        return {**theta, **self._further_params(theta)}
 
-    def _make_loop(self, options: Mapping[str, Any]) -> Loop:
-        return make_loop(
+    def _make_adaptation(
+        self, observation_space: spaces.Box, action_space: spaces.Space[Any], options: Mapping[str, Any]
+    ) -> Adaptation:
+        """Return how tasks of these spaces are learnt."""
+        return make_adaptation(
             self.learner,
             self.family,
+            (observation_space, action_space),
             self.policy_name,
             self.policy_kwargs,
             self.rates,
@@ -211,6 +233,23 @@ class AdaptiveAlgorithm(MetaAlgorithm):
             self.batch_steps,
         )
 
+    def _stays(self, theta: Params) -> frozenset[str]:
+        """Return the names of the tensors that inner steps leave as they are; none, unless a wrapper says so.
+
+        :param theta: the initialisation.
+        """
+        del theta
+        return frozenset()
+
+    def _further_params(self, theta: Params) -> Params:
+        """Return meta-parameters beside the initialisation, by their full names; none, unless a wrapper has some."""
+        del theta
+        return {}
+
+    def _rule(self, rates: Sequence[float]) -> InnerRule:
+        """Return how inner steps with these rates go."""
+        return InnerRule(rates, self.stays, self.rates[0])
+
     @property
     def _outer(self) -> Outer:
         return self.outer_optimizer
@@ -218,8 +257,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
     @property
     def theta(self) -> Params:
         """The initialisation θ, with the statistics that a stock algorithm carries with it; named as in SB3."""
-        names = {name: name.removeprefix("policy/") for name in self.params}
-        return {own: self.params[name] for name, own in names.items() if self._group(own) == name}
+        return InnerRule().start(self.params)
 
     @property
     def batch_steps(self) -> int:
@@ -248,16 +286,30 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         """Return the training tasks of this meta-iteration."""
         return draw_tasks(self.family, stream(self.seed, "tasks", self.n_iterations), self.meta_batch_size)
 
-    def _move(self, theta: Params) -> None:
-        """Replace tensors of the initialisation.
+    def _blocks(self, tasks: Tasks, rates: Sequence[float], streams: Streams, amount: Amount) -> list[Block]:
+        """Cut tasks into the blocks that are learnt together."""
+        return self.adaptations.cut(tasks, self._rule(rates).steps(self.params), streams, amount)
 
-        :raises DivergedError: their norm exploded.
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Do what is inside as a whole or not at all: an error leaves parameters and outer optimiser as they were."""
+        params, state = self.params, self.outer_optimizer.state()
+        try:
+            yield
+        except BaseException:
+            self.params = params
+            self.outer_optimizer.load_state(state, self.meta_params)
+            raise
+
+    def _move(self, moved: Params, outcomes: Sequence[Outcome]) -> None:
+        """Replace the meta-parameters by what an outer step made of them, and statistics by those of the tasks learnt.
+
+        :raises DivergedError: the norm of the parameters exploded.
         """
-        old = self.policy_params
-        require_sound(old, {name: theta.get(name, tensor) for name, tensor in old.items()})
-        self.params = {**self.params, **{self._group(name): tensor for name, tensor in theta.items()}}
+        require_sound(self.meta_params, moved)
+        self.params = {**self.params, **moved, **self.adaptation.carried(self.theta, outcomes)}
 
-    def _statistics(self, parts: Sequence[Learnt], timer: Timer) -> dict[str, float]:
+    def _statistics(self, parts: Sequence[Outcome], timer: Timer) -> dict[str, float]:
         """Return what a meta-iteration saw.
 
         :param parts: what came of its tasks, in one part or several.
@@ -297,7 +349,11 @@ class AdaptiveAlgorithm(MetaAlgorithm):
 
     # ------------------------------------------------------------------------------------------------------ using it
     def _unadapted(self) -> AdaptedPolicy:
-        return self.loop.policy_at(self.theta)
+        if self.adaptations.has_local:
+            raise ConfigError(
+                f"{type(self).__name__} has tensors of each task's own: adapt(env) returns a policy that acts"
+            )
+        return self.adaptation.policy_at(self.theta)
 
     def test_rates(
         self, n_inner_steps: int, rule: str = "constant", inner_lr: float | Sequence[float] | None = None
@@ -365,15 +421,20 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         amount = self._amount(n_episodes, n_transitions)
         rates = self.test_rates(3 if n_inner_steps is None else n_inner_steps, inner_lr_rule, inner_lr)
         tasks, strata, n_family = evaluation_tasks(self.family, split, n_tasks)
-        streams = Streams(seed, f"evaluate/{split}")
+        blocks = self._blocks(tasks, rates, Streams(seed, f"evaluate/{split}"), amount)
+        told = counted(progress, sum(block.adaptation.n_told(block.request) for block in blocks))
         with library_torch():
-            learnt = self.loop.evaluate(self.theta, tasks, rates, streams, amount, progress)
+            outcomes = [block.evaluate(self.theta, told) for block in blocks]
+        returns, env_steps, ep_lengths = (
+            gather(blocks, [getattr(outcome, name) for outcome in outcomes])
+            for name in ("returns", "env_steps", "ep_lengths")
+        )
         return Report(
             algo=self.name,
             env=self.family.id,
             split=split,
-            returns=learnt.returns[None],
-            env_steps=np.array([0.0, *np.cumsum(learnt.env_steps[:, :-1].mean(0))]),
+            returns=returns[None],
+            env_steps=np.array([0.0, *np.cumsum(env_steps[:, :-1].mean(0))]),
             tasks={name: value.tolist() for name, value in tasks.items()},
             strata=None if strata is None else np.array(strata),
             seeds=[self.seed],
@@ -387,7 +448,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
                 "evaluation_seed": seed,
                 "env_kwargs": plain_tree(self.env_kwargs),
                 "family_tasks": n_family,
-                "ep_lengths": learnt.ep_lengths.tolist(),
+                "ep_lengths": ep_lengths.tolist(),
                 "versions": versions(),
             },
         )
@@ -422,10 +483,24 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         seed = SEED("seed", seed)
         amount = self._amount(n_episodes, n_transitions)
         one = as_env(env, self.family)
-        self.check_env(one)
+        if self.adaptations.has_one:
+            self.check_env(one)
         steps = self.n_inner_steps if n_inner_steps is None else n_inner_steps
-        rates = self.test_rates(steps, inner_lr_rule, inner_lr)
-        return self.loop.adapt(one, self.theta, rates, seed, amount)
+        rule = self._rule(self.test_rates(steps, inner_lr_rule, inner_lr))
+        adaptation = self.adaptations.of(one.observation_space, one.action_space)  # type: ignore[arg-type]
+        local = self.adaptations.local(adaptation, Streams(seed, "adapt"), 1)
+        theta = {**self.theta, **take(local, 0)}
+        return adaptation.adapt(one, theta, rule.steps(self.params), seed, amount)
+
+
+def names_of(argument: str, given: Any) -> list[str]:
+    """Return a list of names that an argument has.
+
+    :raises ConfigError: it is no such list.
+    """
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
+        raise ConfigError(f"{argument}={shorten(given)} is not a list of names")
+    return list(given)
 
 
 def checked_rates(inner_lr: Any) -> float | list[float]:

@@ -42,7 +42,7 @@ from metarl.meta.kept import KeepsArguments, family_traits, named_activation, po
 from metarl.meta.outer.base import Outer
 from metarl.meta.saving import convert_arguments, read_saved, require_finite_tensors
 from metarl.meta.sb3_words import Locals, MaybeCallback, SB3Words, callback_of
-from metarl.params import Params
+from metarl.params import POLICY, STATISTICS, Params, group, meta_name, not_finite
 from metarl.registry import Registry
 from metarl.streams import stream
 
@@ -144,7 +144,7 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
         self._current_progress_remaining = 1.0
         with library_torch():
             theta = self._setup_model(int(stream(self.seed, "policy").integers(2**31)))
-        self.params = {self._group(name): tensor for name, tensor in theta.items()}
+        self.params = {meta_name(name): tensor for name, tensor in theta.items()}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -159,11 +159,6 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
     def _setup_model(self, seed: int) -> Params:
         """Build what learns, and return a fresh initialisation, named as in SB3."""
 
-    @staticmethod
-    def _group(name: str) -> str:
-        """Return the name of one of the initialisation's tensors among the meta-parameters."""
-        return name if name.startswith("statistics/") else f"policy/{name}"
-
     def _make_family(self, env: str | Family, env_kwargs: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any], bool]:
         """Return the family, its arguments where it was given by name, and whether it was."""
         if isinstance(env, Family):
@@ -176,8 +171,6 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
         if self.n_threads is not None and hasattr(inner, "n_threads"):
             inner.n_threads = self.n_threads
         require_sound_declaration(family)
-        if type(inner).spaces is not Family.spaces:
-            raise ConfigError(f"{family.id} has tasks of different spaces: {type(self).__name__} takes equal ones")
         return family, env_kwargs, isinstance(env, str)
 
     def _policy_name(self, policy: str | type[BasePolicy]) -> str:
@@ -188,7 +181,12 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
     @property
     def policy_params(self) -> Params:
         """The policy's tensors θ, named as in SB3."""
-        return {name.removeprefix("policy/"): t for name, t in self.params.items() if name.startswith("policy/")}
+        return group(self.params, POLICY)
+
+    @property
+    def meta_params(self) -> Params:
+        """What is meta-learnt: all groups, but for the statistics that stock algorithms carry."""
+        return {name: tensor for name, tensor in self.params.items() if not name.startswith(STATISTICS)}
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -383,7 +381,7 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
         outer = self._outer
         state = {} if outer is None else {f"outer/{name}": tensor for name, tensor in outer.state().items()}
         tensors = {**self.params, **state}
-        if (name := _not_finite(tensors)) is not None:
+        if (name := not_finite(tensors)) is not None:
             raise NonFiniteError(f"{name!r} holds a NaN or infinity after {self.n_iterations} meta-iterations")
         document = {
             "algorithm": self.name,
@@ -457,16 +455,20 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
         self.params = {name: params[name] for name in self.params}
         self.num_timesteps, self.n_iterations = counters
         if self._outer is not None:
-            state = {k.removeprefix("outer/"): t for k, t in tensors.items() if k.startswith("outer/")}
+            state = with_groups(group(dict(tensors), "outer/"))
             try:
-                self._outer.load_state(state, self.policy_params)
+                self._outer.load_state(state, self.meta_params)
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from None
 
 
-def _not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """Return the name of the first tensor that holds a NaN or infinity, None where there is none."""
-    return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
+def with_groups(state: Params) -> Params:
+    """Return an outer optimiser's state with the groups of meta-parameters in its names: older files have none."""
+    named: Params = {}
+    for name, tensor in state.items():
+        kind, _, own = name.partition("/")
+        named[f"{kind}/{meta_name(own)}" if own else name] = tensor
+    return named
 
 
 def load(path: str | Path, env: Family | None = None, **overrides: Any) -> MetaAlgorithm:

@@ -12,6 +12,20 @@ Progress = Callable[[int, int], None]
 """Is called with (parts done, parts in all)."""
 
 
+def counted(progress: Progress | None, n_units: int) -> Callable[[int], None] | None:
+    """Return what counts units of work and hands the count on; None where nobody listens."""
+    if progress is None:
+        return None
+    done = 0
+
+    def told(n: int) -> None:
+        nonlocal done
+        done += n
+        progress(done, n_units)
+
+    return told
+
+
 class ProgressBar(BaseCallback):
     """A bar over env steps with rate and time left."""
 

@@ -70,7 +70,7 @@ def test_safetensors_headers_that_lie(saved: Path, data: st.DataObject) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["policy/log_std", "outer/first/log_std", "outer/second/log_std"])
+@pytest.mark.parametrize("name", ["policy/log_std", "outer/first/policy/log_std", "outer/second/policy/log_std"])
 def test_tensors_that_hold_no_numbers_are_named(saved: Path, name: str) -> None:
     tensors, document = load_checkpoint(saved)
     path = saved.with_name("nan.safetensors")
@@ -87,8 +87,8 @@ def test_tensors_that_hold_no_numbers_are_named(saved: Path, name: str) -> None:
         ("outer/count", torch.tensor(-1)),
         ("outer/count", torch.tensor(2**62)),
         ("outer/count", torch.tensor([1, 2])),
-        ("outer/first/log_std", torch.zeros(2, dtype=torch.float64)),
-        ("outer/second/log_std", torch.full((2,), -1.0)),
+        ("outer/first/policy/log_std", torch.zeros(2, dtype=torch.float64)),
+        ("outer/second/policy/log_std", torch.full((2,), -1.0)),
         ("policy/log_std", torch.zeros(2, dtype=torch.complex64)),
         ("policy/log_std", torch.zeros(0)),
     ],

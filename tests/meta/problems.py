@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -9,7 +12,10 @@ from gymnasium import spaces
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.samples import Samples, mean_weights
-from metarl.params import Params
+from metarl.meta.adaptation.gradient import GradientPath, InnerRule, InnerStep
+from metarl.meta.blocks.derivatives import BlockDerivatives, Bound
+from metarl.meta.outer.objective import BlockObjective
+from metarl.params import Params, Rate
 
 TASKS, ENVS, LONGEST = 3, 4, 6
 
@@ -51,3 +57,34 @@ def make_samples(policy: FunctionalPolicy, seed: int, tasks: int = TASKS) -> Sam
 def make_learner(kind: str, surrogate: str = "log_likelihood") -> VPG:
     """Return the learner of a small policy."""
     return VPG(make_policy(kind), surrogate=surrogate)
+
+
+def local_objective(
+    learner: VPG,
+    params: Params,
+    support: Sequence[Samples],
+    query: Samples,
+    rates: Sequence[Rate],
+    *,
+    fisher_fraction: float = 1.0,
+    kl_direction: str = "old_new",
+    **kwargs: Any,
+) -> BlockObjective:
+    """Return the meta-objective of a single block of tasks, whose batches are given."""
+    bound = Bound(fisher_fraction, kl_direction)
+    return BlockObjective([BlockDerivatives(learner, params, support, query, FixedRates(rates), bound=bound, **kwargs)])
+
+
+class FixedRates(InnerRule):
+    """A rule whose rates may also be one tensor for each parameter."""
+
+    def steps(self, meta: Params) -> list[Rate]:
+        return list(self.rates)
+
+
+def inner_path(
+    learner: VPG, params: Params, batches: Sequence[Samples], rates: Sequence[Rate], second_order: bool = False
+) -> tuple[list[InnerStep], Params]:
+    """Return the steps of a path and the parameters where it ends, on batches that are given."""
+    path = GradientPath(learner, params, batches, rates, second_order)
+    return path.steps, path.end

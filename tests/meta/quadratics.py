@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from metarl.envs.tasks import Tasks
-from metarl.meta.adaptation.batched import Amount, Learnt, PathWatcher, Streams
+from metarl.meta.adaptation.base import Outcome, PathWatcher, Request
 from metarl.meta.progress import Timer
 from metarl.params import Params
 from tests.meta.small import small
@@ -33,40 +32,48 @@ class Quadratics:
         goal = torch.from_numpy(np.asarray(tasks["goal"], dtype=np.float64))
         return 1.0 + goal[:, 0].abs(), goal[:, 1]
 
-    def learn(
-        self,
-        theta: Params,
-        tasks: Tasks,
-        rates: Sequence[float],
-        streams: Streams,
-        amount: Amount,
-        timer: Timer,
-        watcher: PathWatcher | None = None,
-    ) -> Learnt:
-        """Walk down every task's quadratic."""
-        a, c = self.constants(tasks)
-        n = len(a)
+    def walk(self, theta: Params, request: Request, watcher: PathWatcher | None = None, **kwargs: Any) -> _Walk:
+        """Return the walk down every task's quadratic, of a single unit."""
+        return _Walk(theta, request, watcher)
+
+
+class _Walk:
+    n_units = 1
+    n_done = 0
+
+    def __init__(self, theta: Params, request: Request, watcher: PathWatcher | None) -> None:
+        self._theta, self._request, self._watcher = theta, request, watcher
+
+    def work(self, timer: Timer) -> bool:
+        a, c = Quadratics.constants(self._request.tasks)
+        theta, n = self._theta, len(a)
         points = {name: tensor.expand(n, *tensor.shape).clone() for name, tensor in theta.items()}
-        for rate in rates:
+        for rate in self._request.rates:
             wide = {name: (n, *(1,) * tensor.ndim) for name, tensor in theta.items()}
             away = {name: tensor - c.view(wide[name]) for name, tensor in points.items()}
             gradient = {name: a.view(wide[name]) * tensor for name, tensor in away.items()}
             losses = 0.5 * a * sum(tensor.flatten(1).square().sum(1) for tensor in away.values())
             ends = {name: tensor - rate * gradient[name] for name, tensor in points.items()}
-            if watcher is not None:
-                watcher.segment(points, ends, gradient, losses)
+            if self._watcher is not None:
+                self._watcher.segment(points, ends, gradient, losses)
             points = ends
-        if watcher is not None:
-            watcher.close()
+        if self._watcher is not None:
+            self._watcher.close()
         with timer("sampling"):
-            batches = np.full((n, len(rates)), 10.0)
-        return Learnt(points, -batches, batches, np.ones(batches.shape))
+            batches = np.full((n, len(self._request.rates)), 10.0)
+        self._outcome = Outcome(points, -batches, batches, np.ones(batches.shape))
+        self.n_done = 1
+        return False
+
+    def outcome(self) -> Outcome:
+        return self._outcome
 
 
 def on_quadratics(algorithm: Any, **kwargs: Any) -> Any:
     """Return a small algorithm whose learner walks down quadratics, in float64."""
     model = small(algorithm, **kwargs)
-    vars(model)["loop"] = Quadratics(model.loop)
+    (pair, adaptation), *_ = model.adaptations._known
+    model.adaptations._known = [(pair, Quadratics(adaptation))]
     model.params = {name: tensor.double() for name, tensor in model.params.items()}
     return model
 

@@ -13,8 +13,9 @@ import torch
 import metarl
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
 from metarl.files.checkpoint import load_checkpoint
+from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.leap import Leap
-from metarl.meta.algorithms.maml import FOMAML, MAML, Oracle, Pretrain, RandomInit
+from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.base import ALGORITHMS, load
 from tests.meta.small import SIZES, equal, run_iterations, small
@@ -46,7 +47,8 @@ def test_every_argument_that_is_set_on_a_model_is_refused_by_name(name: str) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["rates", "family", "loop", "policy", "policy_name", "outer_optimizer", "parallel", "theta", "action_space"]
+    "name",
+    ["rates", "family", "adaptation", "policy", "policy_name", "outer_optimizer", "parallel", "theta", "action_space"],
 )
 def test_what_follows_from_the_arguments_is_refused_too(name: str) -> None:
     model = small()
@@ -74,7 +76,7 @@ def test_parts_of_a_model_are_set_once_as_well() -> None:
     model = small()
     for change in (
         lambda: setattr(model.outer_optimizer, "max_kl", 0.5),
-        lambda: setattr(model.loop.learner, "gamma", 0.5),
+        lambda: setattr(model.adaptation.learner, "gamma", 0.5),
     ):
         with pytest.raises(ConfigError, match="is set when it is built"):
             change()

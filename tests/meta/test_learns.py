@@ -9,7 +9,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from metarl.meta.algorithms.maml import FOMAML, MAML, Pretrain, RandomInit
+from metarl.meta.algorithms.baselines import Pretrain, RandomInit
+from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.evaluation.comparison import compare
 from metarl.meta.evaluation.report import Report
 from metarl.zoo.config import load_hyperparameters

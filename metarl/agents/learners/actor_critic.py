@@ -86,6 +86,8 @@ class ActorCritic(Learner):
         self._optimizer = make_optimizer(optimizer)
         self.optimizer = optimizer
 
+    samples_type = ActorCriticSamples
+
     # ------------------------------------------------------------------------------------------------------- the batch
     def process(self, episodes: Episodes, params: Params) -> ActorCriticSamples:
         """Turn episodes into samples with advantages, values and λ-returns.

@@ -69,6 +69,8 @@ class Learner(Abilities, SetOnce, ABC):
     """
 
     differentiable = True
+    samples_type: type[Samples] = Samples
+    """What :meth:`process` returns."""
     max_grad_norm: float | None = None
     """Each task's gradient is scaled down to this norm; None leaves it as it is."""
 
@@ -174,6 +176,7 @@ class GradientSteps(Learner):
         self.name = learner.name
         self.needs_critic = learner.needs_critic
         self.trust_region = learner.trust_region
+        self.samples_type = learner.samples_type
         self._learner = learner
 
     def __getattr__(self, name: str) -> Any:

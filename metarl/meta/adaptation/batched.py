@@ -1,94 +1,28 @@
-"""The inner loop: a batch of tasks that a learner learns from one initialisation, collecting as it goes."""
+"""Adaptation with a learner that is batched over tasks: a batch at the parameters reached, and an update on it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 from metarl.agents.learners.base import Learner
-from metarl.agents.learners.watching import LearnerState, Watcher
+from metarl.agents.learners.watching import LearnerState
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import collect
 from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.one_env import collect_env
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
-from metarl.envs.tasks import Tasks
-from metarl.envs.tasks import n_tasks as count_tasks
 from metarl.meta.adaptation.adapted import AdaptedPolicy
-from metarl.meta.progress import Progress, Timer
-from metarl.params import Params, expand
+from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Request, Told
+from metarl.meta.progress import Timer
+from metarl.params import Params, Rate, expand, group, grouped, take
 from metarl.streams import seed_sequence
-
-Amount = Mapping[str, int | None]
-"""How much to collect for a batch: ``n_episodes`` or ``n_transitions``, the other one None."""
-
-
-@dataclass(frozen=True)
-class Streams:
-    """Where a batch of tasks draws from: streams are addressed (seed, purpose, iteration, task, …)."""
-
-    seed: int
-    purpose: str
-    iteration: int = 0
-    first_task: int = 0
-
-    def tasks(self, n: int, *address: int, part: str = "") -> list[np.random.SeedSequence]:
-        """Return one stream for each of ``n`` tasks.
-
-        :param part: is added to the purpose.
-        """
-        tasks = range(self.first_task, self.first_task + n)
-        return [seed_sequence(self.seed, self.purpose + part, self.iteration, task, *address) for task in tasks]
-
-
-class PathWatcher(Watcher, Protocol):
-    """A watcher of one stack of tasks after the other."""
-
-    def close(self) -> None:
-        """End the paths of a stack; the next segment begins those of another."""
-        ...
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What came of learning a batch of tasks.
-
-    :param params: the parameters reached, ``[task, …]``.
-    :param returns: ``[task, batch]``, mean undiscounted return of the episodes of each batch; NaN where none ended.
-    :param env_steps: ``[task, batch]``, env steps of each.
-    :param n_episodes: ``[task, batch]``, episodes of each.
-    :param support: the batches learnt from, where they were to be kept.
-    :param query: the batch collected at the parameters reached, where there was one.
-    :param gradient: the gradient of the learner's loss on such batches, a mean over tasks, where the learner computes
-        it by itself.
-    :param statistics: those with which the initialisation goes on, beside its parameters.
-    :param eval_lengths: ``[task, batch]``, mean length of the episodes of evaluations that are not batches.
-    """
-
-    params: Params
-    returns: np.ndarray
-    env_steps: np.ndarray
-    n_episodes: np.ndarray
-    support: list[Samples] = field(default_factory=list)
-    query: Samples | None = None
-    gradient: Params | None = None
-    statistics: Params = field(default_factory=dict)
-    eval_lengths: np.ndarray | None = None
-
-    @property
-    def n_steps(self) -> int:
-        """Env steps of all tasks and batches."""
-        return round(float(self.env_steps.sum()))  # a stock learner splits a run evenly over batches
-
-    @property
-    def ep_lengths(self) -> np.ndarray:
-        """``[task, batch]``, mean length of the episodes that the returns are of."""
-        return self.env_steps / self.n_episodes if self.eval_lengths is None else self.eval_lengths
 
 
 @dataclass(frozen=True)
@@ -104,21 +38,12 @@ class _Batch:
         return cls(episodes.mean_returns, episodes.task_steps, (episodes.lengths > 0).sum(1))
 
 
-def _learnt(
-    params: Params, batches: Sequence[_Batch], support: Sequence[Samples] = (), query: Samples | None = None
-) -> Learnt:
-    returns, env_steps, n_episodes = (
-        np.stack([getattr(batch, name) for batch in batches], axis=1) for name in ("returns", "env_steps", "n_episodes")
-    )
-    return Learnt(params, returns, env_steps, n_episodes, list(support), query)
-
-
-class FunctionalLoop:
-    """The inner loop around a learner that is batched over tasks.
+class BatchedAdaptation:
+    """Adaptation around a learner that is batched over tasks.
 
     Each inner step collects its own batch at the parameters reached and learns from it.
 
-    :param family: tasks of equal spaces.
+    :param family: whose tasks are learnt.
     :param learner: learns them.
     :param parallel: the threads to collect on.
     """
@@ -140,122 +65,175 @@ class FunctionalLoop:
         """Return the policy with the parameters ``theta``."""
         return AdaptedPolicy(self.learner.policy, theta)
 
-    def learn(
+    def walk(
         self,
         theta: Params,
-        tasks: Tasks,
-        rates: Sequence[float],
-        streams: Streams,
-        amount: Amount,
-        timer: Timer,
+        request: Request,
         *,
         query: bool = False,
         keep: bool = False,
         watcher: PathWatcher | None = None,
-    ) -> Learnt:
-        """Learn every task from ``theta``, one inner step for each rate.
+    ) -> BatchedWalk:
+        """Return the walk that learns every task; see :class:`metarl.meta.adaptation.base.Adaptation`."""
+        return BatchedWalk(self, theta, request, query=query, keep=keep, watcher=watcher)
 
-        :param query: collect once more at the parameters reached.
-        :param keep: keep the batches learnt from.
-        :param watcher: is told every segment.
-        """
-        support: list[Samples] = []
-        state, batches = self._walk(theta, tasks, rates, streams, amount, timer, support if keep else None, watcher)
-        if watcher is not None:
-            watcher.close()
-        if not query:
-            return _learnt(state.params, batches, support)
-        episodes = self._collect(state, tasks, streams, len(rates), amount, timer)
-        with timer("outer"):
-            last = self.learner.process(episodes, state.params)
-        return _learnt(state.params, [*batches, _Batch.of(episodes)], support, last)
+    def carried(self, theta: Params, outcomes: Sequence[Outcome]) -> Params:
+        """Return no statistics: all is in the parameters."""
+        del theta, outcomes
+        return {}
 
-    def evaluate(
-        self,
-        theta: Params,
-        tasks: Tasks,
-        rates: Sequence[float],
-        streams: Streams,
-        amount: Amount,
-        progress: Progress | None = None,
-    ) -> Learnt:
-        """Learn every task from ``theta``; the return after k inner steps is that of the batch collected there.
+    def n_told(self, request: Request) -> int:
+        """Return of how many units of work an evaluation tells: batches."""
+        return len(request.rates) + 1
 
-        :param progress: called with (batches done, batches in all).
-        """
-        timer = Timer()
-        state, batches = self._walk(theta, tasks, rates, streams, amount, timer, progress=progress)
-        episodes = self._collect(state, tasks, streams, len(rates), amount, timer)
-        if progress is not None:
-            progress(len(rates) + 1, len(rates) + 1)
-        return _learnt(state.params, [*batches, _Batch.of(episodes)])
-
-    def _walk(
-        self,
-        theta: Params,
-        tasks: Tasks,
-        rates: Sequence[float],
-        streams: Streams,
-        amount: Amount,
-        timer: Timer,
-        support: list[Samples] | None = None,
-        watcher: PathWatcher | None = None,
-        progress: Progress | None = None,
-    ) -> tuple[LearnerState, list[_Batch]]:
-        """Take the inner steps.
-
-        :param support: gets the batches.
-        :param progress: called with (batches done, batches in all, one at the parameters reached included).
-        """
-        state = self._start(theta, count_tasks(tasks))
-        batches: list[_Batch] = []
-        for k, rate in enumerate(rates):
-            episodes = self._collect(state, tasks, streams, k, amount, timer)
-            batches.append(_Batch.of(episodes))
-            with timer("inner"):
-                samples = self.learner.process(episodes, state.params)
-                seeds = streams.tasks(len(samples), k, part="/update")
-                state = self.learner.update(state, samples, rate, seeds, watcher)
-            if support is not None:
-                support.append(samples)
-            if progress is not None:
-                progress(k + 1, len(rates) + 1)
-        return state, batches
+    def evaluate(self, theta: Params, request: Request, told: Told | None = None) -> Outcome:
+        """Learn every task; the return after k inner steps is that of the batch collected there."""
+        walk, timer = BatchedWalk(self, theta, request, measure=True), Timer()
+        while walk.n_done < walk.n_units:
+            walk.work(timer)
+            if told is not None:
+                told(1)
+        return walk.outcome()
 
     def adapt(
-        self, env: gym.Env[Any, Any], theta: Params, rates: Sequence[float], seed: int, amount: Amount
+        self, env: gym.Env[Any, Any], theta: Params, rates: Sequence[Rate], seed: int, amount: Amount
     ) -> AdaptedPolicy:
         """Learn one environment, whose task need not be known, from ``theta``."""
         policy = self.learner.policy
-        state = self._start(theta, 1)
+        state = self.start(theta, 1)
         returns: list[float] = []
         steps = 0
         for k, rate in enumerate(rates):
-            own = {name: tensor[0] for name, tensor in state.params.items()}
             stream = seed_sequence(seed, "adapt", k)
+            own = take(state.params, 0)
             episodes = collect_env(env, policy, own, stream, amount["n_episodes"], amount["n_transitions"])
             samples = self.learner.process(episodes, state.params)
             state = self.learner.update(state, samples, rate, [seed_sequence(seed, "adapt/update", k)])
             returns.append(float(episodes.mean_returns[0]))
             steps += episodes.n_steps
-        own = {name: tensor[0] for name, tensor in state.params.items()}
-        return AdaptedPolicy(policy, own, steps, returns, seed)
+        return AdaptedPolicy(policy, take(state.params, 0), steps, returns, seed)
 
-    def _start(self, theta: Params, n_tasks: int) -> LearnerState:
-        return self.learner.start({name: tensor.contiguous() for name, tensor in expand(theta, n_tasks).items()})
+    def start(self, theta: Params, n_tasks: int, local: Params | None = None) -> LearnerState:
+        """Return the learner's state at the initialisation, for a stack of tasks."""
+        stack = {**expand(theta, n_tasks), **(local or {})}
+        return self.learner.start({name: tensor.contiguous() for name, tensor in stack.items()})
 
-    def _collect(
-        self, state: LearnerState, tasks: Tasks, streams: Streams, k: int, amount: Amount, timer: Timer
-    ) -> Episodes:
+    def collect(self, params: Params, request: Request, k: int) -> Episodes:
+        """Collect the ``k``-th batch of every task at the stacked ``params``."""
+        seeds = request.streams.tasks(request.n_tasks, k)
+        return collect(
+            self.family,
+            self.learner.policy,
+            params,
+            request.tasks,
+            seeds,
+            n_episodes=request.amount["n_episodes"],
+            n_transitions=request.amount["n_transitions"],
+            parallel=self._parallel,
+        )
+
+
+class BatchedWalk:
+    """Learns a stack of tasks; a unit is an inner step of all of them, or the query batch.
+
+    :param adaptation: around what they are learnt.
+    :param theta: the initialisation.
+    :param request: what is asked.
+    :param query: collect once more at the parameters reached.
+    :param keep: keep the batches learnt from.
+    :param measure: the batch at the parameters reached is looked at only, not made into samples.
+    :param watcher: is told every segment.
+    """
+
+    def __init__(
+        self,
+        adaptation: BatchedAdaptation,
+        theta: Params,
+        request: Request,
+        *,
+        query: bool = False,
+        keep: bool = False,
+        measure: bool = False,
+        watcher: PathWatcher | None = None,
+    ) -> None:
+        self._adaptation = adaptation
+        self._request = request
+        self._query = query or measure
+        self._keep = keep
+        self._measure = measure
+        self._watcher = watcher
+        self._state = adaptation.start(theta, request.n_tasks, request.local)
+        self._batches: list[_Batch] = []
+        self._support: list[Samples] = []
+        self._last: Samples | None = None
+        self.n_units = len(request.rates) + self._query
+        """Inner steps, and the batch at the parameters reached."""
+        self.n_done = 0
+
+    def work(self, timer: Timer) -> bool:
+        """Do the next unit; return whether there is another one."""
+        k, learner = self.n_done, self._adaptation.learner
         with timer("sampling"):
-            seeds = streams.tasks(count_tasks(tasks), k)
-            return collect(
-                self.family,
-                self.learner.policy,
-                state.params,
-                tasks,
-                seeds,
-                n_episodes=amount["n_episodes"],
-                n_transitions=amount["n_transitions"],
-                parallel=self._parallel,
-            )
+            episodes = self._adaptation.collect(self._state.params, self._request, k)
+        self._batches.append(_Batch.of(episodes))
+        if k < len(self._request.rates):
+            with timer("inner"):
+                samples = learner.process(episodes, self._state.params)
+                seeds = self._request.streams.tasks(len(samples), k, part="/update")
+                self._state = learner.update(self._state, samples, self._request.rates[k], seeds, self._watcher)
+            if self._keep:
+                self._support.append(samples)
+        elif not self._measure:
+            with timer("outer"):
+                self._last = learner.process(episodes, self._state.params)
+        self.n_done += 1
+        if self.n_done == len(self._request.rates) and self._watcher is not None:
+            self._watcher.close()
+        return self.n_done < self.n_units
+
+    def outcome(self) -> Outcome:
+        """Return what came of it."""
+        returns, env_steps, n_episodes = (
+            np.stack([getattr(batch, name) for batch in self._batches], axis=1)
+            for name in ("returns", "env_steps", "n_episodes")
+        )
+        return Outcome(self._state.params, returns, env_steps, n_episodes, self._support, self._last)
+
+    # ------------------------------------------------------------------------------------------------ stopping half-way
+    def state(self) -> Params:
+        """Return parameters, optimisers, batches and the watcher's sums after the units done, as named tensors."""
+        found: Params = {"n_done": torch.tensor(self.n_done)}
+        found |= grouped(self._state.params, "params/") | grouped(self._state.optimizer, "optimizer/")
+        for k, batch in enumerate(self._batches):
+            found |= {f"batch/{k}/{each.name}": _tensor(getattr(batch, each.name)) for each in fields(batch)}
+        kept = {f"support/{k}/": samples for k, samples in enumerate(self._support)}
+        for prefix, samples in kept.items() if self._last is None else {**kept, "query/": self._last}.items():
+            given = {each.name: getattr(samples, each.name) for each in fields(samples)}
+            found |= {prefix + name: _tensor(value) for name, value in given.items() if value is not None}
+        if self._watcher is not None:
+            found |= grouped(self._watcher.state(), "watcher/")
+        return found
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what :meth:`state` returned."""
+        known = dict(state)
+        self.n_done = int(known["n_done"])
+        self._state = LearnerState(group(known, "params/"), group(known, "optimizer/"))
+        self._batches = [
+            _Batch(**{name: t.numpy() for name, t in group(known, f"batch/{k}/").items()}) for k in range(self.n_done)
+        ]
+        n_support = min(self.n_done, len(self._request.rates)) if self._keep else 0
+        self._support = [self._samples(group(known, f"support/{k}/")) for k in range(n_support)]
+        query = group(known, "query/")
+        self._last = self._samples(query) if query else None
+        if self._watcher is not None:
+            self._watcher.load_state(group(known, "watcher/"))
+
+    def _samples(self, tensors: Params) -> Samples:
+        kind = self._adaptation.learner.samples_type
+        arrays = ("counts", "episode_ends")
+        return kind(**{name: t.numpy() if name in arrays else t for name, t in tensors.items()})  # type: ignore[arg-type]
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value

@@ -1,20 +1,87 @@
-"""The inner loop: a path θ₀ → θ₁ → … → θ_K of plain gradient steps, for a stack of tasks.
+"""Plain gradient steps: a path θ₀ → θ₁ → … → θ_K for a stack of tasks, and the derivative of its end.
 
-Each step uses its own batch, collected at the parameters that the step starts from. The derivative of the path's end
-with respect to its start is a product of (I − H_k diag(α_k)), so products with it are chains of Hessian-vector products
-and nothing is ever differentiated through the whole loop.
+Each step uses its own batch, collected at the parameters that the step starts from: θ_{k+1} = θ_k − α_k ∘ g_k(θ_k). The
+derivative of the path's end with respect to its start is a product of (I − diag(α_k) H_k), and that with respect to the
+rates adds −g_k ∘ c_k for the cotangent c_k that reaches step k. So products with it are chains of Hessian-vector
+products, and nothing is ever differentiated through the whole loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from metarl.agents.learners.base import Learner
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.sampling.samples import Samples
-from metarl.params import Params, Rate, scale, subtract
+from metarl.params import RATES, Params, Rate, inner_name, scale, subtract
+
+
+@dataclass(frozen=True)
+class InnerRule:
+    """How the meta-parameters say where a task starts and how far its gradient steps go.
+
+    A tensor that stays has a rate of 0: its gradient moves nothing, forwards and backwards alike. Where the
+    meta-parameters hold a group ``rates/``, those are the rates, elementwise, of every step; ``rates`` then only say
+    how far a step goes in proportion, so that evaluations may take shorter ones.
+
+    :param rates: the learning rate of each step.
+    :param stays: names of the tensors that no inner step moves.
+    :param base: the learning rate that meta-learnt ones began with.
+    """
+
+    rates: Sequence[float] = ()
+    stays: frozenset[str] = frozenset()
+    base: float = 1.0
+
+    def start(self, meta: Params) -> Params:
+        """Return the tensors of the inner loop, by their names in it."""
+        return {inner_name(name): tensor for name, tensor in meta.items() if not name.startswith(RATES)}
+
+    def steps(self, meta: Params) -> list[Rate]:
+        """Return the learning rate of each step."""
+        learnt = {name.removeprefix(RATES): tensor for name, tensor in meta.items() if name.startswith(RATES)}
+        if learnt:
+            return [
+                {name: learnt[name] * (rate / self.base) if name in learnt else _ZERO for name in self.start(meta)}
+                for rate in self.rates
+            ]
+        if not self.stays:
+            return list(self.rates)
+        return [
+            {
+                name: _ZERO if name in self.stays else torch.tensor(rate, dtype=torch.float64)
+                for name in self.start(meta)
+            }
+            for rate in self.rates
+        ]
+
+    def tangents(self, vector: Params) -> list[Params]:
+        """Return how each step's rates change along a change of the meta-parameters."""
+        learnt = {name.removeprefix(RATES): tensor for name, tensor in vector.items() if name.startswith(RATES)}
+        return [{name: tensor * (rate / self.base) for name, tensor in learnt.items()} for rate in self.rates]
+
+    def gradient(self, meta: Mapping[str, torch.Tensor], start: Params, rates: Sequence[Params]) -> Params:
+        """Return the gradient of the meta-parameters.
+
+        :param meta: the meta-parameters, whose names it has.
+        :param start: with respect to where tasks start.
+        :param rates: with respect to the rates of each step.
+        """
+        result: Params = {}
+        for name in meta:
+            own = name.removeprefix(RATES)
+            if own == name:
+                result[name] = start[inner_name(name)]
+                continue
+            parts = [part[own] * (rate / self.base) for part, rate in zip(rates, self.rates, strict=True)]
+            result[name] = sum(parts[1:], parts[0]) if parts else torch.zeros_like(start[own])
+        return result
+
+
+_ZERO = torch.tensor(0.0, dtype=torch.float64)  # a number: tensors keep their own dtype
 
 
 class InnerStep:
@@ -46,26 +113,75 @@ class InnerStep:
         """Return ``H v`` of each task's loss at the start of the step."""
         return self._derivatives.product(vector)
 
-    def forward(self, tangent: Params) -> Params:
-        """Return ``(I − diag(α) H) t``: how the end moves when the start moves along ``t``."""
-        return subtract(tangent, scale(self._rate, self.hessian_product(tangent)))
+    def forward(self, tangent: Params, rate: Params | None = None) -> Params:
+        """Return ``(I − diag(α) H) t − r ∘ g``: the end's move when the start moves along ``t`` and α along ``r``."""
+        moved = subtract(tangent, scale(self._rate, self.hessian_product(tangent)))
+        for name, tensor in (rate or {}).items():
+            moved[name] = moved[name] - tensor * self.gradient[name]
+        return moved
 
     def backward(self, cotangent: Params) -> Params:
         """Return ``(I − H diag(α)) c``: the gradient at the start, given the gradient at the end."""
         return subtract(cotangent, self.hessian_product(scale(self._rate, cotangent)))
 
+    def rate_gradient(self, cotangent: Params) -> Params:
+        """Return ``−g ∘ c``: the gradient of the rates, given the gradient at the end."""
+        return {name: -(tensor * cotangent[name]) for name, tensor in self.gradient.items()}
 
-def inner_path(
-    learner: Learner, params: Params, batches: Sequence[Samples], rates: Sequence[Rate], second_order: bool = False
-) -> tuple[list[InnerStep], Params]:
-    """Return the steps of a path and the parameters where it ends, on batches that are given.
+
+class GradientPath:
+    """A path of gradient steps on batches that are given, for a stack of tasks.
 
     :param params: where it starts, stacked.
     :param batches: one for each step.
     :param rates: one for each step.
+    :param second_order: keep what products with the derivative of its end need.
     """
-    steps: list[InnerStep] = []
-    for batch, rate in zip(batches, rates, strict=True):
-        steps.append(InnerStep(learner, params, batch, rate, second_order))
-        params = steps[-1].end
-    return steps, params
+
+    def __init__(
+        self,
+        learner: Learner,
+        params: Params,
+        batches: Sequence[Samples],
+        rates: Sequence[Rate],
+        second_order: bool = False,
+    ) -> None:
+        self.steps: list[InnerStep] = []
+        self.end = params
+        """The parameters reached."""
+        for batch, rate in zip(batches, rates, strict=True):
+            self.steps.append(InnerStep(learner, self.end, batch, rate, second_order))
+            self.end = self.steps[-1].end
+
+    @classmethod
+    def through(
+        cls, learner: Learner, points: Sequence[Params], batches: Sequence[Samples], rates: Sequence[Rate]
+    ) -> GradientPath:
+        """Return a path whose steps start at points that are known, for products with the derivative of its end.
+
+        :param points: where each step starts.
+        """
+        path = cls(learner, points[0], [], [])
+        for start, batch, rate in zip(points, batches, rates, strict=True):
+            path.steps.append(InnerStep(learner, start, batch, rate, second_order=True))
+        path.end = path.steps[-1].end
+        return path
+
+    def forward(self, tangent: Params, rates: Sequence[Params] = ()) -> Params:
+        """Return how the end moves when the start moves along ``tangent`` and the steps' rates along ``rates``."""
+        for k, step in enumerate(self.steps):
+            tangent = step.forward(tangent, rates[k] if rates else None)
+        return tangent
+
+    def backward(self, cotangent: Params, rates: bool = False) -> tuple[Params, list[Params]]:
+        """Return the gradients at the start and, if ``rates``, of the rates of each step, given that at the end."""
+        of_rates: list[Params] = []
+        for step in reversed(self.steps):
+            if rates:
+                of_rates.insert(0, step.rate_gradient(cotangent))
+            cotangent = step.backward(cotangent)
+        return cotangent, of_rates
+
+    def rate_gradients(self, cotangent: Params) -> list[Params]:
+        """Return the gradients of the rates, to first order: with later steps' derivatives taken to be the identity."""
+        return [step.rate_gradient(cotangent) for step in self.steps]

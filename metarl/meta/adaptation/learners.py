@@ -1,9 +1,11 @@
-"""The inner loop around a learner that is chosen by name."""
+"""How tasks are learnt with a learner that is chosen by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from gymnasium import spaces
 
 from metarl.agents.learners.base import Learner
 from metarl.agents.learners.registry import LEARNERS, find_learner
@@ -12,9 +14,11 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.stock.entries import StockAlgorithm
 from metarl.arguments import merge
 from metarl.envs.family import Family
+from metarl.envs.groups import has_equal_spaces
 from metarl.errors import ConfigError, shorten, unknown_name
-from metarl.meta.adaptation.batched import FunctionalLoop
-from metarl.meta.adaptation.stock import SB3Loop
+from metarl.meta.adaptation.base import Adaptation
+from metarl.meta.adaptation.batched import BatchedAdaptation
+from metarl.meta.adaptation.stock import StockAdaptation
 from metarl.synonyms import HYPERPARAMETERS
 
 OF_META = {
@@ -26,7 +30,6 @@ OF_META = {
     "policy_kwargs": "policy_kwargs",
 }
 """Arguments of learners that the meta-algorithm sets, with what they are called there."""
-Loop = FunctionalLoop | SB3Loop
 
 
 def require_learner(name: Any, learner_kwargs: Any) -> None:
@@ -52,9 +55,10 @@ def merge_arguments(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
     return result
 
 
-def make_loop(
+def make_adaptation(
     name: str,
     family: Family,
+    pair: tuple[spaces.Box, spaces.Space[Any]],
     policy: str,
     policy_kwargs: Mapping[str, Any],
     rates: Sequence[float],
@@ -62,10 +66,11 @@ def make_loop(
     parallel: Parallel,
     n_inner_steps: int,
     batch_steps: int,
-) -> Loop:
-    """Return the inner loop around a learner.
+) -> Adaptation:
+    """Return how tasks of a pair of spaces are learnt with a learner.
 
     :param name: the learner's.
+    :param pair: the spaces of observations and actions.
     :param policy: the policy's name.
     :param rates: the learning rates of the inner steps in training; a stock algorithm has one.
     :param options: arguments of the learner.
@@ -80,15 +85,15 @@ def make_loop(
             raise ConfigError(f"{option} of the learner is {OF_META[option]} of the meta-algorithm")
     cls = find_learner(name)
     if issubclass(cls, StockAlgorithm):
-        loop = SB3Loop(name, family, policy, policy_kwargs, rates, cls.arguments(options, batch_steps))
+        if not has_equal_spaces(family):
+            raise ConfigError(f"{family.id} has tasks of different spaces: learner {name!r} takes equal ones")
+        stock = StockAdaptation(name, family, policy, policy_kwargs, rates, cls.arguments(options, batch_steps))
         if n_inner_steps:
-            loop.learner.require_budget(n_inner_steps * batch_steps)
-        return loop
+            stock.learner.require_budget(n_inner_steps * batch_steps)
+        return stock
     assert issubclass(cls, Learner)
     for option in options:
         if option not in cls.options():
             raise unknown_name(f"argument of learner {name!r}:", option, cls.options(), HYPERPARAMETERS)
-    functional = FunctionalPolicy(
-        policy, family.observation_space, family.action_space, policy_kwargs, critic=cls.needs_critic
-    )
-    return FunctionalLoop(family, cls(functional, **options, parallel=parallel), parallel)
+    functional = FunctionalPolicy(policy, *pair, policy_kwargs, critic=cls.needs_critic)
+    return BatchedAdaptation(family, cls(functional, **options, parallel=parallel), parallel)

@@ -1,4 +1,4 @@
-"""The inner loop around a stock SB3 algorithm: one task after another, each with one call of ``learn()``."""
+"""Adaptation with a stock SB3 algorithm: one task after another, each with one call of ``learn()``."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from metarl.agents.sampling.one_env import finite_array, finite_reward
 from metarl.agents.stock.entries import PREFIX
 from metarl.agents.stock.learner import ALGORITHMS, SB3Learner, learning_seed
 from metarl.agents.stock.reuse import (
+    STATISTICS,
     load_initialisation,
     merge_statistics,
     read_initialisation,
     require_finite,
 )
 from metarl.envs.family import Family, draw_tasks
-from metarl.envs.tasks import Tasks, one_task
-from metarl.envs.tasks import n_tasks as count_tasks
+from metarl.envs.tasks import one_task
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, shorten
 from metarl.meta.adaptation.adapted import AdaptedPolicy, as_observation, predictions
-from metarl.meta.adaptation.batched import Amount, Learnt, PathWatcher, Streams
-from metarl.meta.progress import Progress, Timer
-from metarl.params import Params
+from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Request, Told
+from metarl.meta.progress import Timer
+from metarl.params import Params, Rate, group, grouped, total
 from metarl.streams import seed_sequence, stream
 
 
@@ -85,8 +85,8 @@ class AdaptedSB3(AdaptedPolicy):
             return self.algorithm.policy.predict(seen, state, episode_start, deterministic)
 
 
-class SB3Loop:
-    """The inner loop around a stock algorithm of SB3 or sb3-contrib.
+class StockAdaptation:
+    """Adaptation around a stock algorithm of SB3 or sb3-contrib.
 
     The inner steps of a task are one ``learn()``, of as many env steps as their batches have. Returns after each inner
     step are those of the episodes that ended in its part of learning; evaluations take fresh episodes instead.
@@ -113,7 +113,7 @@ class SB3Loop:
         """Its name without what says that it is stock."""
         self._arguments = {"policy": policy, "policy_kwargs": policy_kwargs, **options}
         self._learners: dict[float, SB3Learner] = {}
-        self.learner = self._at(*rates)
+        self.learner = self.at(rates)
         """Learns in training."""
         self._shown: tuple[Params, AdaptedSB3] | None = None
 
@@ -138,80 +138,45 @@ class SB3Loop:
             self._shown = (theta, AdaptedSB3(algorithm, theta))
         return self._shown[1]
 
-    def learn(
+    def walk(
         self,
         theta: Params,
-        tasks: Tasks,
-        rates: Sequence[float],
-        streams: Streams,
-        amount: Amount,
-        timer: Timer,
+        request: Request,
         *,
         query: bool = False,
         keep: bool = False,
         watcher: PathWatcher | None = None,
-    ) -> Learnt:
-        """Learn every task from ``theta``.
+    ) -> StockWalk:
+        """Return the walk that learns every task; see :class:`metarl.meta.adaptation.base.Adaptation`.
 
         :param query: take the gradient of the algorithm's losses on a fresh rollout at the parameters reached.
         :param keep: without effect: the batches are the algorithm's own.
-        :param watcher: is told every segment.
         """
-        n, size = count_tasks(tasks), self._size(amount)
-        seeds, query_seeds = streams.tasks(n), streams.tasks(n, part="/query")
-        reached: list[Params] = []
-        rows: list[_Row] = []
-        gradients: list[Params] = []
-        for i in range(n):
-            task, phi, row = one_task(tasks, i), theta, _Row()
-            if rates:
-                with timer("inner"):
-                    run = self._at(*rates).run(theta, task, seeds[i], len(rates) * size, watcher=watcher)
-                if watcher is not None:
-                    watcher.close()
-                phi = run.params
-                row.add(run.episode_returns, run.env_steps, len(rates))
-            if query:
-                with timer("outer"):
-                    result = self.learner.query_gradient(phi, task, query_seeds[i], size)
-                row.add(result.episode_returns, result.env_steps, 1)
-                gradients.append(result.gradient)
-            reached.append(phi)
-            rows.append(row)
-        return Learnt(
-            self._stack(reached),
-            np.array([row.returns for row in rows]),
-            np.array([row.env_steps for row in rows]),
-            np.array([row.n_episodes for row in rows]),
-            gradient=_mean(gradients) if query else None,
-            statistics=merge_statistics(theta, reached),
-        )
+        del keep
+        return StockWalk(self, theta, request, query, watcher)
 
-    def evaluate(
-        self,
-        theta: Params,
-        tasks: Tasks,
-        rates: Sequence[float],
-        streams: Streams,
-        amount: Amount,
-        progress: Progress | None = None,
-    ) -> Learnt:
-        """Learn every task from ``theta``; the return after k inner steps is that of fresh episodes.
+    def carried(self, theta: Params, outcomes: Sequence[Outcome]) -> Params:
+        """Return the statistics with which the initialisation goes on, after tasks were learnt from it."""
+        return merge_statistics(theta, [statistics for outcome in outcomes for statistics in outcome.statistics])
 
-        :param progress: called with (tasks done, tasks in all).
-        """
-        n, size = count_tasks(tasks), self._size(amount)
-        n_episodes = amount["n_episodes"] or -(-size // self.family.horizon)
-        learner, seeds = self._at(*rates), streams.tasks(n)
+    def n_told(self, request: Request) -> int:
+        """Return of how many units of work an evaluation tells: tasks."""
+        return request.n_tasks
+
+    def evaluate(self, theta: Params, request: Request, told: Told | None = None) -> Outcome:
+        """Learn every task; the return after k inner steps is that of fresh episodes; a unit is a task."""
+        n, size, n_steps = request.n_tasks, self.size(request.amount), len(request.rates)
+        n_episodes = request.amount["n_episodes"] or -(-size // self.family.horizon)
+        learner, seeds = self.at(request.rates), request.streams.tasks(n)
         reached: list[Params] = []
         returns: list[list[float]] = []
         env_steps: list[list[int]] = []
         lengths: list[list[float]] = []
         for i in range(n):
-            task = one_task(tasks, i)
-            if rates:
+            task = one_task(request.tasks, i)
+            if n_steps:
                 run = learner.run(
-                    theta, task, seeds[i], len(rates) * size, n_evaluations=len(rates), n_eval_episodes=n_episodes
+                    theta, task, seeds[i], n_steps * size, n_evaluations=n_steps, n_eval_episodes=n_episodes
                 )
                 reached.append(run.params)
                 returns.append(run.eval_returns)
@@ -223,18 +188,18 @@ class SB3Loop:
                 returns.append([mean_return])
                 env_steps.append([0])
                 lengths.append([mean_length])
-            if progress is not None:
-                progress(i + 1, n)
-        return Learnt(
-            self._stack(reached),
+            if told is not None:
+                told(1)
+        return Outcome(
+            self.stacked(reached),
             np.array(returns),
             np.array(env_steps),
-            np.full((n, len(rates) + 1), n_episodes),
+            np.full((n, n_steps + 1), n_episodes),
             eval_lengths=np.array(lengths),
         )
 
     def adapt(
-        self, env: gym.Env[Any, Any], theta: Params, rates: Sequence[float], seed: int, amount: Amount
+        self, env: gym.Env[Any, Any], theta: Params, rates: Sequence[Rate], seed: int, amount: Amount
     ) -> AdaptedSB3:
         """Learn one environment, whose task need not be known, from ``theta``.
 
@@ -243,14 +208,14 @@ class SB3Loop:
         :raises DivergedError: learning diverged.
         :raises NonFiniteError: an observation or a reward of the environment is not finite.
         """
-        algorithm = self._at(*rates).build(DummyVecEnv([lambda: Monitor(_Finite(env))]), **self._sizes(1))
+        algorithm = self.at(rates).build(DummyVecEnv([lambda: Monitor(_Finite(env))]), **self._sizes(1))
         load_initialisation(algorithm, theta)
         returns = _Returns()
         with sb3_generators():
             algorithm.set_random_seed(learning_seed(seed_sequence(seed, "adapt")))
             if rates:
                 with require_finite(algorithm, f"in {env}"):
-                    algorithm.learn(len(rates) * self._size(amount), callback=returns, log_interval=None)  # type: ignore[arg-type]
+                    algorithm.learn(len(rates) * self.size(amount), callback=returns, log_interval=None)  # type: ignore[arg-type]
                 # The policy remembers its last distribution: one without a graph, which could not be copied.
                 algorithm.policy.predict(algorithm._last_obs, deterministic=True)  # type: ignore[arg-type]
         return AdaptedSB3(algorithm, read_initialisation(algorithm), algorithm.num_timesteps, returns.values, seed)
@@ -271,24 +236,111 @@ class SB3Loop:
         size = self.option(name)
         return {name: -(-size * self.learner.n_envs // n_envs)} if isinstance(size, int) else {}
 
-    def _stack(self, reached: Sequence[Params]) -> Params:
+    def stacked(self, reached: Sequence[Params]) -> Params:
+        """Return the parameters of several tasks as a stack, without statistics."""
         return {name: torch.stack([params[name] for params in reached]) for name in self.learner.parameters}
 
-    def _at(self, *rates: float) -> SB3Learner:
+    def at(self, rates: Sequence[Rate]) -> SB3Learner:
         """Return the learner with a learning rate; without one, that of training."""
         if not rates:
             return self.learner
-        if len(set(rates)) > 1:
+        rate = rates[0]
+        if isinstance(rate, Mapping) or any(isinstance(other, Mapping) or other != rate for other in rates):
             raise ConfigError(f"inner_lr={shorten(list(rates))}: {self.name!r} learns a task with one learning rate")
-        if rates[0] not in self._learners:
-            self._learners[rates[0]] = SB3Learner(
-                self.family, self.algorithm, learning_rate=rates[0], **self._arguments
-            )
-        return self._learners[rates[0]]
+        if rate not in self._learners:
+            self._learners[rate] = SB3Learner(self.family, self.algorithm, learning_rate=rate, **self._arguments)
+        return self._learners[rate]
 
-    def _size(self, amount: Amount) -> int:
+    def size(self, amount: Amount) -> int:
         """Return the env steps of an inner step."""
         return amount["n_transitions"] or (amount["n_episodes"] or 1) * self.family.horizon
+
+
+class StockWalk:
+    """Learns one task after another; a unit is a task, which an algorithm's ``learn()`` does not stop in the middle of.
+
+    :param adaptation: around what they are learnt.
+    :param theta: the initialisation, with its statistics.
+    :param request: what is asked.
+    :param query: take the gradient of the algorithm's losses on a fresh rollout at the parameters reached.
+    :param watcher: is told every segment.
+    """
+
+    def __init__(
+        self, adaptation: StockAdaptation, theta: Params, request: Request, query: bool, watcher: PathWatcher | None
+    ) -> None:
+        self._adaptation = adaptation
+        self._theta = theta
+        self._request = request
+        self._query = query
+        self._watcher = watcher
+        self._reached: list[Params] = []
+        self._rows: list[_Row] = []
+        self._gradients: list[Params] = []
+        self.n_units = request.n_tasks
+        """Tasks."""
+        self.n_done = 0
+
+    def work(self, timer: Timer) -> bool:
+        """Learn the next task; return whether there is another one."""
+        request, size, i = self._request, self._adaptation.size(self._request.amount), self.n_done
+        task, phi, row, n_steps = one_task(request.tasks, i), self._theta, _Row(), len(request.rates)
+        if n_steps:
+            with timer("inner"):
+                seed = request.streams.tasks(request.n_tasks)[i]
+                learner = self._adaptation.at(request.rates)
+                run = learner.run(self._theta, task, seed, n_steps * size, watcher=self._watcher)
+            if self._watcher is not None:
+                self._watcher.close()
+            phi = run.params
+            row.add(run.episode_returns, run.env_steps, n_steps)
+        if self._query:
+            with timer("outer"):
+                seed = request.streams.tasks(request.n_tasks, part="/query")[i]
+                result = self._adaptation.learner.query_gradient(phi, task, seed, size)
+            row.add(result.episode_returns, result.env_steps, 1)
+            self._gradients.append(result.gradient)
+        self._reached.append(phi)
+        self._rows.append(row)
+        self.n_done += 1
+        return self.n_done < self.n_units
+
+    def outcome(self) -> Outcome:
+        """Return what came of it."""
+        statistics = [
+            {name: tensor for name, tensor in phi.items() if name.startswith(STATISTICS)} for phi in self._reached
+        ]
+        return Outcome(
+            self._adaptation.stacked(self._reached),
+            np.array([row.returns for row in self._rows]),
+            np.array([row.env_steps for row in self._rows]),
+            np.array([row.n_episodes for row in self._rows]),
+            gradient=total(self._gradients) if self._query else None,
+            statistics=statistics if any(statistics) else [],
+        )
+
+    # ------------------------------------------------------------------------------------------------ stopping half-way
+    def state(self) -> Params:
+        """Return what the tasks that are done came to, and the watcher's sums, as named tensors."""
+        found: Params = {"n_done": torch.tensor(self.n_done)}
+        for i, (phi, row) in enumerate(zip(self._reached, self._rows, strict=True)):
+            found |= grouped(phi, f"reached/{i}/") | grouped(row.state(), f"row/{i}/")
+        for i, gradient in enumerate(self._gradients):
+            found |= grouped(gradient, f"gradient/{i}/")
+        if self._watcher is not None:
+            found |= grouped(self._watcher.state(), "watcher/")
+        return found
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what :meth:`state` returned."""
+        known = dict(state)
+        self.n_done = int(known["n_done"])
+        done = range(self.n_done)
+        self._reached = [group(known, f"reached/{i}/") for i in done]
+        self._rows = [_Row.of(group(known, f"row/{i}/")) for i in done]
+        self._gradients = [group(known, f"gradient/{i}/") for i in done] if self._query else []
+        if self._watcher is not None:
+            self._watcher.load_state(group(known, "watcher/"))
 
 
 class _Row:
@@ -305,6 +357,18 @@ class _Row:
             self.returns.append(float(part.mean()) if len(part) else np.nan)
             self.env_steps.append(env_steps / n_batches)
             self.n_episodes.append(len(part))
+
+    def state(self) -> Params:
+        """Return the batches as tensors."""
+        return {name: torch.tensor(values, dtype=torch.float64) for name, values in vars(self).items()}
+
+    @classmethod
+    def of(cls, state: Params) -> _Row:
+        """Return the batches that :meth:`state` returned."""
+        row = cls()
+        row.returns, row.env_steps = state["returns"].tolist(), state["env_steps"].tolist()
+        row.n_episodes = [int(n) for n in state["n_episodes"].tolist()]
+        return row
 
 
 class _Finite(gym.Wrapper[Any, Any, Any, Any]):
@@ -336,12 +400,3 @@ class _Returns(BaseCallback):
     def _on_step(self) -> bool:
         self.values += [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
         return True
-
-
-def _mean(params: Sequence[Params]) -> Params:
-    """Return the mean, added up in order."""
-    total = {name: tensor.clone() for name, tensor in params[0].items()}
-    for part in params[1:]:
-        for name, tensor in part.items():
-            total[name] += tensor
-    return {name: tensor / len(params) for name, tensor in total.items()}

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from stable_baselines3.common.policies import BasePolicy
 
 from metarl.checks import SWITCH, plain
 from metarl.envs.family import Family
-from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError
-from metarl.meta.adaptation.batched import Learnt, Streams
+from metarl.meta.adaptation.base import Outcome
+from metarl.meta.adaptation.gradient import InnerRule
 from metarl.meta.algorithms.leap_watcher import LeapMetric, LeapWatcher
 from metarl.meta.algorithms.path import PathAlgorithm
+from metarl.meta.blocks.cut import Block
 from metarl.meta.environments import AnyEnv
 from metarl.meta.outer.objective import MetaGradient
 from metarl.meta.progress import Timer
+from metarl.params import mean
 
 
 class Leap(PathAlgorithm):
@@ -75,13 +77,18 @@ class Leap(PathAlgorithm):
         if self.drop_last and self.n_inner_steps == self.abilities.steps_per_update == 1:
             raise ConfigError(f"drop_last with n_inner_steps=1: {self.learner!r} takes one step, and nothing is left")
 
-    def _learn(self, tasks: Tasks, streams: Streams, timer: Timer) -> tuple[Learnt, MetaGradient]:
-        watcher = LeapWatcher(self._measure, self.excluded)
-        learnt = self._walk(tasks, streams, timer, watcher)
-        if self.drop_last and not watcher.n_segments:
+    def _learn(self, blocks: Sequence[Block], timer: Timer) -> tuple[MetaGradient, list[Outcome]]:
+        watchers = [LeapWatcher(self._measure, [*self.excluded, *block.request.local]) for block in blocks]
+        outcomes = [
+            block.learn(self.theta, timer, watcher=watcher) for block, watcher in zip(blocks, watchers, strict=True)
+        ]
+        if self.drop_last and not any(watcher.n_segments for watcher in watchers):
             raise ConfigError(
                 f"drop_last with n_inner_steps={self.n_inner_steps}: {self.learner!r} took one step of its optimiser "
                 "on every path, and nothing is left"
             )
-        gradient = {name: tensor / len(learnt.returns) for name, tensor in watcher.gradient().items()}
-        return learnt, MetaGradient(watcher.distance / len(learnt.returns), gradient, None, [])
+        n_tasks, theta = sum(outcome.n_tasks for outcome in outcomes), InnerRule().start(self.meta_params)
+        pulls = [watcher.gradient() for watcher in watchers if watcher.n_segments]
+        shared = [{name: pull[name] for name in theta if name in pull} for pull in pulls]
+        pull = mean(shared, n_tasks) if shared else {}
+        return MetaGradient(sum(watcher.distance for watcher in watchers) / n_tasks, self._as_gradient(pull)), outcomes

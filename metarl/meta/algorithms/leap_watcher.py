@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from metarl.agents.learners.watching import FlatParams
 from metarl.checks import SWITCH
 from metarl.errors import unknown_name
-from metarl.params import Params
+from metarl.params import Params, group
 
 METRICS = ("length", "energy")
 _BLOCK_BYTES = 1 << 19
@@ -161,6 +161,36 @@ class LeapWatcher:
         pull = {name: self._pull[place].view(shape).clone() for name, (place, shape) in self._places.items()}
         return {name: tensor.zero_() if name in self._excluded else tensor for name, tensor in pull.items()}
 
+    def state(self) -> Params:
+        """Return what was added up so far, and the segments that wait for their losses, as named tensors."""
+        found: Params = {
+            "distance": torch.tensor(self.distance, dtype=torch.float64),
+            "n_segments": torch.tensor(self.n_segments),
+        }
+        if self._places:
+            found["pull"] = self._pull.clone()
+            for name, (place, shape) in self._places.items():
+                found[f"place/{name}"] = torch.tensor([place.start, place.stop, *shape])
+        if self._last is not None:
+            found["last/move"], found["last/slope"] = self._last.move.clone(), self._last.slope.clone()
+            found["last/losses"] = torch.tensor(self._last.losses, dtype=torch.float64)
+            found["last/waits"] = torch.tensor(self._last.waits)
+        return found
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what :meth:`state` returned."""
+        self.distance, self.n_segments = float(state["distance"]), int(state["n_segments"])
+        for name, place in group(dict(state), "place/").items():
+            start, stop, *shape = place.tolist()
+            self._places[name] = slice(start, stop), torch.Size(shape)
+        if self._places:
+            self._pull = state["pull"].clone()
+            self._exclude()
+        if "last/move" in state:
+            self._last = _Segments(state["last/move"])
+            self._last.move, self._last.slope = state["last/move"].clone(), state["last/slope"].clone()
+            self._last.losses, self._last.waits = state["last/losses"].tolist(), state["last/waits"].tolist()
+
     def _begin(self, start: Params) -> None:
         at = 0
         for name, tensor in start.items():
@@ -169,6 +199,10 @@ class LeapWatcher:
             place = slice(at, at := at + tensor[0].numel())
             self._places[name] = place, tensor.shape[1:]
         self._pull = torch.zeros_like(self._flat(start)[0])
+        self._exclude()
+
+    def _exclude(self) -> None:
+        """Prepare what leaves out the movement of excluded tensors."""
         if self._excluded:
             self._counted = torch.ones_like(self._pull)
             for name in self._excluded.intersection(self._places):

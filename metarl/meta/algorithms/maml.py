@@ -1,4 +1,4 @@
-"""MAML (Finn et al., 2017), its first-order form, and the baselines that are configurations of the same code."""
+"""MAML (Finn et al., 2017), and its first-order form."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
 from metarl.agents.learners.registry import LEARNERS, Abilities
 from metarl.agents.networks.distributions import MAX_LOG_STD, MIN_LOG_STD
 from metarl.envs.family import Family
 from metarl.errors import ConfigError, MetaRLWarning
-from metarl.meta.adaptation.batched import FunctionalLoop, Learnt, Streams
-from metarl.meta.adaptation.learners import Loop
+from metarl.meta.adaptation.base import Adaptation, Outcome, Streams
+from metarl.meta.adaptation.batched import BatchedAdaptation
 from metarl.meta.adaptive import AdaptiveAlgorithm
+from metarl.meta.blocks.cut import Block
+from metarl.meta.blocks.derivatives import BlockDerivatives, Bound
 from metarl.meta.environments import AnyEnv
-from metarl.meta.outer.gradients import KnownGradient, query_gradient
-from metarl.meta.outer.objective import LocalObjective, MetaGradient, MetaObjective
+from metarl.meta.outer.objective import BlockObjective, KnownGradient, MetaGradient, MetaObjective
 from metarl.meta.progress import Timer
-from metarl.meta.sb3_words import MaybeCallback
+from metarl.params import mean, meta_name
 
 PATIENCE = 5
 """Line searches that fail one after another before a warning says so."""
@@ -37,8 +39,7 @@ class MAML(AdaptiveAlgorithm):
 
     :param policy: ``"MlpPolicy"``.
     :param env: a registered family's name or a family.
-    :param fisher_fraction: share of each task's episodes that the trust region's curvature is estimated on; 1.0, all of
-        them, as in the reference, takes twice as long and learns alike.
+    :param fisher_fraction: share of each task's episodes that the trust region's curvature is estimated on.
     :param kl_direction: ``"old_new"`` (the reference) or ``"new_old"``.
 
     The other parameters are those of :class:`~metarl.meta.adaptive.AdaptiveAlgorithm` and
@@ -56,11 +57,12 @@ class MAML(AdaptiveAlgorithm):
         policy: str | type[BasePolicy] = "MlpPolicy",
         env: str | Family | AnyEnv = "PointMass-v0",
         *,
-        fisher_fraction: float = 0.25,
+        fisher_fraction: float = 1.0,
         kl_direction: str = "old_new",
         **kwargs: Any,
     ) -> None:
-        self.fisher_fraction, self.kl_direction = LocalObjective.check_arguments(fisher_fraction, kl_direction)
+        self._bound = Bound(fisher_fraction, kl_direction)
+        self.fisher_fraction, self.kl_direction = self._bound.fisher_fraction, self._bound.kl_direction
         self._n_failed_searches = 0
         super().__init__(policy, env, **kwargs)
 
@@ -90,12 +92,14 @@ class MAML(AdaptiveAlgorithm):
                 if name in self.learner_kwargs:
                     raise ConfigError(f"learner_kwargs has {name}: {self.name} differentiates plain gradient steps")
 
-    def _make_loop(self, options: Mapping[str, Any]) -> Loop:
-        loop = super()._make_loop(options)
+    def _make_adaptation(
+        self, observation_space: spaces.Box, action_space: spaces.Space[Any], options: Mapping[str, Any]
+    ) -> Adaptation:
+        adaptation = super()._make_adaptation(observation_space, action_space, options)
         if not self.first_order:
-            assert isinstance(loop, FunctionalLoop)
-            loop.learner = loop.learner.gradient_steps(self.parallel)
-        return loop
+            assert isinstance(adaptation, BatchedAdaptation)
+            adaptation.learner = adaptation.learner.gradient_steps(self.parallel)
+        return adaptation
 
     @property
     def steps_per_iteration(self) -> int:
@@ -105,25 +109,46 @@ class MAML(AdaptiveAlgorithm):
 
     # -------------------------------------------------------------------------------------------------------- training
     def train(self) -> dict[str, float]:
-        timer = Timer()
+        timer, amount = Timer(), self._amount(None, None)
         rates = self.rates[: self.n_inner_steps] if self.adapts else []
-        streams = Streams(self.seed, "train", self.n_iterations)
-        keep = self.abilities.trust_region or not self.first_order
-        amount = self._amount(None, None)
-        learnt = self.loop.learn(self.theta, self._sample_tasks(), rates, streams, amount, timer, query=True, keep=keep)
-        state = self.outer_optimizer.state()
-        try:
-            with timer("outer"):
-                objective = self._objective(learnt, rates)
-                result = self.outer_optimizer.step(objective, self.policy_params, self._current_progress_remaining)
-            self._move({**result.params, **learnt.statistics})
-        except BaseException:
-            # A meta-iteration is done as a whole or not at all.
-            self.outer_optimizer.load_state(state, self.policy_params)
-            raise
+        blocks = self._blocks(self._sample_tasks(), rates, Streams(self.seed, "train", self.n_iterations), amount)
+        # Support batches are kept for what goes along the path again: its derivative, and a line search.
+        keep = not self.first_order or self.outer_optimizer.evaluates
+        outcomes = [block.learn(self.theta, timer, query=True, keep=keep) for block in blocks]
+        with timer("outer"), self._whole():
+            objective = self._objective(blocks, outcomes, rates)
+            result = self.outer_optimizer.step(objective, self.meta_params, self._current_progress_remaining)
+            self._move(result.params, outcomes)
         self._tell_of_failed_searches(result.stats)
-        self.num_timesteps += learnt.n_steps
-        return {**self._statistics([learnt], timer), **result.stats}
+        self.num_timesteps += sum(outcome.n_steps for outcome in outcomes)
+        return {**self._statistics(outcomes, timer), **result.stats}
+
+    def _objective(self, blocks: Sequence[Block], outcomes: Sequence[Outcome], rates: Sequence[float]) -> MetaObjective:
+        """Return the mean over tasks of the learner's query loss at the adapted parameters."""
+        known = [outcome.gradient for outcome in outcomes if outcome.gradient is not None]
+        if known:
+            gradient = mean(known, sum(outcome.n_tasks for outcome in outcomes))
+            return KnownGradient(MetaGradient(math.nan, {meta_name(name): gradient[name] for name in gradient}))
+        return BlockObjective(
+            [self._derivatives(block, outcome, rates) for block, outcome in zip(blocks, outcomes, strict=True)]
+        )
+
+    def _derivatives(self, block: Block, outcome: Outcome, rates: Sequence[float]) -> BlockDerivatives:
+        assert isinstance(block.adaptation, BatchedAdaptation)
+        assert outcome.query is not None
+        return BlockDerivatives(
+            block.adaptation.learner,
+            self.meta_params,
+            outcome.support,
+            outcome.query,
+            self._rule(rates),
+            local=block.request.local,
+            reached=outcome.params,
+            first_order=self.first_order,
+            bound=self._bound,
+            chunk_size=self.chunk_size,
+            parallel=self.parallel,
+        )
 
     def _tell_of_failed_searches(self, stats: Mapping[str, float]) -> None:
         """Warn where the trust region finds no step again and again: training goes on, and nothing changes."""
@@ -144,34 +169,6 @@ class MAML(AdaptiveAlgorithm):
             stacklevel=2,
         )
 
-    def _objective(self, learnt: Learnt, rates: Sequence[float]) -> MetaObjective:
-        if learnt.gradient is not None:
-            return KnownGradient(MetaGradient(math.nan, learnt.gradient, None, []))
-        assert isinstance(self.loop, FunctionalLoop)
-        assert learnt.query is not None
-        if not self.abilities.trust_region:
-            result = query_gradient(
-                self.loop.learner,
-                self.policy_params,
-                learnt,
-                [] if self.first_order else rates,
-                chunk_size=self.chunk_size,
-                parallel=self.parallel,
-            )
-            return KnownGradient(result)
-        return LocalObjective(
-            self.loop.learner,
-            self.policy_params,
-            learnt.support,
-            learnt.query,
-            rates,
-            first_order=self.first_order,
-            fisher_fraction=self.fisher_fraction,
-            kl_direction=self.kl_direction,
-            chunk_size=self.chunk_size,
-            parallel=self.parallel,
-        )
-
 
 class FOMAML(MAML):
     """First-order MAML: the gradient at the adapted parameters is applied to the initialisation as it is.
@@ -183,56 +180,3 @@ class FOMAML(MAML):
 
     name: ClassVar[str] = "fomaml"
     first_order: ClassVar[bool] = True
-
-
-class Pretrain(MAML):
-    """Joint training on all tasks without adaptation ("pretrain"): MAML with no inner steps in training.
-
-    The arguments are those of :class:`MAML`; ``inner_lr`` and ``n_inner_steps`` are what evaluation adapts with.
-    """
-
-    name: ClassVar[str] = "pretrain"
-    first_order: ClassVar[bool] = True
-    adapts: ClassVar[bool] = False
-
-
-class Oracle(Pretrain):
-    """Joint training of a policy that observes the task: the reference that needs no adaptation.
-
-    The arguments are those of :class:`MAML`; the family's oracle view is taken by itself.
-    """
-
-    name: ClassVar[str] = "oracle"
-    is_told_the_task: ClassVar[bool] = True
-
-    def _make_family(self, env: str | Family, env_kwargs: Mapping[str, Any]) -> tuple[Family, Mapping[str, Any], bool]:
-        from metarl.envs.views.oracle import Oracle as OracleView
-
-        if isinstance(env, str):
-            env_kwargs = {**env_kwargs, "oracle": True}
-        elif not isinstance(env, OracleView):
-            raise ConfigError(f"{type(env).__name__} hides the task: pass metarl.envs.Oracle(family)")
-        return super()._make_family(env, env_kwargs)
-
-
-class RandomInit(MAML):
-    """The untrained initialisation: what adaptation reaches without meta-learning.
-
-    The arguments are those of :class:`MAML`.
-    """
-
-    name: ClassVar[str] = "random"
-    first_order: ClassVar[bool] = True
-    learns: ClassVar[bool] = False
-
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 1,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> RandomInit:
-        """Return at once: there is nothing to learn, and no env step is taken."""
-        return self

@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.policies import BasePolicy
 
 from metarl.checks import COUNT
 from metarl.envs.family import Family
-from metarl.envs.tasks import Tasks, take_tasks
-from metarl.errors import ConfigError, shorten, unknown_name
-from metarl.meta.adaptation.batched import Learnt, PathWatcher, Streams
-from metarl.meta.adaptive import AdaptiveAlgorithm
+from metarl.envs.tasks import take_tasks
+from metarl.errors import ConfigError, shorten
+from metarl.meta.adaptation.base import Outcome, Streams
+from metarl.meta.adaptive import AdaptiveAlgorithm, names_of
+from metarl.meta.blocks.cut import Block
 from metarl.meta.environments import AnyEnv
-from metarl.meta.outer.gradients import KnownGradient
-from metarl.meta.outer.objective import MetaGradient
+from metarl.meta.outer.objective import KnownGradient, MetaGradient
 from metarl.meta.progress import Timer
+from metarl.params import Params, inner_name, select
 
 
 class PathAlgorithm(AdaptiveAlgorithm):
@@ -52,9 +54,7 @@ class PathAlgorithm(AdaptiveAlgorithm):
         exclude: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
-        if isinstance(exclude, str):
-            raise ConfigError(f"exclude={shorten(exclude)} is not a list of names")
-        self.exclude = list(exclude)
+        self.exclude = names_of("exclude", exclude)
         super().__init__(
             policy,
             env,
@@ -69,15 +69,10 @@ class PathAlgorithm(AdaptiveAlgorithm):
 
     def _excluded(self) -> list[str]:
         names = list(self.policy_params)
-        found: set[str] = set()
-        for part in self.exclude:
-            own = {name for name in names if name == part or name.startswith(f"{part}.")}
-            if not own:
-                raise unknown_name("part of the policy", part, names)
-            found |= own
+        found = select(names, self.exclude)
         if len(found) == len(names):
             raise ConfigError(f"exclude={shorten(self.exclude)} leaves nothing to learn")
-        return [name for name in names if name in found]
+        return found
 
     def _default_rate(self) -> float:
         rate = self.abilities.path_rate
@@ -94,39 +89,42 @@ class PathAlgorithm(AdaptiveAlgorithm):
 
     # -------------------------------------------------------------------------------------------------------- training
     def train(self) -> dict[str, float]:
-        timer = Timer()
-        tasks = self._sample_tasks()
-        parts: list[Learnt] = []
+        timer, amount, tasks = Timer(), self._amount(None, None), self._sample_tasks()
+        streams = Streams(self.seed, "train", self.n_iterations)
+        outcomes: list[Outcome] = []
         stats: list[dict[str, float]] = []
-        params, state = self.params, self.outer_optimizer.state()
-        try:
+        with self._whole():
             for group in self._groups():
-                streams = Streams(self.seed, "train", self.n_iterations, group.start)
-                learnt, gradient = self._learn(take_tasks(tasks, group), streams, timer)
+                blocks = self._blocks(
+                    take_tasks(tasks, group), self.rates, streams.of(range(group.start, group.stop)), amount
+                )
+                gradient, learnt = self._learn(blocks, timer)
                 with timer("outer"):
                     objective, remaining = KnownGradient(gradient), self._current_progress_remaining
-                    result = self.outer_optimizer.step(objective, self.policy_params, remaining)
-                self._move({**result.params, **learnt.statistics})
-                parts.append(learnt)
+                    result = self.outer_optimizer.step(objective, self.meta_params, remaining)
+                self._move(result.params, learnt)
+                outcomes += learnt
                 stats.append(result.stats)
-        except BaseException:
-            # A meta-iteration is done as a whole or not at all.
-            self.params = params
-            self.outer_optimizer.load_state(state, self.policy_params)
-            raise
-        self.num_timesteps += sum(part.n_steps for part in parts)
+        self.num_timesteps += sum(outcome.n_steps for outcome in outcomes)
         means = {name: float(np.mean([values[name] for values in stats])) for name in stats[0]}
-        return {**self._statistics(parts, timer), **means}
+        return {**self._statistics(outcomes, timer), **means}
 
     def _groups(self) -> list[slice]:
         """Return which of a meta-batch's tasks start from the same initialisation."""
         return [slice(0, self.meta_batch_size)]
 
     @abstractmethod
-    def _learn(self, tasks: Tasks, streams: Streams, timer: Timer) -> tuple[Learnt, MetaGradient]:
-        """Learn tasks from the initialisation; return what came of it, and the meta-gradient, a mean over them."""
+    def _learn(self, blocks: Sequence[Block], timer: Timer) -> tuple[MetaGradient, list[Outcome]]:
+        """Learn tasks from the initialisation; return the meta-gradient, a mean over them, and what came of it."""
 
-    def _walk(self, tasks: Tasks, streams: Streams, timer: Timer, watcher: PathWatcher | None = None) -> Learnt:
-        """Take the inner steps of training on some tasks."""
-        amount = self._amount(None, None)
-        return self.loop.learn(self.theta, tasks, self.rates, streams, amount, timer, watcher=watcher)
+    def _as_gradient(self, pull: Params) -> Params:
+        """Return the gradient of every meta-parameter, of which some may not be learnt here.
+
+        :param pull: by the names of the inner loop.
+        """
+        return {
+            name: pull[own]
+            if (own := inner_name(name)) in pull and own not in self.excluded
+            else torch.zeros_like(tensor)
+            for name, tensor in self.meta_params.items()
+        }

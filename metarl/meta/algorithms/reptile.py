@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from stable_baselines3.common.policies import BasePolicy
 
 from metarl.checks import SWITCH
 from metarl.envs.family import Family
-from metarl.envs.tasks import Tasks
-from metarl.meta.adaptation.batched import Learnt, Streams
+from metarl.meta.adaptation.base import Outcome
+from metarl.meta.adaptation.gradient import InnerRule
 from metarl.meta.algorithms.path import PathAlgorithm
+from metarl.meta.blocks.cut import Block
 from metarl.meta.environments import AnyEnv
 from metarl.meta.outer.objective import MetaGradient
 from metarl.meta.progress import Timer
-from metarl.params import norm
+from metarl.params import each, mean, norm
 
 
 class Reptile(PathAlgorithm):
@@ -51,11 +52,12 @@ class Reptile(PathAlgorithm):
     def _groups(self) -> list[slice]:
         return [slice(task, task + 1) for task in range(self.meta_batch_size)] if self.serial else super()._groups()
 
-    def _learn(self, tasks: Tasks, streams: Streams, timer: Timer) -> tuple[Learnt, MetaGradient]:
-        learnt = self._walk(tasks, streams, timer)
-        away = {
-            name: (theta - learnt.params[name]) * float(name not in self.excluded)
-            for name, theta in self.policy_params.items()
-        }
-        distance = 0.5 * norm(away) ** 2 / len(learnt.returns)
-        return learnt, MetaGradient(distance, {name: tensor.mean(0) for name, tensor in away.items()}, None, [])
+    def _learn(self, blocks: Sequence[Block], timer: Timer) -> tuple[MetaGradient, list[Outcome]]:
+        outcomes = [block.learn(self.theta, timer) for block in blocks]
+        theta, n_tasks = InnerRule().start(self.meta_params), sum(outcome.n_tasks for outcome in outcomes)
+        # θ − φ of every task, summed up block by block.
+        away = [{name: theta[name] - outcome.params[name] for name in theta} for outcome in outcomes]
+        pull = self._as_gradient(mean([each(lambda tensor: tensor.sum(0), block) for block in away], n_tasks))
+        counted = [{name: block[name] for name in theta if name not in self.excluded} for block in away]
+        distance = 0.5 * sum(norm(block) ** 2 for block in counted) / n_tasks
+        return MetaGradient(distance, pull), outcomes

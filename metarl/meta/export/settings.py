@@ -14,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from metarl.agents.learners.base import Learner
 from metarl.agents.stock.learner import ALGORITHMS
 from metarl.errors import ConfigError, shorten, unknown_name
-from metarl.meta.adaptation.stock import SB3Loop
+from metarl.meta.adaptation.stock import StockAdaptation
 
 if TYPE_CHECKING:
     from metarl.meta.base import MetaAlgorithm
@@ -67,15 +67,17 @@ def choose(model: MetaAlgorithm, kind: str | None, optimizer: str | None, n_envs
 
     :param kind: see :func:`metarl.meta.export.sb3.export_sb3`, as ``optimizer`` and ``n_envs``.
     """
-    loop = getattr(model, "loop", None)
-    if isinstance(loop, SB3Loop):
-        if kind not in (None, loop.algorithm):
-            raise ConfigError(f"the initialisation was learnt for {loop.algorithm!r}: it cannot start {shorten(kind)}")
+    adaptation = getattr(model, "adaptation", None)
+    if isinstance(adaptation, StockAdaptation):
+        if kind not in (None, adaptation.algorithm):
+            raise ConfigError(
+                f"the initialisation was learnt for {adaptation.algorithm!r}: it cannot start {shorten(kind)}"
+            )
         if optimizer is not None:
-            raise ConfigError(f"optimizer={shorten(optimizer)}: {loop.algorithm!r} goes on with its own")
-        arguments = {**loop.stock_arguments(n_envs), "device": "cpu"}
-        return Settings(loop.algorithm, model.policy_name, arguments, loop.normalize, is_stock=True)
-    learner: Learner | None = getattr(loop, "learner", None)
+            raise ConfigError(f"optimizer={shorten(optimizer)}: {adaptation.algorithm!r} goes on with its own")
+        arguments = {**adaptation.stock_arguments(n_envs), "device": "cpu"}
+        return Settings(adaptation.algorithm, model.policy_name, arguments, adaptation.normalize, is_stock=True)
+    learner: Learner | None = getattr(adaptation, "learner", None)
     name = "a policy" if learner is None else repr(learner.name)
     sizes = {} if learner is None else _sizes(model, n_envs)
     own = None if learner is None else learner.sb3_settings(sizes["n_steps"] * n_envs)

@@ -44,6 +44,9 @@ class OuterStep:
 class Outer(Protocol):
     """An outer optimiser; its state is a flat dict of tensors so that checkpoints can hold it."""
 
+    evaluates: bool
+    """Whether it asks the objective to adapt other parameters again, as line searches do."""
+
     def step(self, objective: MetaObjective, params: Params, remaining: float = 1.0) -> OuterStep:
         """Return the next meta-parameters.
 

@@ -25,6 +25,8 @@ class SGD(SetOnce):
     :param max_grad_norm: scale longer gradients down to this norm; None leaves them.
     """
 
+    evaluates = False
+
     def __init__(
         self,
         *,

@@ -35,6 +35,8 @@ class TrustRegion(SetOnce):
         not fallen; 0, as in the reference: every length is tried.
     """
 
+    evaluates = True
+
     def __init__(
         self,
         *,

@@ -19,7 +19,7 @@ def test_every_batch_and_every_update_of_every_task_has_a_stream_of_its_own(
     sizes: dict[str, Any] = {"n_inner_steps": 3, "n_episodes": 1, "meta_batch_size": 2, "n_threads": 1}
     model = FOMAML(env=Aim(), learner="ppo", policy_kwargs={"net_arch": [4]}, **sizes)
     seen: list[Any] = []
-    update, collect, collect_env = model.loop.learner.update, batched.collect, batched.collect_env
+    update, collect, collect_env = model.adaptation.learner.update, batched.collect, batched.collect_env
 
     def watched_update(state: Any, samples: Any, rate: float, seeds: Any, *more: Any) -> Any:
         seen.extend(seeds)
@@ -33,7 +33,7 @@ def test_every_batch_and_every_update_of_every_task_has_a_stream_of_its_own(
         seen.append(seed)
         return collect_env(env, policy, params, seed, *amount)
 
-    monkeypatch.setattr(model.loop.learner, "update", watched_update)
+    monkeypatch.setattr(model.adaptation.learner, "update", watched_update)
     monkeypatch.setattr(batched, "collect", watched_collect)
     monkeypatch.setattr(batched, "collect_env", watched_collect_env)
     if use == "train":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metarl.meta.adaptation.gradient import InnerStep, Rate, inner_path
+from metarl.meta.adaptation.gradient import InnerStep, Rate
 from metarl.params import Params, expand, join, scale, subtract
-from tests.meta.problems import TASKS, make_learner, make_params, make_samples
+from tests.meta.problems import TASKS, inner_path, make_learner, make_params, make_samples
 
 KINDS = ("gaussian", "categorical")
 

@@ -208,7 +208,7 @@ def test_the_meta_gradient_is_that_of_the_learners_loss(algorithm: Any) -> None:
     plain = {"outer": "sgd", "outer_kwargs": {"learning_rate": 1.0}, "chunk_size": 2, "inner_lr": 0.05}
     own = {"optimizer": "sgd", "max_grad_norm": 1e9} if algorithm is FOMAML else None
     model = make(algorithm.name, "a2c", **{**plain, "learner_kwargs": own})
-    theta, loop = copy(model.policy_params), model.loop
+    theta, loop = copy(model.policy_params), model.adaptation
     batches: list[Any] = []
     process = loop.learner.process
 
@@ -389,8 +389,8 @@ def test_divergence_is_named_in_adapting(learner: str) -> None:
 def test_an_inner_step_is_one_rollout_by_default(learner: str, n_envs: int) -> None:
     options = {"learner_kwargs": {"n_envs": n_envs}, "env_kwargs": {"horizon": 30}, "n_episodes": 3}
     model = Reptile("MlpPolicy", "PointMass-v0", learner=learner, n_inner_steps=2, meta_batch_size=1, **options)  # type: ignore[arg-type]
-    assert model.loop.option("n_steps") == 90 // n_envs
-    assert 90 % model.loop.option("batch_size") == 0
+    assert model.adaptation.option("n_steps") == 90 // n_envs
+    assert 90 % model.adaptation.option("batch_size") == 0
     model.learn(1)
     assert model.num_timesteps == 2 * 90
     report = model.evaluate("validation", 2, n_tasks=2)

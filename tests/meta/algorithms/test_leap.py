@@ -86,7 +86,7 @@ def test_a_meta_iteration_by_hand(learner: str) -> None:
     """Every segment written down by a watcher of our own, then eq. 8 in float64."""
     kwargs: dict[str, Any] = {"inner_lr": 0.2} if learner == "vpg" else {"learner_kwargs": {"n_epochs": 2}}
     model = small(Leap, learner=learner, n_inner_steps=2, seed=3, env_kwargs=ENV, **kwargs, **SGD)
-    theta, own = copy(model.policy_params), model.loop.learner
+    theta, own = copy(model.policy_params), model.adaptation.learner
     run_iterations(model, 1)
     segments = walk(own, theta, model.rates)
     assert len(segments) == (2 if learner == "vpg" else 2 * 2 * 2)

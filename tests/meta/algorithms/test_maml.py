@@ -16,13 +16,14 @@ from metarl.agents.sampling.one_env import collect_env
 from metarl.envs.registry import make_family
 from metarl.envs.tasks import n_tasks
 from metarl.errors import ConfigError, MetaRLError, NonFiniteError, UnknownNameError
-from metarl.meta.adaptation.gradient import inner_path
-from metarl.meta.algorithms.maml import FOMAML, MAML, Oracle, Pretrain, RandomInit
-from metarl.meta.outer.objective import LocalObjective
+from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
+from metarl.meta.algorithms.maml import FOMAML, MAML
+from metarl.meta.blocks.derivatives import BlockDerivatives
 from metarl.meta.outer.sgd import SGD
 from metarl.params import expand
 from metarl.streams import seed_sequence, stream
 from tests.agents.toys import Staircase
+from tests.meta.problems import inner_path, local_objective
 from tests.meta.small import SIZES, copy, equal, run_iterations, small
 
 TRAINED = [MAML, FOMAML, Pretrain, Oracle]
@@ -82,7 +83,7 @@ def test_a_meta_iteration_by_hand(algorithm: Any) -> None:
     seeds = [seed_sequence(3, "train", 0, task, 2) for task in range(4)]
     episodes = collect(family, model.policy, params, tasks, seeds, n_episodes=5)
     query = learner.process(episodes, params)
-    objective = LocalObjective(learner, theta, support, query, [0.2, 0.1], first_order=algorithm is FOMAML)
+    objective = local_objective(learner, theta, support, query, [0.2, 0.1], first_order=algorithm is FOMAML)
     expected = SGD(learning_rate=0.5).step(objective, theta).params
     for name, tensor in expected.items():
         torch.testing.assert_close(model.policy_params[name], tensor, rtol=1e-5, atol=1e-6)
@@ -364,14 +365,14 @@ def test_sizes_are_what_was_asked_for() -> None:
 
 
 def test_what_the_trust_region_measures_with_is_what_was_asked_for() -> None:
-    seen: list[LocalObjective] = []
-    for kwargs in ({"fisher_fraction": 1.0}, {"fisher_fraction": 0.4, "kl_direction": "new_old", "chunk_size": 3}):
+    seen: list[BlockDerivatives] = []
+    for kwargs in ({}, {"fisher_fraction": 0.4, "kl_direction": "new_old", "chunk_size": 3}):
         model = small(MAML, **kwargs)
-        build = model._objective
-        model._objective = lambda *args, build=build: seen.append(build(*args)) or seen[-1]
+        build = model._derivatives
+        model._derivatives = lambda *args, build=build: seen.append(build(*args)) or seen[-1]
         model.train()
     whole, part = seen
-    assert (whole._old_new, part._old_new) == (True, False)
+    assert (whole._bound.kl_direction, part._bound.kl_direction) == ("old_new", "new_old")
     assert (whole._query_part.counts == whole._query.counts).all()
     assert (part._query_part.counts == 2 * part._query.counts // 5).all()  # two of five episodes of equal length
     assert [chunk.stop - chunk.start for chunk in part._chunks] == [3, 1]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from metarl.errors import MetaRLError, NonFiniteError
-from metarl.meta.algorithms.maml import Pretrain
+from metarl.meta.algorithms.baselines import Pretrain
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.base import load
 from metarl.streams import stream

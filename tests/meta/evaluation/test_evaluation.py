@@ -17,8 +17,8 @@ from metarl.envs.family import Family
 from metarl.envs.registry import make_family
 from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, TaskError
-from metarl.meta.adaptation.gradient import inner_path
-from metarl.meta.algorithms.maml import FOMAML, MAML, Pretrain, RandomInit
+from metarl.meta.algorithms.baselines import Pretrain, RandomInit
+from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.evaluation.comparison import compare
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import bootstrap_bands
@@ -26,6 +26,7 @@ from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.params import expand
 from metarl.streams import seed_sequence
 from tests.agents.toys import Staircase
+from tests.meta.problems import inner_path
 from tests.meta.small import equal, run_iterations, small
 
 

@@ -28,10 +28,10 @@ from metarl.envs.family import Family, State, Step
 from metarl.envs.tasks import Tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
-from metarl.meta.adaptation.gradient import inner_path
 from metarl.meta.export.sb3 import KINDS, Exported, export_sb3, load_sb3, save_sb3, space_to_json, to_sb3
 from metarl.params import expand
 from metarl.streams import seed_sequence
+from tests.meta.problems import inner_path
 from tests.meta.walk import Walk
 
 
@@ -187,8 +187,8 @@ def support_batch(model: FOMAML) -> tuple[Samples, dict[str, torch.Tensor]]:
     tasks = model.family.tasks("test", 1)
     theta = expand(model.policy_params, 1)
     episodes = collect(model.family, model.policy, theta, tasks, [seed_sequence(5, "support", 0)], n_episodes=12)
-    samples = model.loop.learner.process(episodes, theta)
-    _, phi = inner_path(model.loop.learner, theta, [samples], model.rates)
+    samples = model.adaptation.learner.process(episodes, theta)
+    _, phi = inner_path(model.adaptation.learner, theta, [samples], model.rates)
     return samples, {name: tensor[0] for name, tensor in phi.items()}
 
 

@@ -81,7 +81,7 @@ def test_maml_around_ppo_is_exported_to_its_plain_steps() -> None:
 def test_an_export_learns_as_the_learner_does(learner: str) -> None:
     model = learnt(learner)
     task, seed = {"target": np.float32(0.7)}, seed_sequence(4, "task")
-    run = model.loop.learner.run(model.theta, task, seed, 64)
+    run = model.adaptation.learner.run(model.theta, task, seed, 64)
     env = FamilyVecEnv(model.family, {"target": [0.7]}, n_envs=4)
     sb3 = model.to_sb3(env=env, seed=int(seed.generate_state(2)[0]))
     assert type(sb3) is ALGORITHMS[learner.removeprefix("sb3_")]

@@ -14,10 +14,8 @@ from metarl.agents.networks.distributions import MIN_LOG_STD
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import Samples, mean_weights
 from metarl.errors import ConfigError
-from metarl.meta.adaptation.gradient import inner_path
-from metarl.meta.outer.objective import LocalObjective
 from metarl.params import Params, Rate, dot, expand, norm, scale
-from tests.meta.problems import TASKS, make_learner, make_params, make_samples
+from tests.meta.problems import TASKS, inner_path, local_objective, make_learner, make_params, make_samples
 
 RATES = [0.3, 0.2, 0.1]
 KINDS = ("gaussian", "categorical")
@@ -26,7 +24,7 @@ KINDS = ("gaussian", "categorical")
 def problem(kind: str, n_steps: int, surrogate: str = "log_likelihood") -> tuple[VPG, Params, list[Samples], Samples]:
     learner = make_learner(kind, surrogate)
     support = [make_samples(learner.policy, seed) for seed in range(1, n_steps + 1)]
-    return learner, make_params(learner.policy), support, make_samples(learner.policy, 99)
+    return learner, make_params(learner.policy), support, replace(make_samples(learner.policy, 99), log_prob=None)
 
 
 def adapted(learner: VPG, params: Params, support: list[Samples], task: int) -> Params:
@@ -62,7 +60,7 @@ def leaves(params: Params) -> Params:
 def test_meta_gradient_equals_finite_differences(kind: str, n_steps: int, surrogate: str) -> None:
     learner, params, support, query = problem(kind, n_steps, surrogate)
     rates = RATES[:n_steps]
-    gradient = LocalObjective(learner, params, support, query, rates).gradient().gradient
+    gradient = local_objective(learner, params, support, query, rates).gradient().gradient
     generator = torch.Generator().manual_seed(5)
     for _ in range(4):
         direction = {n: torch.randn(t.shape, generator=generator, dtype=torch.float64) for n, t in params.items()}
@@ -79,7 +77,7 @@ def test_meta_gradient_equals_finite_differences(kind: str, n_steps: int, surrog
 @pytest.mark.parametrize(("kind", "n_steps"), list(itertools.product(KINDS, (1, 3))))
 def test_meta_gradient_equals_differentiation_of_the_whole(kind: str, n_steps: int) -> None:
     learner, params, support, query = problem(kind, n_steps)
-    result = LocalObjective(learner, params, support, query, RATES[:n_steps]).gradient()
+    result = local_objective(learner, params, support, query, RATES[:n_steps]).gradient()
     theta = leaves(params)
     loss = reference_loss(learner, theta, theta, support, query)
     whole = dict(zip(theta, torch.autograd.grad(loss, list(theta.values())), strict=True))
@@ -92,8 +90,8 @@ def test_meta_gradient_equals_differentiation_of_the_whole(kind: str, n_steps: i
 def test_fomaml_is_maml_with_the_jacobian_replaced_by_the_identity(kind: str, n_steps: int) -> None:
     learner, params, support, query = problem(kind, n_steps)
     rates = RATES[:n_steps]
-    first = LocalObjective(learner, params, support, query, rates, first_order=True).gradient()
-    second = LocalObjective(learner, params, support, query, rates).gradient()
+    first = local_objective(learner, params, support, query, rates, first_order=True).gradient()
+    second = local_objective(learner, params, support, query, rates).gradient()
     identity: Params = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
     chained: Params = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
     for task in range(TASKS):
@@ -120,7 +118,7 @@ def test_fomaml_is_maml_with_the_jacobian_replaced_by_the_identity(kind: str, n_
 @pytest.mark.parametrize("direction", ["old_new", "new_old"])
 def test_curvature_product_equals_double_differentiation_of_the_kl(kind: str, n_steps: int, direction: str) -> None:
     learner, params, support, query = problem(kind, n_steps)
-    objective = LocalObjective(learner, params, support, query, RATES[:n_steps], kl_direction=direction)
+    objective = local_objective(learner, params, support, query, RATES[:n_steps], kl_direction=direction)
     theta = leaves(params)
     total = torch.zeros((), dtype=torch.float64)
     for task in range(TASKS):
@@ -140,7 +138,7 @@ def test_curvature_product_equals_double_differentiation_of_the_kl(kind: str, n_
 
 def test_first_order_curvature_drops_the_jacobian_but_not_the_adaptation() -> None:
     learner, params, support, query = problem("gaussian", 1)
-    objective = LocalObjective(learner, params, support, query, RATES[:1], first_order=True)
+    objective = local_objective(learner, params, support, query, RATES[:1], first_order=True)
     vector = make_params(learner.policy, seed=7)
     expected: Params = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
     for task in range(TASKS):
@@ -163,7 +161,7 @@ def test_the_result_does_not_depend_on_chunks_caching_or_threads(first_order: bo
     vector = make_params(learner.policy, seed=7)
 
     def results(chunk_size: int, cache_bytes: int, threads: int) -> list[Params | tuple[float, float]]:
-        objective = LocalObjective(
+        objective = local_objective(
             learner,
             params,
             support,
@@ -223,7 +221,7 @@ def test_stacked_losses_and_gradients_equal_vmapped_ones(kind: str) -> None:
 @pytest.mark.parametrize("direction", ["old_new", "new_old"])
 def test_evaluate_adapts_again_and_is_exact_at_the_start(direction: str) -> None:
     learner, params, support, query = problem("gaussian", 2)
-    objective = LocalObjective(learner, params, support, query, RATES[:2], first_order=True, kl_direction=direction)
+    objective = local_objective(learner, params, support, query, RATES[:2], first_order=True, kl_direction=direction)
     loss, kl = objective.evaluate(params)
     assert kl == pytest.approx(0.0, abs=1e-15)
     assert loss == pytest.approx(objective.gradient().loss, rel=1e-12)
@@ -310,7 +308,7 @@ def test_tasks_of_very_different_sizes(kind: str, rule: str) -> None:
     if rule == "by parameter":
         rates = [{name: 0.1 * tensor.abs() for name, tensor in make_params(learner.policy, s).items()} for s in (3, 4)]
     vector, gradient, product = exact(learner, params, support, query, rates)
-    objective = LocalObjective(learner, params, support, query, rates, chunk_size=2)
+    objective = local_objective(learner, params, support, query, rates, chunk_size=2)
     found = objective.gradient().gradient, objective.curvature_product(vector)
     for name in params:
         torch.testing.assert_close(found[0][name], gradient[name], rtol=1e-9, atol=1e-12)
@@ -332,7 +330,7 @@ def test_standard_deviations_at_and_below_the_floor(log_std: float, n_steps: int
     support, query = (replace(batch, advantages=1e-13 * batch.advantages) for batch in batches)
     arguments = learner, params, [support][:n_steps], query
     vector, gradient, product = exact(*arguments, [0.3][:n_steps])
-    objective = LocalObjective(*arguments, [0.3][:n_steps])
+    objective = local_objective(*arguments, [0.3][:n_steps])
     found = objective.gradient().gradient, objective.curvature_product(vector)
     for name in params:
         torch.testing.assert_close(found[0][name], gradient[name], rtol=1e-9, atol=1e-20)
@@ -343,13 +341,13 @@ def test_standard_deviations_at_and_below_the_floor(log_std: float, n_steps: int
 
 def test_padding_is_never_looked_at() -> None:
     learner, params, support, query = problem("gaussian", 1)
-    before = LocalObjective(learner, params, support, query, RATES[:1]).gradient().gradient
+    before = local_objective(learner, params, support, query, RATES[:1]).gradient().gradient
     for batch in (*support, query):
         for task, count in enumerate(batch.counts):
             batch.obs[task, count:] = 1e3
             batch.actions[task, count:] = -7.0
             batch.advantages[task, count:] = 1e6
-    after = LocalObjective(learner, params, support, query, RATES[:1]).gradient().gradient
+    after = local_objective(learner, params, support, query, RATES[:1]).gradient().gradient
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=1e-12, atol=1e-14)
 
@@ -362,7 +360,7 @@ def test_fisher_fraction_takes_whole_episodes() -> None:
     vector = make_params(learner.policy, seed=7)
     arguments = (learner, params, support, query, RATES[:1])
     for first_order in (True, False):
-        product = LocalObjective(*arguments, first_order=first_order, fisher_fraction=0.5).curvature_product(vector)
+        product = local_objective(*arguments, first_order=first_order, fisher_fraction=0.5).curvature_product(vector)
         expected: Params = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
         for task in range(TASKS):
             start = expand(params, 1)
@@ -390,4 +388,4 @@ def test_fisher_fraction_takes_whole_episodes() -> None:
 def test_bad_arguments_are_named(name: str, value: object) -> None:
     learner, params, support, query = problem("gaussian", 1)
     with pytest.raises(ConfigError, match=f"{name}={value!r}"):
-        LocalObjective(learner, params, support, query, RATES[:1], **{name: value})  # type: ignore[arg-type]
+        local_objective(learner, params, support, query, RATES[:1], **{name: value})  # type: ignore[arg-type]

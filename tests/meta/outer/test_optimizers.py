@@ -15,11 +15,12 @@ from metarl.meta.algorithms.maml import PATIENCE
 from metarl.meta.outer import base
 from metarl.meta.outer.adam import Adam
 from metarl.meta.outer.base import Outer, OuterStep, make_outer, register_outer
-from metarl.meta.outer.objective import LocalObjective, MetaGradient, MetaObjective
+from metarl.meta.outer.objective import MetaGradient, MetaObjective
 from metarl.meta.outer.sgd import SGD
 from metarl.meta.outer.trust_region import SMALLEST_KL, TrustRegion, conjugate_gradient
 from metarl.params import Params, dot, norm
 from metarl.registry import Registry
+from tests.meta.problems import local_objective
 from tests.meta.small import copy, equal, run_iterations, small
 
 
@@ -44,7 +45,7 @@ class Quadratic:
         self.tried: list[torch.Tensor] = []
 
     def gradient(self) -> MetaGradient:
-        return MetaGradient(1.5, named(self.g), None, [])
+        return MetaGradient(1.5, named(self.g), None)
 
     def curvature_product(self, vector: Params) -> Params:
         return named(self.a @ flat(vector))
@@ -308,7 +309,7 @@ def test_adam_starts_afresh_from_a_state_of_another_optimiser() -> None:
 def test_the_second_order_share_is_reported() -> None:
     class Shared(Quadratic):
         def gradient(self) -> MetaGradient:
-            return MetaGradient(1.5, named(self.g), 0.25, [])
+            return MetaGradient(1.5, named(self.g), 0.25)
 
     for name in ("trpo", "adam", "sgd"):
         theta = start()
@@ -390,13 +391,13 @@ def test_a_trust_region_that_float32_cannot_keep_to_is_refused(max_kl: float) ->
 def test_the_smallest_trust_region_is_kept_to() -> None:
     model = small(outer_kwargs={"max_kl": SMALLEST_KL})
     found: dict[str, Any] = {}
-    objective = model._objective
-    model._objective = lambda *args: found.setdefault("objective", objective(*args))
+    derivatives = model._derivatives
+    model._derivatives = lambda *args: found.setdefault("block", derivatives(*args))
     before = copy(model.policy_params)
     assert model.train()["train/is_line_search_success"] == 1.0
-    own = found["objective"]
-    exact = LocalObjective(
-        model.loop.learner,
+    own = found["block"]
+    exact = local_objective(
+        model.adaptation.learner,
         {name: tensor.double() for name, tensor in before.items()},
         [batch.to(torch.float64) for batch in own._support],
         own._query.to(torch.float64),

@@ -1,4 +1,4 @@
-"""Returns on held-out tasks: how they are shown, beside published ones, and the record of ``metarl evaluate``."""
+"""How returns on held-out tasks are shown, beside published ones, and the record that ``metarl evaluate`` writes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,224 @@
+"""Adaptation as a contract: from meta-parameters, and what a task shows, to a policy that acts.
+
+Gradient steps that are batched over tasks (``batched.py``) and a stock algorithm's ``learn()`` (``stock.py``) are two
+implementations. Meta-wrappers, evaluation and the command line know what stands here, and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from metarl.agents.learners.watching import Watcher
+from metarl.agents.sampling.samples import Samples
+from metarl.envs.tasks import Tasks, n_tasks
+from metarl.meta.adaptation.adapted import AdaptedPolicy
+from metarl.meta.progress import Timer
+from metarl.params import Params, Rate
+from metarl.streams import seed_sequence
+
+Amount = Mapping[str, int | None]
+"""How much to collect for a batch: ``n_episodes`` or ``n_transitions``, the other one None."""
+Told = Callable[[int], None]
+"""Is called with the number of units of work that were done since the last call."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Where a batch of tasks draws from: streams are addressed (seed, purpose, iteration, task, …).
+
+    :param indices: the tasks' places in the meta-batch; None: they are all of it.
+    """
+
+    seed: int
+    purpose: str
+    iteration: int = 0
+    indices: tuple[int, ...] | None = None
+
+    def of(self, indices: Sequence[int]) -> Streams:
+        """Return the streams of some tasks of the batch."""
+        known = indices if self.indices is None else [self.indices[i] for i in indices]
+        return Streams(self.seed, self.purpose, self.iteration, tuple(int(i) for i in known))
+
+    def tasks(self, n: int, *address: int, part: str = "") -> list[np.random.SeedSequence]:
+        """Return one stream for each of ``n`` tasks.
+
+        :param part: is added to the purpose.
+        """
+        places = range(n) if self.indices is None else self.indices
+        return [seed_sequence(self.seed, self.purpose + part, self.iteration, task, *address) for task in places]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of adaptation.
+
+    :param tasks: of equal spaces, ``[task]``.
+    :param rates: the learning rate of each inner step.
+    :param streams: where they draw from.
+    :param amount: what is collected for a batch.
+    :param local: tensors of each task's own, ``[task, …]``, that it starts with instead of the initialisation's.
+    """
+
+    tasks: Tasks
+    rates: Sequence[Rate]
+    streams: Streams
+    amount: Amount
+    local: Params = field(default_factory=dict)
+
+    @property
+    def n_tasks(self) -> int:
+        """How many tasks there are."""
+        return n_tasks(self.tasks)
+
+
+class PathWatcher(Watcher, Protocol):
+    """A watcher of one stack of tasks after the other."""
+
+    def close(self) -> None:
+        """End the paths of a stack; the next segment begins those of another."""
+        ...
+
+    def state(self) -> Params:
+        """Return what was added up so far, as named tensors."""
+        ...
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what :meth:`state` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of learning a batch of tasks.
+
+    :param params: the parameters reached, ``[task, …]``.
+    :param returns: ``[task, batch]``, mean undiscounted return of the episodes of each batch; NaN where none ended.
+    :param env_steps: ``[task, batch]``, env steps of each.
+    :param n_episodes: ``[task, batch]``, episodes of each.
+    :param support: the batches learnt from, where they were to be kept.
+    :param query: the batch collected at the parameters reached, where there was one.
+    :param gradient: the gradient of the learner's loss on such batches, summed over tasks, where the learner computes
+        it by itself.
+    :param statistics: those that tasks went on with, beside their parameters, one dict for each.
+    :param eval_lengths: ``[task, batch]``, mean length of the episodes of evaluations that are not batches.
+    """
+
+    params: Params
+    returns: np.ndarray
+    env_steps: np.ndarray
+    n_episodes: np.ndarray
+    support: list[Samples] = field(default_factory=list)
+    query: Samples | None = None
+    gradient: Params | None = None
+    statistics: list[Params] = field(default_factory=list)
+    eval_lengths: np.ndarray | None = None
+
+    @property
+    def n_tasks(self) -> int:
+        """How many tasks were learnt."""
+        return len(self.returns)
+
+    @property
+    def n_steps(self) -> int:
+        """Env steps of all tasks and batches."""
+        return round(float(self.env_steps.sum()))  # a stock learner splits a run evenly over batches
+
+    @property
+    def ep_lengths(self) -> np.ndarray:
+        """``[task, batch]``, mean length of the episodes that the returns are of."""
+        return self.env_steps / self.n_episodes if self.eval_lengths is None else self.eval_lengths
+
+
+class Walk(Protocol):
+    """Learning a stack of tasks, one unit of work after another, so that it can stop in between and go on later.
+
+    A unit is a segment of all tasks (an inner step, the query batch), or all of one task, whichever the learner can
+    stop after. Its streams are addressed by iteration, task and segment, so a walk that goes on elsewhere is the same.
+    """
+
+    n_units: int
+    n_done: int
+
+    def work(self, timer: Timer) -> bool:
+        """Do the next unit; return whether there is another one."""
+        ...
+
+    def outcome(self) -> Outcome:
+        """Return what came of it, when all units are done."""
+        ...
+
+    def state(self) -> Params:
+        """Return everything that later units go on from, as named tensors."""
+        ...
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what :meth:`state` returned, in a walk that was begun with the same arguments."""
+        ...
+
+
+class Adaptation(Protocol):
+    """How tasks of equal spaces are learnt from an initialisation."""
+
+    def init(self, seed: int) -> Params:
+        """Return a fresh initialisation, by the names of the inner loop."""
+        ...
+
+    def option(self, name: str) -> Any:
+        """Return the value of one of the learner's arguments; None where it has no such argument."""
+        ...
+
+    def policy_at(self, theta: Params) -> AdaptedPolicy:
+        """Return the policy before adaptation."""
+        ...
+
+    def walk(
+        self,
+        theta: Params,
+        request: Request,
+        *,
+        query: bool = False,
+        keep: bool = False,
+        watcher: PathWatcher | None = None,
+    ) -> Walk:
+        """Return the walk that learns every task from ``theta``, one inner step for each rate.
+
+        :param theta: the initialisation.
+        :param query: collect once more at the parameters reached.
+        :param keep: keep the batches learnt from.
+        :param watcher: is told every segment.
+        """
+        ...
+
+    def carried(self, theta: Params, outcomes: Sequence[Outcome]) -> Params:
+        """Return the statistics with which the initialisation goes on after tasks were learnt; most have none."""
+        ...
+
+    def n_told(self, request: Request) -> int:
+        """Return of how many units of work an evaluation tells."""
+        ...
+
+    def evaluate(self, theta: Params, request: Request, told: Told | None = None) -> Outcome:
+        """Learn every task from ``theta``; the return after k inner steps is that of fresh episodes there.
+
+        :param told: hears of units of work.
+        """
+        ...
+
+    def adapt(
+        self, env: gym.Env[Any, Any], theta: Params, rates: Sequence[Rate], seed: int, amount: Amount
+    ) -> AdaptedPolicy:
+        """Learn one environment, whose task need not be known, from ``theta``."""
+        ...
+
+
+def finish(walk: Walk, timer: Timer) -> Outcome:
+    """Do all of a walk, and return what came of it."""
+    while walk.n_done < walk.n_units:
+        walk.work(timer)
+    return walk.outcome()

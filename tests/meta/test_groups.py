@@ -1,0 +1,103 @@
+"""Tasks of unequal spaces: heads of their own on a trunk that is shared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.envs.groups import group_tasks
+from metarl.envs.views.single import SingleEnv
+from metarl.errors import ConfigError, UnknownNameError
+from metarl.meta.adaptation.base import Streams
+from metarl.meta.algorithms.baselines import Pretrain
+from metarl.meta.algorithms.leap import Leap
+from metarl.meta.algorithms.maml import FOMAML, MAML
+from metarl.meta.algorithms.reptile import Reptile
+from metarl.meta.base import load
+from metarl.streams import stream
+from tests.envs.families import Doors
+from tests.meta.small import copy, equal, small
+
+KWARGS: dict[str, Any] = {"meta_batch_size": 6, "n_episodes": 4, "policy_kwargs": {"net_arch": [8]}}
+
+
+def make(algorithm: Any, **kwargs: Any) -> Any:
+    return algorithm("MlpPolicy", Doors(), **{**KWARGS, **kwargs})
+
+
+@pytest.mark.parametrize("algorithm", [MAML, FOMAML, Reptile, Leap, Pretrain])
+@pytest.mark.parametrize("learner", ["vpg", "ppo"])
+def test_trunks_are_learnt_across_spaces_and_heads_by_each_task(algorithm: Any, learner: str) -> None:
+    model = make(algorithm, learner=learner)
+    before = copy(model.params)
+    assert not any("action_net" in name for name in before)
+    assert "policy/mlp_extractor.policy_net.0.weight" in before
+    model.learn(1)
+    moved = [name for name in before if not torch.equal(model.params[name], before[name])]
+    assert "policy/mlp_extractor.policy_net.0.weight" in moved
+    assert model.num_timesteps == model.steps_per_iteration
+    report = model.evaluate("test", 1, n_tasks=9)
+    assert report.returns.shape == (1, 9, 2)
+    assert np.isfinite(report.returns).all()
+
+
+def test_a_task_s_head_comes_from_its_own_stream_whatever_else_is_in_the_batch() -> None:
+    model = make(FOMAML)
+    tasks = Doors().sample_tasks(stream(0, "tasks"), 6)
+    cut = lambda size: model.adaptations.cut(tasks, [0.1], Streams(0, "x"), {"n_episodes": 2}, size)  # noqa: E731
+    whole = {i: block.request.local["action_net.weight"][k] for block in cut(64) for k, i in enumerate(block.indices)}
+    assert sorted(whole) == list(range(6))
+    for block in cut(1):
+        (index,) = block.indices
+        assert torch.equal(block.request.local["action_net.weight"][0], whole[index])
+    assert len({float(weight.sum()) for weight in whole.values()}) == 6
+
+
+def test_partitions_of_a_meta_batch_learn_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt = []
+    for size in (64, 2, 1):
+        monkeypatch.setattr("metarl.meta.blocks.cut.BLOCK_TASKS", size)
+        model = make(MAML, n_inner_steps=2, outer="sgd")
+        model.learn(1)
+        learnt.append(model.params)
+    for other in learnt[1:]:
+        for name, tensor in learnt[0].items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_models_of_unequal_spaces_are_saved_and_adapt_to_one_task(tmp_path: Path) -> None:
+    model = make(FOMAML)
+    model.learn(1)
+    path = model.save(tmp_path / "doors")
+    again = load(path, env=Doors())
+    assert equal(again.params, model.params)
+    model.train(), again.train()
+    assert equal(again.params, model.params)
+    for group in group_tasks(Doors(), Doors().tasks("test")):
+        task = {name: value[0] for name, value in group.tasks.items()}
+        env = SingleEnv(Doors(), **task)
+        adapted = model.adapt(env, 2, n_episodes=4)
+        assert adapted.params["action_net.weight"].shape[0] == group.action_space.n
+        assert adapted.predict(env.reset(seed=0)[0])[0] < group.action_space.n
+    with pytest.raises(ConfigError, match=r"tensors of each task's own: adapt\(env\) returns a policy that acts"):
+        model.predict(np.zeros(2, np.float32))
+    with pytest.raises(ConfigError, match="takes equal ones"):
+        make(Reptile, learner="sb3_ppo", learner_kwargs={"n_steps": 32})
+
+
+def test_heads_may_be_tasks_own_where_spaces_are_equal() -> None:
+    model = small(FOMAML, task_local=["action_net"])
+    assert "policy/action_net.weight" not in model.params
+    before = copy(model.params)
+    model.train()
+    assert not equal(model.params, before)
+    with pytest.raises(UnknownNameError, match="part of the policy 'head'"):
+        small(FOMAML, task_local=["head"])
+    with pytest.raises(ConfigError, match="leaves nothing"):
+        small(FOMAML, task_local=["action_net", "log_std", "mlp_extractor"])
+    with pytest.raises(ConfigError, match="task_local='action_net' is not a list of names"):
+        small(FOMAML, task_local="action_net")
