@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,6 @@ from metarl.zoo.__main__ import main
 from tests.zoo.conftest import Refused, contents
 
 SHORT = ["-n", "60", "--n-eval-tasks", "2", "--num-threads", "1"]
-
-
-@pytest.fixture
-def logs(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the log folder that may be written into."""
-    shutil.copytree(trained.parents[1], tmp_path / "logs")
-    return tmp_path / "logs"
 
 
 def test_finetune_equals_the_library(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
