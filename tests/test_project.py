@@ -198,8 +198,11 @@ def test_the_rule_against_running_code_bites(code: str) -> None:
     assert [runs_code(name, words, {"yaml.SafeLoader"}) for name, _, words in calls(ast.parse(code))] == [True]
 
 
-def names_compared(tree: ast.Module, names: set[str]) -> list[tuple[int, str]]:
-    """Return where code compares with a name, matches it, or looks for the beginning of one; with the name."""
+def names_compared(tree: ast.Module, names: set[str], constants: dict[str, str]) -> list[tuple[int, str]]:
+    """Return where code compares with a name, matches it, or looks for the beginning of one; with the name.
+
+    :param constants: what stands for some of them, with the name.
+    """
     found = []
     for node in ast.walk(tree):
         parts: list[ast.AST] = []
@@ -209,19 +212,39 @@ def names_compared(tree: ast.Module, names: set[str]) -> list[tuple[int, str]]:
             parts = [*node.args]
         elif isinstance(node, ast.match_case):
             parts = [node.pattern]
-        words = [each.value for part in parts for each in ast.walk(part) if isinstance(each, ast.Constant)]
-        found += [(node.lineno if hasattr(node, "lineno") else 0, str(word)) for word in words if word in names]
+        for each in [each for part in parts for each in ast.walk(part)]:
+            if isinstance(each, ast.Constant) and each.value in names:
+                found.append((each.lineno, str(each.value)))
+            elif isinstance(each, ast.Name) and each.id in constants:
+                found.append((each.lineno, constants[each.id]))
     return found
+
+
+def constants_of(tree: ast.Module, names: set[str]) -> dict[str, str]:
+    """Return the constants of a module that hold one of ``names``, with the name."""
+    assigned = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)]
+    return {
+        target.id: str(node.value.value)  # type: ignore[attr-defined]
+        for node in assigned
+        for target in node.targets
+        if isinstance(target, ast.Name) and node.value.value in names  # type: ignore[attr-defined]
+    }
 
 
 def test_no_code_outside_its_own_file_compares_the_name_of_a_learner_or_a_wrapper() -> None:
     """What a learner or a wrapper can do is asked of it; a name that is compared would not know somebody's own."""
     own = {name: cls.__module__ for registry in (LEARNERS, ALGORITHMS) for name, cls in registry.items()}
     own[PREFIX] = LEARNERS[f"{PREFIX}ppo"].__module__
+    constants: dict[str, str] = {}
+    for _, tree in trees():
+        constants |= constants_of(tree, set(own))
+    assert constants["PREFIX"] == PREFIX
     wrong = []
     for path, tree in trees():
         module = ".".join(path.with_suffix("").parts)
-        wrong += [f"{path}:{line}: {name}" for line, name in names_compared(tree, set(own)) if own[name] != module]
+        wrong += [
+            f"{path}:{line}: {name}" for line, name in names_compared(tree, set(own), constants) if own[name] != module
+        ]
     assert wrong == []
 
 
@@ -232,10 +255,12 @@ def test_no_code_outside_its_own_file_compares_the_name_of_a_learner_or_a_wrappe
         'learner in ("vpg", "a2c")',
         'name.startswith("sb3_")',
         'kind != {"leap": 1}',
+        "algo == FIRST",
         'match algo:\n    case "maml":\n        pass',
     ],
 )
 def test_the_rule_against_comparing_names_bites(code: str) -> None:
     names = {*LEARNERS, *ALGORITHMS, PREFIX}
-    assert names_compared(ast.parse(code), names)
-    assert names_compared(ast.parse('make(learner="vpg", words={"maml": "ppo"})'), names) == []
+    constants = constants_of(ast.parse('FIRST = "maml"'), names)
+    assert names_compared(ast.parse(code), names, constants)
+    assert names_compared(ast.parse('make(learner="vpg", words={"maml": "ppo"})'), names, constants) == []

@@ -29,7 +29,7 @@ from metarl.zoo.experiments.testing import collect
 from metarl.zoo.runs.curves import last_evaluation, read_curve, training_seconds
 from metarl.zoo.runs.evaluations import read_meta, read_results
 from metarl.zoo.runs.folder import TRAINED, open_run
-from metarl.zoo.runs.records import read_reports
+from metarl.zoo.runs.held_out import read_reports
 from tests.strangers import changed, damages, few, fixed, read
 from tests.zoo.conftest import contents
 

@@ -15,6 +15,11 @@ from metarl.agents.parallel import Parallel
 class A2C(ActorCritic):
     """One step of an optimiser on each batch of whole episodes, for every task of a stack; equals SB3's ``A2C``.
 
+    A meta-wrapper takes it by name::
+
+        model = metarl.FOMAML("MlpPolicy", "PointMass-v0", learner="a2c", learner_kwargs={"ent_coef": 0.01})
+        assert "value_net.weight" in model.policy_params
+
     The parameters are those of :class:`metarl.agents.learners.actor_critic.ActorCritic`, with SB3's defaults. Its
     ``use_rms_prop`` is ``optimizer="rmsprop"``.
     """

@@ -31,6 +31,16 @@ class PPO(ActorCritic):
 
     The loss on all samples, which MAML differentiates, takes them as one minibatch.
 
+    By itself it learns a stack of tasks; ``learner="ppo"`` puts it into a meta-wrapper::
+
+        family = make_family("PointMass-v0", horizon=20)
+        policy = FunctionalPolicy("MlpPolicy", family.observation_space, family.action_space, critic=True)
+        learner = PPO(policy, n_epochs=2, batch_size=32)
+        params, seeds = expand(policy.init(seed=0), 2), np.random.SeedSequence(0).spawn(2)
+        episodes = collect(family, policy, params, family.tasks("test", 2), seeds, n_episodes=3)
+        state = learner.update(learner.start(params), learner.process(episodes, params), 3e-4, seeds)
+        assert state.optimizer["step"].tolist() == [4, 4]    # two epochs of two minibatches
+
     The parameters are those of :class:`metarl.agents.learners.actor_critic.ActorCritic`, with SB3's defaults, and:
 
     :param n_epochs: passes over the samples.

@@ -30,6 +30,16 @@ SURROGATES = ("log_likelihood", "likelihood_ratio")
 class VPG(Learner):
     """REINFORCE with generalised advantages over a linear baseline, as pure functions.
 
+    Two tasks, each with its own parameters, take one step::
+
+        family = make_family("PointMass-v0")
+        learner = VPG(FunctionalPolicy("MlpPolicy", family.observation_space, family.action_space))
+        params, seeds = expand(learner.policy.init(seed=0), 2), np.random.SeedSequence(0).spawn(2)
+        episodes = collect(family, learner.policy, params, family.tasks("test", 2), seeds, n_episodes=3)
+        samples = learner.process(episodes, params)
+        state = learner.update(learner.start(params), samples, 0.1, seeds)
+        assert state.params["action_net.bias"].shape == (2, 2)
+
     :param policy: the policy whose tensors are learnt.
     :param gamma: discount factor.
     :param gae_lambda: 1 takes the whole return, as the reference does.

@@ -27,6 +27,8 @@ class Fields:
 
     Every field names its leading axes::
 
+        from dataclasses import dataclass, field
+
         @dataclass(frozen=True)
         class Marked(Fields):
             marks: np.ndarray = field(metadata=PER_TASK)

@@ -197,7 +197,13 @@ class QueryGradient:
 
 
 class SB3Learner:
-    """A stock SB3 algorithm that learns one task of a family after the other.
+    """A stock SB3 algorithm that learns one task of a family after the other::
+
+        learner = SB3Learner("PointMass-v0", "ppo", n_steps=32, batch_size=32, n_epochs=1)
+        theta = learner.init(seed=0)
+        task = one_task(learner.family.tasks("test", 1), 0)
+        run = learner.run(theta, task, np.random.SeedSequence(0), n_timesteps=32)
+        assert run.env_steps == 32
 
     :param family: a registered name or a family whose tasks have equal spaces.
     :param algorithm: ``"ppo"``, ``"a2c"``, ``"trpo"``, ``"sac"``, ``"td3"``, ``"ddpg"``, ``"tqc"``, ``"crossq"``,

@@ -87,7 +87,7 @@ def make_adaptation(
     if issubclass(cls, StockAlgorithm):
         if not has_equal_spaces(family):
             raise ConfigError(f"{family.id} has tasks of different spaces: learner {name!r} takes equal ones")
-        stock = StockAdaptation(name, family, policy, policy_kwargs, rates, cls.arguments(options, batch_steps))
+        stock = StockAdaptation(cls, family, policy, policy_kwargs, rates, cls.arguments(options, batch_steps))
         if n_inner_steps:
             stock.learner.require_budget(n_inner_steps * batch_steps)
         return stock

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from metarl.agents.generators import drawing_from, sb3_generators
 from metarl.agents.parallel import library_torch
 from metarl.agents.sampling.one_env import finite_array, finite_reward
-from metarl.agents.stock.entries import PREFIX
+from metarl.agents.stock.entries import StockAlgorithm
 from metarl.agents.stock.learner import ALGORITHMS, SB3Learner, learning_seed
 from metarl.agents.stock.reuse import (
     STATISTICS,
@@ -91,7 +91,7 @@ class StockAdaptation:
     The inner steps of a task are one ``learn()``, of as many env steps as their batches have. Returns after each inner
     step are those of the episodes that ended in its part of learning; evaluations take fresh episodes instead.
 
-    :param name: the learner's name, such as ``"sb3_sac"``.
+    :param learner: the learner, such as that of ``"sb3_sac"``.
     :param family: tasks of equal spaces.
     :param policy: one of the algorithm's policies.
     :param rates: the learning rate, once for each inner step.
@@ -100,16 +100,16 @@ class StockAdaptation:
 
     def __init__(
         self,
-        name: str,
+        learner: type[StockAlgorithm],
         family: Family,
         policy: str,
         policy_kwargs: Mapping[str, Any],
         rates: Sequence[float],
         options: Mapping[str, Any],
     ) -> None:
-        self.name = name
+        self.name = learner.name
         self.family = family
-        self.algorithm = name.removeprefix(PREFIX)
+        self.algorithm = learner.algorithm
         """Its name without what says that it is stock."""
         self._arguments = {"policy": policy, "policy_kwargs": policy_kwargs, **options}
         self._learners: dict[float, SB3Learner] = {}

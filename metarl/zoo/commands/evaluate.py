@@ -14,8 +14,8 @@ from metarl.zoo.algorithms import load_model
 from metarl.zoo.console import CountBars, say
 from metarl.zoo.runs.curves import training_seconds
 from metarl.zoo.runs.folder import command_line
+from metarl.zoo.runs.held_out import document, draw, show_reports
 from metarl.zoo.runs.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
-from metarl.zoo.runs.records import document, draw, show_reports
 from metarl.zoo.runs.sources import Source, find_sources
 
 

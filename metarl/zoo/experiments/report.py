@@ -19,8 +19,8 @@ from metarl.zoo.experiments import comparison
 from metarl.zoo.experiments.jobs import Entry, Experiment
 from metarl.zoo.experiments.measuring import Results, learning_figure, times_table
 from metarl.zoo.experiments.testing import CHECKPOINTS, Missing, Trained, by_entry, tested
+from metarl.zoo.runs.held_out import published
 from metarl.zoo.runs.outputs import figure_bytes
-from metarl.zoo.runs.records import published
 
 TEXT = "results.md"
 """The name of the text in a folder of results."""

@@ -21,7 +21,7 @@ from metarl.zoo.interrupts import Interrupts
 from metarl.zoo.runs.callbacks import Evaluation, RunCallback
 from metarl.zoo.runs.curves import read_curve
 from metarl.zoo.runs.folder import FolderGoneError, Held, Run, command_line
-from metarl.zoo.runs.records import full_run, show_reports
+from metarl.zoo.runs.held_out import full_run, show_reports
 
 RECORDED = (
     *("log_folder", "seed", "device", "log_interval", "gym_packages"),

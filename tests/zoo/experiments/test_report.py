@@ -13,7 +13,7 @@ from metarl.zoo.experiments import EXPERIMENTS, comparison, testing
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import REPORTS, PaperReport, Section, register_report
 from metarl.zoo.experiments.reports.first_order_rl import speed_sentences
-from metarl.zoo.runs.records import published
+from metarl.zoo.runs.held_out import published
 from tests.zoo.experiments.smoke import NAME, read, reports
 
 

@@ -1,4 +1,4 @@
-"""How returns on held-out tasks are shown, beside published ones, and the record that ``metarl evaluate`` writes."""
+"""Returns on held-out tasks: how they are shown, beside published ones, and the record of ``metarl evaluate``."""
 
 from __future__ import annotations
 
