@@ -129,7 +129,7 @@ def _outer(wrapper: str, learner: str) -> dict[str, Any]:
     if wrapper == "leap":
         return {"outer": "sgd", "outer_kwargs": {"learning_rate": 0.02, "max_grad_norm": 5.0}}
     if learner == "vpg":
-        return {"outer": "trpo", "outer_kwargs": TRUST_REGION}
+        return {"outer": "trpo", "outer_kwargs": TRUST_REGION, "fisher_fraction": 1.0}
     if learner == "a2c":
         return {"outer": "sgd", "outer_kwargs": {"learning_rate": 0.1, "max_grad_norm": 1.0}}
     return {"outer": "adam", "outer_kwargs": {"learning_rate": 0.02, "eps": 1e-2}}

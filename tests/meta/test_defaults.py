@@ -19,7 +19,7 @@ from tests.meta.small import copy, equal, run_iterations, small
 WRAPPERS = {name: cls for name, cls in ALGORITHMS.items() if issubclass(cls, AdaptiveAlgorithm) and name != "random"}
 BATCHED = [name for name, cls in LEARNERS.items() if cls.differentiable]
 OF_STEPS = ("inner_lr", "outer", "outer_kwargs", "n_inner_steps")
-OF_BATCHES = ("meta_batch_size", "n_episodes")
+OF_BATCHES = ("meta_batch_size", "n_episodes", "fisher_fraction")
 
 
 def build(name: str, learner: str, **kwargs: Any) -> Any:
@@ -46,7 +46,9 @@ def test_steps_are_by_default_those_of_the_yaml(name: str) -> None:
     assert n_checked >= 3
     model = WRAPPERS[name]()
     config = load_hyperparameters(name, "default")
-    assert {key: getattr(model, key) for key in OF_BATCHES} == {key: config[key] for key in OF_BATCHES}
+    by_yaml = {key: config[key] for key in OF_BATCHES if key in config}
+    assert {key: getattr(model, key) for key in by_yaml} == by_yaml
+    assert ("fisher_fraction" in by_yaml) == hasattr(model, "fisher_fraction")
 
 
 @pytest.mark.parametrize("learner", BATCHED)

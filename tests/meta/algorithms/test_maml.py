@@ -366,7 +366,7 @@ def test_sizes_are_what_was_asked_for() -> None:
 
 def test_what_the_trust_region_measures_with_is_what_was_asked_for() -> None:
     seen: list[BlockDerivatives] = []
-    for kwargs in ({}, {"fisher_fraction": 0.4, "kl_direction": "new_old", "chunk_size": 3}):
+    for kwargs in ({"fisher_fraction": 1.0}, {"fisher_fraction": 0.4, "kl_direction": "new_old", "chunk_size": 3}):
         model = small(MAML, **kwargs)
         build = model._derivatives
         model._derivatives = lambda *args, build=build: seen.append(build(*args)) or seen[-1]
