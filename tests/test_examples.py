@@ -95,7 +95,8 @@ def test_examples_run(module: str, code: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_users_build_on_shows_how_it_is_used() -> None:
-    wanted = {*(cls for cls in LEARNERS.values() if issubclass(cls, Learner)), Learner, SB3Learner, FunctionalPolicy}
+    wanted = {Learner, SB3Learner, FunctionalPolicy, *ALGORITHMS.values()}
+    wanted |= {cls for cls in LEARNERS.values() if issubclass(cls, Learner)}
     shown = {(module, name) for module, name, _ in examples()}
     assert [cls.__name__ for cls in wanted if (cls.__module__, cls.__name__) not in shown] == []
 

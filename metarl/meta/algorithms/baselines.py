@@ -15,6 +15,11 @@ from metarl.meta.sb3_words import MaybeCallback
 class Pretrain(MAML):
     """Joint training on all tasks without adaptation ("pretrain"): MAML with no inner steps in training.
 
+    What joint training reaches is what adaptation starts from::
+
+        model = Pretrain("MlpPolicy", "PointMass-v0", meta_batch_size=2, n_episodes=2).learn(total_timesteps=1)
+        report = model.evaluate(n_tasks=2, n_inner_steps=1)
+
     The arguments are those of :class:`MAML`; ``inner_lr`` and ``n_inner_steps`` are what evaluation adapts with.
     """
 
@@ -25,6 +30,10 @@ class Pretrain(MAML):
 
 class Oracle(Pretrain):
     """Joint training of a policy that observes the task: the reference that needs no adaptation.
+
+    Observations of PointMass have two entries, and two more that are the goal::
+
+        assert Oracle("MlpPolicy", "PointMass-v0").observation_space.shape == (4,)
 
     The arguments are those of :class:`MAML`; the family's oracle view is taken by itself.
     """
@@ -42,6 +51,10 @@ class Oracle(Pretrain):
 
 class RandomInit(MAML):
     """The untrained initialisation: what adaptation reaches without meta-learning.
+
+    It is evaluated as it was made::
+
+        report = RandomInit("MlpPolicy", "PointMass-v0").evaluate(n_tasks=2, n_inner_steps=1, n_episodes=2)
 
     The arguments are those of :class:`MAML`.
     """

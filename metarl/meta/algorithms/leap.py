@@ -24,6 +24,11 @@ from metarl.params import mean
 class Leap(PathAlgorithm):
     """Leap: the initialisation moves so that the paths of learning, on the surface of the loss, become shorter.
 
+    Their energy instead of their length, around A2C::
+
+        options = {"learner": "a2c", "metric": "energy"}
+        model = Leap("MlpPolicy", "PointMass-v0", meta_batch_size=2, n_episodes=2, **options).learn(total_timesteps=1)
+
     The meta-gradient is eq. 8 with identity Jacobians, summed over the segments of a path (the steps of the learner's
     optimiser) and averaged over tasks, without the factor p. ∆f along a segment is the difference of the losses that
     two steps saw, each on its own minibatch, as in the reference code. Along the last segment, and where the learner

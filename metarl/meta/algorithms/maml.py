@@ -31,6 +31,13 @@ PATIENCE = 5
 class MAML(AdaptiveAlgorithm):
     """Model-agnostic meta-learning of a policy's initialisation, second order.
 
+    One meta-iteration, and a task to which the initialisation is adapted::
+
+        model = MAML("MlpPolicy", "PointMass-v0", meta_batch_size=2, n_episodes=3, policy_kwargs={"net_arch": [16]})
+        model.learn(total_timesteps=1)
+        adapted = model.adapt("PointMass-v0", n_inner_steps=2)
+        action, _ = adapted.predict(np.zeros(2, dtype=np.float32))
+
     Each inner step collects its own batch at the parameters reached and takes one plain gradient step on it; the query
     batch is collected at the end. Around ``"vpg"`` the default inner surrogate is the log-likelihood, as in the
     reference implementation: differentiated twice it drops the credit of the pre-update samples (Rothfuss et al.,
@@ -173,6 +180,12 @@ class MAML(AdaptiveAlgorithm):
 
 class FOMAML(MAML):
     """First-order MAML: the gradient at the adapted parameters is applied to the initialisation as it is.
+
+    Any learner will do, for instance PPO with two inner steps of two epochs each::
+
+        options = {"learner": "ppo", "learner_kwargs": {"n_epochs": 2}, "n_inner_steps": 2}
+        model = FOMAML("MlpPolicy", "PointMass-v0", meta_batch_size=2, n_episodes=2, **options)
+        model.learn(total_timesteps=1)
 
     That is the raw gradient of the learner's loss on the query batch, whatever its optimiser would have made of it. So
     the learner adapts as it does by itself. In a trust region's line search adaptation is applied again; only its

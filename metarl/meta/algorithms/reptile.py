@@ -22,6 +22,12 @@ from metarl.params import each, mean, norm
 class Reptile(PathAlgorithm):
     """Reptile: the initialisation moves towards the parameters φ that learning reached.
 
+    Half of the way, after three inner steps::
+
+        options = {"n_inner_steps": 3, "outer_kwargs": {"learning_rate": 0.5}}
+        model = Reptile("MlpPolicy", "PointMass-v0", meta_batch_size=2, n_episodes=2, **options)
+        model.learn(total_timesteps=1)
+
     Batched, θ ← θ + ε mean_i(φ_i − θ) over a meta-batch; ``serial=True`` takes its tasks one after another,
     θ ← θ + ε (φ − θ), each starting from the θ that the one before left. The outer optimiser sees θ − mean φ as a
     gradient: with ``"sgd"`` its learning rate is ε, which by default falls linearly from 1 to 0 over training, as in
