@@ -18,7 +18,7 @@ from metarl.meta.adaptation.base import Adaptation, Outcome, Streams
 from metarl.meta.adaptation.batched import BatchedAdaptation
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.blocks.cut import Block
-from metarl.meta.blocks.derivatives import BlockDerivatives, Bound
+from metarl.meta.blocks.derivatives import BlockDerivatives, Bound, cache_budget
 from metarl.meta.environments import AnyEnv
 from metarl.meta.outer.objective import BlockObjective, KnownGradient, MetaGradient, MetaObjective
 from metarl.meta.progress import Timer
@@ -137,11 +137,12 @@ class MAML(AdaptiveAlgorithm):
         if known:
             gradient = mean(known, sum(outcome.n_tasks for outcome in outcomes))
             return KnownGradient(MetaGradient(math.nan, {meta_name(name): gradient[name] for name in gradient}))
+        room = cache_budget(len(blocks))
         return BlockObjective(
-            [self._derivatives(block, outcome, rates) for block, outcome in zip(blocks, outcomes, strict=True)]
+            [self._derivatives(block, outcome, rates, room) for block, outcome in zip(blocks, outcomes, strict=True)]
         )
 
-    def _derivatives(self, block: Block, outcome: Outcome, rates: Sequence[float]) -> BlockDerivatives:
+    def _derivatives(self, block: Block, outcome: Outcome, rates: Sequence[float], room: int) -> BlockDerivatives:
         assert isinstance(block.adaptation, BatchedAdaptation)
         assert outcome.query is not None
         return BlockDerivatives(
@@ -155,6 +156,7 @@ class MAML(AdaptiveAlgorithm):
             first_order=self.first_order,
             bound=self._bound,
             chunk_size=self.chunk_size,
+            cache_bytes=room,
             parallel=self.parallel,
         )
 

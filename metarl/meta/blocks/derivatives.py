@@ -13,14 +13,25 @@ from metarl.agents.networks.distributions import Distribution, from_heads
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import Samples
 from metarl.checks import choice, number
+from metarl.memory import available_memory
 from metarl.meta.adaptation.gradient import GradientPath, InnerRule
 from metarl.params import RATES, Params, expand, take, zeros_like
 
 CHUNK_BYTES = 2_000_000
 """Size of one layer's activations in a chunk of tasks: past this they leave the cache and larger chunks are slower."""
 CACHE_BYTES = 200_000_000
-"""How much is kept between curvature products."""
+"""How much may be kept between curvature products whatever else there is."""
+CACHE_SHARE = 0.25
+"""The share of the free memory that may be."""
 KL_DIRECTIONS = ("old_new", "new_old")
+
+
+def cache_budget(n_blocks: int = 1) -> int:
+    """Return how many bytes each of ``n_blocks`` may keep between curvature products, as much memory as is free now.
+
+    What is not kept is computed again, to the same bits.
+    """
+    return int(max(CACHE_BYTES, CACHE_SHARE * available_memory())) // max(1, n_blocks)
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class BlockDerivatives:
     :param bound: how :meth:`curvature_product` and :meth:`evaluate` measure the policies.
     :param chunk_size: tasks differentiated together; None chooses by the working set.
     :param cache_bytes: how much may be kept between curvature products; the rest is computed again each time, so that
-        memory does not grow with the number of tasks.
+        memory is bounded whatever the number of tasks.
     :param parallel: the threads that chunks run on.
     """
 

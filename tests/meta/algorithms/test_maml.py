@@ -18,6 +18,7 @@ from metarl.envs.tasks import n_tasks
 from metarl.errors import ConfigError, MetaRLError, NonFiniteError, UnknownNameError
 from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.maml import FOMAML, MAML
+from metarl.meta.blocks import derivatives
 from metarl.meta.blocks.derivatives import BlockDerivatives
 from metarl.meta.outer.sgd import SGD
 from metarl.params import expand
@@ -362,6 +363,28 @@ def test_sizes_are_what_was_asked_for() -> None:
     assert n_tasks(model.family.sample_tasks(stream(0, "tasks", 0), model.meta_batch_size)) == 6
     model.train()
     assert model.num_timesteps <= 2 * 6 * SIZES["n_episodes"] * 20
+
+
+@pytest.mark.parametrize(("free", "budget"), [(0, 200_000_000), (8_000_000_000, 2_000_000_000)])
+def test_what_may_be_kept_goes_by_the_free_memory(free: int, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(derivatives, "available_memory", lambda: free)
+    assert derivatives.cache_budget() == budget
+    assert derivatives.cache_budget(4) == budget // 4
+
+
+@pytest.mark.parametrize("algorithm", [MAML, FOMAML])
+def test_results_do_not_depend_on_the_free_memory(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(derivatives, "CACHE_BYTES", 0)
+    models, kept = [], []
+    for free in (0, 70_000, 10**12):
+        monkeypatch.setattr(derivatives, "available_memory", lambda free=free: free)
+        model = small(algorithm, chunk_size=1)
+        build = model._derivatives
+        model._derivatives = lambda *args, build=build: kept.append(build(*args)) or kept[-1]
+        models.append(run_iterations(model, 1))
+    assert [len(block._kept) for block in kept] == [0, {MAML: 1, FOMAML: 3}[algorithm], 4]
+    assert equal(models[0].params, models[1].params)
+    assert equal(models[0].params, models[2].params)
 
 
 def test_what_the_trust_region_measures_with_is_what_was_asked_for() -> None:
