@@ -46,7 +46,7 @@ class Step(NamedTuple):
 
     state: State
     obs: np.ndarray
-    """``[task, env, *observation]``, float32."""
+    """``[task, env, *observation]``, in the dtype of their space."""
     reward: np.ndarray
     """``[task, env]``, float64."""
     terminated: np.ndarray
@@ -238,7 +238,7 @@ class Family(ABC):
         :param rngs: one generator for each task; task ``i`` draws from ``rngs[i]`` only, the same numbers whatever
             other tasks are in the batch.
         :param n_envs: copies of each task.
-        :return: the state, and observations ``[task, env, *observation]`` in float32.
+        :return: the state, and observations ``[task, env, *observation]`` in the dtype of their space.
         """
 
     @abstractmethod

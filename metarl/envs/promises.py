@@ -9,7 +9,8 @@ step that returns them.
 
 - ``task_space`` is a ``Dict`` of bounded ``Box`` and ``Discrete`` spaces; ``shifted_space`` is None or has the same
   parameters.
-- ``observation_space`` is a float32 ``Box`` with at least one axis and one entry.
+- ``observation_space`` is a float32 ``Box`` with at least one axis and one entry, or one of images: uint8 from 0 to
+  255, ``[channel, height, width]``.
 - ``action_space`` is ``Discrete``, or a bounded ``Box`` of floats with one axis and at least one entry.
 - ``horizon`` is a whole number of env steps, 1 or more.
 - ``loss`` is None, ``"squared_error"`` (with a ``Box`` of actions) or ``"cross_entropy"`` (with ``Discrete`` ones).
@@ -28,7 +29,8 @@ step that returns them.
 **Arrays** (learning refuses other shapes and dtypes too)
 
 - ``reset`` returns ``(state, obs)``, ``step`` a ``Step``. State: numbers ``[task, env, ...]``, the same arrays always.
-  Observations: float32 ``[task, env, *observation]``. Reward: float64 ``[task, env]``. Terminated: bool. Info: numbers
+  Observations: ``[task, env, *observation]`` in their space's dtype. Reward: float64 ``[task, env]``. Terminated: bool.
+  Info: numbers
   ``[task, env]``; what is no term of the reward may have further axes.
 - Neither changes what it is given, nor what it returned before.
 
@@ -168,8 +170,10 @@ def _broken_loss(family: Family) -> str | None:
 def broken_spaces(observation_space: Any, action_space: Any) -> str | None:
     """Return why policies or Stable-Baselines3 would not take a pair of spaces, None if they do."""
     seen, taken = (shorten(space, quote=False) for space in (observation_space, action_space))
-    if not isinstance(observation_space, spaces.Box) or observation_space.dtype != np.float32:
-        return f"observation_space {seen} is not a float32 Box"
+    if not isinstance(observation_space, spaces.Box) or not (
+        observation_space.dtype == np.float32 or is_image(observation_space)
+    ):
+        return f"observation_space {seen} is not a float32 Box, nor one of images: uint8 of three axes from 0 to 255"
     if observation_space.shape == ():
         return f"observation_space {seen} is a scalar: give it shape (1,)"
     if 0 in observation_space.shape:
@@ -183,6 +187,12 @@ def broken_spaces(observation_space: Any, action_space: Any) -> str | None:
     if not action_space.is_bounded():
         return f"action_space {taken} is not bounded: Stable-Baselines3 takes finite bounds"
     return None
+
+
+def is_image(space: spaces.Box) -> bool:
+    """Whether observations are images as Stable-Baselines3 knows them."""
+    bounds = bool((space.low == 0).all() and (space.high == 255).all())
+    return len(space.shape) == 3 and space.dtype == np.uint8 and bounds
 
 
 def broken_start(first: Any, batch: tuple[int, int], observation_space: spaces.Box) -> str | None:
@@ -275,10 +285,10 @@ def kind_of(value: Any) -> str:
 
 def _broken_obs(source: str, obs: Any, batch: tuple[int, int], space: spaces.Box) -> str | None:
     shape = (*batch, *space.shape)
-    if isinstance(obs, np.ndarray) and obs.shape == shape and obs.dtype == np.float32:
+    if isinstance(obs, np.ndarray) and obs.shape == shape and obs.dtype == space.dtype:
         return None
     words = shorten(space, quote=False)
-    return f"{source} observes {kind_of(obs)}, not {list(shape)} float32 in {words}"
+    return f"{source} observes {kind_of(obs)}, not {list(shape)} {space.dtype} in {words}"
 
 
 def _broken_state(source: str, state: Any, batch: tuple[int, int]) -> str | None:

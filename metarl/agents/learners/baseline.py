@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import torch
 
@@ -63,7 +65,8 @@ def standardize(
 class LinearFeatureBaseline:
     """Ridge regression of the return to go on [clip(o, ±10), its square, t, t², t³, 1], with t in hundreds of steps.
 
-    As in the reference implementation it is fitted for each task on the very batch it is then used on.
+    As in the reference implementation it is fitted for each task on the very batch it is then used on. Of images
+    it takes the time alone: with a feature for each pixel there are more of them than steps.
 
     :param ridge: added to the diagonal of the normal equations; multiplied by 10, up to 5 times, where they are
         singular.
@@ -96,7 +99,9 @@ class LinearFeatureBaseline:
         :param obs: ``[env, time, *observation]``.
         :param mask: ``[env, time]``.
         """
-        clipped = np.clip(obs.reshape(*mask.shape, -1)[mask], -10.0, 10.0)
+        if obs.dtype == np.uint8:
+            obs = obs[..., :0, :0, :0]
+        clipped = np.clip(obs.reshape(*mask.shape, prod(obs.shape[2:]))[mask], -10.0, 10.0)
         time = np.broadcast_to(np.arange(mask.shape[1]) / 100.0, mask.shape)[mask]
         size = clipped.shape[1]
         features = np.empty((len(clipped), 2 * size + 4), dtype=np.float64)

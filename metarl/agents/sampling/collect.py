@@ -112,15 +112,15 @@ def _collect_wave(
     n, horizon = len(streams), family.horizon
     discrete = isinstance(policy.action_space, spaces.Discrete)
     action_shape = policy.action_space.shape or ()
-    obs_shape = family.spaces(one_task(tasks, 0))[0].shape
+    seen = family.spaces(one_task(tasks, 0))[0]
     # Time comes first in memory, so that a step writes one contiguous piece; the public view has it last.
     buffers = Episodes(
-        obs=np.zeros((horizon, n, n_envs, *obs_shape), dtype=np.float32),
+        obs=np.zeros((horizon, n, n_envs, *seen.shape), dtype=seen.dtype),
         actions=np.zeros((horizon, n, n_envs, *action_shape), dtype=np.int64 if discrete else np.float32),
         rewards=np.zeros((horizon, n, n_envs), dtype=np.float64),
         mask=np.zeros((horizon, n, n_envs), dtype=bool),
         terminated=np.zeros((n, n_envs), dtype=bool),
-        final_obs=np.empty((n, n_envs, *obs_shape), dtype=np.float32),
+        final_obs=np.empty((n, n_envs, *seen.shape), dtype=seen.dtype),
     )
 
     def run(block: slice) -> tuple[int, dict[str, list[np.ndarray]]]:

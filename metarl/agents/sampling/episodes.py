@@ -20,13 +20,13 @@ from metarl.errors import ConfigError, shorten
 class Episodes(Fields):
     """Whole episodes of a batch of tasks, padded to the longest.
 
-    :param obs: ``[task, env, time, *observation]``, float32: what the policy saw before each action.
+    :param obs: ``[task, env, time, *observation]``, in the dtype of the space: what the policy saw before each action.
     :param actions: ``[task, env, time, *action]``: what the policy chose, before clipping.
     :param rewards: ``[task, env, time]``, float32.
     :param mask: ``[task, env, time]``, True where a step was taken. An episode is a prefix of its row; a row without
         steps is no episode.
     :param terminated: ``[task, env]``, whether the episode ended by itself (False: cut at the horizon).
-    :param final_obs: ``[task, env, *observation]``, float32: the observation after each episode's last step.
+    :param final_obs: ``[task, env, *observation]``, as ``obs``: the observation after each episode's last step.
     :param info: ``[task, env, time, …]``, what steps reported, by name: what was asked for. float32 or int64.
     """
 

@@ -22,6 +22,7 @@ from metarl.agents.sampling.episodes import (
     split_streams,
 )
 from metarl.checks import as_array
+from metarl.envs.promises import is_image
 from metarl.envs.views.rules import as_actions, require_finite
 from metarl.errors import ConfigError, shorten
 from metarl.params import Params
@@ -111,7 +112,8 @@ def collect_env(
 
 def _observed(obs: Any, policy: FunctionalPolicy, env: gym.Env[Any, Any], time: int) -> np.ndarray:
     """Return a copy of what an environment showed: many write every observation to the same array."""
-    seen = np.array(finite_array("observation", obs, env, time), dtype=np.float32)
+    dtype = np.uint8 if is_image(policy.observation_space) else np.float32
+    seen = np.array(finite_array("observation", obs, env, time), dtype=dtype)
     shape = policy.observation_space.shape
     if seen.shape != shape:
         raise ConfigError(f"observation of shape {list(seen.shape)} from {env}: its space says {list(shape)}")

@@ -71,7 +71,7 @@ from metarl.meta.export.sidecar import FORMAT, VERSION, read_export, read_moment
 from metarl.meta.export.value_fit import ValueFit, fit_value
 from metarl.meta.kept import unwritable
 from metarl.meta.saving import require_finite_tensors
-from metarl.params import Params
+from metarl.params import Params, inner_name
 from metarl.streams import stream
 
 if TYPE_CHECKING:
@@ -167,6 +167,8 @@ def export_sb3(
     """
     n_envs, value_tasks = COUNT("n_envs", n_envs), COUNT_OR_ZERO("value_tasks", value_tasks)
     settings = choose(model, kind, optimizer, n_envs)
+    if not (settings.is_stock or model.policy.network.stock):
+        raise ConfigError(f"{model.policy_name} is none of Stable-Baselines3's policies: nothing to export to")
     kwargs = plain_tree(kwargs)
     if kwargs.get("use_sde"):
         raise ConfigError("use_sde=True is not supported: a meta-learnt actor has no state-dependent noise")
@@ -191,8 +193,11 @@ def _actor_and_critic(model: MetaAlgorithm, value_tasks: int, value_episodes: in
     """Return every parameter of a stock policy, the value network's fitted where the learner has none."""
     module = model.policy.build(int(stream(model.seed, "export/policy").integers(2**31)))
     tensors = {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
-    for name, tensor in model.policy_params.items():
-        tensors[name] = tensor.detach().float().clamp(min=MIN_LOG_STD) if name == "log_std" else tensor.detach().float()
+    learnt = model.policy.fold({inner_name(name): tensor.detach() for name, tensor in model.params.items()})
+    for name in tensors.keys() & learnt.keys():
+        tensor = learnt[name].float()
+        tensors[name] = tensor.clamp(min=MIN_LOG_STD) if name == "log_std" else tensor
+    module.load_state_dict({name: t for name, t in tensors.items() if name.startswith("features_")}, strict=False)
     if model.policy.has_critic or value_tasks == 0:
         return tensors, None
     value_fit, fitted = fit_value(model, module, value_tasks, value_episodes)

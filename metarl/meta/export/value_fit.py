@@ -55,7 +55,7 @@ def fit_value(
     a rate that falls to 0, on standardised targets; the scale is folded into the last layer).
 
     :param model: gives the initialisation, the family and the discount factor.
-    :param policy: a stock policy; its value network is the starting point and is changed.
+    :param policy: a stock policy; its value network is the starting point and is changed, its features are as learnt.
     :param n_tasks: training tasks to collect on, at least 2; a fifth of them is held out.
     :param n_episodes: episodes of each.
     :return: the quality, and the value network's tensors by SB3's names.
@@ -71,33 +71,50 @@ def fit_value(
     network = torch.nn.Sequential(policy.mlp_extractor.value_net, policy.value_net)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     held_out = max(1, round(HELD_OUT * n_tasks))
-    train, test = (_Steps(episodes, part) for part in (slice(None, -held_out), slice(-held_out, None)))
+    seen = _features(policy, episodes.obs)
+    train, test = (_Steps(seen, episodes.mask, part) for part in (slice(None, -held_out), slice(-held_out, None)))
     targets = discounted_returns(episodes.rewards, episodes.mask, gamma)
     for k in range(ROUNDS):
         y = train.pick(targets)
         mean, std = float(y.mean()), max(float(y.std()), 1e-6)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1.0 - k / ROUNDS)
-        _regress(network, optimizer, train.obs, (y - mean) / std, rng)
-        targets = _bootstrapped(episodes, gamma, network, mean, std)
+        _regress(network, optimizer, train.seen, (y - mean) / std, rng)
+        targets = _bootstrapped(episodes, seen, gamma, network, mean, std)
     with torch.no_grad():
         policy.value_net.weight.mul_(std)
         policy.value_net.bias.mul_(std).add_(mean)
         y = test.pick(targets)
-        explained = 1.0 - float((network(test.obs).squeeze(-1) - y).var()) / max(float(y.var()), 1e-12)
+        explained = 1.0 - float((network(test.seen).squeeze(-1) - y).var()) / max(float(y.var()), 1e-12)
     tensors = {name: t.detach().clone() for name, t in policy.named_parameters() if "value_net" in name}
     return ValueFit(explained, n_tasks, episodes.n_steps), tensors
 
 
-def _bootstrapped(episodes: Episodes, gamma: float, network: torch.nn.Module, mean: float, std: float) -> np.ndarray:
+def _features(policy: ActorCriticPolicy, obs: np.ndarray) -> torch.Tensor:
+    """Return what the value network sees, ``[task, env, time, feature]``, given observations.
+
+    A features extractor that it shares with the actor is meta-learnt, and stays as it is.
+    """
+    features = []
+    with torch.no_grad():
+        for task in obs:
+            flat = torch.from_numpy(task.reshape(-1, *task.shape[2:]))
+            own = policy.extract_features(flat, policy.vf_features_extractor)
+            assert isinstance(own, torch.Tensor)
+            features.append(own.reshape(*task.shape[:2], -1))
+    return torch.stack(features)
+
+
+def _bootstrapped(
+    episodes: Episodes, seen: torch.Tensor, gamma: float, network: torch.nn.Module, mean: float, std: float
+) -> np.ndarray:
     """Return the returns to go ``[task, env, time]`` where the value of a cut episode's last observation ends it.
 
     The observation after the last env step is not recorded, so the one before it stands in, without its reward.
     """
     last = np.maximum(episodes.lengths - 1, 0)
     task, env = np.indices(last.shape)
-    obs = episodes.obs[task, env, last].reshape(*last.shape, -1)
     with torch.no_grad():
-        values = network(torch.from_numpy(obs).float()).squeeze(-1).double().numpy() * std + mean
+        values = network(seen[task, env, last]).squeeze(-1).double().numpy() * std + mean
     rewards = episodes.rewards.astype(np.float64)
     cut = ~episodes.terminated & (episodes.lengths > 0)
     rewards[task[cut], env[cut], last[cut]] = values[cut]
@@ -107,10 +124,9 @@ def _bootstrapped(episodes: Episodes, gamma: float, network: torch.nn.Module, me
 class _Steps:
     """The valid steps of some tasks."""
 
-    def __init__(self, episodes: Episodes, tasks: slice) -> None:
-        self._tasks, self._mask = tasks, episodes.mask[tasks]
-        obs = episodes.obs[tasks].reshape(*self._mask.shape, -1)[self._mask]
-        self.obs = torch.from_numpy(obs.astype(np.float32))
+    def __init__(self, seen: torch.Tensor, mask: np.ndarray, tasks: slice) -> None:
+        self._tasks, self._mask = tasks, mask[tasks]
+        self.seen = seen[tasks][torch.from_numpy(self._mask)]
 
     def pick(self, values: np.ndarray) -> torch.Tensor:
         """Return those of ``[task, env, time]`` values, ``[n]``."""

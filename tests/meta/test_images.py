@@ -1,0 +1,106 @@
+"""Images from end to end: collecting, learning, evaluation, saving and export of a CnnPolicy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.agents.learners.vpg import VPG
+from metarl.agents.networks.policy import FunctionalPolicy
+from metarl.agents.sampling.collect import collect
+from metarl.envs.checker.family import check_family
+from metarl.errors import ConfigError
+from metarl.meta import FOMAML, MAML, Leap, Reptile
+from metarl.meta.adaptive import AdaptiveAlgorithm
+from metarl.params import expand
+from metarl.streams import seed_sequence
+from tests.agents.pictures import Pictures
+
+TRUSTED = {"outer": "trpo", "outer_kwargs": {"cg_damping": 1e-2}}
+"""At SB3's initialisation convolutions hardly bend the divergence: with the default damping steps are far too long."""
+SMALL = {"features_extractor_kwargs": {"features_dim": 16}}
+
+
+def make(cls: type[AdaptiveAlgorithm] = MAML, continuous: bool = False, **kwargs: Any) -> AdaptiveAlgorithm:
+    kwargs = {"policy_kwargs": SMALL, "meta_batch_size": 2, "n_episodes": 3, "seed": 0, "n_threads": 1, **kwargs}
+    return cls(kwargs.pop("policy", "CnnPolicy"), Pictures(continuous), **kwargs)
+
+
+def learn_once(model: AdaptiveAlgorithm) -> AdaptiveAlgorithm:
+    return model.learn(2 * 3 * 4 * (model.n_inner_steps + 1))
+
+
+def test_the_family_keeps_its_promises() -> None:
+    check_family(Pictures())
+    check_family(Pictures(continuous=True))
+
+
+def test_images_are_kept_as_bytes_and_vpg_learns_from_them() -> None:
+    family = Pictures()
+    policy = FunctionalPolicy("CnnPolicy", family.observation_space, family.action_space, SMALL)
+    params = {name: tensor.contiguous() for name, tensor in expand(policy.init(0), 2).items()}
+    tasks = {"flip": np.array([0, 1])}
+    learner = VPG(policy)
+    means = []
+    for k in range(6):
+        seeds = [seed_sequence(0, "test", k, task) for task in range(2)]
+        episodes = collect(family, policy, params, tasks, seeds, n_episodes=20)
+        assert episodes.obs.dtype == np.uint8
+        means.append(episodes.mean_returns)
+        samples = learner.process(episodes, params)
+        assert samples.obs.dtype == torch.uint8
+        params = learner.update(learner.start(params), samples, 0.2, seeds).params
+    assert (means[-1] > means[0] + 0.8).all(), means
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize(
+    ("cls", "kwargs"),
+    [
+        (MAML, TRUSTED),
+        (MAML, {"n_inner_steps": 2, "outer": "adam"}),
+        (MAML, {"learner": "a2c", "outer": "adam"}),
+        (FOMAML, TRUSTED),
+        (Reptile, {"learner": "ppo", "learner_kwargs": {"n_epochs": 1}}),
+        (Leap, {}),
+    ],
+)
+def test_wrappers_learn_from_images(cls: type[AdaptiveAlgorithm], kwargs: dict[str, Any], continuous: bool) -> None:
+    model = make(cls, continuous, **kwargs)
+    before = {name: tensor.clone() for name, tensor in model.params.items()}
+    learn_once(model)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in model.params.values())
+    assert any(not torch.equal(before[name], tensor) for name, tensor in model.params.items() if ".cnn." in name)
+    report = model.evaluate("test", n_tasks=2, n_inner_steps=1)
+    assert np.isfinite(report.returns).all()
+
+
+def test_threads_make_no_difference() -> None:
+    one, two = learn_once(make(n_threads=1)), learn_once(make(n_threads=2))
+    assert all(torch.equal(tensor, two.params[name]) for name, tensor in one.params.items())
+
+
+@pytest.mark.parametrize("learner", ["vpg", "a2c"])
+def test_it_is_saved_and_exported_into_sb3s_cnn_policy(tmp_path: Path, learner: str) -> None:
+    model = learn_once(make(learner=learner, outer="adam"))
+    model.save(tmp_path / "model")
+    again = MAML.load(tmp_path / "model", env=Pictures())
+    assert all(torch.equal(tensor, again.params[name]) for name, tensor in model.params.items())
+    stock = again.to_sb3() if learner == "a2c" else again.to_sb3(value_tasks=4, value_episodes=2)
+    assert type(stock.policy).__name__ == "ActorCriticCnnPolicy"
+    own = dict(stock.policy.named_parameters())
+    learnt = [name for name in model.policy.names if learner == "a2c" or "value_net" not in name]
+    assert all(torch.equal(own[name], model.policy_params[name]) for name in learnt)
+    obs = Pictures().reset({"flip": np.zeros(1)}, [np.random.default_rng(0)], 6)[1][0]
+    assert np.array_equal(stock.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
+
+
+def test_the_few_shot_network_learns_and_is_no_policy_of_sb3() -> None:
+    kwargs = {"features_extractor_kwargs": {"n_filters": 4}}
+    model = learn_once(make(policy="FewShotCnnPolicy", policy_kwargs=kwargs))
+    with pytest.raises(ConfigError, match="FewShotCnnPolicy is none of Stable-Baselines3's policies"):
+        model.to_sb3()
