@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stable_baselines3
+import torch
 
 import metarl
-from metarl import ALGORITHMS
+from metarl import ALGORITHMS, FOMAML
 from metarl.agents import LEARNERS
+from metarl.errors import ConfigError
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.zoo.__main__ import main
 from tests.meta.small import SIZES, equal, run_iterations
@@ -96,6 +99,17 @@ def test_the_learner_goes_with_every_wrapper(algo: str, tmp_path: Path) -> None:
     assert model.n_iterations == 0 or not equal(before, model.params)
     assert model.evaluate(n_tasks=2, n_inner_steps=1).returns.shape == (1, 2, 2)
     assert model.gamma == 0.99
+
+
+def test_an_export_of_the_learner_starts_sb3_with_adam() -> None:
+    importlib.import_module("awr")
+    model: Any = FOMAML(learner="awr", gamma=0.9, **SIZES)
+    sb3 = model.to_sb3(value_tasks=0)
+    assert type(sb3) is stable_baselines3.PPO
+    assert type(sb3.policy.optimizer) is torch.optim.Adam
+    assert sb3.gamma == 0.99  # the learner does not say what of its own SB3 could take over
+    with pytest.raises(ConfigError, match=r"^no step of ppo repeats one of 'awr': use optimizer='adam'$"):
+        model.to_sb3(optimizer="sgd")
 
 
 @pytest.mark.parametrize("learner", sorted(LEARNERS))

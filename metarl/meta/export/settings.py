@@ -94,7 +94,7 @@ def choose(model: MetaAlgorithm, kind: str | None, optimizer: str | None, n_envs
     plain = own is not None and not own.update
     if optimizer is None and own is not None and kind == own.kind and not plain:
         optimizer, arguments = own.optimizer, {**sizes, **own.loss, **own.update}
-        arguments["max_grad_norm"] = min(arguments["max_grad_norm"], NO_CLIPPING)
+        arguments["max_grad_norm"] = min(arguments.get("max_grad_norm", NO_CLIPPING), NO_CLIPPING)
     elif optimizer == "sgd" or (optimizer is None and kind in ONE_STEP and plain):
         if own is None:
             raise ConfigError(f"no step of {kind} repeats one of {name}: use optimizer='adam'")
