@@ -15,11 +15,15 @@ startup.families_imported()
 if TYPE_CHECKING:
     from metarl.meta import (
         ALGORITHMS,
+        ANIL,
+        BOIL,
+        CAVIA,
         FOMAML,
         MAML,
         AdaptedPolicy,
         Leap,
         MetaAlgorithm,
+        MetaSGD,
         Oracle,
         Pretrain,
         RandomInit,
@@ -29,12 +33,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALGORITHMS",
+    "ANIL",
+    "BOIL",
+    "CAVIA",
     "FOMAML",
     "MAML",
     "AdaptedPolicy",
     "Leap",
     "MetaAlgorithm",
     "MetaRLError",
+    "MetaSGD",
     "Oracle",
     "Pretrain",
     "RandomInit",

@@ -1,19 +1,27 @@
 """Meta-wrappers: what is learnt across tasks."""
 
 from metarl.meta.adaptation.adapted import AdaptedPolicy
+from metarl.meta.algorithms.anil import ANIL
 from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
+from metarl.meta.algorithms.boil import BOIL
+from metarl.meta.algorithms.cavia import CAVIA
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maml import FOMAML, MAML
+from metarl.meta.algorithms.meta_sgd import MetaSGD
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.base import ALGORITHMS, MetaAlgorithm, load
 
 __all__ = [
     "ALGORITHMS",
+    "ANIL",
+    "BOIL",
+    "CAVIA",
     "FOMAML",
     "MAML",
     "AdaptedPolicy",
     "Leap",
     "MetaAlgorithm",
+    "MetaSGD",
     "Oracle",
     "Pretrain",
     "RandomInit",

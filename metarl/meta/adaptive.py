@@ -231,7 +231,12 @@ class AdaptiveAlgorithm(MetaAlgorithm):
             self.parallel,
             self.n_inner_steps,
             self.batch_steps,
+            self._context_size(),
         )
+
+    def _context_size(self) -> int:
+        """Return the size of a context that the policy sees beside observations; 0, unless a wrapper has one."""
+        return 0
 
     def _stays(self, theta: Params) -> frozenset[str]:
         """Return the names of the tensors that inner steps leave as they are; none, unless a wrapper says so.
@@ -255,9 +260,9 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         return self.outer_optimizer
 
     @property
-    def theta(self) -> Params:
-        """The initialisation θ, with the statistics that a stock algorithm carries with it; named as in SB3."""
-        return InnerRule().start(self.params)
+    def plain_rate(self) -> float:
+        """The learning rate of the first inner step, which an export goes on with."""
+        return self.rates[0]
 
     @property
     def batch_steps(self) -> int:

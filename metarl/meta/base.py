@@ -42,7 +42,7 @@ from metarl.meta.kept import KeepsArguments, family_traits, named_activation, po
 from metarl.meta.outer.base import Outer
 from metarl.meta.saving import convert_arguments, read_saved, require_finite_tensors
 from metarl.meta.sb3_words import Locals, MaybeCallback, SB3Words, callback_of
-from metarl.params import POLICY, STATISTICS, Params, group, meta_name, not_finite
+from metarl.params import POLICY, RATES, STATISTICS, Params, group, inner_name, meta_name, not_finite
 from metarl.registry import Registry
 from metarl.streams import stream
 
@@ -182,6 +182,11 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
     def policy_params(self) -> Params:
         """The policy's tensors θ, named as in SB3."""
         return group(self.params, POLICY)
+
+    @property
+    def theta(self) -> Params:
+        """The initialisation θ of the inner loop: all groups but rates; the policy's tensors named as in SB3."""
+        return {inner_name(name): tensor for name, tensor in self.params.items() if not name.startswith(RATES)}
 
     @property
     def meta_params(self) -> Params:

@@ -66,6 +66,7 @@ def make_adaptation(
     parallel: Parallel,
     n_inner_steps: int,
     batch_steps: int,
+    context: int = 0,
 ) -> Adaptation:
     """Return how tasks of a pair of spaces are learnt with a learner.
 
@@ -77,6 +78,7 @@ def make_adaptation(
     :param parallel: the threads to work on.
     :param n_inner_steps: of learning a task in training; 0 where none is learnt.
     :param batch_steps: env steps of each.
+    :param context: the size of a context that the policy sees beside observations; 0 for none.
     :raises ConfigError: a value outside its range, or a learner that the family, the policy or the env steps do not
         fit.
     """
@@ -85,6 +87,8 @@ def make_adaptation(
             raise ConfigError(f"{option} of the learner is {OF_META[option]} of the meta-algorithm")
     cls = find_learner(name)
     if issubclass(cls, StockAlgorithm):
+        if context:
+            raise ConfigError(f"learner {name!r} has a policy of its own, which takes no context")
         if not has_equal_spaces(family):
             raise ConfigError(f"{family.id} has tasks of different spaces: learner {name!r} takes equal ones")
         stock = StockAdaptation(cls, family, policy, policy_kwargs, rates, cls.arguments(options, batch_steps))
@@ -95,5 +99,5 @@ def make_adaptation(
     for option in options:
         if option not in cls.options():
             raise unknown_name(f"argument of learner {name!r}:", option, cls.options(), HYPERPARAMETERS)
-    functional = FunctionalPolicy(policy, *pair, policy_kwargs, critic=cls.needs_critic)
+    functional = FunctionalPolicy(policy, *pair, policy_kwargs, critic=cls.needs_critic, context=context)
     return BatchedAdaptation(family, cls(functional, **options, parallel=parallel), parallel)

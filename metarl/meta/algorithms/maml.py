@@ -22,7 +22,7 @@ from metarl.meta.blocks.derivatives import BlockDerivatives, Bound, cache_budget
 from metarl.meta.environments import AnyEnv
 from metarl.meta.outer.objective import BlockObjective, KnownGradient, MetaGradient, MetaObjective
 from metarl.meta.progress import Timer
-from metarl.params import mean, meta_name
+from metarl.params import STATISTICS, expand, mean, meta_name
 
 PATIENCE = 5
 """Line searches that fail one after another before a warning says so."""
@@ -145,13 +145,14 @@ class MAML(AdaptiveAlgorithm):
     def _derivatives(self, block: Block, outcome: Outcome, rates: Sequence[float], room: int) -> BlockDerivatives:
         assert isinstance(block.adaptation, BatchedAdaptation)
         assert outcome.query is not None
+        statistics = {name: tensor for name, tensor in self.theta.items() if name.startswith(STATISTICS)}
         return BlockDerivatives(
             block.adaptation.learner,
             self.meta_params,
             outcome.support,
             outcome.query,
             self._rule(rates),
-            local=block.request.local,
+            local={**block.request.local, **expand(statistics, outcome.n_tasks)},
             reached=outcome.params,
             first_order=self.first_order,
             bound=self._bound,

@@ -79,7 +79,8 @@ class Adaptations:
         self._known: list[tuple[Spaces, Adaptation]] = [(pair, make(*pair)) for pair in _spaces_of(family)]
         self._one = len(self._known) == 1
         fresh = [adaptation.init(0) for _, adaptation in self._known]
-        names = list(fresh[0])
+        names = self.names = list(fresh[0])
+        """Names of all tensors of the inner loop."""
         kept_apart = set(select(names, task_local))
         self.shared = tuple(
             name

@@ -193,7 +193,7 @@ def _actor_and_critic(model: MetaAlgorithm, value_tasks: int, value_episodes: in
     """Return every parameter of a stock policy, the value network's fitted where the learner has none."""
     module = model.policy.build(int(stream(model.seed, "export/policy").integers(2**31)))
     tensors = {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
-    learnt = model.policy.fold({inner_name(name): tensor.detach() for name, tensor in model.params.items()})
+    learnt = model.policy.fold({name: tensor.detach() for name, tensor in model.theta.items()})
     for name in tensors.keys() & learnt.keys():
         tensor = learnt[name].float()
         tensors[name] = tensor.clamp(min=MIN_LOG_STD) if name == "log_std" else tensor

@@ -111,4 +111,4 @@ def choose(model: MetaAlgorithm, kind: str | None, optimizer: str | None, n_envs
 
 def _sizes(model: Any, n_envs: int) -> dict[str, Any]:
     """Return the learning rate, and the size of an inner step's batch, of a wrapper around a learner."""
-    return {"learning_rate": model.rates[0], "n_steps": max(1, -(-model.batch_steps // n_envs))}
+    return {"learning_rate": model.plain_rate, "n_steps": max(1, -(-model.batch_steps // n_envs))}
