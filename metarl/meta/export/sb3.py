@@ -71,7 +71,7 @@ from metarl.meta.export.sidecar import FORMAT, VERSION, read_export, read_moment
 from metarl.meta.export.value_fit import ValueFit, fit_value
 from metarl.meta.kept import unwritable
 from metarl.meta.saving import require_finite_tensors
-from metarl.params import Params, inner_name
+from metarl.params import Params
 from metarl.streams import stream
 
 if TYPE_CHECKING:
