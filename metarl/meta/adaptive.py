@@ -76,7 +76,7 @@ class AdaptiveAlgorithm(MetaAlgorithm):
     inner steps of a task are one call of its ``learn()``, with as many env steps as their batches have; what happens in
     between is up to its own hyperparameters.
 
-    :param policy: ``"MlpPolicy"``; around a stock SB3 algorithm any of its policies.
+    :param policy: ``"MlpPolicy"`` or ``"CnnPolicy"``; around a stock SB3 algorithm any of its policies.
     :param env: a registered family's name or a family.
     :param learner: ``"vpg"``, ``"a2c"``, ``"ppo"``, or a stock algorithm of SB3 or sb3-contrib, such as ``"sb3_ppo"``,
         ``"sb3_trpo"``, ``"sb3_sac"`` or ``"sb3_dqn"``.

@@ -66,7 +66,7 @@ class MetaAlgorithm(SB3Words, KeepsArguments, ABC):
     Arguments are set once: another value goes to a new model, or to :meth:`load`. What may be set on a model are
     ``params``, the two counters, ``verbose`` and ``tensorboard_log``; :meth:`set_random_seed` sets the seed.
 
-    :param policy: ``"MlpPolicy"``, or the class that SB3 calls so.
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"`` for images, or the class that SB3 calls so.
     :param env: a registered family's name, such as ``"AntVel-v0"``, or a :class:`~metarl.envs.family.Family`; an
         environment of a family, such as ``gymnasium.make`` returns, stands for that family, whatever its task is.
     :param env_kwargs: arguments of the family, where it is given by name.

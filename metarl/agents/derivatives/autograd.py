@@ -1,6 +1,13 @@
 """Derivatives of any network and any loss, by PyTorch's automatic differentiation, for a stack of tasks.
 
-A Hessian-vector product differentiates the gradient's graph once more: H v = ∂(gᵀ v)/∂θ with g = ∂L/∂θ.
+A Hessian-vector product differentiates the gradient's graph once more: H v = ∂(gᵀ v)/∂θ with g = ∂L/∂θ. Any pure
+function will do::
+
+    def outputs(params):                                     # of a stack [task, …]
+        return (torch.einsum("tni,toi->tno", x, params["w"]),), ()
+
+    found = AutogradDerivatives(outputs, {"w": w}, lambda d, values: d.log_prob(labels).mean(-1), second_order=True)
+    found.losses, found.gradient["w"], found.product({"w": v})["w"]
 """
 
 from __future__ import annotations
@@ -14,7 +21,8 @@ from metarl.agents.networks.distributions import from_heads
 from metarl.params import Params
 
 VMAP_BYTES = 200_000
-"""One layer's activations of one task, at most, for which tasks are computed side by side rather than in a loop."""
+"""One layer's activations of one task, at most, for which tasks are computed side by side rather than in a loop. Below
+it side by side was 1.2 to 1.5 times as fast for 8 tasks on a core; at 25 times as much it took 2 to 3 times as long."""
 
 
 def batched(

@@ -23,7 +23,12 @@ LossFunction = Callable[[Params], torch.Tensor]
 
 
 class Derivatives(Protocol):
-    """The losses ``L`` of a stack of tasks at a stack of parameters ``θ``, with their derivatives."""
+    """The losses ``L`` of a stack of tasks at a stack of parameters ``θ``, with their derivatives::
+
+    found = policy.differentiate(params, obs, loss, second_order=True)
+    end = subtract(params, scale(rate, found.gradient))                          # an inner step …
+    at_start = subtract(at_end, found.product(scale(rate, at_end)))              # … and (I − H diag(α)) c
+    """
 
     losses: torch.Tensor
     """``L``, ``[task]``."""

@@ -13,9 +13,6 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from metarl.agents.derivatives.base import Derivatives, HeadLoss, Linearized, Outputs
 from metarl.params import Params
 
-STATISTICS = "statistics/"
-"""Begins the names of buffers among the parameters."""
-
 
 class Network(ABC):
     """The tensors of an SB3 policy as pure functions of them, for one task (``[…]``) or a stack (``[task, …]``).

@@ -18,11 +18,11 @@ from torch.nn import functional
 from metarl.agents.derivatives.autograd import VMAP_BYTES, AutogradDerivatives, AutogradLinearized, batched
 from metarl.agents.derivatives.base import HeadLoss, Outputs
 from metarl.agents.networks.arguments import require_network_size
-from metarl.agents.networks.base import STATISTICS, Network, with_own_heads
+from metarl.agents.networks.base import Network, with_own_heads
 from metarl.agents.networks.tower import Tower
 from metarl.checks import COUNT, check_arguments, choice
 from metarl.errors import ConfigError, shorten
-from metarl.params import Params, group, stack
+from metarl.params import STATISTICS, Params, group, stack
 
 BATCH_STATISTICS = ("batch", "running")
 
@@ -187,7 +187,11 @@ def _layer(layer: nn.Module, name: str, params: Params, buffers: Params, x: torc
 
 
 class NatureNetwork(ConvNetwork):
-    """SB3's ``CnnPolicy``: the network of Mnih et al. (2015), 3 convolutions and a layer of ``features_dim`` units."""
+    """SB3's ``CnnPolicy``: the network of Mnih et al. (2015), 3 convolutions and a layer of ``features_dim`` units::
+
+    policy = FunctionalPolicy("CnnPolicy", Box(0, 255, (4, 84, 84), np.uint8), Discrete(6), critic=True)
+    model = MAML("CnnPolicy", family, outer="trpo", outer_kwargs={"cg_damping": 1e-2})
+    """
 
     module_class = ActorCriticCnnPolicy
     stock = True
@@ -216,7 +220,8 @@ class FewShotCNN(BaseFeaturesExtractor):
     :param n_filters: of each convolution.
     :param batch_statistics: ``"batch"``: transductive, each batch of observations is normalised by its own mean and
         variance, at test time too; tasks need equal numbers of observations then, since padding would count.
-        ``"running"``: by statistics that are given.
+        ``"running"``: by statistics that are given; whoever learns moves them with
+        :meth:`FunctionalPolicy.moved_statistics`, which no learner here does by itself.
     """
 
     def __init__(self, observation_space: spaces.Box, n_filters: int = 64, batch_statistics: str = "batch") -> None:

@@ -20,7 +20,7 @@ from metarl.agents.derivatives.base import Derivatives, HeadLoss, Linearized, Lo
 from metarl.agents.derivatives.context import ContextDerivatives, ContextLinearized
 from metarl.agents.generators import drawing_from
 from metarl.agents.networks.arguments import sb3_policy_kwargs
-from metarl.agents.networks.base import STATISTICS, Network, with_own_heads
+from metarl.agents.networks.base import Network, with_own_heads
 from metarl.agents.networks.cnn import FewShotNetwork, NatureNetwork
 from metarl.agents.networks.context import Context
 from metarl.agents.networks.distributions import Distribution, from_heads
@@ -28,7 +28,7 @@ from metarl.agents.networks.mlp import MlpNetwork
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT_OR_ZERO
 from metarl.errors import ConfigError, NoSuchNameError, unknown_name
-from metarl.params import Params, grouped
+from metarl.params import STATISTICS, Params, grouped
 
 NETWORKS: dict[str, type[Network]] = {
     "MlpPolicy": MlpNetwork,
