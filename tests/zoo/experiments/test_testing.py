@@ -42,7 +42,9 @@ def test_the_best_is_the_checkpoint_and_the_rates_that_validation_tasks_choose(s
         for rates in ([0.1, 0.1], [0.1, 0.01]):
             found = model.evaluate("validation", 2, n_tasks=2, n_episodes=2, inner_lr=rates)
             returns[index, tuple(rates)] = found.returns[..., 1:].mean()
-    assert len(set(returns.values())) == 4 or models[0].num_timesteps == models[1].num_timesteps
+    # A line search that fails leaves a model as it was.
+    alike = all(torch.equal(tensor, models[1].params[name]) for name, tensor in models[0].params.items())
+    assert len(set(returns.values())) == (2 if alike else 4)
     index, chosen = max(returns, key=returns.__getitem__)
     report = models[index].evaluate("test", 2, n_tasks=4, n_episodes=2, inner_lr=chosen)
     merged = reports(read(smoke / "results"))["PointMass-v0", "fomaml, best"]

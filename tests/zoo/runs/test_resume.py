@@ -183,7 +183,8 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(
     shutil.copytree(trained, run)
     before = contents(run)
     assert main(["train", "-i", str(run)]) == 0
-    assert "is finished: 400 of 400 env steps done; -n above 400 goes on" in capsys.readouterr().out
+    done = f"{metarl.load(run / 'PointMass-v0').num_timesteps:,}"
+    assert f"is finished: {done} of 400 env steps done; -n above {done} goes on" in capsys.readouterr().out
     assert contents(run) == before
     assert main(["train", "-i", str(run), "-n", "2400", "--verbose", "0"]) == 0
     for name, tensor in metarl.load(whole / "PointMass-v0").params.items():
