@@ -13,6 +13,7 @@ from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import collect
 from metarl.envs.checker.family import check_family
+from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError
 from metarl.meta import FOMAML, MAML, Leap, Reptile
 from metarl.meta.adaptive import AdaptiveAlgorithm
@@ -57,19 +58,19 @@ def test_images_are_kept_as_bytes_and_vpg_learns_from_them() -> None:
     assert (means[-1] > means[0] + 0.8).all(), means
 
 
-@pytest.mark.parametrize("continuous", [False, True])
 @pytest.mark.parametrize(
-    ("cls", "kwargs"),
+    ("cls", "continuous", "kwargs"),
     [
-        (MAML, TRUSTED),
-        (MAML, {"n_inner_steps": 2, "outer": "adam"}),
-        (MAML, {"learner": "a2c", "outer": "adam"}),
-        (FOMAML, TRUSTED),
-        (Reptile, {"learner": "ppo", "learner_kwargs": {"n_epochs": 1}}),
-        (Leap, {}),
+        (MAML, False, TRUSTED),
+        (MAML, True, TRUSTED),
+        (MAML, False, {"n_inner_steps": 2, "outer": "adam"}),
+        (MAML, False, {"learner": "a2c", "outer": "adam"}),
+        (FOMAML, True, TRUSTED),
+        (Reptile, True, {"learner": "ppo", "learner_kwargs": {"n_epochs": 1}}),
+        (Leap, False, {}),
     ],
 )
-def test_wrappers_learn_from_images(cls: type[AdaptiveAlgorithm], kwargs: dict[str, Any], continuous: bool) -> None:
+def test_wrappers_learn_from_images(cls: type[AdaptiveAlgorithm], continuous: bool, kwargs: dict[str, Any]) -> None:
     model = make(cls, continuous, **kwargs)
     before = {name: tensor.clone() for name, tensor in model.params.items()}
     learn_once(model)
@@ -82,6 +83,17 @@ def test_wrappers_learn_from_images(cls: type[AdaptiveAlgorithm], kwargs: dict[s
 def test_threads_make_no_difference() -> None:
     one, two = learn_once(make(n_threads=1)), learn_once(make(n_threads=2))
     assert all(torch.equal(tensor, two.params[name]) for name, tensor in one.params.items())
+
+
+def test_an_environment_of_images_is_adapted_to() -> None:
+    model, env = make(), SingleEnv(Pictures())
+    adapted = model.adapt(env, n_inner_steps=1, n_episodes=2)
+    assert adapted.env_steps == 8
+    name = "features_extractor.cnn.0.weight"
+    assert not torch.equal(adapted.params[name], model.policy_params[name])
+    obs, _ = env.reset(seed=0)
+    assert env.action_space.contains(adapted.predict(obs, deterministic=True)[0])
+    env.close()
 
 
 @pytest.mark.parametrize("learner", ["vpg", "a2c"])

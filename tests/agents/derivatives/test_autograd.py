@@ -95,6 +95,21 @@ def test_buffers_are_each_tasks_own_and_tensors_may_be_stepped_meanwhile() -> No
         close(found.product(vector), {"w": slope * vector["w"], "unused": torch.zeros(TASKS, dtype=torch.float64)})
 
 
+def test_tensors_that_nothing_depends_on_have_derivatives_of_zero() -> None:
+    """Other groups of meta-parameters travel with the policy's."""
+    policy, params, obs = make("gaussian", critic=True)
+    others = {"rates/x": normal(TASKS, 3), "encoder/y": normal(TASKS)}
+    loss, vector = head_loss("gaussian"), random_like({**params, **others}, 3)
+    alone = policy.differentiate(params, obs, loss, second_order=True)
+    found = policy.differentiate({**params, **others}, obs, loss, second_order=True)
+    outputs = partial(outputs_of, policy, obs, False)
+    by_autograd = AutogradDerivatives(outputs, {**params, **others}, loss, second_order=True)
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in others.items()}
+    for each in (found, by_autograd):
+        close(each.gradient, {**alone.gradient, **zeros})
+        close(each.product(vector), {**alone.product(vector), **zeros})
+
+
 def test_a_loss_that_is_linear_in_all_tensors_has_no_curvature() -> None:
     params, x = {"w": normal(TASKS, 3)}, normal(TASKS, 3, seed=1)
     found = AutogradDerivatives(
