@@ -9,6 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from metarl import synonyms
 from metarl.agents.networks.policy import POLICIES
+from metarl.envs.family import Family
 from metarl.registry import Registry
 
 
@@ -35,6 +36,18 @@ class Abilities:
     """How many steps of an optimiser an update takes; None: that depends."""
     update_options: tuple[str, ...] = ()
     """Its arguments that say how it goes down its loss; a plain gradient step has no use for them."""
+    info: tuple[str, ...] = ()
+    """What it needs of what steps report, such as ``"target"``."""
+    deterministic: bool = False
+    """Whether it acts by the most likely action while it learns, and samples none."""
+    reuses_support: bool = False
+    """Whether all inner steps learn from the first batch; otherwise each collects its own."""
+
+    @classmethod
+    def misfit(cls, family: Family) -> str | None:
+        """Return why it does not learn the tasks of a family, as the end of a sentence; None where it does."""
+        del family
+        return None
 
     @classmethod
     def options(cls) -> frozenset[str]:

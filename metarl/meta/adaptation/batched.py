@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import gymnasium as gym
@@ -27,21 +27,41 @@ from metarl.streams import seed_sequence
 
 @dataclass(frozen=True)
 class _Batch:
-    """What is remembered of a batch once it was learnt from: of each task, ``[task]``."""
+    """What is remembered of a batch once it was learnt from: of each task, ``[task]``.
+
+    :param returns: mean return of its episodes, or of those that were measured instead; NaN where there were none.
+    :param lengths: the mean length of the same episodes.
+    :param env_steps: of the batch; 0 where an earlier one was learnt from again.
+    :param n_episodes: likewise.
+    """
 
     returns: np.ndarray
+    lengths: np.ndarray
     env_steps: np.ndarray
     n_episodes: np.ndarray
 
     @classmethod
     def of(cls, episodes: Episodes) -> _Batch:
-        return cls(episodes.mean_returns, episodes.task_steps, (episodes.lengths > 0).sum(1))
+        n_episodes = (episodes.lengths > 0).sum(1)
+        return cls(episodes.mean_returns, episodes.task_steps / n_episodes, episodes.task_steps, n_episodes)
+
+    @classmethod
+    def nothing(cls, n_tasks: int) -> _Batch:
+        """Return what is remembered where nothing was collected."""
+        unknown, none = np.full(n_tasks, np.nan), np.zeros(n_tasks, np.int64)
+        return cls(unknown, unknown, none, none)
+
+    def measured_on(self, episodes: Episodes) -> _Batch:
+        """Return the same with the score of other episodes."""
+        other = _Batch.of(episodes)
+        return replace(self, returns=other.returns, lengths=other.lengths)
 
 
 class BatchedAdaptation:
     """Adaptation around a learner that is batched over tasks.
 
-    Each inner step collects its own batch at the parameters reached and learns from it.
+    Each inner step collects its own batch at the parameters reached and learns from it, unless the learner reuses the
+    first one for all of them. Then evaluations measure what is reached on further episodes, the same after each step.
 
     :param family: whose tasks are learnt.
     :param learner: learns them.
@@ -87,7 +107,9 @@ class BatchedAdaptation:
         return len(request.rates) + 1
 
     def evaluate(self, theta: Params, request: Request, told: Told | None = None) -> Outcome:
-        """Learn every task; the return after k inner steps is that of the batch collected there."""
+        """Learn every task; the return after k inner steps is that of the batch collected there, or of further episodes
+        where batches are reused.
+        """
         walk, timer = BatchedWalk(self, theta, request, measure=True), Timer()
         while walk.n_done < walk.n_units:
             walk.work(timer)
@@ -103,14 +125,23 @@ class BatchedAdaptation:
         state = self.start(theta, 1)
         returns: list[float] = []
         steps = 0
+        samples: Samples | None = None
         for k, rate in enumerate(rates):
-            stream = seed_sequence(seed, "adapt", k)
-            own = take(state.params, 0)
-            episodes = collect_env(env, policy, own, stream, amount["n_episodes"], amount["n_transitions"])
-            samples = self.learner.process(episodes, state.params)
+            if samples is None or not self.learner.reuses_support:
+                episodes = collect_env(
+                    env,
+                    policy,
+                    take(state.params, 0),
+                    seed_sequence(seed, "adapt", k),
+                    amount["n_episodes"],
+                    amount["n_transitions"],
+                    info=self.learner.info,
+                    deterministic=self.learner.deterministic,
+                )
+                samples = self.learner.process(episodes, state.params)
+                returns.append(float(episodes.mean_returns[0]))
+                steps += episodes.n_steps
             state = self.learner.update(state, samples, rate, [seed_sequence(seed, "adapt/update", k)])
-            returns.append(float(episodes.mean_returns[0]))
-            steps += episodes.n_steps
         return AdaptedPolicy(policy, take(state.params, 0), steps, returns, seed)
 
     def start(self, theta: Params, n_tasks: int, local: Params | None = None) -> LearnerState:
@@ -119,16 +150,29 @@ class BatchedAdaptation:
         return self.learner.start({name: tensor.contiguous() for name, tensor in stack.items()})
 
     def collect(self, params: Params, request: Request, k: int) -> Episodes:
-        """Collect the ``k``-th batch of every task at the stacked ``params``."""
+        """Collect the ``k``-th batch of every task at the stacked ``params``; the last one is the query batch."""
         seeds = request.streams.tasks(request.n_tasks, k)
+        return self._collect(params, request, seeds, self.learner.n_query if k == len(request.rates) else None)
+
+    def measure(self, params: Params, request: Request) -> Episodes:
+        """Collect episodes of every task that nothing is learnt from: the same ones whatever ``params`` are."""
+        seeds = request.streams.tasks(request.n_tasks, part="/measured")
+        return self._collect(params, request, seeds, self.learner.n_eval)
+
+    def _collect(
+        self, params: Params, request: Request, seeds: Sequence[np.random.SeedSequence], n_episodes: int | None
+    ) -> Episodes:
+        amount = request.amount if n_episodes is None else {"n_episodes": n_episodes, "n_transitions": None}
         return collect(
             self.family,
             self.learner.policy,
             params,
             request.tasks,
             seeds,
-            n_episodes=request.amount["n_episodes"],
-            n_transitions=request.amount["n_transitions"],
+            n_episodes=amount["n_episodes"],
+            n_transitions=amount["n_transitions"],
+            info=self.learner.info,
+            deterministic=self.learner.deterministic,
             parallel=self._parallel,
         )
 
@@ -166,38 +210,68 @@ class BatchedWalk:
         self._batches: list[_Batch] = []
         self._support: list[Samples] = []
         self._last: Samples | None = None
+        self._reused: Samples | None = None
         self.n_units = len(request.rates) + self._query
         """Inner steps, and the batch at the parameters reached."""
         self.n_done = 0
 
     def work(self, timer: Timer) -> bool:
         """Do the next unit; return whether there is another one."""
-        k, learner = self.n_done, self._adaptation.learner
-        with timer("sampling"):
-            episodes = self._adaptation.collect(self._state.params, self._request, k)
-        self._batches.append(_Batch.of(episodes))
-        if k < len(self._request.rates):
-            with timer("inner"):
-                samples = learner.process(episodes, self._state.params)
-                seeds = self._request.streams.tasks(len(samples), k, part="/update")
-                self._state = learner.update(self._state, samples, self._request.rates[k], seeds, self._watcher)
-            if self._keep:
-                self._support.append(samples)
-        elif not self._measure:
-            with timer("outer"):
-                self._last = learner.process(episodes, self._state.params)
+        if self.n_done < len(self._request.rates):
+            self._learn(timer)
+        else:
+            self._look(timer)
         self.n_done += 1
         if self.n_done == len(self._request.rates) and self._watcher is not None:
             self._watcher.close()
         return self.n_done < self.n_units
 
+    def _learn(self, timer: Timer) -> None:
+        """Take an inner step on a batch that is collected here, or on the first one again."""
+        k, learner = self.n_done, self._adaptation.learner
+        samples, batch = self._reused, _Batch.nothing(self._request.n_tasks)
+        if samples is None:
+            with timer("sampling"):
+                episodes = self._adaptation.collect(self._state.params, self._request, k)
+            batch = _Batch.of(episodes)
+            with timer("inner"):
+                samples = learner.process(episodes, self._state.params)
+        self._batches.append(self._measured(batch))
+        with timer("inner"):
+            seeds = self._request.streams.tasks(len(samples), k, part="/update")
+            self._state = learner.update(self._state, samples, self._request.rates[k], seeds, self._watcher)
+        if learner.reuses_support:
+            self._reused = samples
+        if self._keep:
+            self._support.append(samples)
+
+    def _look(self, timer: Timer) -> None:
+        """Collect once more at the parameters reached."""
+        learner = self._adaptation.learner
+        if self._measure and learner.reuses_support:
+            self._batches.append(self._measured(_Batch.nothing(self._request.n_tasks)))
+            return
+        with timer("sampling"):
+            episodes = self._adaptation.collect(self._state.params, self._request, self.n_done)
+        self._batches.append(_Batch.of(episodes))
+        if not self._measure:
+            with timer("outer"):
+                self._last = learner.process(episodes, self._state.params)
+
+    def _measured(self, batch: _Batch) -> _Batch:
+        """Return a batch with the score of further episodes, where an evaluation learns from others."""
+        if not (self._measure and self._adaptation.learner.reuses_support):
+            return batch
+        return batch.measured_on(self._adaptation.measure(self._state.params, self._request))
+
     def outcome(self) -> Outcome:
         """Return what came of it."""
-        returns, env_steps, n_episodes = (
-            np.stack([getattr(batch, name) for batch in self._batches], axis=1)
-            for name in ("returns", "env_steps", "n_episodes")
+        returns, lengths, env_steps, n_episodes = (
+            np.stack([getattr(batch, each.name) for batch in self._batches], axis=1) for each in fields(_Batch)
         )
-        return Outcome(self._state.params, returns, env_steps, n_episodes, self._support, self._last)
+        return Outcome(
+            self._state.params, returns, env_steps, n_episodes, self._support, self._last, eval_lengths=lengths
+        )
 
     # ------------------------------------------------------------------------------------------------ stopping half-way
     def state(self) -> Params:
@@ -206,8 +280,10 @@ class BatchedWalk:
         found |= grouped(self._state.params, "params/") | grouped(self._state.optimizer, "optimizer/")
         for k, batch in enumerate(self._batches):
             found |= {f"batch/{k}/{each.name}": _tensor(getattr(batch, each.name)) for each in fields(batch)}
-        kept = {f"support/{k}/": samples for k, samples in enumerate(self._support)}
-        for prefix, samples in kept.items() if self._last is None else {**kept, "query/": self._last}.items():
+        kept: dict[str, Samples | None] = {f"support/{k}/": samples for k, samples in enumerate(self._support)}
+        for prefix, samples in {**kept, "query/": self._last, "reused/": self._reused}.items():
+            if samples is None:
+                continue
             given = {each.name: getattr(samples, each.name) for each in fields(samples)}
             found |= {prefix + name: _tensor(value) for name, value in given.items() if value is not None}
         if self._watcher is not None:
@@ -224,8 +300,9 @@ class BatchedWalk:
         ]
         n_support = min(self.n_done, len(self._request.rates)) if self._keep else 0
         self._support = [self._samples(group(known, f"support/{k}/")) for k in range(n_support)]
-        query = group(known, "query/")
-        self._last = self._samples(query) if query else None
+        self._last, self._reused = (
+            self._samples(tensors) if tensors else None for tensors in (group(known, "query/"), group(known, "reused/"))
+        )
         if self._watcher is not None:
             self._watcher.load_state(group(known, "watcher/"))
 

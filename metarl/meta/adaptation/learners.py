@@ -86,6 +86,9 @@ def make_adaptation(
         if option in OF_META:
             raise ConfigError(f"{option} of the learner is {OF_META[option]} of the meta-algorithm")
     cls = find_learner(name)
+    reason = cls.misfit(family)
+    if reason is not None:
+        raise ConfigError(f"learner {name!r} does not learn {family.id}: {reason}")
     if issubclass(cls, StockAlgorithm):
         if context:
             raise ConfigError(f"learner {name!r} has a policy of its own, which takes no context")
