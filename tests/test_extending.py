@@ -20,7 +20,7 @@ from metarl.agents import LEARNERS
 from metarl.errors import ConfigError
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.zoo.__main__ import main
-from tests.meta.small import SIZES, equal, run_iterations
+from tests.meta.small import SIZES, equal, run_iterations, small
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE, re.DOTALL))
@@ -120,7 +120,7 @@ def test_the_wrapper_goes_with_every_learner(learner: str) -> None:
     if not LEARNERS[learner].differentiable:
         assert cls.refusal(LEARNERS[learner]) is None  # type: ignore[attr-defined]
         return
-    model: Any = cls(learner=learner, decay=1.0, n_inner_steps=1, **{**SIZES, "n_episodes": 2})
+    model = small(cls, learner=learner, decay=1.0, n_inner_steps=1, n_episodes=2)
     run_iterations(model, 1)
     assert all(not tensor.any() for tensor in model.params.values())
 

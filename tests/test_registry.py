@@ -69,7 +69,9 @@ def test_learners_say_what_they_can_do() -> None:
         assert cls.default_rate > 0.0
         assert cls.differentiable == issubclass(cls, Learner) != issubclass(cls, StockAlgorithm)
     able = {
-        "plain_steps": {"vpg"},
+        "plain_steps": {"vpg", "supervised"},
+        "reuses_support": {"supervised"},
+        "deterministic": {"supervised"},
         "trust_region": {"vpg"},
         "needs_critic": {"a2c", "ppo"},
     }
@@ -78,6 +80,7 @@ def test_learners_say_what_they_can_do() -> None:
     assert {name: cls.steps_per_update for name, cls in LEARNERS.items() if cls.steps_per_update} == {
         "vpg": 1,
         "a2c": 1,
+        "supervised": 1,
     }
 
 

@@ -264,6 +264,10 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         """The learning rate of the first inner step, which an export goes on with."""
         return self.rates[0]
 
+    def support_steps(self, n_inner_steps: int) -> int:
+        """Return the env steps of one task's inner steps in training where no episode ends early."""
+        return self.batch_steps * (min(1, n_inner_steps) if self.abilities.reuses_support else n_inner_steps)
+
     @property
     def batch_steps(self) -> int:
         """Env steps that a task's batch has in training where no episode ends early."""
@@ -320,7 +324,8 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         :param parts: what came of its tasks, in one part or several.
         """
         returns = np.concatenate([part.returns for part in parts])
-        after = [float(np.mean(column[~np.isnan(column)])) for column in returns.T if not np.isnan(column).all()]
+        known = {k: column[~np.isnan(column)] for k, column in enumerate(returns.T)}
+        after = {k: float(np.mean(column)) for k, column in known.items() if len(column)}
         steps = sum(part.n_steps for part in parts)
         last_steps = sum(float(part.env_steps[:, -1].sum()) for part in parts)
         n_episodes = sum(int(part.n_episodes[..., -1].sum()) for part in parts)
@@ -328,12 +333,16 @@ class AdaptiveAlgorithm(MetaAlgorithm):
         done = float(self.n_iterations + 1)
         stats = {"meta/n_meta_iterations": done, "train/n_updates": done}
         if after:
-            stats["rollout/ep_rew_mean"] = stats["meta/post_adapt_rew"] = after[-1]
-            stats["meta/pre_adapt_rew"] = after[0]
-            stats["meta/adapt_gain"] = after[-1] - after[0]
+            first, last = min(after), max(after)
+            stats["rollout/ep_rew_mean"] = stats["meta/post_adapt_rew"] = after[last]
+            stats["meta/pre_adapt_rew"] = after[first]
+            stats["meta/adapt_gain"] = after[last] - after[first]
+            if self.abilities.reuses_support and first < returns.shape[1] - 1 and first == last:
+                # One batch for all inner steps: how good they were is not seen in training.
+                del stats["meta/post_adapt_rew"], stats["meta/adapt_gain"]
         if n_episodes:
             stats["rollout/ep_len_mean"] = last_steps / n_episodes
-        for k, value in enumerate(after):
+        for k, value in after.items():
             stats[f"inner/return_after_{k}"] = value
         for phase, seconds in timer.seconds.items():
             stats[f"time/{phase}"] = seconds

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from metarl.agents.learners.registry import LEARNERS
+from metarl.envs.registry import make_family
 from metarl.meta.algorithms.maml import FOMAML
 from metarl.meta.base import MetaAlgorithm
 from metarl.params import Params
@@ -20,8 +22,11 @@ SIZES: dict[str, Any] = {
 
 
 def small(algorithm: type[MetaAlgorithm] = FOMAML, **kwargs: Any) -> Any:
-    """Return a small algorithm on PointMass-v0."""
-    return algorithm("MlpPolicy", "PointMass-v0", **{**SIZES, **kwargs})
+    """Return a small algorithm on PointMass-v0, or on Sinusoid-v0 around a learner of supervised tasks."""
+    sizes = {"env": "PointMass-v0", **SIZES}
+    if LEARNERS[kwargs.get("learner", "vpg")].misfit(make_family("PointMass-v0")):
+        sizes = {**sizes, "env": "Sinusoid-v0", "env_kwargs": {}}
+    return algorithm("MlpPolicy", **{**sizes, **kwargs})
 
 
 def copy(params: Params) -> Params:

@@ -53,6 +53,7 @@ class A2C(ActorCritic):
         )
 
     def actor_loss(self, log_prob: torch.Tensor, samples: ActorCriticSamples) -> torch.Tensor:
+        assert samples.advantages is not None
         return -(samples.advantages * log_prob)
 
     def sb3_settings(self, n_samples: int) -> SB3Settings:

@@ -74,7 +74,7 @@ class Learner(Abilities, SetOnce, ABC):
     n_query: int | None = None
     """Episodes of a query batch; None: as many as of any other batch."""
     n_eval: int | None = None
-    """Episodes that a score of an evaluation is the mean over, where batches are reused; None: as many as of a batch."""
+    """Episodes that a score is the mean over in evaluations where batches are reused; None: as many as of a batch."""
     max_grad_norm: float | None = None
     """Each task's gradient is scaled down to this norm; None leaves it as it is."""
 

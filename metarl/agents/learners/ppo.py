@@ -97,6 +97,7 @@ class PPO(ActorCritic):
         assert samples.log_prob is not None
         ratio = torch.exp(log_prob - samples.log_prob)
         clipped = ratio.clamp(1.0 - self.clip_range, 1.0 + self.clip_range)
+        assert samples.advantages is not None
         return -torch.minimum(samples.advantages * ratio, samples.advantages * clipped)
 
     def predicted(self, values: torch.Tensor, samples: ActorCriticSamples) -> torch.Tensor:

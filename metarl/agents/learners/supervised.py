@@ -67,7 +67,7 @@ class Supervised(Learner):
         space = self.policy.action_space
         if isinstance(space, spaces.Discrete):
             target = target - int(space.start)
-        return pack(episodes, episodes.rewards, target)
+        return pack(episodes, None, target)
 
     def head_loss(
         self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None

@@ -105,6 +105,7 @@ class VPG(Learner):
         else:
             assert samples.log_prob is not None
             score = torch.exp(log_prob - samples.log_prob)
+        assert samples.advantages is not None
         return -(samples.weights * score * samples.advantages).sum(-1)
 
     def query_loss(
@@ -117,6 +118,7 @@ class VPG(Learner):
         """
         log_prob = distribution.log_prob(samples.actions)
         old = log_prob.detach() if samples.log_prob is None else samples.log_prob
+        assert samples.advantages is not None
         return -(samples.weights * torch.exp(log_prob - old) * samples.advantages).sum(-1)
 
     def sb3_settings(self, n_samples: int) -> SB3Settings:

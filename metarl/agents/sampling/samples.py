@@ -20,7 +20,7 @@ class Samples(Fields):
 
     :param obs: ``[task, n, *observation]``.
     :param actions: ``[task, n, *action]``.
-    :param advantages: ``[task, n]``.
+    :param advantages: ``[task, n]``; only for policy gradients.
     :param weights: ``[task, n]``: 1/count on valid samples, 0 on padding, so that a weighted sum is the mean.
     :param counts: ``[task]``, valid samples of each task.
     :param episode_ends: ``[task, env]``, cumulative count of samples after each episode.
@@ -31,7 +31,7 @@ class Samples(Fields):
 
     obs: torch.Tensor = field(metadata=PER_SAMPLE)
     actions: torch.Tensor = field(metadata=PER_SAMPLE)
-    advantages: torch.Tensor = field(metadata=PER_SAMPLE)
+    advantages: torch.Tensor | None = field(metadata=PER_SAMPLE)
     weights: torch.Tensor = field(metadata=PER_SAMPLE)
     counts: np.ndarray = field(metadata=PER_TASK)
     episode_ends: np.ndarray = field(metadata=PER_EPISODE)
@@ -74,12 +74,12 @@ def mean_weights(counts: np.ndarray, n: int, dtype: torch.dtype = torch.float32)
     return torch.from_numpy(valid / np.maximum(counts, 1)[:, None]).to(dtype)
 
 
-def pack(episodes: Episodes, advantages: np.ndarray, target: np.ndarray | None = None) -> Samples:
+def pack(episodes: Episodes, advantages: np.ndarray | None, target: np.ndarray | None = None) -> Samples:
     """Pack the valid steps of each task to the front, in the order (env, time).
 
     Every field that episodes have for each step and samples under the same name for each sample is packed.
 
-    :param advantages: ``[task, env, time]``.
+    :param advantages: ``[task, env, time]``; None where nothing asks for them.
     :param target: ``[task, env, time, *action]``.
     """
     n_task, n_env, n_time = episodes.mask.shape
@@ -106,7 +106,7 @@ def pack(episodes: Episodes, advantages: np.ndarray, target: np.ndarray | None =
     shared = {name: gather(array) for name, array in episodes.present(PER_STEP).items() if name in names}
     return Samples(
         **shared,
-        advantages=gather(advantages.astype(np.float32, copy=False)),
+        advantages=None if advantages is None else gather(advantages.astype(np.float32, copy=False)),
         weights=mean_weights(counts, n),
         counts=counts,
         episode_ends=np.cumsum(episodes.lengths, axis=1),

@@ -112,8 +112,9 @@ class MAML(AdaptiveAlgorithm):
     @property
     def steps_per_iteration(self) -> int:
         """Env steps of one meta-iteration where no episode ends early."""
-        batches = (self.n_inner_steps if self.adapts else 0) + 1
-        return self.meta_batch_size * self.batch_steps * batches
+        n_query = self.adaptation.option("n_query")
+        query = self.batch_steps if n_query is None else n_query * self.family.horizon
+        return self.meta_batch_size * (self.support_steps(self.n_inner_steps if self.adapts else 0) + query)
 
     # -------------------------------------------------------------------------------------------------------- training
     def train(self) -> dict[str, float]:

@@ -85,7 +85,7 @@ class PathAlgorithm(AdaptiveAlgorithm):
     @property
     def steps_per_iteration(self) -> int:
         """Env steps of one meta-iteration where no episode ends early."""
-        return self.meta_batch_size * self.batch_steps * self.n_inner_steps
+        return self.meta_batch_size * self.support_steps(self.n_inner_steps)
 
     # -------------------------------------------------------------------------------------------------------- training
     def train(self) -> dict[str, float]:

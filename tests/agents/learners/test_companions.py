@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -131,7 +130,7 @@ def learn(name: str, family: Family, n: int) -> tuple[Any, Params, Episodes]:
 
 def rows(episodes: Episodes, part: slice) -> Episodes:
     """Return the episodes of some tasks, cut to the longest as a batch of them would be."""
-    own = Episodes(**{each.name: getattr(episodes, each.name)[part] for each in fields(Episodes)})
+    own = episodes.map(lambda axes, each: each[part])
     longest = int(own.lengths.max())
     cut = {name: getattr(own, name)[:, :, :longest] for name in ("obs", "actions", "rewards", "mask")}
     return Episodes(**cut, terminated=own.terminated, final_obs=own.final_obs)

@@ -29,9 +29,9 @@ def test_every_batch_and_every_update_of_every_task_has_a_stream_of_its_own(
         seen.extend(seeds)
         return collect(family, policy, params, tasks, seeds, **kwargs)
 
-    def watched_collect_env(env: Any, policy: Any, params: Any, seed: Any, *amount: Any) -> Any:
+    def watched_collect_env(env: Any, policy: Any, params: Any, seed: Any, *amount: Any, **kwargs: Any) -> Any:
         seen.append(seed)
-        return collect_env(env, policy, params, seed, *amount)
+        return collect_env(env, policy, params, seed, *amount, **kwargs)
 
     monkeypatch.setattr(model.adaptation.learner, "update", watched_update)
     monkeypatch.setattr(batched, "collect", watched_collect)
