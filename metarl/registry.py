@@ -17,10 +17,12 @@ class Registry(Mapping[str, Item], Generic[Item]):
 
     :param kind: what the classes are, for messages.
     :param words: what others call them, see :func:`metarl.errors.unknown_name`.
+    :param capitals: whether names may have capitals, as those of Stable-Baselines3's policies do.
     """
 
-    def __init__(self, kind: str, words: Words | None = None) -> None:
+    def __init__(self, kind: str, words: Words | None = None, capitals: bool = False) -> None:
         self.kind = kind
+        self._letters, self._called = ("A-Za-z", "letters") if capitals else ("a-z", "small letters")
         self._words = words or {}
         self.refused: dict[str, str] = {}
         """Names that somebody may look for and that cannot be had, with the reason."""
@@ -31,8 +33,8 @@ class Registry(Mapping[str, Item], Generic[Item]):
 
         :raises ConfigError: a name that cannot be typed, or one that another class has.
         """
-        if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_.-]*", name):
-            raise ConfigError(f"name of {self.kind} {shorten(name)}: small letters, digits, '_', '.' and '-'")
+        if not isinstance(name, str) or not re.fullmatch(rf"[{self._letters}][{self._letters}0-9_.-]*", name):
+            raise ConfigError(f"name of {self.kind} {shorten(name)}: {self._called}, digits, '_', '.' and '-'")
         other = self._items.get(name)
         if other is not None and (other.__module__, other.__qualname__) != (item.__module__, item.__qualname__):
             where = f"{other.__module__}.{other.__qualname__}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from gymnasium import spaces
@@ -12,15 +12,22 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from metarl.agents.derivatives.base import Derivatives, HeadLoss, Linearized, Outputs
 from metarl.params import Params
+from metarl.registry import Registry
 
 
 class Network(ABC):
-    """The tensors of an SB3 policy as pure functions of them, for one task (``[…]``) or a stack (``[task, …]``).
+    """The tensors of an SB3 policy as pure functions of them, for one task (``[…]``) or a stack (``[task, …]``)::
+
+        @register_network("SmallCnnPolicy")
+        class SmallNetwork(ConvNetwork):             # layers of one's own, differentiated by autograd
+            module_class, stock, extractor_class, smallest = SmallCnnPolicy, False, SmallCNN, 8
 
     :param module: gives names, shapes and layers; nothing of it is changed or kept for its numbers.
     :param critic: whether the critic's tensors belong to it too.
     """
 
+    name: ClassVar[str]
+    """Of the policy, as SB3 calls it; registering sets it."""
     module_class: ClassVar[type[ActorCriticPolicy]]
     """Makes the module."""
     stock: ClassVar[bool]
@@ -73,6 +80,26 @@ class Network(ABC):
         """Return :attr:`buffers`, moved from those in ``params`` towards those of ``obs``; there are none."""
         del params, obs, momentum
         return {}
+
+
+NETWORKS: Registry[type[Network]] = Registry("policy", capitals=True)
+"""Every network by the name of its policy."""
+Class = TypeVar("Class", bound=type[Network])
+
+
+def register_network(name: str) -> Callable[[Class], Class]:
+    """Return a decorator that registers a network: constructors and the command line know the policy from then on.
+
+    :param name: of the policy, such as ``"MlpPolicy"``.
+    :raises ConfigError: a name that cannot be typed, or one that another network has.
+    """
+
+    def register(cls: Class) -> Class:
+        NETWORKS.add(name, cls)
+        cls.name = name
+        return cls
+
+    return register
 
 
 def with_own_heads(x: torch.Tensor, params: Params) -> tuple[torch.Tensor, ...]:

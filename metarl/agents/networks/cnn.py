@@ -18,7 +18,7 @@ from torch.nn import functional
 from metarl.agents.derivatives.autograd import VMAP_BYTES, AutogradDerivatives, AutogradLinearized, batched
 from metarl.agents.derivatives.base import HeadLoss, Outputs
 from metarl.agents.networks.arguments import require_network_size
-from metarl.agents.networks.base import Network, with_own_heads
+from metarl.agents.networks.base import Network, register_network, with_own_heads
 from metarl.agents.networks.tower import Tower
 from metarl.checks import COUNT, check_arguments, choice
 from metarl.errors import ConfigError, shorten
@@ -78,13 +78,15 @@ class ConvNetwork(Network):
 
     @classmethod
     def check_extractor(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the keywords of the extractor as plain values."""
-        raise NotImplementedError
+        """Return the keywords of the extractor as plain values; those that it has are checked before."""
+        return given
 
     @classmethod
     def extractor_size(cls, shape: tuple[int, ...], given: Mapping[str, Any]) -> tuple[int, int]:
-        """Return how many features the extractor has for images of a shape, and how many weights."""
-        raise NotImplementedError
+        """Return how many features the extractor has for images of a shape, and how many weights; 0 where that does not
+        matter, because none of its sizes can be given.
+        """
+        return 0, 0
 
     def __init__(self, module: ActorCriticPolicy, critic: bool) -> None:
         space = module.observation_space
@@ -93,7 +95,6 @@ class ConvNetwork(Network):
         self._layers = [
             (f"features_extractor.{outer}.{name}", layer)
             for outer, layers in module.features_extractor.named_children()
-            if outer != "flatten"
             for name, layer in layers.named_children()
         ]
         extractor = module.mlp_extractor
@@ -186,6 +187,7 @@ def _layer(layer: nn.Module, name: str, params: Params, buffers: Params, x: torc
     return result
 
 
+@register_network("CnnPolicy")
 class NatureNetwork(ConvNetwork):
     """SB3's ``CnnPolicy``: the network of Mnih et al. (2015), 3 convolutions and a layer of ``features_dim`` units::
 
@@ -268,6 +270,7 @@ class FewShotCnnPolicy(ActorCriticPolicy):
         )
 
 
+@register_network("FewShotCnnPolicy")
 class FewShotNetwork(ConvNetwork):
     """The convolution network of the few-shot papers; its batch norm's statistics are each task's own.
 

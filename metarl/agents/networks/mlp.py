@@ -14,13 +14,14 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from metarl.agents.derivatives.base import HeadLoss, Outputs
 from metarl.agents.derivatives.mlp import MlpDerivatives, MlpLinearized
 from metarl.agents.networks.arguments import require_network_size
-from metarl.agents.networks.base import Network, with_own_heads
+from metarl.agents.networks.base import Network, register_network, with_own_heads
 from metarl.agents.networks.products import fewest_rows
 from metarl.agents.networks.tower import Tower
 from metarl.errors import ConfigError, shorten
 from metarl.params import Params
 
 
+@register_network("MlpPolicy")
 class MlpNetwork(Network):
     """Two towers on flat observations, differentiated by hand."""
 

@@ -7,7 +7,7 @@ export is a copy. Functions take one task's tensors or a stack with a leading ta
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,24 +19,31 @@ from torch import nn
 from metarl.agents.derivatives.base import Derivatives, HeadLoss, Linearized, LossFunction
 from metarl.agents.derivatives.context import ContextDerivatives, ContextLinearized
 from metarl.agents.generators import drawing_from
+from metarl.agents.networks import cnn, mlp  # noqa: F401  (they register themselves)
 from metarl.agents.networks.arguments import sb3_policy_kwargs
-from metarl.agents.networks.base import Network, with_own_heads
-from metarl.agents.networks.cnn import FewShotNetwork, NatureNetwork
+from metarl.agents.networks.base import NETWORKS, with_own_heads
 from metarl.agents.networks.context import Context
 from metarl.agents.networks.distributions import Distribution, from_heads
-from metarl.agents.networks.mlp import MlpNetwork
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT_OR_ZERO
-from metarl.errors import ConfigError, NoSuchNameError, unknown_name
+from metarl.errors import ConfigError, NoSuchNameError
 from metarl.params import STATISTICS, Params, grouped
 
-NETWORKS: dict[str, type[Network]] = {
-    "MlpPolicy": MlpNetwork,
-    "CnnPolicy": NatureNetwork,
-    "FewShotCnnPolicy": FewShotNetwork,
-}
-POLICIES: dict[str, type[ActorCriticPolicy]] = {name: network.module_class for name, network in NETWORKS.items()}
-"""The policies by name, and the classes that make them."""
+
+class _Policies(Mapping[str, type[ActorCriticPolicy]]):
+    """The classes that make the policies of the registered networks, by name."""
+
+    def __getitem__(self, name: str) -> type[ActorCriticPolicy]:
+        return NETWORKS[name].module_class
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NETWORKS)
+
+    def __len__(self) -> int:
+        return len(NETWORKS)
+
+
+POLICIES = _Policies()
 _OF_MODULES = {
     *("action_net", "value_net", "mlp_extractor", "features_extractor", "log_std", "optimizer", "device", "training"),
     *("pi_features_extractor", "vf_features_extractor", "features_dim", "action_dist", "dist_kwargs"),
@@ -74,8 +81,7 @@ class FunctionalPolicy:
         critic: bool = False,
         context: int = 0,
     ) -> None:
-        if not isinstance(policy, str) or policy not in NETWORKS:
-            raise unknown_name("policy", policy, NETWORKS)
+        kind = NETWORKS.find(policy)
         vector = isinstance(action_space, spaces.Box) and len(action_space.shape) == 1
         if not (vector or isinstance(action_space, spaces.Discrete)):
             raise ConfigError(
@@ -83,11 +89,11 @@ class FunctionalPolicy:
             )
         self.name = policy
         self.action_space = action_space
-        self.policy_kwargs = NETWORKS[policy].check(observation_space, sb3_policy_kwargs(policy_kwargs))
+        self.policy_kwargs = kind.check(observation_space, sb3_policy_kwargs(policy_kwargs))
         assert isinstance(observation_space, spaces.Box)
         self.observation_space = observation_space
         self.has_critic = critic
-        self.network = NETWORKS[policy](self.build(seed=0), critic)
+        self.network = kind(self.build(seed=0), critic)
         """The tensors' names, sizes and derivatives."""
         size = COUNT_OR_ZERO("context", context)
         self.context = Context(size, self.network.inputs) if size else None

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from metarl.agents.derivatives.unrolled import UnrolledPath
+from metarl.agents.networks.base import NETWORKS, register_network
 from metarl.agents.networks.cnn import ConvNetwork
-from metarl.agents.networks.policy import FunctionalPolicy
+from metarl.agents.networks.policy import POLICIES, FunctionalPolicy
 from metarl.errors import MetaRLError
 from metarl.params import Params, expand, group, grouped
 from tests.agents.derivatives.problems import close, head_loss, normal, numeric_gradient, random_like
@@ -202,6 +205,40 @@ def test_an_unrolled_path_through_a_batchs_statistics_is_the_chain_of_products()
         product = step.product(chain)
         chain = {name: tensor - 0.1 * product[name] for name, tensor in chain.items()}
     close(found, chain, 1e-8)
+
+
+class Strided(BaseFeaturesExtractor):
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, 32)
+        self.layers = nn.Sequential(nn.Conv2d(1, 2, 4, stride=4), nn.ReLU(), nn.Flatten())
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.layers(observations)
+        return features
+
+
+class StridedPolicy(ActorCriticPolicy):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, features_extractor_class=Strided, **kwargs)
+
+
+def test_a_network_of_ones_own_is_registered_and_differentiated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NETWORKS, "_items", dict(NETWORKS))
+
+    @register_network("StridedPolicy")
+    class StridedNetwork(ConvNetwork):
+        module_class, stock, extractor_class, smallest = StridedPolicy, False, Strided, 16
+
+        @classmethod
+        def takes_any_box(cls) -> bool:
+            return True
+
+    assert StridedNetwork.name in POLICIES
+    assert POLICIES["StridedPolicy"] is StridedPolicy
+    policy = FunctionalPolicy("StridedPolicy", FLOATS, ACTIONS["discrete"], {"net_arch": [3]}, critic=True)
+    assert policy.names == [name for name, _ in policy.build(0).named_parameters()]
+    names = ["features_extractor.layers.0.weight", "mlp_extractor.policy_net.0.bias"]
+    check_derivatives(policy, normal(TASKS, 4, 1, 16, 16), "cross-entropy", names)
 
 
 @pytest.mark.parametrize(
