@@ -24,7 +24,8 @@ SIZES: dict[str, Any] = {
 def small(algorithm: type[MetaAlgorithm] = FOMAML, **kwargs: Any) -> Any:
     """Return a small algorithm on PointMass-v0, or on Sinusoid-v0 around a learner of supervised tasks."""
     sizes = {"env": "PointMass-v0", **SIZES}
-    if LEARNERS[kwargs.get("learner", "vpg")].misfit(make_family("PointMass-v0")):
+    learner = LEARNERS.get(kwargs.get("learner", "vpg"))
+    if learner is not None and learner.misfit(make_family("PointMass-v0")):
         sizes = {**sizes, "env": "Sinusoid-v0", "env_kwargs": {}}
     return algorithm("MlpPolicy", **{**sizes, **kwargs})
 

@@ -13,6 +13,7 @@ import torch
 import metarl
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
 from metarl.files.checkpoint import load_checkpoint
+from metarl.meta import ANIL, BOIL, CAVIA, MetaSGD
 from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maml import FOMAML, MAML
@@ -21,9 +22,13 @@ from metarl.meta.base import ALGORITHMS, load
 from tests.meta.small import SIZES, equal, run_iterations, small
 
 EVERY: dict[str, Any] = {
+    "anil": ANIL,
+    "boil": BOIL,
+    "cavia": CAVIA,
     "fomaml": FOMAML,
     "leap": Leap,
     "maml": MAML,
+    "meta_sgd": MetaSGD,
     "oracle": Oracle,
     "pretrain": Pretrain,
     "random": RandomInit,

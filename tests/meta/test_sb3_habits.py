@@ -282,7 +282,7 @@ INSTEAD: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
         "not a family of tasks",
     ),
     # the constructor
-    "CnnPolicy": (lambda m, p: metarl.FOMAML("CnnPolicy", "PointMass-v0"), "unknown policy 'CnnPolicy'"),
+    "CnnPolicy": (lambda m, p: metarl.FOMAML("CnnPolicy", "PointMass-v0"), "CnnPolicy takes images"),
     "a policy of one's own": (
         lambda m, p: metarl.FOMAML(type("Mine", (ActorCriticPolicy,), {}), "PointMass-v0"),
         "unknown policy",

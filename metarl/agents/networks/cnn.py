@@ -52,8 +52,9 @@ class ConvNetwork(Network):
         raw = kwargs.get("normalize_images", True) is False
         if not is_image_space(observation_space, normalized_image=raw or cls.takes_any_box()):
             raise ConfigError(
-                f"observation space {shorten(observation_space, quote=False)} is not supported: an image is a uint8 "
-                "Box of three axes from 0 to 255; with normalize_images=False a Box of any numbers"
+                f"observation space {shorten(observation_space, quote=False)} is not supported: {cls.name} takes "
+                "images, uint8 Boxes of three axes from 0 to 255 (any numbers with normalize_images=False), MlpPolicy "
+                "vectors"
             )
         assert isinstance(observation_space, spaces.Box)
         shape = observation_space.shape

@@ -32,7 +32,8 @@ class MlpNetwork(Network):
     def check(cls, observation_space: spaces.Space[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(observation_space, spaces.Box) or is_image_space(observation_space):
             raise ConfigError(
-                f"observation space {observation_space} is not supported: MlpPolicy takes a Box, no image"
+                f"observation space {observation_space} is not supported: MlpPolicy takes a Box, "
+                "no image: CnnPolicy does"
             )
         kwargs = dict(kwargs)
         if kwargs.get("features_extractor_class", FlattenExtractor) is not FlattenExtractor:

@@ -212,7 +212,7 @@ def test_a_seed_may_be_the_time_in_nanoseconds(tmp_path: Path) -> None:
         (["-params", "outer_kwargs.max_k:1"], "did you mean 'max_kl'?"),
         (["-params", "outer:newton"], "newton"),
         (["-params", "seed:3"], "seed is no hyperparameter: use --seed"),
-        (["-params", "policy:CnnPolicy"], "is not supported: an image is a uint8 Box"),
+        (["-params", "policy:CnnPolicy"], "is not supported: CnnPolicy takes images"),
         (["--env-kwargs", "horizn:3"], "did you mean 'horizon'?"),
         (["--env-kwargs", "horizon:-3"], "horizon"),
         (["-params", "env_kwargs:3"], "env_kwargs=3 is of the wrong type"),
