@@ -120,7 +120,7 @@ def _show_warnings_in_one_line() -> None:
         line: str | None = None,
     ) -> None:
         if issubclass(category, MetaRLWarning):
-            from metarl.zoo.console import warn  # late, as it costs 0.1 s for rich, and few programs warn
+            from metarl.zoo.console import warn  # late: it takes 2 s (SB3), and --help never warns
 
             warn(str(message))
         else:
