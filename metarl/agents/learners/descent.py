@@ -19,6 +19,8 @@ BLOCK_TASKS = 8
 BLOCK_BYTES = 2_000_000
 """Tasks that step together: past this size of one layer's activations they leave the cache and larger blocks are
 slower, and a few blocks are needed for threads to share."""
+SMALL_BYTES = 200_000
+"""A stack whose layers have no more activations than this is one block: handing it to threads takes longer."""
 
 
 def task_blocks(n_tasks: int, n_samples: int, width: int) -> list[slice]:
@@ -27,7 +29,10 @@ def task_blocks(n_tasks: int, n_samples: int, width: int) -> list[slice]:
     :param n_samples: of one task in one step.
     :param width: units of the widest layer.
     """
-    size = max(1, min(BLOCK_TASKS, BLOCK_BYTES // (4 * n_samples * width)))
+    task_bytes = 4 * n_samples * width
+    if n_tasks * task_bytes <= SMALL_BYTES:
+        return [slice(0, n_tasks)]
+    size = max(1, min(BLOCK_TASKS, BLOCK_BYTES // task_bytes))
     return [slice(start, min(start + size, n_tasks)) for start in range(0, n_tasks, size)]
 
 

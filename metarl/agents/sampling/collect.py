@@ -19,6 +19,7 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.episodes import (
     Episodes,
     amount_of,
+    env_stream,
     kept_info,
     kept_rewards,
     require_fit,
@@ -73,7 +74,7 @@ def collect(
     require_fit(policy, *family.spaces(one_task(tasks, 0)), family.id)
     how = _How(family, policy, tuple(info), deterministic, parallel or Parallel(1))
     if n_episodes is not None:
-        return _collect_wave(how, params, tasks, [split_streams(seed) for seed in seeds], n_episodes)
+        return _collect_wave(how, params, tasks, [how.streams(seed) for seed in seeds], n_episodes)
     assert n_transitions is not None
     return _collect_transitions(how, params, tasks, seeds, n_transitions)
 
@@ -88,23 +89,31 @@ class _How:
     deterministic: bool
     parallel: Parallel
 
+    def streams(self, seed: np.random.SeedSequence) -> Streams:
+        """Return a task's generators: those of :func:`split_streams`, without the policy's where it draws nothing."""
+        return (env_stream(seed),) if self.deterministic else split_streams(seed)
 
-def _wave_streams(seed: np.random.SeedSequence, wave: int) -> tuple[np.random.Generator, np.random.Generator]:
+
+Streams = tuple[np.random.Generator, ...]
+"""The generators of a task: the environment's, and the policy's where actions are sampled."""
+
+
+def _wave_streams(how: _How, seed: np.random.SeedSequence, wave: int) -> Streams:
     """Return the generators of a wave of episodes; the first wave has those of :func:`split_streams`.
 
     A family may draw at every step, and a batch is stepped until its last task ends: streams that went on from wave to
     wave would make a task's numbers depend on the others.
     """
     if wave == 0:
-        return split_streams(seed)
-    return split_streams(np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, 2, wave)))
+        return how.streams(seed)
+    return how.streams(np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, 2, wave)))
 
 
 def _collect_wave(
     how: _How,
     params: Params,
     tasks: Tasks,
-    streams: Sequence[tuple[np.random.Generator, np.random.Generator]],
+    streams: Sequence[Streams],
     n_envs: int,
 ) -> Episodes:
     """Run one episode in each of ``n_envs`` copies of every task."""
@@ -159,7 +168,7 @@ def _collect_block(
     how: _How,
     params: Params,
     tasks: Tasks,
-    streams: Sequence[tuple[np.random.Generator, np.random.Generator]],
+    streams: Sequence[Streams],
     out: Episodes,
 ) -> tuple[int, dict[str, list[np.ndarray]]]:
     """Fill ``out``, whose arrays are ``[time, task, env, …]``.
@@ -167,11 +176,11 @@ def _collect_block(
     :return: the length of the longest episode, and of what was asked for what each step reported.
     """
     family, policy = how.family, how.policy
-    env_rngs, action_rngs = [env for env, _ in streams], [action for _, action in streams]
+    env_rngs = [own[0] for own in streams]
     horizon, n, n_envs = out.mask.shape
     batch = n, n_envs
     state, obs = sound_start(family, family.reset(tasks, env_rngs, n_envs), batch, policy.observation_space)
-    noise = None if how.deterministic else _noise(policy, action_rngs, horizon, n_envs)
+    noise = None if how.deterministic else _noise(policy, [own[1] for own in streams], horizon, n_envs)
     reported: dict[str, list[np.ndarray]] = {name: [] for name in how.info}
     active = np.ones((n, n_envs), dtype=bool)
     rows, kept, min_rows = np.arange(n)[:, None], None, policy.network.min_rows
@@ -251,7 +260,7 @@ def _collect_transitions(
     steps = np.zeros(n_tasks(tasks), dtype=np.int64)
     while (short := np.flatnonzero(steps < n_transitions)).size:
         own = {name: tensor[torch.from_numpy(short)] for name, tensor in params.items()}
-        streams = [_wave_streams(seeds[int(i)], len(waves)) for i in short]
+        streams = [_wave_streams(how, seeds[int(i)], len(waves)) for i in short]
         wave = _collect_wave(how, own, take_tasks(tasks, short), streams, n_envs)
         waves.append(_scatter(wave, short, len(seeds)))
         steps += waves[-1].task_steps

@@ -70,9 +70,17 @@ class Episodes(Fields):
 
 def split_streams(seed: np.random.SeedSequence) -> tuple[np.random.Generator, np.random.Generator]:
     """Return the two generators of a collecting stream: the environment's and the policy's."""
-    parts = [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, part)) for part in (0, 1)]
-    env, action = (np.random.Generator(np.random.PCG64(part)) for part in parts)
-    return env, action
+    return env_stream(seed), _part_of(seed, 1)
+
+
+def env_stream(seed: np.random.SeedSequence) -> np.random.Generator:
+    """Return the environment's generator of a collecting stream."""
+    return _part_of(seed, 0)
+
+
+def _part_of(seed: np.random.SeedSequence, part: int) -> np.random.Generator:
+    own = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, part))
+    return np.random.Generator(np.random.PCG64(own))
 
 
 def kept_rewards(rewards: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
