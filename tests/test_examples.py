@@ -19,8 +19,9 @@ import metarl
 from metarl import ALGORITHMS
 from metarl.agents import LEARNERS, FunctionalPolicy, Learner, collect
 from metarl.agents.stock.learner import SB3Learner
-from metarl.envs import check_family
+from metarl.envs import Family, OneStep, Oracle, PointMass, SingleEnv, Sinusoid, check_family
 from metarl.envs.tasks import one_task
+from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.meta.outer import OUTER
 from metarl.params import expand
 
@@ -96,6 +97,7 @@ def test_examples_run(module: str, code: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_users_build_on_shows_how_it_is_used() -> None:
     wanted = {Learner, SB3Learner, FunctionalPolicy, *ALGORITHMS.values()}
+    wanted |= {Family, SingleEnv, FamilyVecEnv, Oracle, PointMass, OneStep, Sinusoid}
     wanted |= {cls for cls in LEARNERS.values() if issubclass(cls, Learner)}
     shown = {(module, name) for module, name, _ in examples()}
     assert [cls.__name__ for cls in wanted if (cls.__module__, cls.__name__) not in shown] == []

@@ -59,7 +59,28 @@ class Family(ABC):
     """A distribution over tasks that share a horizon, and their batched dynamics.
 
     Subclasses set the five attributes below in ``__init__`` and implement :meth:`reset` and :meth:`step`. Families are
-    deterministic functions of their constructor arguments and of the generators they are handed.
+    deterministic functions of their constructor arguments and of the generators they are handed::
+
+        class Walk(Family):  # to a hidden place on a line
+            def __init__(self):
+                self.id = "Walk-v0"
+                self.task_space = Dict({"goal": Box(-1.0, 1.0, (), np.float64)})
+                self.observation_space = Box(-9.0, 9.0, (1,), np.float32)
+                self.action_space = Box(-1.0, 1.0, (1,), np.float32)
+                self.horizon = 20
+
+            def reset(self, tasks, rngs, n_envs):
+                place = np.stack([rng.uniform(-0.1, 0.1, (n_envs, 1)) for rng in rngs])
+                return {"place": place}, place.astype(np.float32)
+
+            def step(self, tasks, state, actions, rngs, active=None):
+                place = state["place"] + 0.2 * np.clip(actions, -1.0, 1.0)
+                reward = -np.abs(place[..., 0] - tasks["goal"][:, None])
+                ended = np.zeros(reward.shape, dtype=bool)
+                return Step({"place": place}, place.astype(np.float32), reward, ended, {"reward_distance": reward})
+
+        check_family(Walk())
+        model = metarl.MAML("MlpPolicy", Walk(), meta_batch_size=2, n_episodes=2)
     """
 
     id: str = ""

@@ -122,6 +122,14 @@ class PointMass(Family):
     and is truncated after 100 env steps. Over goals, staying at the origin returns -38.1, the best policy that knows
     the goal -0.5, standard normal actions -90.
 
+    ::
+
+        family = PointMass(horizon=20, goal_bonus=1.0)
+        tasks = family.tasks("test", 2)
+        state, obs = family.reset(tasks, [np.random.default_rng(task) for task in range(2)], n_envs=3)
+        step = family.step(tasks, state, np.zeros((2, 3, 2), np.float32), [])
+        assert np.allclose(step.info["reward_distance"], -np.linalg.norm(tasks["goal"], axis=1)[:, None])
+
     **Lineages.** ``PointMass("promp")`` takes the constants of another code base, keywords replace single ones. Returns
     of different lineages do not compare; neither do published numbers of one lineage under another inner rate or batch.
 

@@ -19,7 +19,12 @@ class Oracle(Family):
     """A family whose observation is followed by the flattened task parameters, float32, in ``task_space``'s order.
 
     A Discrete parameter becomes one entry for each of its values, 1 at the task's. Tasks, splits, dynamics, rewards
-    and streams are those of the family inside.
+    and streams are those of the family inside::
+
+        env = gymnasium.make("PointMass-v0", oracle=True, goal=[0.2, 0.1])
+        obs, _ = env.reset(seed=0)
+        assert np.allclose(obs, [0.0, 0.0, 0.2, 0.1])
+        assert Oracle(make_family("PointMass-v0")).observation_space == env.observation_space
 
     :param family: any family with flat observations.
     :raises ConfigError: observations that are not vectors.

@@ -69,7 +69,15 @@ def fresh_seed() -> int:
 
 
 class SingleEnv(gymnasium.Env[np.ndarray, Any]):
-    """One copy of one task: ``gymnasium.make("AntVel-v0", velocity=1.3)``.
+    """One copy of one task, as ``gymnasium.make`` returns it::
+
+        env = gymnasium.make("PointMass-v0", goal=[0.2, 0.1])
+        obs, info = env.reset(seed=0)
+        obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        assert info["reward_distance"] == reward
+
+        env = SingleEnv(make_family("PointMass-v0", horizon=20), goal=[0.2, 0.1])
+        env.reset(options={"task": {"goal": [0.0, 0.3]}})
 
     The task stays until :meth:`set_task`, ``reset(options={"task": {...}})`` or ``env.unwrapped.task = {...}`` gives
     another, which counts from the next reset on: an episode has one task. A view that was made without a task draws a

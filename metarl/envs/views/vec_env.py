@@ -41,6 +41,15 @@ from metarl.errors import ConfigError, TaskError, shorten
 class FamilyVecEnv(VecEnv):
     """Copies of a batch of tasks, task-major: copy ``k`` has task ``k // n_envs``.
 
+    Any algorithm of Stable-Baselines3 learns on them, on all tasks at once::
+
+        from stable_baselines3 import PPO
+
+        family = make_family("PointMass-v0")
+        env = FamilyVecEnv(family, family.tasks("validation", 3), n_envs=2, seed=0)
+        assert env.num_envs == 6
+        PPO("MlpPolicy", env, n_steps=16, batch_size=32, n_epochs=1).learn(96)
+
     Every copy is its own row of the batched family with its own random stream, so copy ``k`` behaves like a
     :class:`~metarl.envs.views.single.SingleEnv` inside SB3's ``Monitor`` inside ``DummyVecEnv``, seeded with ``seed +
     k``; but one call of the family steps them all. Copies reset by themselves in the env step that ends an episode. An
