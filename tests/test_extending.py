@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import stable_baselines3
 import torch
@@ -17,6 +18,8 @@ import torch
 import metarl
 from metarl import ALGORITHMS, FOMAML
 from metarl.agents import LEARNERS
+from metarl.envs import check_family, make_family
+from metarl.envs import registry as families
 from metarl.errors import ConfigError
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.zoo.__main__ import main
@@ -30,7 +33,8 @@ SMALLER = {
     "total_timesteps=10_000": "total_timesteps=1",
     "n_tasks=10": "n_tasks=2",
 }
-TINY = ["--num-threads", "1", "--n-eval-tasks", "2", "--verbose", "0", "--env-kwargs", "horizon:10", "-params"]
+OF_FAMILIES = {"puck": "Puck-v0", "parabolas": "Parabolas-v0"}
+TINY = ["--num-threads", "1", "--n-eval-tasks", "2", "--verbose", "0", "-params"]
 TINY += ["meta_batch_size:2", "n_episodes:2", "policy_kwargs.net_arch:[8]"]
 
 
@@ -43,11 +47,14 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
     for registry in (LEARNERS, ALGORITHMS):
         monkeypatch.setattr(registry, "_items", dict(registry))
+    monkeypatch.setattr(families, "_REGISTRY", dict(families._REGISTRY))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
     for name in FILES:
         sys.modules.pop(name, None)
+    for id in OF_FAMILIES.values():
+        gymnasium.registry.pop(id, None)
 
 
 def test_the_page_is_whole() -> None:
@@ -62,6 +69,12 @@ def test_it_is_used_as_the_page_says(capsys: pytest.CaptureFixture[str]) -> None
     assert "PointMass-v0" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", sorted(OF_FAMILIES))
+def test_the_families_keep_every_promise(name: str) -> None:
+    importlib.import_module(name)
+    check_family(make_family(OF_FAMILIES[name]))
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program, *words = shlex.split(command)
@@ -69,13 +82,16 @@ def test_commands(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     if words[0] == "list":
         assert main(words) == 0
         package = words[words.index("--gym-packages") + 1]
-        assert f" {package} " in capsys.readouterr().out
+        assert f" {OF_FAMILIES.get(package, package)} " in capsys.readouterr().out
         return
     pairs = words.index("-params")
     words[words.index("-n") + 1] = "40"
-    assert main([*words[:pairs], "-f", str(tmp_path / "logs"), *TINY, *words[pairs + 1 :]]) == 0
+    env = words[words.index("--env") + 1]
+    tiny = [*(["--env-kwargs", "horizon:10"] if env == "PointMass-v0" else []), *TINY]
+    tiny = [pair for pair in tiny if pair.split(":")[0] not in {given.split(":")[0] for given in words[pairs + 1 :]}]
+    assert main([*words[:pairs], "-f", str(tmp_path / "logs"), *tiny, *words[pairs + 1 :]]) == 0
     algo = words[words.index("--algo") + 1]
-    (path,) = (tmp_path / "logs" / algo).glob("*/PointMass-v0.safetensors")
+    (path,) = (tmp_path / "logs" / algo).glob(f"*/{env}.safetensors")
     model = metarl.load(path)
     assert model.name == algo
     for pair in words[pairs + 1 :]:
