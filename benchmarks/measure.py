@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from metarl.agents.parallel import available_cores
-from metarl.meta.base import versions
+from metarl.meta.documents import versions
 from metarl.streams import stream
 
 Row = dict[str, Any]

@@ -12,13 +12,6 @@ ROOT = Path(__file__).parents[1]
 LAYERS = ("envs", "agents", "meta", "zoo")
 """From the lowest: each may import those before it. What is outside the four folders is below all of them."""
 
-CIRCLES: set[tuple[str, str]] = {
-    ("metarl.meta.base", "metarl.meta.export.sb3"),
-    ("metarl.meta.evaluation.figures", "metarl.meta.evaluation.report"),
-    ("metarl.meta.sb3_words", "metarl.meta.base"),
-}
-"""Imports that are still part of a circle, or would be without the others here: to be taken out. Nothing is added."""
-
 
 def imports_of(source: str, modules: set[str]) -> set[str]:
     """Return which of ``modules`` a module imports anywhere in its text."""
@@ -84,15 +77,8 @@ def test_no_import_goes_against_the_way(imports):
 
 
 def test_no_imports_go_in_a_circle(imports):
-    circle = circle_in(imports, CIRCLES)
+    circle = circle_in(imports, set())
     assert circle is None, " imports ".join(circle)
-
-
-@pytest.mark.parametrize("pair", sorted(CIRCLES), ids=" imports ".join)
-def test_circles_that_are_gone_are_off_the_list(imports, pair):
-    module, other = pair
-    assert other in imports[module], "this import is gone: take it off the list"
-    assert circle_in(imports, CIRCLES - {pair}) is not None, "this import is in no circle: take it off the list"
 
 
 def test_an_import_in_a_function_and_one_for_type_checkers_count():

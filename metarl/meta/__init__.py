@@ -9,7 +9,8 @@ from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.meta_sgd import MetaSGD
 from metarl.meta.algorithms.reptile import Reptile
-from metarl.meta.base import ALGORITHMS, MetaAlgorithm, load
+from metarl.meta.base import MetaAlgorithm, load
+from metarl.meta.saving import ALGORITHMS
 
 __all__ = [
     "ALGORITHMS",

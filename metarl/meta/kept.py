@@ -16,7 +16,7 @@ from metarl.errors import ConfigError, MetaRLError, shorten, unknown_name
 from metarl.files.schema import constructor_hints, convert
 from metarl.frozen import SetOnce
 from metarl.meta.adaptation.learners import merge_arguments
-from metarl.meta.saving import NOT_SAVED
+from metarl.meta.documents import NOT_SAVED
 
 
 class KeepsArguments(SetOnce):

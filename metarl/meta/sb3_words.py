@@ -21,9 +21,6 @@ from metarl.params import Params
 from metarl.streams import stream
 from metarl.synonyms import NO_NOISE
 
-if TYPE_CHECKING:
-    from metarl.meta.base import MetaAlgorithm
-
 MaybeCallback = BaseCallback | list[BaseCallback] | Any | None
 
 INSTEAD = {
@@ -99,6 +96,8 @@ class SB3Words:
         @property
         def policy_params(self) -> Params: ...
 
+        def _parameters_in(self, path: str) -> dict[str, Params]: ...
+
     else:
 
         def __getattr__(self, name: str) -> Any:
@@ -169,9 +168,7 @@ class SB3Words:
         """
         del device
         if isinstance(load_path_or_dict, (str, os.PathLike)):
-            from metarl.meta.base import load
-
-            load_path_or_dict = load(os.fspath(load_path_or_dict)).get_parameters()
+            load_path_or_dict = self._parameters_in(os.fspath(load_path_or_dict))
         given = load_path_or_dict.get("policy") if isinstance(load_path_or_dict, Mapping) else None
         if not isinstance(given, Mapping) or len(load_path_or_dict) != 1:
             raise ConfigError("parameters are a dict with one entry, 'policy', as get_parameters returns it")
@@ -208,7 +205,7 @@ class SB3Words:
         self._custom_logger = True
 
 
-def callback_of(given: MaybeCallback, progress_bar: bool, model: MetaAlgorithm) -> BaseCallback:
+def callback_of(given: MaybeCallback, progress_bar: bool, model: SB3Words) -> BaseCallback:
     """Return one callback, ready to be called, of what ``learn`` takes.
 
     :param given: a callback, a list of them, a function of (locals, globals), or None.

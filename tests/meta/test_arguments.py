@@ -18,7 +18,8 @@ from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.reptile import Reptile
-from metarl.meta.base import ALGORITHMS, load
+from metarl.meta.base import load
+from metarl.meta.saving import ALGORITHMS
 from tests.meta.small import SIZES, equal, run_iterations, small
 
 EVERY: dict[str, Any] = {

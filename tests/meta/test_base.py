@@ -27,7 +27,8 @@ from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownName
 from metarl.files.checkpoint import load_checkpoint, save_checkpoint
 from metarl.meta.algorithms.baselines import Pretrain, RandomInit
 from metarl.meta.algorithms.maml import FOMAML, MAML
-from metarl.meta.base import ALGORITHMS, load, with_suffix
+from metarl.meta.base import load
+from metarl.meta.saving import ALGORITHMS, with_suffix
 from tests.agents.toys import Staircase
 from tests.meta.small import SIZES, copy, equal, run_iterations, small
 

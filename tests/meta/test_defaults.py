@@ -10,8 +10,9 @@ import torch
 
 from metarl.agents.learners.registry import LEARNERS
 from metarl.errors import ConfigError, DivergedError
-from metarl.meta.adaptive import AdaptiveAlgorithm, require_sound
-from metarl.meta.base import ALGORITHMS
+from metarl.meta.adaptive import AdaptiveAlgorithm
+from metarl.meta.iterating import require_sound
+from metarl.meta.saving import ALGORITHMS
 from metarl.params import norm
 from metarl.zoo.config import load_hyperparameters, merge
 from tests.meta.small import copy, equal, run_iterations, small

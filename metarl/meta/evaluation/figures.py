@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,17 +11,49 @@ from matplotlib.ticker import MaxNLocator
 
 from metarl.errors import ConfigError, unknown_name
 from metarl.meta.evaluation.published import Published
-
-if TYPE_CHECKING:
-    from metarl.meta.evaluation.report import Report
-    from metarl.meta.evaluation.statistics import Bands
+from metarl.meta.evaluation.statistics import Bands
 
 BY_STEP = "inner steps"
 BY_ENV_STEP = "env steps of adaptation, per task"
 
 
+class Drawn(Protocol):
+    """What is drawn of a report; see :class:`metarl.meta.evaluation.report.Report`."""
+
+    @property
+    def algo(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def env(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def returns(self) -> np.ndarray: ...
+
+    @property
+    def env_steps(self) -> np.ndarray: ...
+
+    @property
+    def tasks(self) -> dict[str, np.ndarray]: ...
+
+    @property
+    def n_tasks(self) -> int: ...
+
+    @property
+    def n_inner_steps(self) -> int: ...
+
+    def bands(self, level: float = 0.95) -> Bands:
+        """Return means and intervals after each inner step."""
+        ...
+
+
 def adaptation_figure(
-    reports: Sequence[Report],
+    reports: Sequence[Drawn],
     published: Sequence[Published] | None = None,
     *,
     task_parameter: str | None = None,
@@ -66,7 +98,7 @@ def adaptation_figure(
     return figure
 
 
-def adaptation_cards(report: Report, level: float = 0.95) -> dict[str, Figure]:
+def adaptation_cards(report: Drawn, level: float = 0.95) -> dict[str, Figure]:
     """Draw the return against inner steps and against env steps, each as a figure of its own for a TensorBoard card.
 
     A card is about 400 pixels wide and shows a figure at its own size: so one panel, few ticks, large text.
@@ -98,7 +130,7 @@ def _curve(axis: Any, x: np.ndarray, bands: Bands, colour: str, label: str) -> N
     axis.fill_between(x, bands.low, bands.high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _scatter(axis: Any, report: Report, name: str) -> None:
+def _scatter(axis: Any, report: Drawn, name: str) -> None:
     """Show every task's return before and after adaptation against one of its parameters."""
     if name not in report.tasks:
         raise unknown_name("task parameter", name, report.tasks)

@@ -14,9 +14,9 @@ from metarl.errors import CheckpointError, ConfigError, shorten
 from metarl.files.checkpoint import write_text_atomic
 from metarl.files.schema import LARGEST, LARGEST_SEED, Range, read_as
 from metarl.files.untrusted import parse_json, read_text
+from metarl.meta.documents import Count
 from metarl.meta.evaluation.statistics import MIN_UNITS, Bands, Interval, bootstrap_bands, by_task
 from metarl.meta.evaluation.tables import Table
-from metarl.meta.saving import Count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -33,13 +33,13 @@ from metarl.meta.evaluation.tables import Table
 from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.export.sb3 import export_sb3
 from metarl.meta.export.settings import KINDS
+from metarl.meta.model import Model
 from metarl.meta.progress import Progress
 from metarl.streams import seed_sequence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from metarl.meta.base import MetaAlgorithm
 
 MakeModel = Callable[[VecEnv, int], BaseAlgorithm]
 """Builds a stock model on an environment from a seed: :meth:`Exported.on` and :meth:`Exported.scratch` are such."""
@@ -372,7 +372,7 @@ class Finetuning:
 
 
 def finetune(
-    model: MetaAlgorithm,
+    model: Model,
     total_timesteps: int,
     *,
     kind: str = "ppo",

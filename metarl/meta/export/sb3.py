@@ -38,7 +38,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -65,17 +65,15 @@ from metarl.envs.registry import make_family
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 from metarl.files.checkpoint import write_all_atomic
+from metarl.meta.documents import require_finite_tensors, versions
 from metarl.meta.environments import AnyEnv, as_any_env
 from metarl.meta.export.settings import KINDS, OPTIMIZERS, Settings, choose
 from metarl.meta.export.sidecar import FORMAT, VERSION, read_export, read_moments, read_settings, read_tensors
 from metarl.meta.export.value_fit import ValueFit, fit_value
 from metarl.meta.kept import unwritable
-from metarl.meta.saving import require_finite_tensors
+from metarl.meta.model import Model
 from metarl.params import Params
 from metarl.streams import stream
-
-if TYPE_CHECKING:
-    from metarl.meta.base import MetaAlgorithm
 
 SPACES = ("observation_space", "action_space")
 MOMENTS = (f"{STATISTICS}obs_", f"{STATISTICS}return_")
@@ -143,7 +141,7 @@ class Exported:
 
 @library_torch()
 def export_sb3(
-    model: MetaAlgorithm,
+    model: Model,
     kind: str | None = None,
     *,
     optimizer: str | None = None,
@@ -189,7 +187,7 @@ def export_sb3(
     return Exported(settings, tensors, value_fit, _document(model, settings, tensors, value_fit), n_envs, model.family)
 
 
-def _actor_and_critic(model: MetaAlgorithm, value_tasks: int, value_episodes: int) -> tuple[Params, ValueFit | None]:
+def _actor_and_critic(model: Model, value_tasks: int, value_episodes: int) -> tuple[Params, ValueFit | None]:
     """Return every parameter of a stock policy, the value network's fitted where the learner has none."""
     module = model.policy.build(int(stream(model.seed, "export/policy").integers(2**31)))
     tensors = {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
@@ -205,7 +203,7 @@ def _actor_and_critic(model: MetaAlgorithm, value_tasks: int, value_episodes: in
 
 
 def to_sb3(
-    model: MetaAlgorithm,
+    model: Model,
     kind: str | None = None,
     env: str | Family | AnyEnv | None = None,
     *,
@@ -255,9 +253,7 @@ def _refuse_normalized(env: AnyEnv) -> None:
         )
 
 
-def _document(model: MetaAlgorithm, settings: Settings, tensors: Params, value_fit: ValueFit | None) -> dict[str, Any]:
-    from metarl.meta.base import versions
-
+def _document(model: Model, settings: Settings, tensors: Params, value_fit: ValueFit | None) -> dict[str, Any]:
     kwargs = dict(settings.arguments["policy_kwargs"])
     for key, table in (("activation_fn", ACTIVATIONS), ("optimizer_class", OPTIMIZERS)):
         if key in kwargs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sb3_contrib
 import stable_baselines3
@@ -15,9 +15,7 @@ from metarl.agents.learners.base import Learner
 from metarl.agents.stock.learner import ALGORITHMS
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.stock import StockAdaptation
-
-if TYPE_CHECKING:
-    from metarl.meta.base import MetaAlgorithm
+from metarl.meta.model import Model
 
 KINDS: dict[str, type[OnPolicyAlgorithm]] = {
     "ppo": stable_baselines3.PPO,
@@ -62,7 +60,7 @@ class Settings:
     is_stock: bool = False
 
 
-def choose(model: MetaAlgorithm, kind: str | None, optimizer: str | None, n_envs: int) -> Settings:
+def choose(model: Model, kind: str | None, optimizer: str | None, n_envs: int) -> Settings:
     """Return what a model is exported as.
 
     :param kind: see :func:`metarl.meta.export.sb3.export_sb3`, as ``optimizer`` and ``n_envs``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,11 +14,9 @@ from metarl.agents.sampling.collect import collect
 from metarl.agents.sampling.episodes import Episodes
 from metarl.checks import COUNT, integer
 from metarl.envs.family import draw_tasks
+from metarl.meta.model import Model
 from metarl.params import Params, expand
 from metarl.streams import seed_sequence, stream
-
-if TYPE_CHECKING:
-    from metarl.meta.base import MetaAlgorithm
 
 ROUNDS = 60
 """Times the targets are bootstrapped anew; an error in the values shrinks by γ to the horizon each time."""
@@ -44,9 +42,7 @@ class ValueFit(NamedTuple):
 
 
 @library_torch()  # a small network on small batches: threads would only wait for each other
-def fit_value(
-    model: MetaAlgorithm, policy: ActorCriticPolicy, n_tasks: int, n_episodes: int
-) -> tuple[ValueFit, Params]:
+def fit_value(model: Model, policy: ActorCriticPolicy, n_tasks: int, n_episodes: int) -> tuple[ValueFit, Params]:
     """Fit the value network of ``policy`` to discounted returns of training tasks at the meta-learnt initialisation.
 
     Targets are what SB3 means by returns: the rewards of the episode and, where it was cut at the horizon, the value of

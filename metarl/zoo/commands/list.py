@@ -13,7 +13,7 @@ from metarl.errors import MetaRLError
 from metarl.files.checkpoint import load_checkpoint
 from metarl.files.schema import convert
 from metarl.meta.adaptive import AdaptiveAlgorithm
-from metarl.meta.saving import Count, read_saved
+from metarl.meta.documents import Count, read_saved
 from metarl.zoo.console import say, show_table
 from metarl.zoo.runs.evaluations import read_meta, read_results
 from metarl.zoo.runs.folder import Run, open_run, run_folders

@@ -20,9 +20,9 @@ from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 from metarl.files.checkpoint import write_bytes_atomic
 from metarl.files.schema import LARGEST_SEED, Range, read_as
 from metarl.files.untrusted import parse_json, read_bytes, read_text
+from metarl.meta.documents import Count
 from metarl.meta.evaluation.report import STREAM_KEYS, Number, Report
 from metarl.meta.evaluation.statistics import Bands
-from metarl.meta.saving import Count
 from metarl.zoo.experiments.jobs import Experiment, Job, Key, State, plain
 from metarl.zoo.experiments.measuring import Learning, Results
 from metarl.zoo.experiments.testing import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import metarl
 from metarl.agents.parallel import available_cores
-from metarl.meta.base import versions
+from metarl.meta.documents import versions
 
 
 def provenance() -> dict[str, Any]:

@@ -82,7 +82,7 @@ def test_a_disk_that_is_read_only_is_noticed(tmp_path: Path, monkeypatch: pytest
 def test_every_command_notices_before_its_work(
     words: list[str], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
 ) -> None:
-    for place in ("metarl.meta.base.MetaAlgorithm.learn", "metarl.meta.adaptive.AdaptiveAlgorithm.evaluate"):
+    for place in ("metarl.meta.base.MetaAlgorithm.learn", "metarl.meta.evaluating.Evaluates.evaluate"):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("it has begun to work"))
     for place in ("metarl.meta.export.finetune.finetune", "metarl.meta.export.sb3.export_sb3"):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("it has begun to work"))

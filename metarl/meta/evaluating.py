@@ -1,0 +1,216 @@
+"""Evaluating and using what was meta-learnt: it asks for the contract of adaptation, and knows no learner."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from metarl.agents.parallel import library_torch
+from metarl.checks import COUNT, NONE, ROUNDS, SEED, integer, number, plain_tree
+from metarl.envs.family import Family
+from metarl.envs.tasks import Tasks
+from metarl.errors import ConfigError, shorten, unknown_name
+from metarl.files.schema import MOST
+from metarl.meta.adaptation.adapted import AdaptedPolicy
+from metarl.meta.adaptation.base import Adaptation, Amount, Streams
+from metarl.meta.adaptation.gradient import InnerRule
+from metarl.meta.base import MetaAlgorithm
+from metarl.meta.blocks.cut import Adaptations, Block, gather
+from metarl.meta.documents import versions
+from metarl.meta.environments import AnyEnv, as_env
+from metarl.meta.evaluation.report import Report
+from metarl.meta.evaluation.tasks import evaluation_tasks
+from metarl.meta.progress import Progress, counted
+from metarl.params import take
+
+RATE_RULES: dict[str, float | None] = {"constant": None, "half_after_first": 0.5, "hundredth_after_first": 0.01}
+"""Test rates after the first step, as parts of the first training rate; None: the training rates go on."""
+
+RATE = number("(0, ∞)", "a list has a rate for each inner step, and training leaves them as they are")
+
+
+class Evaluates(MetaAlgorithm):
+    """A meta-algorithm whose adaptation is an :class:`~metarl.meta.adaptation.base.Adaptation`, and is measured.
+
+    The arguments are those of :class:`~metarl.meta.model.Model`.
+    """
+
+    adaptation: Adaptation
+    """How tasks of the family's own spaces are learnt."""
+    adaptations: Adaptations
+    """How tasks are learnt, for each pair of spaces."""
+    rates: list[float]
+    """The learning rate of each inner step in training."""
+    n_inner_steps: int
+    n_episodes: int
+    n_transitions: int | None
+
+    @abstractmethod
+    def _blocks(self, tasks: Tasks, rates: Sequence[float], streams: Streams, amount: Amount) -> list[Block]:
+        """Cut tasks into the blocks that are learnt together."""
+
+    @abstractmethod
+    def _rule(self, rates: Sequence[float]) -> InnerRule:
+        """Return how inner steps with these rates go."""
+
+    def _amount(self, n_episodes: int | None, n_transitions: int | None) -> Amount:
+        """Return how much to collect for a batch, as in training where nothing is said."""
+        if n_episodes is None and n_transitions is None:
+            n_transitions = self.n_transitions
+            n_episodes = self.n_episodes if n_transitions is None else None
+        given = {"n_episodes": n_episodes, "n_transitions": n_transitions}
+        return {name: (COUNT | NONE)(name, value) for name, value in given.items()}
+
+    # ------------------------------------------------------------------------------------------------------ using it
+    def _unadapted(self) -> AdaptedPolicy:
+        if self.adaptations.has_local:
+            raise ConfigError(
+                f"{type(self).__name__} has tensors of each task's own: adapt(env) returns a policy that acts"
+            )
+        return self.adaptation.policy_at(self.theta)
+
+    def test_rates(
+        self, n_inner_steps: int, rule: str = "constant", inner_lr: float | Sequence[float] | None = None
+    ) -> list[float]:
+        """Return the inner rates for adaptation at test time.
+
+        :param rule: ``"constant"`` goes on with the last training rate; ``"half_after_first"`` takes the first
+            training rate and then half of it, as the reference does, ``"hundredth_after_first"`` a hundredth, as it
+            does for AntDir.
+        :param inner_lr: rates that overrule the rule; the last one goes on where there are fewer than inner steps.
+        :raises ConfigError: an unknown rule, a rate that is not positive, or more rates than inner steps.
+        """
+        n_inner_steps = integer(0, MOST)("n_inner_steps", n_inner_steps)
+        if inner_lr is not None:
+            rates = checked_rates(inner_lr)
+            given = rates if isinstance(rates, list) else [rates]
+            if not 1 <= len(given) <= max(1, n_inner_steps):
+                raise ConfigError(f"inner_lr has {len(given)} rates for {n_inner_steps} inner steps")
+            return [given[min(k, len(given) - 1)] for k in range(n_inner_steps)]
+        if rule not in RATE_RULES:
+            raise ConfigError(f"inner_lr_rule={shorten(rule)} is unknown: use {' or '.join(RATE_RULES)}")
+        later = RATE_RULES[rule]
+        if later is not None:
+            return [self.rates[0] * (1.0 if k == 0 else later) for k in range(n_inner_steps)]
+        return [self.rates[min(k, len(self.rates) - 1)] for k in range(n_inner_steps)]
+
+    def evaluate(
+        self,
+        split: str = "test",
+        n_inner_steps: int | None = None,
+        *,
+        n_tasks: int = 40,
+        n_episodes: int | None = None,
+        n_transitions: int | None = None,
+        inner_lr_rule: str = "constant",
+        inner_lr: float | Sequence[float] | None = None,
+        seed: int = 0,
+        label: str | None = None,
+        progress: Progress | None = None,
+        **kwargs: Any,
+    ) -> Report:
+        """Adapt to held-out tasks and report the return after 0 … K inner steps.
+
+        The return after k steps is the mean undiscounted return of the batch collected at θ_k, which then serves the
+        next step, as in the reference. Runs evaluated with equal arguments share tasks and random streams, so they can
+        be compared in pairs. The report's ``meta["ep_lengths"]`` is ``[task, step]``, the mean length of the episodes.
+
+        :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
+        :param n_inner_steps: K; 3 if None.
+        :param n_tasks: tasks; where the split has fewer, each is adapted to several times with its own streams, and the
+            report says how many distinct ones there are.
+        :param n_episodes: episodes for each gradient step; as in training if None.
+        :param n_transitions: instead of episodes, env steps for each gradient step (4,000 in the reference).
+        :param inner_lr_rule: see :meth:`test_rates`.
+        :param inner_lr: rates that overrule it, see there.
+        :param seed: seed of the evaluation's streams.
+        :param label: the report's name in tables; the algorithm's name if None.
+        :param progress: called with (batches done, batches in all); around a stock algorithm with tasks.
+        """
+        if kwargs:
+            raise unknown_name("argument of evaluate:", next(iter(kwargs)), ["n_tasks", "n_episodes", "inner_lr_rule"])
+        n_tasks, seed = ROUNDS("n_tasks", n_tasks), SEED("seed", seed)
+        amount = self._amount(n_episodes, n_transitions)
+        rates = self.test_rates(3 if n_inner_steps is None else n_inner_steps, inner_lr_rule, inner_lr)
+        tasks, strata, n_family = evaluation_tasks(self.family, split, n_tasks)
+        blocks = self._blocks(tasks, rates, Streams(seed, f"evaluate/{split}"), amount)
+        told = counted(progress, sum(block.adaptation.n_told(block.request) for block in blocks))
+        with library_torch():
+            outcomes = [block.evaluate(self.theta, told) for block in blocks]
+        returns, env_steps, ep_lengths = (
+            gather(blocks, [getattr(outcome, name) for outcome in outcomes])
+            for name in ("returns", "env_steps", "ep_lengths")
+        )
+        return Report(
+            algo=self.name,
+            env=self.family.id,
+            split=split,
+            returns=returns[None],
+            env_steps=np.array([0.0, *np.cumsum(env_steps[:, :-1].mean(0))]),
+            tasks={name: value.tolist() for name, value in tasks.items()},
+            strata=None if strata is None else np.array(strata),
+            seeds=[self.seed],
+            label=label or self.name,
+            meta={
+                "num_timesteps": self.num_timesteps,
+                "n_iterations": self.n_iterations,
+                "inner_lr": rates,
+                "inner_lr_rule": inner_lr_rule if inner_lr is None else None,
+                **amount,
+                "evaluation_seed": seed,
+                "env_kwargs": plain_tree(self.env_kwargs),
+                "family_tasks": n_family,
+                "ep_lengths": ep_lengths.tolist(),
+                "versions": versions(),
+            },
+        )
+
+    @library_torch()
+    def adapt(
+        self,
+        env: str | Family | AnyEnv,
+        n_inner_steps: int | None = None,
+        *,
+        n_episodes: int | None = None,
+        n_transitions: int | None = None,
+        inner_lr_rule: str = "constant",
+        inner_lr: float | Sequence[float] | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> AdaptedPolicy:
+        """Adapt to one environment of equal spaces, whose task need not be known.
+
+        :param env: any Gymnasium environment, or a ``VecEnv`` of a single one. A registered name or a family stands for
+            one environment with a training task that is drawn from ``seed``.
+        :param n_inner_steps: inner steps; as in training if None.
+        :param n_episodes: episodes for each of them; as in training if None.
+        :param n_transitions: instead of episodes, env steps for each of them, in whole episodes.
+        :param inner_lr_rule: see :meth:`test_rates`.
+        :param inner_lr: rates that overrule it, see there.
+        :param seed: seed of the streams that episodes and actions are drawn from.
+        :raises ConfigError: spaces that differ from the family's.
+        """
+        if kwargs:
+            raise unknown_name("argument of adapt:", next(iter(kwargs)), ["n_inner_steps", "n_episodes", "seed"])
+        seed = SEED("seed", seed)
+        amount = self._amount(n_episodes, n_transitions)
+        one = as_env(env, self.family)
+        if self.adaptations.has_one:
+            self.check_env(one)
+        steps = self.n_inner_steps if n_inner_steps is None else n_inner_steps
+        rule = self._rule(self.test_rates(steps, inner_lr_rule, inner_lr))
+        adaptation = self.adaptations.of(one.observation_space, one.action_space)  # type: ignore[arg-type]
+        local = self.adaptations.local(adaptation, Streams(seed, "adapt"), 1)
+        theta = {**self.theta, **take(local, 0)}
+        return adaptation.adapt(one, theta, rule.steps(self.params), seed, amount)
+
+
+def checked_rates(inner_lr: Any) -> float | list[float]:
+    """Return one learning rate or a list of them as plain values."""
+    rates = plain_tree(inner_lr)
+    if isinstance(rates, (list, tuple)):
+        return [RATE("inner_lr", rate) for rate in rates]
+    return RATE("inner_lr", rates)

@@ -1,0 +1,120 @@
+"""What every meta-iteration consists of: tasks, blocks, a step that is taken as a whole, and what is logged of it."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from metarl.agents.learners.registry import Abilities
+from metarl.envs.family import draw_tasks
+from metarl.envs.tasks import Tasks
+from metarl.errors import DivergedError
+from metarl.meta.adaptation.base import Amount, Outcome, Streams
+from metarl.meta.blocks.cut import Block
+from metarl.meta.evaluating import Evaluates
+from metarl.meta.outer.base import Outer
+from metarl.meta.progress import Timer
+from metarl.params import Params, norm
+from metarl.streams import stream
+
+LARGEST_GROWTH = 100.0
+"""The factor by which a meta-iteration may lengthen the parameters. Fresh ones have a norm of about 10, and a trust
+region on a handful of episodes, whose curvature is nearly singular, has been seen to make it 13 times that."""
+LARGEST_ENTRY = 100.0
+"""The root mean square entry beyond which they may not grow at all; fresh ones have one of about 0.1."""
+
+
+def require_sound(before: Params, after: Params) -> None:
+    """Raise where a meta-iteration made the parameters explode, long before they are no numbers.
+
+    :raises DivergedError: the norm of ``after`` is more than :data:`LARGEST_GROWTH` times that of ``before`` (or 1), or
+        grew although its entries are beyond :data:`LARGEST_ENTRY` already.
+    """
+    old, new = norm(before), norm(after)
+    beyond = LARGEST_ENTRY * math.sqrt(sum(tensor.numel() for tensor in after.values()))
+    if not new <= min(LARGEST_GROWTH * max(old, 1.0), max(old, beyond)):  # a NaN is none of these either
+        raise DivergedError(
+            f"the norm of the parameters went from {old:.4g} to {new:.4g}: training diverges; take a smaller "
+            "learning_rate in outer_kwargs, or a smaller inner_lr"
+        )
+
+
+class Iterates(Evaluates):
+    """A meta-algorithm whose meta-iteration learns the blocks of a meta-batch and takes one outer step.
+
+    The arguments are those of :class:`~metarl.meta.model.Model`.
+    """
+
+    outer_optimizer: Outer
+    """Takes the outer steps."""
+
+    @property
+    @abstractmethod
+    def abilities(self) -> type[Abilities]:
+        """What the learner declares."""
+
+    def _sample_tasks(self) -> Tasks:
+        """Return the training tasks of this meta-iteration."""
+        return draw_tasks(self.family, stream(self.seed, "tasks", self.n_iterations), self.meta_batch_size)
+
+    def _blocks(self, tasks: Tasks, rates: Sequence[float], streams: Streams, amount: Amount) -> list[Block]:
+        """Cut tasks into the blocks that are learnt together."""
+        return self.adaptations.cut(tasks, self._rule(rates).steps(self.params), streams, amount)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Do what is inside as a whole or not at all: an error leaves parameters and outer optimiser as they were."""
+        params, state = self.params, self.outer_optimizer.state()
+        try:
+            yield
+        except BaseException:
+            self.params = params
+            self.outer_optimizer.load_state(state, self.meta_params)
+            raise
+
+    def _move(self, moved: Params, outcomes: Sequence[Outcome]) -> None:
+        """Replace the meta-parameters by what an outer step made of them, and statistics by those of the tasks learnt.
+
+        :raises DivergedError: the norm of the parameters exploded.
+        """
+        require_sound(self.meta_params, moved)
+        self.params = {**self.params, **moved, **self.adaptation.carried(self.theta, outcomes)}
+
+    def _statistics(self, parts: Sequence[Outcome], timer: Timer) -> dict[str, float]:
+        """Return what a meta-iteration saw.
+
+        :param parts: what came of its tasks, in one part or several.
+        """
+        returns = np.concatenate([part.returns for part in parts])
+        known = {k: column[~np.isnan(column)] for k, column in enumerate(returns.T)}
+        after = {k: float(np.mean(column)) for k, column in known.items() if len(column)}
+        steps = sum(part.n_steps for part in parts)
+        last_steps = sum(float(part.env_steps[:, -1].sum()) for part in parts)
+        n_episodes = sum(int(part.n_episodes[..., -1].sum()) for part in parts)
+        self._n_ended = sum(int(part.n_episodes.sum()) for part in parts)
+        done = float(self.n_iterations + 1)
+        stats = {"meta/n_meta_iterations": done, "train/n_updates": done}
+        if after:
+            first, last = min(after), max(after)
+            stats["rollout/ep_rew_mean"] = stats["meta/post_adapt_rew"] = after[last]
+            stats["meta/pre_adapt_rew"] = after[first]
+            stats["meta/adapt_gain"] = after[last] - after[first]
+            if self.abilities.reuses_support and first < returns.shape[1] - 1 and first == last:
+                # One batch for all inner steps: how good they were is not seen in training.
+                del stats["meta/post_adapt_rew"], stats["meta/adapt_gain"]
+        if n_episodes:
+            stats["rollout/ep_len_mean"] = last_steps / n_episodes
+        for k, value in after.items():
+            stats[f"inner/return_after_{k}"] = value
+        for phase, seconds in timer.seconds.items():
+            stats[f"time/{phase}"] = seconds
+        if "sampling" in timer.seconds:
+            stats["time/sampling_fps"] = steps / max(timer.seconds["sampling"], 1e-9)
+        log_std = self.params.get("policy/log_std")
+        if log_std is not None:
+            stats["train/std"] = float(log_std.exp().mean())
+        return stats
