@@ -415,7 +415,19 @@ def test_the_seed_decides_the_initialisation() -> None:
 
 
 def test_every_algorithm_has_a_name() -> None:
-    assert set(ALGORITHMS) == {"fomaml", "leap", "maml", "oracle", "pretrain", "random", "reptile"}
+    assert set(ALGORITHMS) == {
+        "anil",
+        "boil",
+        "cavia",
+        "meta_sgd",
+        "fomaml",
+        "leap",
+        "maml",
+        "oracle",
+        "pretrain",
+        "random",
+        "reptile",
+    }
     assert ALGORITHMS["random"] is RandomInit
 
 
