@@ -62,6 +62,10 @@ def standardize(
     return result
 
 
+MANY_FEATURES = 1000
+"""With more features than this, as images have, and fewer samples, what is solved has the size of the samples."""
+
+
 class LinearFeatureBaseline:
     """Ridge regression of the return to go on [clip(o, ±10), its square, t, t², t³, 1], with t in hundreds of steps.
 
@@ -113,14 +117,19 @@ class LinearFeatureBaseline:
     def _fitted(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         # A feature that is zero throughout (the forces on bodies that touch nothing) gets a zero weight anyway.
         features = features[:, features.any(0)]
-        gram, moment = features.T @ features, features.T @ targets
+        if features.shape[1] > max(MANY_FEATURES, len(features)):
+            # The same fit: X (XᵀX + r)⁻¹ Xᵀ y = X Xᵀ (X Xᵀ + r)⁻¹ y.
+            gram = fitted = features @ features.T
+            moment = targets
+        else:
+            gram, moment, fitted = features.T @ features, features.T @ targets, features
         ridge = self.ridge
         for _ in range(6):
             factor, failed = torch.linalg.cholesky_ex(gram + ridge * torch.eye(len(gram), dtype=gram.dtype))
             if not failed:
                 weights = torch.cholesky_solve(moment[:, None], factor)[:, 0]
                 if bool(torch.isfinite(weights).all()):
-                    return features @ weights
+                    return fitted @ weights
             ridge *= 10.0
         # Every ridge failed: the mean return keeps the gradient right and only loses variance reduction.
         return targets.mean().expand(len(targets))

@@ -139,11 +139,12 @@ def check_values(function: Callable[..., Any], kwargs: Mapping[str, Any], prefix
     return result
 
 
-def check_policy(policy: str, observation_space: spaces.Space[Any]) -> None:
+def check_policy(policy: str, observation_space: spaces.Space[Any], policy_kwargs: Mapping[str, Any]) -> None:
     """Raise :class:`ConfigError` for a policy of SB3's that takes other observations."""
     if policy == "MultiInputPolicy":
         raise ConfigError(f"policy={policy!r} takes observations that are dicts: those of families are arrays")
-    if policy == "CnnPolicy" and not is_image_space(observation_space):
+    raw = policy_kwargs.get("normalize_images", True) is False
+    if policy == "CnnPolicy" and not is_image_space(observation_space, normalized_image=raw):
         raise ConfigError(f"policy={policy!r} takes images: 'MlpPolicy' takes a {shorten(observation_space)}")
 
 

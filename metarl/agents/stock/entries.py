@@ -51,7 +51,8 @@ class StockAlgorithm(Abilities):
             return dict(options)
         n_steps, default = -(-batch_steps // n_envs), int(known["batch_size"].default)
         rollout = n_steps * n_envs
-        parts = (size for size in range(min(default, rollout), default // 4, -1) if rollout % size == 0)
+        most = min(default, rollout)
+        parts = (size for size in range(most, most // 4, -1) if rollout % size == 0)
         return {"n_steps": n_steps, "batch_size": next(parts, default), **options}
 
 

@@ -240,10 +240,10 @@ class SB3Learner:
         self.policy = policy
         self._class = ALGORITHMS[algorithm]
         _require_actions(algorithm, self.family)
-        check_policy(policy, self.family.observation_space)
         check_names(algorithm, kwargs)
         own = {"n_envs": n_envs, "normalize": normalize, "policy_kwargs": policy_kwargs}
         n_envs, normalize, policy_kwargs = check_values(SB3Learner.__init__, plain_tree(own)).values()
+        check_policy(policy, self.family.observation_space, policy_kwargs or {})
         self.normalize = None if normalize is False else {} if normalize is True else dict(normalize)
         """Arguments of ``VecNormalize``; None where nothing is normalised."""
         kwargs, self.normalize = check_stock(

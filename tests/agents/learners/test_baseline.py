@@ -171,3 +171,20 @@ def test_where_every_ridge_fails_the_mean_is_taken() -> None:
     features = torch.ones(6, 2, dtype=torch.float64)
     targets = torch.arange(6, dtype=torch.float64)
     torch.testing.assert_close(baseline._fitted(features, targets), torch.full((6,), 2.5, dtype=torch.float64))
+
+
+def test_many_features_are_fitted_by_the_samples_inner_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    episodes = make_episodes(obs_scale=1.0)
+    returns = discounted_returns(episodes.rewards, episodes.mask, 0.9)
+    wide = replace(episodes, obs=np.random.default_rng(5).random((TASKS, ENVS, TIME, 40)).astype(np.float32))
+    fits = []
+    for many in (1000, 10):
+        monkeypatch.setattr("metarl.agents.learners.baseline.MANY_FEATURES", many)
+        fits.append(LinearFeatureBaseline(ridge=0.1).fit_predict(wide, returns))
+    assert fits[0].any()
+    np.testing.assert_allclose(fits[1], fits[0], rtol=1e-9, atol=1e-9)
+    # The normal equations of 42,000 features take 14 GB.
+    images = np.random.default_rng(5).random((1, ENVS, TIME, 3, 84, 84)).astype(np.float32)
+    one = replace(episodes, obs=images, mask=np.ones((1, ENVS, TIME), bool), rewards=episodes.rewards[:1])
+    values = LinearFeatureBaseline().fit_predict(one, returns[:1])
+    np.testing.assert_allclose(values, returns[:1], atol=1e-3)

@@ -1,0 +1,89 @@
+"""The kinds of families that a wrapper and a learner may meet, one tiny family of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from metarl.envs.family import Family, State, Step
+from metarl.envs.supervised.one_step import OneStep
+from metarl.envs.tasks import Tasks
+from tests.envs.families import Doors
+from tests.meta.walk import Walk
+
+
+class Shades(Family):
+    """Images: a picture is dark or bright, and the task says which of two buttons pays more on the bright ones."""
+
+    def __init__(self) -> None:
+        self.id = "Shades-v0"
+        self.task_space = spaces.Dict({"bright": spaces.Box(0.0, 1.0, (), np.float64)})
+        self.observation_space = spaces.Box(0.0, 1.0, (1, 36, 36), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.horizon = 2
+
+    def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
+        return self._draw(rngs, n_envs)
+
+    def _draw(self, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
+        is_bright = np.stack([rng.integers(2, size=n_envs) for rng in rngs])
+        shade = np.where(is_bright == 1, 0.9, 0.1).astype(np.float32)
+        return {"is_bright": is_bright}, np.tile(shade[..., None, None, None], self.observation_space.shape)
+
+    def step(
+        self,
+        tasks: Tasks,
+        state: State,
+        actions: np.ndarray,
+        rngs: Sequence[np.random.Generator],
+        active: np.ndarray | None = None,
+    ) -> Step:
+        pay = np.where(state["is_bright"] == 1, tasks["bright"][:, None], 1.0 - tasks["bright"][:, None])
+        reward = np.where(actions == 1, pay, 1.0 - pay)
+        after, obs = self._draw(rngs, actions.shape[1])
+        return Step(after, obs, reward, np.zeros(reward.shape, bool), {"reward_pay": reward})
+
+
+class Slope(OneStep):
+    """Supervised: a line through the origin, whose slope is the task."""
+
+    def __init__(self) -> None:
+        self.id = "Slope-v0"
+        self.task_space = spaces.Dict({"slope": spaces.Box(0.5, 1.5, (), np.float64)})
+        self.observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.action_space = spaces.Box(-4.0, 4.0, (1,), np.float32)
+
+    def examples(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n: int) -> tuple[np.ndarray, np.ndarray]:
+        x = np.stack([rng.uniform(-1.0, 1.0, (n, 1)) for rng in rngs]).astype(np.float32)
+        return x, tasks["slope"][:, None, None] * x
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of family.
+
+    :param make: returns a family of that kind.
+    :param policy: takes its observations.
+    :param policy_kwargs: make it tiny.
+    """
+
+    make: Callable[[], Family]
+    policy: str = "MlpPolicy"
+    policy_kwargs: Mapping[str, Any] = field(default_factory=lambda: {"net_arch": [4]})
+
+
+KINDS: dict[str, Kind] = {
+    "continuous": Kind(Walk),
+    "discrete": Kind(lambda: Walk(discrete=True)),
+    "unequal spaces": Kind(Doors),
+    "images": Kind(
+        Shades,
+        "CnnPolicy",
+        {"net_arch": [4], "features_extractor_kwargs": {"features_dim": 4}, "normalize_images": False},
+    ),
+    "supervised": Kind(Slope),
+}

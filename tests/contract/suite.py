@@ -1,0 +1,211 @@
+"""The contract that every meta-wrapper keeps around every learner, on every kind of family.
+
+It is asked of whatever the registries hold: a learner or a wrapper that registers itself is held to it as well. Nothing
+here knows one by its name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import metarl
+from metarl.agents import LEARNERS
+from metarl.envs import Oracle
+from metarl.envs.family import Family
+from metarl.envs.tasks import one_task
+from metarl.envs.views.single import SingleEnv
+from metarl.errors import MetaRLError
+from tests.contract.kinds import KINDS
+
+SMALL: dict[str, Any] = {
+    "n_epochs": 2,
+    "learning_starts": 1,
+    "train_freq": 4,
+    "buffer_size": 100,
+}
+"""Arguments that make a learner quick, where it has them."""
+STEPS = (1, 2, 3)
+"""Inner steps."""
+LONG = 10**6
+"""Env steps of a training that nobody ends."""
+
+
+class Case(NamedTuple):
+    """A wrapper around a learner, on a kind of family."""
+
+    algorithm: str
+    learner: str | None
+    kind: str
+    n_inner_steps: int
+
+    def __str__(self) -> str:
+        return "-".join(str(part) for part in self if part is not None).replace(" ", "_")
+
+
+def cases() -> list[Case]:
+    """Return all cases of what is registered now."""
+    found: list[Case] = []
+    for name, cls in metarl.ALGORITHMS.items():
+        arguments = cls.argument_names()
+        learners = list(LEARNERS) if "learner" in arguments else [None]
+        steps = STEPS if "n_inner_steps" in arguments else STEPS[:1]
+        for learner in learners:
+            found += [Case(name, learner, kind, n) for kind in KINDS for n in steps]
+    return found
+
+
+def is_quick(case: Case) -> bool:
+    """Tell whether a case belongs to the default suite: all kinds with two inner steps, one kind with one and three.
+
+    A stock algorithm takes all inner steps of a task in one go, so their number is but a number of env steps. Images
+    take long, and one inner step. A pair that is refused whatever the family is refused once.
+    """
+    first = next(iter(KINDS))
+    if case.learner is None:
+        return True
+    cls, learner = metarl.ALGORITHMS[case.algorithm], LEARNERS[case.learner]
+    if cls.refusal(learner) is not None:  # type: ignore[attr-defined]
+        return case.kind == first and case.n_inner_steps == 2
+    if case.kind == "images":
+        return case.n_inner_steps == 1
+    return case.n_inner_steps == 2 or (learner.differentiable and case.kind == first)
+
+
+def family_of(case: Case) -> Family:
+    """Return the family of a case; wrappers that are told the task get one that tells it."""
+    family = KINDS[case.kind].make()
+    return Oracle(family) if metarl.ALGORITHMS[case.algorithm].is_told_the_task else family
+
+
+def make(case: Case, **kwargs: Any) -> Any:
+    """Return a tiny model of a case.
+
+    :raises MetaRLError: it is refused.
+    """
+    kind, cls = KINDS[case.kind], metarl.ALGORITHMS[case.algorithm]
+    known = cls.argument_names()
+    own: dict[str, Any] = {"n_inner_steps": case.n_inner_steps, "n_episodes": 2}
+    if case.learner is not None:
+        options = LEARNERS[case.learner].options()
+        # MAML differentiates plain gradient steps, and refuses what says how a learner goes down its loss.
+        refused = () if getattr(cls, "first_order", True) else LEARNERS[case.learner].update_options
+        small = {name: value for name, value in SMALL.items() if name in options and name not in refused}
+        own |= {"learner": case.learner, "learner_kwargs": small}
+    sizes = {name: value for name, value in own.items() if name in known}
+    common = {"policy_kwargs": kind.policy_kwargs, "meta_batch_size": 2, "n_threads": 1, "seed": 3}
+    return cls(kind.policy, family_of(case), **{**common, **sizes, **kwargs})  # type: ignore[arg-type]
+
+
+def require_a_sentence(error: MetaRLError) -> str:
+    """Return what an error says, which is one sentence that says something."""
+    text = str(error)
+    assert "\n" not in text
+    assert 20 < len(text) < 400, text
+    return text
+
+
+def train(model: Any, n: int) -> list[dict[str, float]]:
+    """Train for ``n`` meta-iterations more of a long training; return what each logged."""
+    seen: list[dict[str, float]] = []
+
+    def after(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        seen.append(local["stats"])
+        return len(seen) < n
+
+    # In env steps that are left, so that what is annealed goes on where it was.
+    model.learn(LONG - model.num_timesteps, callback=after, reset_num_timesteps=False)
+    return seen
+
+
+def tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Return all that a model goes on from: parameters and the outer optimiser."""
+    found: dict[str, torch.Tensor] = model.state()[0]
+    return {name: tensor.clone() for name, tensor in found.items()}
+
+
+def require_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """Assert equal bits."""
+    assert list(ours) == list(theirs)
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def check(case: Case, folder: Path) -> str | None:
+    """Hold a case to the contract.
+
+    :return: why it was refused; None where it keeps it.
+    """
+    try:
+        model = make(case)
+    except MetaRLError as error:
+        return require_a_sentence(error)
+    _training(model)
+    _resuming(case, model, folder)
+    _evaluating(model, case)
+    _adapting(model, case)
+    _exporting(model, case)
+    return None
+
+
+def _training(model: Any) -> None:
+    """Two meta-iterations move what is meta-learnt, and all stays finite."""
+    before = tensors(model)
+    if not model.learns:
+        model.learn(10)
+        require_equal(tensors(model), before)
+        return
+    stats, after = train(model, 2), tensors(model)
+    assert model.n_iterations == 2
+    assert [row["meta/n_meta_iterations"] for row in stats] == [1.0, 2.0]
+    assert all(bool(tensor.isfinite().all()) for tensor in after.values())
+    assert not any(np.isinf(value) for row in stats for value in row.values())
+    found_no_step = any(row.get("train/is_line_search_success") == 0.0 for row in stats)
+    assert found_no_step or any(not torch.equal(after[name], before[name]) for name in model.meta_params)
+
+
+def _resuming(case: Case, model: Any, folder: Path) -> None:
+    """Two meta-iterations in a row are one, a file, and one more, bit for bit."""
+    first = make(case)
+    if first.learns:
+        train(first, 1)
+    again = metarl.load(first.save(folder / "model"), env=model.family)
+    require_equal(tensors(again), tensors(first))
+    if again.learns:
+        train(again, 1)
+    require_equal(tensors(again), tensors(model))
+    assert (again.n_iterations, again.num_timesteps) == (model.n_iterations, model.num_timesteps)
+
+
+def _evaluating(model: Any, case: Case) -> None:
+    n = case.n_inner_steps
+    report = model.evaluate("test", n, n_tasks=2, n_episodes=2)
+    assert report.returns.shape == (1, 2, n + 1)
+    assert np.isfinite(report.returns).all()
+    assert report.env_steps.shape == (n + 1,)
+    again = model.evaluate("test", n, n_tasks=2, n_episodes=2)
+    np.testing.assert_array_equal(report.returns, again.returns)
+
+
+def _adapting(model: Any, case: Case) -> None:
+    env = SingleEnv(model.family, **one_task(model.family.tasks("test", 1), 0))
+    adapted = model.adapt(env, case.n_inner_steps, n_episodes=2)
+    obs, _ = env.reset(seed=0)
+    action, _ = adapted.predict(obs, deterministic=True)
+    assert env.action_space.contains(action.item() if env.action_space.shape == () else action)
+    assert adapted.env_steps > 0
+
+
+def _exporting(model: Any, case: Case) -> None:
+    fit = {} if case.learner is None or not LEARNERS[case.learner].differentiable else {"value_tasks": 0}
+    try:
+        stock = model.to_sb3(**fit)
+    except MetaRLError as error:
+        require_a_sentence(error)
+        return
+    obs = np.stack([model.observation_space.sample() for _ in range(3)])
+    ours, theirs = (each.predict(obs, deterministic=True)[0] for each in (model, stock))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
