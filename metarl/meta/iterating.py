@@ -103,9 +103,6 @@ class Iterates(Evaluates):
             stats["rollout/ep_rew_mean"] = stats["meta/post_adapt_rew"] = after[last]
             stats["meta/pre_adapt_rew"] = after[first]
             stats["meta/adapt_gain"] = after[last] - after[first]
-            if self.abilities.reuses_support and first < returns.shape[1] - 1 and first == last:
-                # One batch for all inner steps: how good they were is not seen in training.
-                del stats["meta/post_adapt_rew"], stats["meta/adapt_gain"]
         if n_episodes:
             stats["rollout/ep_len_mean"] = last_steps / n_episodes
         for k, value in after.items():

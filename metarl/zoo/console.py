@@ -210,11 +210,9 @@ class ReturnsWriter(KVWriter):
         """Nothing is open."""
 
     def text(self) -> str:
-        """Return the two returns in a few words, or the first alone; empty before the first log entry."""
-        if self.pre is None:
+        """Return the two returns in a few words, empty before the first log entry."""
+        if self.pre is None or self.post is None:
             return ""
-        if self.post is None:
-            return f"return {self.pre:.2f}"
         return f"return {self.pre:.2f} → {self.post:.2f}"
 
     def news(self) -> str:

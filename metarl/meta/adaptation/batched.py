@@ -259,8 +259,11 @@ class BatchedWalk:
                 self._last = learner.process(episodes, self._state.params)
 
     def _measured(self, batch: _Batch) -> _Batch:
-        """Return a batch with the score of further episodes, where an evaluation learns from others."""
-        if not (self._measure and self._adaptation.learner.reuses_support):
+        """Return a batch with the score of further episodes, where nothing is learnt from what is measured: in every
+        batch of an evaluation, and in the last of training, so that its log has a return before and after.
+        """
+        is_last = self.n_done + 1 == self.n_units and self.n_done > 0
+        if not (self._adaptation.learner.reuses_support and (self._measure or is_last)):
             return batch
         return batch.measured_on(self._adaptation.measure(self._state.params, self._request))
 

@@ -1,0 +1,83 @@
+"""Supervised tasks on the command line: Sinusoid-v0 with its settings, through every command, and by the reward."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import metarl
+from metarl.zoo.__main__ import main
+from metarl.zoo.config import load_hyperparameters
+from tests.meta.small import equal
+from tests.zoo.conftest import Refused
+
+ALGOS = ("maml", "fomaml", "reptile", "leap", "pretrain", "oracle", "random")
+SMALL = ["meta_batch_size:2", "n_episodes:3", "policy_kwargs.net_arch:[8]"]
+
+
+def train(logs: Path, algo: str, *pairs: str, n: int = 40) -> Path:
+    words = ["train", "--algo", algo, "--env", "Sinusoid-v0", "--seed", "0", "--num-threads", "1", "--verbose", "0"]
+    words += ["-n", str(n), "--n-eval-tasks", "3", "--eval-freq", str(n // 2), "-f", str(logs), "-params"]
+    assert main([*words, *SMALL, *pairs]) == 0
+    return logs / algo / "Sinusoid-v0_1"
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_the_settings_are_those_of_the_paper(algo: str) -> None:
+    config = load_hyperparameters(algo, "Sinusoid-v0")
+    assert config["learner"] == "supervised"
+    assert config["policy_kwargs"] == {"net_arch": [40, 40], "activation_fn": "relu"}
+    assert (config["meta_batch_size"], config["n_episodes"]) == (25, 10)
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_it_is_trained_and_evaluated_on_shots_that_are_counted_once(algo: str, tmp_path: Path) -> None:
+    run = train(tmp_path, algo)
+    assert yaml.safe_load((run / "Sinusoid-v0" / "config.yml").read_text())["learner"] == "supervised"
+    assert main(["evaluate", "-i", str(run), "--n-eval-tasks", "3", "--n-inner-steps", "10"]) == 0
+    (report,) = (run / "evaluations").glob("*.json")
+    (record,) = json.loads(report.read_text())["reports"]
+    assert record["env_steps"] == [0.0, *[3.0] * 10]
+
+
+@pytest.mark.parametrize("algo", ["maml", "leap"])
+def test_a_run_is_plotted_and_gone_on_with(algo: str, tmp_path: Path) -> None:
+    run = train(tmp_path, algo)
+    assert main(["plot", "-i", str(run)]) == 0
+    assert len(list(run.glob("training_*.png"))) == 1
+    events = EventAccumulator(str(run)).Reload()
+    assert {"meta/pre_adapt_rew", "meta/post_adapt_rew"} <= set(events.Tags()["scalars"])
+    assert main(["train", "-i", str(run), "-n", "80", "--verbose", "0", "--num-threads", "1"]) == 0
+    whole = train(tmp_path / "whole", algo, n=80)
+    assert equal(*(metarl.load(folder / "Sinusoid-v0.safetensors").params for folder in (run, whole)))
+
+
+def test_the_log_has_returns_after_steps_that_were_seen(tmp_path: Path) -> None:
+    for algo, known in (("maml", {0, 3}), ("leap", {0, 2})):
+        run = train(tmp_path, algo, "n_inner_steps:3")
+        with open(run / "progress.csv", newline="") as file:
+            (row, *_) = csv.DictReader(file)
+        assert {k for k in range(5) if row.get(f"inner/return_after_{k}")} == known
+        assert row["meta/pre_adapt_rew"] == row["inner/return_after_0"]
+        assert row["meta/post_adapt_rew"] == row[f"inner/return_after_{max(known)}"]
+
+
+@pytest.mark.parametrize("learner", ["vpg", "ppo"])
+def test_the_same_family_is_learnt_by_its_reward(learner: str, tmp_path: Path) -> None:
+    run = train(tmp_path, "fomaml", f"learner:{learner}")
+    model = metarl.load(run / "Sinusoid-v0.safetensors")
+    assert model.learner == learner
+    assert np.isfinite(model.evaluate("test", 1, n_tasks=2).returns).all()
+
+
+def test_a_family_without_a_loss_is_refused(refused: Refused, tmp_path: Path) -> None:
+    words = ["train", "--algo", "maml", "--env", "PointMass-v0", "-f", tmp_path, "-params", "learner:supervised"]
+    message = refused(*words)
+    assert "learner 'supervised' does not learn PointMass-v0: it takes families that declare a loss" in message
+    assert list(tmp_path.iterdir()) == []
