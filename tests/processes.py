@@ -23,7 +23,7 @@ COMMAND = "from metarl.zoo.__main__ import script; script()"
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["tests.processes", "metarl.zoo.commands.train", "metarl.zoo.commands.evaluate", "metarl.logging"]
+    ["tests.processes", "metarl.zoo.commands.train", "metarl.zoo.commands.evaluate", "metarl.files.logging"]
 )
 
 

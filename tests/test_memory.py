@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metarl import memory
+from metarl.agents import memory
 
 
 @pytest.fixture

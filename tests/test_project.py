@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -264,3 +265,17 @@ def test_the_rule_against_comparing_names_bites(code: str) -> None:
     constants = constants_of(ast.parse('FIRST = "maml"'), names)
     assert names_compared(ast.parse(code), names, constants)
     assert names_compared(ast.parse('make(learner="vpg", words={"maml": "ppo"})'), names, constants) == []
+
+
+def test_folders_and_classes_are_small() -> None:
+    # Somebody new reads a folder's list and a class as a whole; the one folder has a file for each algorithm.
+    folders = Counter(path.parent for path in (ROOT / "metarl").rglob("*.py") if path.name != "__init__.py")
+    assert {folder.name for folder, n in folders.items() if n > 12} <= {"algorithms"}
+    long = [
+        f"{path.name}: {node.name}"
+        for path in (ROOT / "metarl").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and (node.end_lineno or 0) - node.lineno >= 250
+    ]
+    assert long == []
+    assert [str(path) for path in (ROOT / "metarl").rglob("*.py") if len(path.read_text().splitlines()) > 500] == []

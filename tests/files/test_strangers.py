@@ -21,7 +21,7 @@ from metarl import load
 from metarl.errors import CheckpointError, MetaRLError
 from metarl.files import checkpoint
 from metarl.files.checkpoint import load_checkpoint, read_npz, save_checkpoint, write_npz_atomic
-from metarl.logging import cut_events, cut_logs, make_logger
+from metarl.files.logging import cut_events, cut_logs, make_logger
 from tests.meta.small import small
 from tests.strangers import changed, damages, few, fixed, read
 from tests.zoo.conftest import contents

@@ -13,12 +13,12 @@ from metarl.agents.learners.base import Learner
 from metarl.agents.learners.baseline import generalized_advantages
 from metarl.agents.learners.descent import task_blocks
 from metarl.agents.learners.optimizers import make_optimizer
-from metarl.agents.learners.rounding import is_rounding, nothing_differs
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.fields import PER_SAMPLE
+from metarl.agents.sampling.rounding import is_rounding, nothing_differs
 from metarl.agents.sampling.samples import Samples, pack
 from metarl.checks import ABOVE_ZERO, FRACTION, NOT_NEGATIVE, SWITCH
 from metarl.params import Params

@@ -14,11 +14,11 @@ from metarl.agents.learners.baseline import (
     standardize,
 )
 from metarl.agents.learners.registry import register_learner
-from metarl.agents.learners.rounding import is_rounding, nothing_differs
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.episodes import Episodes
+from metarl.agents.sampling.rounding import is_rounding, nothing_differs
 from metarl.agents.sampling.samples import Samples, pack
 from metarl.checks import FRACTION, SWITCH, choice
 from metarl.params import Params

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from metarl.agents.learners.rounding import warn_of_lost_digits
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.fields import PER_EPISODE, PER_STEP, Fields
+from metarl.agents.sampling.rounding import warn_of_lost_digits
 from metarl.checks import COUNT, NONE
 from metarl.errors import ConfigError, shorten
 

@@ -51,17 +51,15 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from sb3_contrib import QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -70,6 +68,7 @@ from metarl.agents.learners.watching import Watcher
 from metarl.agents.networks.arguments import ACTIVATIONS, require_network_size
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.arguments import check_policy, check_together, check_values
+from metarl.agents.stock.observers import GradientSum, Observer
 from metarl.agents.stock.reuse import ReusableSB3, construct, load_initialisation, read_initialisation
 from metarl.checks import COUNT, check_arguments, plain_tree
 from metarl.envs.family import Family
@@ -357,7 +356,7 @@ class SB3Learner:
         learning, evaluation = map(int, seed.generate_state(2))
         with sb3_generators(), library_torch():
             self._learning.start(params, task, learning)
-            observer = _Observer(
+            observer = Observer(
                 lambda: self._learning.evaluate(task, evaluation, n_eval_episodes, deterministic),
                 [n_timesteps * part / n_evaluations for part in range(n_evaluations + 1)] if n_evaluations else [],
             )
@@ -404,8 +403,8 @@ class SB3Learner:
         n_steps = -(-n_timesteps // self.n_envs)
         if n_steps not in self._queries:
             self._queries[n_steps] = self._reusable(**self._query_kwargs(n_steps))
-        query, observer = self._queries[n_steps], _Observer()
-        total = _GradientSum(query.parameters)
+        query, observer = self._queries[n_steps], Observer()
+        total = GradientSum(query.parameters)
         if isinstance(query.algorithm, TRPO):
             total.see_actor(query.algorithm)
         with sb3_generators(), library_torch():
@@ -427,71 +426,6 @@ class SB3Learner:
             kwargs |= {"exploration_initial_eps": final}
         known = inspect.signature(self._class.__init__).parameters
         return {name: value for name, value in kwargs.items() if name in known}
-
-
-class _Observer(BaseCallback):
-    """Collects the returns of episodes, and evaluates when learning has passed given numbers of env steps."""
-
-    def __init__(self, evaluate: Callable[[], tuple[float, float]] | None = None, points: Sequence[float] = ()) -> None:
-        super().__init__()
-        self._evaluate = evaluate
-        self._points = list(points)
-        self.episode_returns: list[float] = []
-        self.env_steps: list[int] = []
-        self.returns: list[float] = []
-        self.lengths: list[float] = []
-
-    def look(self, num_timesteps: int) -> None:
-        """Evaluate if a point was passed."""
-        passed = sum(point <= num_timesteps for point in self._points) - len(self.returns)
-        if passed > 0:
-            assert self._evaluate is not None
-            mean_return, mean_length = self._evaluate()
-            self.returns += [mean_return] * passed
-            self.lengths += [mean_length] * passed
-            self.env_steps += [num_timesteps] * passed
-
-    def _on_rollout_start(self) -> None:
-        self.look(self.model.num_timesteps)
-
-    def _on_training_end(self) -> None:
-        self.look(self.model.num_timesteps)
-
-    def _on_step(self) -> bool:
-        if self.locals["dones"].any():
-            self.episode_returns += [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
-        return True
-
-
-class _GradientSum:
-    """A watcher that adds up the gradients of all segments, one for each optimiser."""
-
-    def __init__(self, parameters: Params) -> None:
-        self.gradient = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
-        self._names = {id(tensor): name for name, tensor in parameters.items()}
-
-    def segment(
-        self,
-        start: Params,
-        end: Params,
-        gradient: Params | None,
-        losses: torch.Tensor | None,
-        active: torch.Tensor | None = None,
-    ) -> None:
-        for name, tensor in (gradient or {}).items():
-            self.gradient[name] += tensor[0]
-
-    def see_actor(self, algorithm: TRPO) -> None:
-        """Take the actor's gradient where TRPO computes it: no optimiser ever gets it."""
-
-        def compute(*losses: torch.Tensor) -> Any:
-            result = TRPO._compute_actor_grad(algorithm, *losses)
-            actor, surrogate = result[:2]
-            for parameter, part in zip(actor, torch.split(surrogate, [p.numel() for p in actor]), strict=True):
-                self.gradient[self._names[id(parameter)]] -= part.view_as(parameter)
-            return result
-
-        algorithm._compute_actor_grad = compute  # type: ignore[method-assign,assignment]
 
 
 def _require_actions(algorithm: str, family: Family) -> None:

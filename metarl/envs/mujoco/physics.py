@@ -169,33 +169,7 @@ class MujocoFamily(Family):
     # ---------------------------------------------------------------------------------------------------------- models
     def compile(self, spec: mujoco.MjSpec) -> Model:
         """Compile a robot into its step and sense models; for families with one model for each task."""
-        _pair_with_ground(spec)
-        spec.option.disableflags |= int(_DISABLE.mjDSBL_AUTORESET)
-        # A single robot is a single island: looking for islands takes a tenth of a step and changes no bit of it.
-        spec.option.disableflags |= int(getattr(_DISABLE, "mjDSBL_ISLAND", 0))
-        if not self.warm_start:
-            spec.option.disableflags |= int(_DISABLE.mjDSBL_WARMSTART)
-        step = spec.compile()
-        if not self._senses:
-            return Model(step, None)
-        # One Euler step costs one evaluation; its result is thrown away, its sensors describe the state it starts from.
-        spec.option.integrator = mujoco.mjtIntegrator.mjINT_EULER
-        spec.option.disableflags |= int(_DISABLE.mjDSBL_EULERDAMP)
-        if self._contact_forces:
-            for index, body in enumerate(spec.bodies[1:], start=1):
-                body.name = body.name or f"body_{index}"
-                spec.add_sensor(
-                    type=mujoco.mjtSensor.mjSENS_CONTACT,
-                    objtype=mujoco.mjtObj.mjOBJ_BODY,
-                    objname=body.name,
-                    intprm=[_CONTACT_FIELDS, _CONTACT_NETFORCE, 1],
-                )
-        else:
-            for flag in (_DISABLE.mjDSBL_CONSTRAINT, _DISABLE.mjDSBL_ACTUATION, _DISABLE.mjDSBL_GRAVITY):
-                spec.option.disableflags |= int(flag)
-        for kind in _ROOT_SENSORS:
-            spec.add_sensor(type=kind, objtype=_ROOT_SENSORS[kind], objname=self._root)
-        return Model(step, spec.compile())
+        return _compiled(spec, self.warm_start, self._root if self._senses else None, self._contact_forces)
 
     def models(self, tasks: Tasks) -> Sequence[Model]:
         """Return the models of a batch: a single one that all tasks share (the default), or one for each task.
@@ -291,8 +265,8 @@ class MujocoFamily(Family):
     def render(self, tasks: Tasks, trail: Sequence[State], task: int, env: int) -> np.ndarray:
         """Return a picture from the side; the camera follows the robot."""
         models = self.models(tasks)
-        model = models[task if len(models) > 1 else 0].step
-        return draw_robot(self.id, model, trail[-1]["physics"][task, env], self._root)
+        step = models[task if len(models) > 1 else 0].step
+        return draw_robot(self.id, step, trail[-1]["physics"][task, env], self._root)
 
     @contextmanager
     def shared_by(self, n_callers: int) -> Iterator[None]:
@@ -367,6 +341,40 @@ class MujocoFamily(Family):
             pool = pool or _Pool(n_threads)
             pool.run(models, n_steps, physics, controls, out)
         pools.append(pool)
+
+
+def _compiled(spec: mujoco.MjSpec, warm_start: bool, root: str | None, contact_forces: bool) -> Model:
+    """Compile a robot.
+
+    :param root: the body whose sensors are read; None: nothing is sensed.
+    """
+    _pair_with_ground(spec)
+    spec.option.disableflags |= int(_DISABLE.mjDSBL_AUTORESET)
+    # A single robot is a single island: looking for islands takes a tenth of a step and changes no bit of it.
+    spec.option.disableflags |= int(getattr(_DISABLE, "mjDSBL_ISLAND", 0))
+    if not warm_start:
+        spec.option.disableflags |= int(_DISABLE.mjDSBL_WARMSTART)
+    step = spec.compile()
+    if root is None:
+        return Model(step, None)
+    # One Euler step costs one evaluation; its result is thrown away, its sensors describe the state it starts from.
+    spec.option.integrator = mujoco.mjtIntegrator.mjINT_EULER
+    spec.option.disableflags |= int(_DISABLE.mjDSBL_EULERDAMP)
+    if contact_forces:
+        for index, body in enumerate(spec.bodies[1:], start=1):
+            body.name = body.name or f"body_{index}"
+            spec.add_sensor(
+                type=mujoco.mjtSensor.mjSENS_CONTACT,
+                objtype=mujoco.mjtObj.mjOBJ_BODY,
+                objname=body.name,
+                intprm=[_CONTACT_FIELDS, _CONTACT_NETFORCE, 1],
+            )
+    else:
+        for flag in (_DISABLE.mjDSBL_CONSTRAINT, _DISABLE.mjDSBL_ACTUATION, _DISABLE.mjDSBL_GRAVITY):
+            spec.option.disableflags |= int(flag)
+    for kind in _ROOT_SENSORS:
+        spec.add_sensor(type=kind, objtype=_ROOT_SENSORS[kind], objname=root)
+    return Model(step, spec.compile())
 
 
 def _pair_with_ground(spec: mujoco.MjSpec) -> None:

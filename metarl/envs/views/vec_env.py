@@ -56,10 +56,10 @@ class FamilyVecEnv(VecEnv):
     ended copy's info has ``terminal_observation``, ``episode`` (as ``Monitor`` writes it) and the terms of the reward;
     those of all copies are in :attr:`reward_terms`.
 
-    A reward or an observation that is NaN or infinite raises :class:`~metarl.errors.NonFiniteError` in the very
-    :meth:`step` or :meth:`reset` that would return it, and such an action :class:`~metarl.errors.DivergedError`: in
-    plain SB3 too, which by itself would go on. Actions may be anything that NumPy takes for real numbers, one for each
-    copy (of a Discrete space: integers in range); :meth:`step` before :meth:`reset` raises, as in Gymnasium.
+    A reward or an observation that is NaN or infinite raises :class:`~metarl.errors.NonFiniteError` in the :meth:`step`
+    or :meth:`reset` that would return it, and such an action :class:`~metarl.errors.DivergedError`. Actions may be
+    anything that NumPy takes for real numbers, one for each copy; :meth:`step` before :meth:`reset` raises, as in
+    Gymnasium.
 
     :param family: a registered name or a family.
     :param tasks: a batch of tasks of equal spaces.
@@ -175,16 +175,8 @@ class FamilyVecEnv(VecEnv):
         if ended.size:
             elapsed = round(time.time() - self._started, 6)
             for index in ended:
-                infos[index] = {
-                    **{name: own_info(value[index]) for name, value in self.reward_terms.items()},
-                    "TimeLimit.truncated": bool(truncated[index]),
-                    "terminal_observation": obs[index].copy(),
-                    "episode": {
-                        "r": round(float(self._returns[index]), 6),
-                        "l": int(self._elapsed[index]),
-                        "t": elapsed,
-                    },
-                }
+                episode = {"r": round(float(self._returns[index]), 6), "l": int(self._elapsed[index]), "t": elapsed}
+                infos[index] = _ended(self.reward_terms, index, bool(truncated[index]), obs, episode)
             obs[ended] = self._restart(ended)
         self._trail.append(self._state)
         return obs, rounded, dones, infos
@@ -215,11 +207,8 @@ class FamilyVecEnv(VecEnv):
         """The tasks that the copies' next episodes have, ``[copy, ...]``."""
         return {name: value.copy() for name, value in self._next_tasks.items()}
 
-    def _valid_task(self, task: Mapping[str, Any]) -> Tasks:
-        return next_tasks(self.family, task, self._spaces)
-
     def _set_task(self, index: int, task: Mapping[str, Any]) -> None:
-        tasks, where = self._valid_task(task), np.array([index])
+        tasks, where = next_tasks(self.family, task, self._spaces), np.array([index])
         self._next_tasks = {name: _replaced(value, where, tasks[name]) for name, value in self._next_tasks.items()}
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
@@ -298,6 +287,18 @@ class FamilyVecEnv(VecEnv):
         states = list(self._trail)
         trails = [states[-int(steps) - 1 :] for steps in self._elapsed]
         return [self.family.render(self._tasks, trail, copy, 0) for copy, trail in enumerate(trails)]
+
+
+def _ended(
+    terms: Mapping[str, np.ndarray], index: int, truncated: bool, obs: np.ndarray, episode: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the info of a copy whose episode ended."""
+    return {
+        **{name: own_info(value[index]) for name, value in terms.items()},
+        "TimeLimit.truncated": truncated,
+        "terminal_observation": obs[index].copy(),
+        "episode": episode,
+    }
 
 
 def _replaced(array: np.ndarray, where: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -9,11 +9,11 @@ import torch
 
 from metarl.agents.derivatives.base import Linearized
 from metarl.agents.learners.base import Learner
+from metarl.agents.memory import available_memory
 from metarl.agents.networks.distributions import Distribution, from_heads
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import Samples
 from metarl.checks import choice, number
-from metarl.memory import available_memory
 from metarl.meta.adaptation.gradient import GradientPath, InnerRule
 from metarl.params import RATES, Params, expand, take, zeros_like
 

@@ -281,34 +281,7 @@ class Report:
 
         :raises ConfigError: none given, a seed given twice, or reports of different algorithms, tasks or streams.
         """
-        if not reports:
-            raise ConfigError("no reports to merge")
-        first = reports[0]
-        seeds = [seed for report in reports for seed in report.seeds]
-        if len(set(seeds)) < len(seeds):
-            raise ConfigError(
-                f"a training seed is given twice: {shorten(seeds)}: only runs of different seeds can be merged"
-            )
-        for other in reports[1:]:
-            if other.algo != first.algo or other.n_inner_steps != first.n_inner_steps:
-                raise ConfigError(
-                    f"cannot merge {first.algo} with {first.n_inner_steps} inner steps and {other.algo} with "
-                    f"{other.n_inner_steps}"
-                )
-            require_same_tasks(first, other)
-        weights = [report.n_runs for report in reports]
-        return Report(
-            algo=first.algo,
-            env=first.env,
-            split=first.split,
-            returns=np.concatenate([report.returns for report in reports]),
-            env_steps=np.average([report.env_steps for report in reports], axis=0, weights=weights),
-            tasks=first.tasks,
-            seeds=tuple(seeds),
-            strata=first.strata,
-            label=label or first.label,
-            meta={**first.meta, "merged": [report.meta for report in reports[1:]]},
-        )
+        return _merged(reports, label)
 
 
 @dataclass(frozen=True)
@@ -350,6 +323,37 @@ def _number_array(value: Any) -> np.ndarray:
     if array.dtype.kind not in "fiub":
         raise ConfigError(f"a task parameter holds {array.dtype}, not numbers")
     return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+
+
+def _merged(reports: Sequence[Report], label: str | None) -> Report:
+    if not reports:
+        raise ConfigError("no reports to merge")
+    first = reports[0]
+    seeds = [seed for report in reports for seed in report.seeds]
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(
+            f"a training seed is given twice: {shorten(seeds)}: only runs of different seeds can be merged"
+        )
+    for other in reports[1:]:
+        if other.algo != first.algo or other.n_inner_steps != first.n_inner_steps:
+            raise ConfigError(
+                f"cannot merge {first.algo} with {first.n_inner_steps} inner steps and {other.algo} with "
+                f"{other.n_inner_steps}"
+            )
+        require_same_tasks(first, other)
+    weights = [report.n_runs for report in reports]
+    return Report(
+        algo=first.algo,
+        env=first.env,
+        split=first.split,
+        returns=np.concatenate([report.returns for report in reports]),
+        env_steps=np.average([report.env_steps for report in reports], axis=0, weights=weights),
+        tasks=first.tasks,
+        seeds=tuple(seeds),
+        strata=first.strata,
+        label=label or first.label,
+        meta={**first.meta, "merged": [report.meta for report in reports[1:]]},
+    )
 
 
 def same_tasks(a: Report, b: Report) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from metarl.errors import CheckpointError, DivergedError, MetaRLError, NonFiniteError, UnknownNameError
 from metarl.files.checkpoint import save_checkpoint
-from metarl.logging import log_hyperparameters, make_logger
+from metarl.files.logging import log_hyperparameters, make_logger
 from metarl.meta.base import MetaAlgorithm
 from metarl.startup import INTERRUPTED
 from metarl.zoo.algorithms import with_env_kwargs

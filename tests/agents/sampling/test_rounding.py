@@ -14,12 +14,12 @@ from metarl.agents.learners.a2c import A2C
 from metarl.agents.learners.baseline import standardize
 from metarl.agents.learners.optimizers import clip_norms
 from metarl.agents.learners.ppo import PPO
-from metarl.agents.learners.rounding import is_rounding, nothing_differs, warn_of_lost_digits
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import collect
 from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.one_env import collect_env
+from metarl.agents.sampling.rounding import is_rounding, nothing_differs, warn_of_lost_digits
 from metarl.envs.family import Family, State, Step
 from metarl.envs.tasks import Tasks
 from metarl.envs.views.single import SingleEnv

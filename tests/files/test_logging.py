@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from metarl.errors import CheckpointError, UnknownNameError
 from metarl.files.checkpoint import write_all_atomic
-from metarl.logging import (
+from metarl.files.logging import (
     STEP_KEY,
     TEXT_FORMATS,
     cut_events,
@@ -108,7 +108,7 @@ def test_a_new_run_starts_its_files_afresh(tmp_path: Path) -> None:
 def test_killed_process_resumed_again_and_again(tmp_path: Path) -> None:
     code = """
         import os, signal, sys
-        from metarl.logging import flush, make_logger
+        from metarl.files.logging import flush, make_logger
         start, folder = int(sys.argv[1]), sys.argv[2]
         logger = make_logger(folder, ("csv", "tensorboard"), resume_step=start or None)
         for step in range(start + 1, start + 8):
@@ -179,7 +179,7 @@ def hyperparameters(folder: Path) -> list[dict[str, Any]]:
 
 
 def count_hyperparameters(folder: Path) -> int:
-    from metarl.logging import _event_files, _records
+    from metarl.files.logging import _event_files, _records
 
     data = b"".join(path.read_bytes() for path in _event_files(folder))
     return sum(b"_hparams_/session_start_info" in record for record, _ in _records(data))
@@ -273,7 +273,7 @@ def test_full_disk_is_one_error_in_every_format(tmp_path: Path) -> None:
     code = """
         import resource, sys
         from metarl.errors import CheckpointError
-        from metarl.logging import make_logger
+        from metarl.files.logging import make_logger
         loggers = [make_logger(sys.argv[1], (name,)) for name in ("csv", "json", "log", "tensorboard")]
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         for logger in loggers:
@@ -298,7 +298,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     code = """
         import sys
         from metarl.files.checkpoint import load_checkpoint, read_npz, save_checkpoint, write_npz_atomic
-        from metarl.logging import log_hyperparameters, make_logger, record_figure
+        from metarl.files.logging import log_hyperparameters, make_logger, record_figure
         from matplotlib.figure import Figure
         import torch
         seen = []
