@@ -123,7 +123,7 @@ class FamilyVecEnv(VecEnv):
             raise ConfigError(f"{len(options)} reset options: one dict, or {self.num_envs}, one for each copy")
         for chosen in map(task_option, options if isinstance(options, list | tuple) else [options]):
             if "task" in chosen:
-                self._valid_task(chosen["task"])
+                next_tasks(self.family, chosen["task"], self._spaces)
         super().set_options(options)
 
     def reset(self) -> np.ndarray:
@@ -176,7 +176,7 @@ class FamilyVecEnv(VecEnv):
             elapsed = round(time.time() - self._started, 6)
             for index in ended:
                 episode = {"r": round(float(self._returns[index]), 6), "l": int(self._elapsed[index]), "t": elapsed}
-                infos[index] = _ended(self.reward_terms, index, bool(truncated[index]), obs, episode)
+                infos[index] = _ended(self.reward_terms, int(index), bool(truncated[index]), obs, episode)
             obs[ended] = self._restart(ended)
         self._trail.append(self._state)
         return obs, rounded, dones, infos
