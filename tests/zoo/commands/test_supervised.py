@@ -17,7 +17,7 @@ from metarl.zoo.config import load_hyperparameters
 from tests.meta.small import equal
 from tests.zoo.conftest import Refused
 
-ALGOS = ("maml", "fomaml", "reptile", "leap", "pretrain", "oracle", "random")
+ALGOS = sorted(metarl.ALGORITHMS)
 SMALL = ["meta_batch_size:2", "n_episodes:3", "policy_kwargs.net_arch:[8]"]
 
 
