@@ -216,7 +216,7 @@ class AdaptiveAlgorithm(Iterates):
 
     def _rule(self, rates: Sequence[float]) -> InnerRule:
         """Return how inner steps with these rates go."""
-        return InnerRule(rates, self.stays, self.rates[0])
+        return InnerRule(rates, self.stays, self.rates[0], self.adaptations.own)
 
     @property
     def _outer(self) -> Outer:

@@ -13,9 +13,13 @@ from metarl.envs.groups import group_tasks
 from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.meta.adaptation.base import Streams
+from metarl.meta.algorithms.anil import ANIL
 from metarl.meta.algorithms.baselines import Pretrain
+from metarl.meta.algorithms.boil import BOIL
+from metarl.meta.algorithms.cavia import CAVIA
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maml import FOMAML, MAML
+from metarl.meta.algorithms.meta_sgd import MetaSGD
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.base import load
 from metarl.streams import stream
@@ -87,6 +91,24 @@ def test_models_of_unequal_spaces_are_saved_and_adapt_to_one_task(tmp_path: Path
         model.predict(np.zeros(2, np.float32))
     with pytest.raises(ConfigError, match="takes equal ones"):
         make(Reptile, learner="sb3_ppo", learner_kwargs={"n_steps": 32})
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "trunk_moves", "head_moves"),
+    [(ANIL, False, True), (BOIL, True, False), (CAVIA, False, True), (MetaSGD, True, True)],
+)
+def test_which_modules_inner_steps_move_holds_for_heads_of_tasks_own(
+    algorithm: Any, trunk_moves: bool, head_moves: bool
+) -> None:
+    model = make(algorithm, n_inner_steps=2)
+    model.learn(1)
+    assert not any("action_net" in name for name in model.params)
+    task = {name: value[0] for name, value in Doors().tasks("test").items()}
+    start, end = (model.adapt(SingleEnv(Doors(), **task), n, n_episodes=4).params for n in (0, 2))
+    trunk, head = "mlp_extractor.policy_net.0.weight", "action_net.weight"
+    assert torch.equal(start[trunk], model.theta[trunk])
+    assert torch.equal(start[trunk], end[trunk]) != trunk_moves
+    assert torch.equal(start[head], end[head]) != head_moves
 
 
 def test_heads_may_be_tasks_own_where_spaces_are_equal() -> None:

@@ -16,7 +16,7 @@ import torch
 from metarl.agents.learners.base import Learner
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.sampling.samples import Samples
-from metarl.params import RATES, Params, Rate, inner_name, scale, subtract
+from metarl.params import RATES, Params, Rate, group, inner_name, scale, subtract
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class InnerRule:
     :param rates: the learning rate of each step.
     :param stays: names of the tensors that no inner step moves.
     :param base: the learning rate that meta-learnt ones began with.
+    :param local: names of the tensors of each task's own, whose rates are never meta-learnt.
     """
 
     rates: Sequence[float] = ()
     stays: frozenset[str] = frozenset()
     base: float = 1.0
+    local: tuple[str, ...] = ()
 
     def start(self, meta: Params) -> Params:
         """Return the tensors of the inner loop, by their names in it."""
@@ -42,25 +44,22 @@ class InnerRule:
 
     def steps(self, meta: Params) -> list[Rate]:
         """Return the learning rate of each step."""
-        learnt = {name.removeprefix(RATES): tensor for name, tensor in meta.items() if name.startswith(RATES)}
-        if learnt:
-            return [
-                {name: learnt[name] * (rate / self.base) if name in learnt else _ZERO for name in self.start(meta)}
-                for rate in self.rates
-            ]
-        if not self.stays:
+        learnt = group(dict(meta), RATES)
+        if not learnt and not self.stays:
             return list(self.rates)
+        shared, numbers = self.start(meta), [torch.tensor(rate, dtype=torch.float64) for rate in self.rates]
+        stays = self.stays.union(name for name in shared if learnt and name not in learnt)
         return [
             {
-                name: _ZERO if name in self.stays else torch.tensor(rate, dtype=torch.float64)
-                for name in self.start(meta)
+                name: learnt[name] * (rate / self.base) if name in learnt else _ZERO if name in stays else number
+                for name in (*shared, *self.local)
             }
-            for rate in self.rates
+            for rate, number in zip(self.rates, numbers, strict=True)
         ]
 
     def tangents(self, vector: Params) -> list[Params]:
         """Return how each step's rates change along a change of the meta-parameters."""
-        learnt = {name.removeprefix(RATES): tensor for name, tensor in vector.items() if name.startswith(RATES)}
+        learnt = group(vector, RATES)
         return [{name: tensor * (rate / self.base) for name, tensor in learnt.items()} for rate in self.rates]
 
     def gradient(self, meta: Mapping[str, torch.Tensor], start: Params, rates: Sequence[Params]) -> Params:

@@ -54,4 +54,5 @@ class CAVIA(MAML):
         return self.n_context
 
     def _stays(self, theta: Params) -> frozenset[str]:
-        return frozenset(self.adaptations.names) - {CONTEXT}
+        # What tasks have of their own, as heads of unequal spaces, has to be learnt with the context.
+        return frozenset(self.adaptations.shared) - {CONTEXT}

@@ -79,8 +79,8 @@ class Adaptations:
         self._known: list[tuple[Spaces, Adaptation]] = [(pair, make(*pair)) for pair in _spaces_of(family)]
         self._one = len(self._known) == 1
         fresh = [adaptation.init(0) for _, adaptation in self._known]
-        names = self.names = list(fresh[0])
-        """Names of all tensors of the inner loop."""
+        names = self.names = list(dict.fromkeys(name for each in fresh for name in each))
+        """Names of all tensors of the inner loop, of any pair."""
         kept_apart = set(select(names, task_local))
         self.shared = tuple(
             name
@@ -89,6 +89,8 @@ class Adaptations:
             and all(name in other and other[name].shape == fresh[0][name].shape for other in fresh)
         )
         """Names of the tensors that tasks share, in the inner loop."""
+        self.own = tuple(name for name in names if name not in self.shared)
+        """Names of the tensors that are each task's own."""
         self.has_local = self._one is False or bool(kept_apart)
         """Whether tasks have tensors of their own."""
         if not self.shared:
