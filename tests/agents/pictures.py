@@ -1,14 +1,16 @@
-"""A small family of images with known rewards: a bright half among noise, and tasks that pay for one side."""
+"""Small families of images: one of reinforcement learning with known rewards, and one of few-shot classification."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from metarl.envs.family import Family, State, Step
+from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Tasks
 
 SIDE = 36
@@ -53,3 +55,24 @@ class Pictures(Family):
         obs[right, :, :, SIDE // 2 :] += 200
         obs[~right, :, :, : SIDE // 2] += 200
         return {"right": right}, obs
+
+
+class Patterns(OneStep):
+    """Three patterns among noise, whose classes are permuted in each task: nobody knows them who has not seen some."""
+
+    id = "Patterns-v0"
+    loss = "cross_entropy"
+
+    def __init__(self) -> None:
+        self.task_space = spaces.Dict({"permutation": spaces.Discrete(6)})
+        self.observation_space = spaces.Box(0, 255, (1, 16, 16), np.uint8)
+        self.action_space = spaces.Discrete(3)
+        row, column = np.indices((16, 16)) // 2 % 2
+        self._patterns = np.stack([row, column, row ^ column])[:, None] * 150
+        self._permutations = np.array(list(permutations(range(3))))
+
+    def examples(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n: int) -> tuple[np.ndarray, np.ndarray]:
+        shown = np.stack([rng.integers(3, size=n) for rng in rngs])
+        noise = np.stack([rng.integers(100, size=(n, 1, 16, 16)) for rng in rngs])
+        targets = self._permutations[tasks["permutation"][:, None], shown]
+        return self._patterns[shown] + noise, targets

@@ -19,7 +19,7 @@ from metarl.meta import FOMAML, MAML, Leap, Reptile
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.params import expand
 from metarl.streams import seed_sequence
-from tests.agents.pictures import Pictures
+from tests.agents.pictures import Patterns, Pictures
 
 TRUSTED = {"outer": "trpo", "outer_kwargs": {"cg_damping": 1e-2}}
 """At SB3's initialisation convolutions hardly bend the divergence: with the default damping steps are far too long."""
@@ -109,6 +109,30 @@ def test_it_is_saved_and_exported_into_sb3s_cnn_policy(tmp_path: Path, learner: 
     assert all(torch.equal(own[name], model.policy_params[name]) for name in learnt)
     obs = Pictures().reset({"flip": np.zeros(1)}, [np.random.default_rng(0)], 6)[1][0]
     assert np.array_equal(stock.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
+
+
+def test_few_shot_classification_is_learnt() -> None:
+    """Classes are permuted in every task: without adaptation one in three is right."""
+    family = Patterns()
+    check_family(family)
+    model = MAML(
+        "FewShotCnnPolicy",
+        family,
+        learner="supervised",
+        policy_kwargs={"features_extractor_kwargs": {"n_filters": 8}},
+        inner_lr=0.1,
+        outer="adam",
+        outer_kwargs={"learning_rate": 1e-2},
+        meta_batch_size=6,
+        n_episodes=9,
+        seed=0,
+        n_threads=1,
+    )
+    while model.n_iterations < 12:
+        model.learn(1, reset_num_timesteps=False)
+    accuracy = model.evaluate("test", n_tasks=6, n_inner_steps=1).returns.mean((0, 1))
+    assert accuracy[0] < 0.6
+    assert accuracy[1] > 0.9
 
 
 def test_the_few_shot_network_learns_and_is_no_policy_of_sb3() -> None:

@@ -62,7 +62,7 @@ class OneStep(Family):
 
     def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
         inputs, targets = self.examples(tasks, rngs, n_envs)
-        obs = inputs.astype(np.float32)
+        obs = inputs.astype(self.observation_space.dtype)
         return {"input": obs, "target": targets, "prediction": np.zeros_like(targets)}, obs
 
     def step(
