@@ -107,6 +107,12 @@ def choose(model: Model, kind: str | None, optimizer: str | None, n_envs: int) -
     return Settings(kind, model.policy_name, {**arguments, "policy_kwargs": policy_kwargs, "device": "cpu"})
 
 
+def has_repeatable_steps(model: Model) -> bool:
+    """Whether an update of a stock SB3 model can be an inner step of ``model``."""
+    learner = getattr(getattr(model, "adaptation", None), "learner", None)
+    return not isinstance(learner, Learner) or learner.sb3_settings(1) is not None
+
+
 def _sizes(model: Any, n_envs: int) -> dict[str, Any]:
     """Return the learning rate, and the size of an inner step's batch, of a wrapper around a learner."""
     return {"learning_rate": model.plain_rate, "n_steps": max(1, -(-model.batch_steps // n_envs))}

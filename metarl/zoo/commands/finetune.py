@@ -9,7 +9,7 @@ from typing import Any
 from metarl.errors import ConfigError, UnknownNameError, shorten
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.export.finetune import Finetuning, finetune, learning_figure
-from metarl.meta.export.settings import KINDS, ONE_STEP
+from metarl.meta.export.settings import KINDS, ONE_STEP, has_repeatable_steps
 from metarl.zoo.algorithms import algorithm, check_env, load_model
 from metarl.zoo.config import (
     DEFAULT_ALGO,
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         say(
             f"Collecting on training tasks for the value network, then {args.n_timesteps:,} env steps a task and method"
         )
-    optimizers = list(dict.fromkeys(args.optimizer or _optimizers(kind, args.from_scratch)))
+    optimizers = list(dict.fromkeys(args.optimizer or _optimizers(kind, args.from_scratch, model)))
     with CountBars("tasks") as bars:
         found = finetune(
             model,
@@ -89,9 +89,10 @@ def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
     return cls(env=env_id, n_threads=args.num_threads, **config), None
 
 
-def _optimizers(kind: str, from_scratch: bool) -> list[str]:
+def _optimizers(kind: str, from_scratch: bool, model: MetaAlgorithm) -> list[str]:
     """Return the optimisers that an export is tried with; from scratch alone SB3's own is enough."""
-    return ["adam"] if from_scratch or kind not in ONE_STEP else ["sgd", "adam"]
+    only_adam = from_scratch or kind not in ONE_STEP or not has_repeatable_steps(model)
+    return ["adam"] if only_adam else ["sgd", "adam"]
 
 
 def _document(

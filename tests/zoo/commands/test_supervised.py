@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stable_baselines3
+import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -56,6 +58,15 @@ def test_a_run_is_plotted_and_gone_on_with(algo: str, tmp_path: Path) -> None:
     assert main(["train", "-i", str(run), "-n", "80", "--verbose", "0", "--num-threads", "1"]) == 0
     whole = train(tmp_path / "whole", algo, n=80)
     assert equal(*(metarl.load(folder / "Sinusoid-v0.safetensors").params for folder in (run, whole)))
+
+
+def test_plain_ppo_goes_on_from_it_with_adam(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(tmp_path, "maml")
+    assert main(["export", "-i", str(run)]) == 0
+    zip_file = run / "export" / "Sinusoid-v0.zip"
+    assert type(stable_baselines3.PPO.load(zip_file).policy.optimizer) is torch.optim.Adam
+    assert main(["finetune", "-i", str(run), "-n", "20", "--n-eval-tasks", "2", "--num-threads", "1"]) == 0
+    assert "adam" in capsys.readouterr().out
 
 
 def test_the_log_has_returns_after_steps_that_were_seen(tmp_path: Path) -> None:
