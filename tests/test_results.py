@@ -107,8 +107,11 @@ def tables() -> dict[str, list[list[str]]]:
     """Return the rows of every table of docs/results.md that follows the words of :data:`TABLES`."""
     lines, result = RESULTS.splitlines(), {}
     for words in TABLES:
-        first = next(i for i, line in enumerate(lines) if words in line)
-        head = next(i for i in range(first, first + 4) if lines[i].startswith("| |"))
+        # Paragraphs are broken into lines anywhere.
+        found = re.search(r"\s+".join(map(re.escape, words.split())), RESULTS)
+        assert found is not None, words
+        first = RESULTS.count("\n", 0, found.end())
+        head = next(i for i in range(first, first + 5) if lines[i].startswith("| |"))
         end = next(i for i in range(head, len(lines)) if not lines[i].startswith("|"))
         result[words] = [cells(line) for line in (lines[head], *lines[head + 2 : end])]
     return result
