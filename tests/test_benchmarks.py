@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import commits, coverage, measure, search, speed, watching
+from benchmarks import commits, coverage, measure, search, sinusoid, speed, watching
 from metarl.meta.evaluation.statistics import MIN_UNITS
 from metarl.zoo import __main__ as zoo
 
@@ -52,6 +52,15 @@ def test_a_quick_run_compares_watched_with_unwatched(tmp_path: Path, capsys: pyt
         assert row.get("met") == (row["ratio"] <= 1.05 if "target" in row else None)
     assert ["target" in row for row in record["rows"]] == [True, True, True, False]
     assert "ratio" in capsys.readouterr().out
+
+
+def test_a_quick_run_compares_a_plain_loop_over_tasks_with_the_same_steps(tmp_path: Path) -> None:
+    path = tmp_path / "sinusoid.json"
+    sinusoid.main(["--quick", "-o", str(path)])
+    (row,) = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert row["met"] == (row["ratio"] >= 5.0)
+    assert row["iterations_a_second"] > 0
+    assert row["largest_difference_of_parameters"] < 1e-4
 
 
 def test_two_trees_take_turns_and_the_first_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
