@@ -60,9 +60,7 @@ class PlainLoop:
             x, y = self.examples(task, index, 0)
             loss = nn.functional.mse_loss(functional_call(self.network, params, (x,)), y)
             slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-            adapted = {
-                name: tensor - RATE * slope for (name, tensor), slope in zip(params.items(), slopes, strict=True)
-            }
+            adapted = {name: params[name] - RATE * slope for name, slope in zip(params, slopes, strict=True)}
             x, y = self.examples(task, index, 1)
             total = total + nn.functional.mse_loss(functional_call(self.network, adapted, (x,)), y) / self.n_tasks
         self.optimizer.zero_grad()
@@ -108,7 +106,7 @@ def compare(n_tasks: int, rounds: int, iterations: int) -> Row:
 
     timings = interleave({"plain": plain, "ours": ours}, rounds)
     ratio, least, greatest = paired_ratio(timings["plain"], timings["ours"])
-    ends = [(model.policy_params[sb3_name(name)], tensor) for name, tensor in loop.network.named_parameters()]
+    ends = [(model.policy_params[sb3_name(name)], tensor.detach()) for name, tensor in loop.network.named_parameters()]
     return {
         "case": f"MAML, {n_tasks} tasks, 10 shots",
         "rounds": rounds,
