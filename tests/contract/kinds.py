@@ -13,6 +13,7 @@ from metarl.envs.family import Family, State, Step
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Tasks
 from tests.envs.families import Doors
+from tests.meta.aim import Aim
 from tests.meta.walk import Walk
 
 
@@ -87,3 +88,5 @@ KINDS: dict[str, Kind] = {
     ),
     "supervised": Kind(Slope),
 }
+TOYS: dict[str, Kind] = {"one shot": Kind(Aim), "one shot of three": Kind(lambda: Aim(discrete=True))}
+"""Families whose known answer any learner finds within a few meta-iterations."""
