@@ -18,6 +18,7 @@ from gymnasium import spaces
 import metarl
 from metarl import ALGORITHMS
 from metarl.agents import LEARNERS, FunctionalPolicy, Learner, collect
+from metarl.agents.networks.base import NETWORKS
 from metarl.agents.stock.learner import SB3Learner
 from metarl.envs import Family, OneStep, Oracle, PointMass, SingleEnv, Sinusoid, check_family
 from metarl.envs.tasks import one_task
@@ -59,6 +60,7 @@ EXAMPLES = [pytest.param(module, code, id=name) for module, name, code in exampl
 NAMES: dict[str, Any] = {
     "Box": spaces.Box,
     "Dict": spaces.Dict,
+    "Discrete": spaces.Discrete,
     "FunctionalPolicy": FunctionalPolicy,
     "check_family": check_family,
     "collect": collect,
@@ -89,7 +91,7 @@ def given() -> dict[str, Any]:
 
 @pytest.mark.parametrize(("module", "code"), EXAMPLES)
 def test_examples_run(module: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for registry in (LEARNERS, ALGORITHMS, OUTER):
+    for registry in (LEARNERS, ALGORITHMS, OUTER, NETWORKS):
         monkeypatch.setattr(registry, "_items", dict(registry))
     space = {**NAMES, **given(), **vars(importlib.import_module(module))}
     exec(compile(code, module, "exec"), space)

@@ -21,9 +21,9 @@ from metarl.params import Params
 class Supervised(Learner):
     """One gradient step on the loss that a family of supervised tasks declares, with its targets.
 
-    A prediction is the most likely action: nothing is sampled, and ``log_std`` gets no gradient. The loss of a task is
-    the mean over its examples of ``‖mean(x) − y‖²`` where actions are a ``Box``, and of ``−log softmax(logits(x))[y]``
-    where they are ``Discrete``.
+    A prediction is the most likely action, as ``model.predict(x, deterministic=True)`` returns it: learning samples
+    nothing, and ``log_std`` gets no gradient. The loss of a task is the mean over its examples of ``‖mean(x) − y‖²``
+    where actions are a ``Box``, and of ``−log softmax(logits(x))[y]`` where they are ``Discrete``.
 
     One support batch of K shots (``n_episodes``) is drawn for a task, and all inner steps go down the loss on it; the
     query batch is drawn anew. Scores are those of further examples, the same ones after each inner step::

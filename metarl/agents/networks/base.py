@@ -18,9 +18,13 @@ from metarl.registry import Registry
 class Network(ABC):
     """The tensors of an SB3 policy as pure functions of them, for one task (``[…]``) or a stack (``[task, …]``)::
 
-        @register_network("SmallCnnPolicy")
-        class SmallNetwork(ConvNetwork):             # layers of one's own, differentiated by autograd
-            module_class, stock, extractor_class, smallest = SmallCnnPolicy, False, SmallCNN, 8
+        from metarl.agents.networks.cnn import NatureNetwork
+
+        @register_network("LargeImagesPolicy")
+        class LargeImages(NatureNetwork):  # ConvNetwork is for layers of one's own, differentiated by autograd
+            smallest = 84
+
+        policy = FunctionalPolicy("LargeImagesPolicy", Box(0, 255, (4, 84, 84), np.uint8), Discrete(6))
 
     :param module: gives names, shapes and layers; nothing of it is changed or kept for its numbers.
     :param critic: whether the critic's tensors belong to it too.
