@@ -287,8 +287,8 @@ class BatchedWalk:
         for prefix, samples in {**kept, "query/": self._last, "reused/": self._reused}.items():
             if samples is None:
                 continue
-            given = {each.name: getattr(samples, each.name) for each in fields(samples)}
-            found |= {prefix + name: _tensor(value) for name, value in given.items() if value is not None}
+            for name, value in samples.present().items():
+                found |= {prefix + (_ARRAY if isinstance(value, np.ndarray) else "") + name: _tensor(value)}
         if self._watcher is not None:
             found |= grouped(self._watcher.state(), "watcher/")
         return found
@@ -311,8 +311,14 @@ class BatchedWalk:
 
     def _samples(self, tensors: Params) -> Samples:
         kind = self._adaptation.learner.samples_type
-        arrays = ("counts", "episode_ends")
-        return kind(**{name: t.numpy() if name in arrays else t for name, t in tensors.items()})  # type: ignore[arg-type]
+        absent: dict[str, Any] = dict.fromkeys(each.name for each in fields(kind))
+        arrays = {name: tensor.numpy() for name, tensor in group(tensors, _ARRAY).items()}
+        others = {name: tensor for name, tensor in tensors.items() if not name.startswith(_ARRAY)}
+        return kind(**{**absent, **others, **arrays})
+
+
+_ARRAY = "array/"
+"""Begins the names of fields that are NumPy's."""
 
 
 def _tensor(value: Any) -> torch.Tensor:

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +14,58 @@ import numpy as np
 import pytest
 import torch
 
+from metarl.agents.learners.vpg import VPG
 from metarl.agents.parallel import library_torch
+from metarl.agents.sampling.episodes import Episodes
+from metarl.agents.sampling.fields import PER_TASK
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import draw_tasks
 from metarl.files.checkpoint import load_checkpoint, save_checkpoint
 from metarl.meta.adaptation.base import Outcome, Streams, Walk, finish
+from metarl.meta.algorithms.anil import ANIL
+from metarl.meta.algorithms.boil import BOIL
+from metarl.meta.algorithms.cavia import CAVIA
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.leap_watcher import LeapMetric, LeapWatcher
 from metarl.meta.algorithms.maml import FOMAML, MAML
+from metarl.meta.algorithms.meta_sgd import MetaSGD
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.blocks.cut import Block
 from metarl.meta.outer.objective import BlockObjective
 from metarl.meta.progress import Timer
 from metarl.params import Params, inner_name
 from metarl.streams import stream
+from tests.contract.kinds import Slope
 from tests.envs.families import Doors
 from tests.meta.small import equal
 from tests.meta.walk import Walk as Line
 
-SIZES: dict[str, Any] = {"meta_batch_size": 5, "n_episodes": 3, "policy_kwargs": {"net_arch": [6]}, "n_threads": 1}
+SIZES: dict[str, Any] = {
+    "meta_batch_size": 5,
+    "n_episodes": 3,
+    "policy_kwargs": {"net_arch": [6]},
+    "n_threads": 1,
+    "seed": 2,
+}
 LEARNERS: dict[str, dict[str, Any]] = {
     "vpg": {},
     "a2c": {"inner_lr": 0.01},
     "ppo": {"inner_lr": 0.01, "learner_kwargs": {"n_epochs": 2, "batch_size": 8}},
+    "supervised": {"inner_lr": 0.1, "learner_kwargs": {"n_query": 4, "n_eval": 5}},
     "sb3_ppo": {"inner_lr": 0.01, "learner_kwargs": {"n_epochs": 1, "batch_size": 12}},
 }
-FAMILIES: dict[str, Callable[[], Any]] = {"line": Line, "three ways": lambda: Line(discrete=True), "doors": Doors}
-"""Episodes of a line end early, so that batches are padded; doors have unequal spaces."""
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "line": Line,
+    "three ways": lambda: Line(discrete=True),
+    "doors": Doors,
+    "slope": Slope,
+}
+"""Episodes of a line end early, so that batches are padded; doors have unequal spaces; a slope is supervised."""
 
 
 def make(algorithm: Any, learner: str = "vpg", family: str = "line", **kwargs: Any) -> Any:
     own = {**LEARNERS[learner], "n_inner_steps": 2}
-    if algorithm is MAML and learner == "ppo":
+    if learner == "ppo" and not getattr(algorithm, "first_order", True):
         own = {"inner_lr": 0.05, "n_inner_steps": 2}
     return algorithm("MlpPolicy", FAMILIES[family](), learner=learner, **{**SIZES, **own, **kwargs})
 
@@ -53,7 +73,11 @@ def make(algorithm: Any, learner: str = "vpg", family: str = "line", **kwargs: A
 # ------------------------------------------------------------------------------------------------------------- threads
 @pytest.mark.parametrize(
     ("algorithm", "learner"),
-    [*itertools.product([MAML, FOMAML, Reptile, Leap], ["vpg", "ppo"]), (FOMAML, "sb3_ppo"), (Leap, "sb3_ppo")],
+    [
+        *itertools.product([MAML, FOMAML, Reptile, Leap], ["vpg", "ppo"]),
+        *((algorithm, "sb3_ppo") for algorithm in (FOMAML, Leap)),
+        *((algorithm, "vpg") for algorithm in (ANIL, BOIL, CAVIA, MetaSGD)),
+    ],
 )
 def test_threads_change_no_bit(algorithm: Any, learner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # One task a chunk, two a block of a learner, three a block of the meta-batch: there is something to share.
@@ -101,7 +125,9 @@ def in_threads(question: Any, blocks: Sequence[Any]) -> list[Any]:
 
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("family", ["line", "doors"])
-@pytest.mark.parametrize(("algorithm", "learner"), [(MAML, "vpg"), (FOMAML, "vpg"), (MAML, "a2c"), (FOMAML, "ppo")])
+@pytest.mark.parametrize(
+    ("algorithm", "learner"), [(MAML, "vpg"), (FOMAML, "vpg"), (MAML, "a2c"), (FOMAML, "ppo"), (MetaSGD, "vpg")]
+)
 def test_blocks_may_be_asked_in_any_order(algorithm: Any, learner: str, family: str, size: int) -> None:
     model, rates = make(algorithm, learner, family), [0.1, 0.05]
     found: list[Any] = []
@@ -112,7 +138,7 @@ def test_blocks_may_be_asked_in_any_order(algorithm: Any, learner: str, family: 
         moved = {name: tensor + 0.01 * vector[name] for name, tensor in model.params.items()}
         for answer in (None, reverse, shuffled, in_threads):
             # Each of them is new: nothing that an earlier question found is at hand.
-            derivatives = [model._derivatives(b, o, rates) for b, o in zip(blocks, outcomes, strict=True)]
+            derivatives = model._objective(blocks, outcomes, rates)._blocks
             objective = BlockObjective(derivatives, answer)  # type: ignore[arg-type]
             gradient = objective.gradient()
             found.append(
@@ -161,6 +187,8 @@ CASES = [
     *((learner, "doors", watched, True, True) for learner in ("vpg", "ppo") for watched in (None, True)),
     ("vpg", "three ways", True, False, False),
     ("a2c", "three ways", None, True, False),
+    ("supervised", "slope", None, True, False),
+    ("supervised", "slope", True, False, True),
     ("sb3_ppo", "line", None, True, False),
     ("sb3_ppo", "line", True, False, False),
 ]
@@ -198,6 +226,43 @@ def test_a_walk_goes_on_elsewhere_with_the_same_bits(
                 assert equal(sums(second), expected)
 
 
+@dataclass(frozen=True)
+class Counted(Samples):
+    """Samples with a field of NumPy's beside theirs."""
+
+    best: np.ndarray = field(kw_only=True, metadata=PER_TASK)
+
+
+class Counting(VPG):
+    """A learner whose loss goes by it, and that says what its samples are."""
+
+    samples_type = Counted
+
+    def process(self, episodes: Episodes, params: Params) -> Samples:
+        return Counted(**super().process(episodes, params).present(), best=episodes.rewards.max((1, 2)))
+
+    def head_loss(self, distribution: Any, samples: Samples, values: Any = None) -> torch.Tensor:
+        assert isinstance(samples, Counted)
+        assert isinstance(samples.best, np.ndarray)
+        return super().head_loss(distribution, samples, values) * torch.from_numpy(samples.best)
+
+
+def test_fields_of_a_learner_s_own_go_on_with_a_walk(tmp_path: Path) -> None:
+    model = make(MAML)
+    model.adaptation.learner = Counting(model.policy)
+    with library_torch():
+        (block,) = cut(model, model.rates, 5)
+        walk, other = (block.adaptation.walk(model.theta, block.request, query=True, keep=True) for _ in range(2))
+        walk.work(Timer())
+        save_checkpoint(tmp_path / "walk", walk.state(), {})
+        other.load_state(load_checkpoint(tmp_path / "walk")[0])
+        ours, theirs = finish(walk, Timer()), finish(other, Timer())
+        assert_same(ours, theirs)
+        assert isinstance(theirs.support[0], Counted)
+        gradients = [model._objective([block], [learnt], model.rates).gradient().gradient for learnt in (ours, theirs)]
+    assert equal(*gradients)
+
+
 def sums(watcher: LeapWatcher | None) -> Params:
     """Return what a watcher added up."""
     if watcher is None:
@@ -218,7 +283,9 @@ def assert_same(ours: Outcome, theirs: Outcome) -> None:
 
 def as_tensors(outcome: Outcome) -> Params:
     found = {f"params/{name}": tensor for name, tensor in outcome.params.items()}
-    found |= {name: torch.from_numpy(getattr(outcome, name)) for name in ("returns", "env_steps", "n_episodes")}
+    found |= {
+        name: torch.from_numpy(getattr(outcome, name)) for name in ("returns", "env_steps", "n_episodes", "ep_lengths")
+    }
     found |= {f"gradient/{name}": tensor for name, tensor in (outcome.gradient or {}).items()}
     for task, statistics in enumerate(outcome.statistics):
         found |= {f"{task}/{name}": tensor for name, tensor in statistics.items()}
