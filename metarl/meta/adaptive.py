@@ -25,7 +25,7 @@ from metarl.meta.iterating import Iterates
 from metarl.meta.kept import policy_name
 from metarl.meta.outer.base import OUTER, Outer, make_outer
 from metarl.meta.sb3_words import INSTEAD, SB3Words
-from metarl.params import Params
+from metarl.params import STATISTICS, Params
 
 LARGEST_BATCH = 10**9
 """Env steps of all tasks of a batch together, at most: more fit no memory."""
@@ -216,7 +216,8 @@ class AdaptiveAlgorithm(Iterates):
 
     def _rule(self, rates: Sequence[float]) -> InnerRule:
         """Return how inner steps with these rates go."""
-        return InnerRule(rates, self.stays, self.rates[0], self.adaptations.own)
+        statistics = [name for name in self.adaptations.shared if name.startswith(STATISTICS)]
+        return InnerRule(rates, self.stays, self.rates[0], (*self.adaptations.own, *statistics))
 
     @property
     def _outer(self) -> Outer:

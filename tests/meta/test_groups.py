@@ -121,5 +121,20 @@ def test_heads_may_be_tasks_own_where_spaces_are_equal() -> None:
         small(FOMAML, task_local=["head"])
     with pytest.raises(ConfigError, match="leaves nothing"):
         small(FOMAML, task_local=["action_net", "log_std", "mlp_extractor"])
+    with pytest.raises(ConfigError, match="FOMAML has tensors of each task's own, so that no stock model starts"):
+        model.to_sb3()
     with pytest.raises(ConfigError, match="task_local='action_net' is not a list of names"):
         small(FOMAML, task_local="action_net")
+
+
+@pytest.mark.parametrize("algorithm", [FOMAML, Reptile, Leap])
+def test_stock_algorithms_learn_heads_of_tasks_own(algorithm: Any) -> None:
+    model = small(algorithm, learner="sb3_a2c", task_local=["action_net"], meta_batch_size=2, n_episodes=1)
+    before = copy(model.params)
+    assert "policy/action_net.weight" not in before
+    model.train()
+    assert not torch.equal(model.params["policy/log_std"], before["policy/log_std"])
+    assert list(model.params) == list(before)
+    assert np.isfinite(model.evaluate("test", 1, n_tasks=2, n_episodes=1).returns).all()
+    first, second = (model.adapt("PointMass-v0", 0, seed=seed).params["action_net.weight"] for seed in (0, 1))
+    assert not torch.equal(first, second)

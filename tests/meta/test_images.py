@@ -17,6 +17,8 @@ from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError
 from metarl.meta import FOMAML, MAML, Leap, Reptile
 from metarl.meta.adaptive import AdaptiveAlgorithm
+from metarl.meta.algorithms.anil import ANIL
+from metarl.meta.algorithms.meta_sgd import MetaSGD
 from metarl.params import expand
 from metarl.streams import seed_sequence
 from tests.agents.pictures import Patterns, Pictures
@@ -140,3 +142,16 @@ def test_the_few_shot_network_learns_and_is_no_policy_of_sb3() -> None:
     model = learn_once(make(policy="FewShotCnnPolicy", policy_kwargs=kwargs))
     with pytest.raises(ConfigError, match="FewShotCnnPolicy is none of Stable-Baselines3's policies"):
         model.to_sb3()
+
+
+@pytest.mark.parametrize("cls", [ANIL, MetaSGD])
+def test_running_statistics_go_with_rates_of_every_tensor_and_have_none(cls: type[AdaptiveAlgorithm]) -> None:
+    kwargs = {"features_extractor_kwargs": {"n_filters": 4, "batch_statistics": "running"}}
+    model = make(cls, policy="FewShotCnnPolicy", policy_kwargs=kwargs, outer="adam")
+    before = dict(model.params)
+    learn_once(model)
+    moved = {name for name in before if not torch.equal(before[name], model.params[name])}
+    assert any(name.endswith("cnn.1.weight") for name in moved)
+    assert not any("statistics/" in name for name in moved)
+    assert not any(name.startswith("rates/statistics/") for name in before)
+    assert np.isfinite(model.evaluate("test", n_tasks=2, n_inner_steps=1).returns).all()

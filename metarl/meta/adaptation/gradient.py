@@ -30,7 +30,7 @@ class InnerRule:
     :param rates: the learning rate of each step.
     :param stays: names of the tensors that no inner step moves.
     :param base: the learning rate that meta-learnt ones began with.
-    :param local: names of the tensors of each task's own, whose rates are never meta-learnt.
+    :param local: names of the tensors of each task's own, and of statistics, whose rates are never meta-learnt.
     """
 
     rates: Sequence[float] = ()
@@ -97,6 +97,7 @@ class InnerStep:
         self, learner: Learner, params: Params, samples: Samples, rate: Rate, second_order: bool = False
     ) -> None:
         self._rate = rate
+        self._second_order = second_order
 
         def loss(distribution: Distribution, values: torch.Tensor | None) -> torch.Tensor:
             return learner.head_loss(distribution, samples, values)
@@ -113,14 +114,21 @@ class InnerStep:
         return self._derivatives.product(vector)
 
     def forward(self, tangent: Params, rate: Params | None = None) -> Params:
-        """Return ``(I − diag(α) H) t − r ∘ g``: the end's move when the start moves along ``t`` and α along ``r``."""
-        moved = subtract(tangent, scale(self._rate, self.hessian_product(tangent)))
+        """Return ``(I − diag(α) H) t − r ∘ g``: the end's move when the start moves along ``t`` and α along ``r``.
+
+        A step of first order takes ``H`` to be 0, here and in :meth:`backward`.
+        """
+        moved = dict(tangent)
+        if self._second_order:
+            moved = subtract(tangent, scale(self._rate, self.hessian_product(tangent)))
         for name, tensor in (rate or {}).items():
             moved[name] = moved[name] - tensor * self.gradient[name]
         return moved
 
     def backward(self, cotangent: Params) -> Params:
         """Return ``(I − H diag(α)) c``: the gradient at the start, given the gradient at the end."""
+        if not self._second_order:
+            return cotangent
         return subtract(cotangent, self.hessian_product(scale(self._rate, cotangent)))
 
     def rate_gradient(self, cotangent: Params) -> Params:
@@ -154,7 +162,12 @@ class GradientPath:
 
     @classmethod
     def through(
-        cls, learner: Learner, points: Sequence[Params], batches: Sequence[Samples], rates: Sequence[Rate]
+        cls,
+        learner: Learner,
+        points: Sequence[Params],
+        batches: Sequence[Samples],
+        rates: Sequence[Rate],
+        second_order: bool = True,
     ) -> GradientPath:
         """Return a path whose steps start at points that are known, for products with the derivative of its end.
 
@@ -162,7 +175,7 @@ class GradientPath:
         """
         path = cls(learner, points[0], [], [])
         for start, batch, rate in zip(points, batches, rates, strict=True):
-            path.steps.append(InnerStep(learner, start, batch, rate, second_order=True))
+            path.steps.append(InnerStep(learner, start, batch, rate, second_order))
         path.end = path.steps[-1].end
         return path
 

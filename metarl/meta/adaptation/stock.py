@@ -34,7 +34,7 @@ from metarl.errors import ConfigError, shorten
 from metarl.meta.adaptation.adapted import AdaptedPolicy, as_observation, predictions
 from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Request, Told
 from metarl.meta.progress import Timer
-from metarl.params import Params, Rate, group, grouped, total
+from metarl.params import Params, Rate, group, grouped, take, total
 from metarl.streams import seed_sequence, stream
 
 
@@ -173,18 +173,18 @@ class StockAdaptation:
         env_steps: list[list[int]] = []
         lengths: list[list[float]] = []
         for i in range(n):
-            task = one_task(request.tasks, i)
+            task, start = one_task(request.tasks, i), {**theta, **take(request.local, i)}
             if n_steps:
                 run = learner.run(
-                    theta, task, seeds[i], n_steps * size, n_evaluations=n_steps, n_eval_episodes=n_episodes
+                    start, task, seeds[i], n_steps * size, n_evaluations=n_steps, n_eval_episodes=n_episodes
                 )
                 reached.append(run.params)
                 returns.append(run.eval_returns)
                 env_steps.append(np.diff([*run.eval_env_steps, run.env_steps]).tolist())
                 lengths.append(run.eval_lengths)
             else:
-                mean_return, mean_length = learner.evaluate(theta, task, seeds[i], n_episodes)
-                reached.append(theta)
+                mean_return, mean_length = learner.evaluate(start, task, seeds[i], n_episodes)
+                reached.append(start)
                 returns.append([mean_return])
                 env_steps.append([0])
                 lengths.append([mean_length])
@@ -284,19 +284,21 @@ class StockWalk:
     def work(self, timer: Timer) -> bool:
         """Learn the next task; return whether there is another one."""
         request, size, i = self._request, self._adaptation.size(self._request.amount), self.n_done
-        task, phi, row, n_steps = one_task(request.tasks, i), self._theta, _Row(), len(request.rates)
+        task, row, n_steps = one_task(request.tasks, i), _Row(), len(request.rates)
+        phi = theta = {**self._theta, **take(request.local, i)}
+        streams = request.streams.of([i])
         if n_steps:
             with timer("inner"):
-                seed = request.streams.tasks(request.n_tasks)[i]
+                (seed,) = streams.tasks(1)
                 learner = self._adaptation.at(request.rates)
-                run = learner.run(self._theta, task, seed, n_steps * size, watcher=self._watcher)
+                run = learner.run(theta, task, seed, n_steps * size, watcher=self._watcher)
             if self._watcher is not None:
                 self._watcher.close()
             phi = run.params
             row.add(run.episode_returns, run.env_steps, n_steps)
         if self._query:
             with timer("outer"):
-                seed = request.streams.tasks(request.n_tasks, part="/query")[i]
+                (seed,) = streams.tasks(1, part="/query")
                 result = self._adaptation.learner.query_gradient(phi, task, seed, size)
             row.add(result.episode_returns, result.env_steps, 1)
             self._gradients.append(result.gradient)

@@ -22,7 +22,7 @@ from metarl.meta.blocks.derivatives import BlockDerivatives, Bound, cache_budget
 from metarl.meta.environments import AnyEnv
 from metarl.meta.outer.objective import BlockObjective, KnownGradient, MetaGradient, MetaObjective
 from metarl.meta.progress import Timer
-from metarl.params import STATISTICS, expand, mean, meta_name
+from metarl.params import RATES, STATISTICS, expand, mean, meta_name
 
 PATIENCE = 5
 """Line searches that fail one after another before a warning says so."""
@@ -121,8 +121,9 @@ class MAML(AdaptiveAlgorithm):
         timer, amount = Timer(), self._amount(None, None)
         rates = self.rates[: self.n_inner_steps] if self.adapts else []
         blocks = self._blocks(self._sample_tasks(), rates, Streams(self.seed, "train", self.n_iterations), amount)
-        # Support batches are kept for what goes along the path again: its derivative, and a line search.
-        keep = not self.first_order or self.outer_optimizer.evaluates
+        # Support batches are kept for what goes along the path again: its derivative, that in rates, a line search.
+        has_rates = any(name.startswith(RATES) for name in self.params)
+        keep = not self.first_order or has_rates or self.outer_optimizer.evaluates
         outcomes = [block.learn(self.theta, timer, query=True, keep=keep) for block in blocks]
         with timer("outer"), self._whole():
             objective = self._objective(blocks, outcomes, rates)
@@ -137,7 +138,8 @@ class MAML(AdaptiveAlgorithm):
         known = [outcome.gradient for outcome in outcomes if outcome.gradient is not None]
         if known:
             gradient = mean(known, sum(outcome.n_tasks for outcome in outcomes))
-            return KnownGradient(MetaGradient(math.nan, {meta_name(name): gradient[name] for name in gradient}))
+            found = {meta_name(name): tensor for name, tensor in gradient.items()}
+            return KnownGradient(MetaGradient(math.nan, {name: found[name] for name in self.meta_params}))
         room = cache_budget(len(blocks))
         return BlockObjective(
             [self._derivatives(block, outcome, rates, room) for block, outcome in zip(blocks, outcomes, strict=True)]

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from metarl.meta.algorithms.maml import MAML
-from metarl.params import RATES, Params, group, grouped
+from metarl.params import RATES, STATISTICS, Params, group, grouped
 
 
 class MetaSGD(MAML):
@@ -27,7 +27,8 @@ class MetaSGD(MAML):
     name: ClassVar[str] = "meta_sgd"
 
     def _further_params(self, theta: Params) -> Params:
-        return grouped({name: torch.full_like(tensor, self.rates[0]) for name, tensor in theta.items()}, RATES)
+        learnt = {name: tensor for name, tensor in theta.items() if not name.startswith(STATISTICS)}
+        return grouped({name: torch.full_like(tensor, self.rates[0]) for name, tensor in learnt.items()}, RATES)
 
     @property
     def plain_rate(self) -> float:

@@ -222,11 +222,12 @@ class BlockDerivatives:
         if index in self._curvature:
             return self._curvature[index]
         chunk, phi, path = self._chunks[index], self._end(index), None
-        if self._second_order:
+        if self._support and (self._second_order or self._has_rates):
             start = self._start(self._params, index)
             points = [start, *(take(point, chunk) for point in self._points[:-1])]
             batches = [batch.tasks(chunk) for batch in self._support_part]
-            path = GradientPath.through(self._learner, points, batches, self._rule.steps(self._params))
+            rates = self._rule.steps(self._params)
+            path = GradientPath.through(self._learner, points, batches, rates, self._second_order)
         entry = path, self._learner.policy.linearize(phi, self._query_part.tasks(chunk).obs)
         if index in self._kept:
             self._curvature[index] = entry

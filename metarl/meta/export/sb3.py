@@ -161,9 +161,15 @@ def export_sb3(
     :param value_tasks: training tasks that a value network is fitted on; 0 leaves it random.
     :param value_episodes: episodes of each.
     :param kwargs: hyperparameters of the stock class that overrule the chosen ones.
-    :raises ConfigError: an unknown kind, optimiser or hyperparameter; gSDE; an action space that SB3 cannot step.
+    :raises ConfigError: an unknown kind, optimiser or hyperparameter; gSDE; an action space that SB3 cannot step; tensors
+        of each task's own.
     """
     n_envs, value_tasks = COUNT("n_envs", n_envs), COUNT_OR_ZERO("value_tasks", value_tasks)
+    if getattr(getattr(model, "adaptations", None), "has_local", False):
+        raise ConfigError(
+            f"{type(model).__name__} has tensors of each task's own, so that no stock model starts where tasks do: "
+            "adapt(env) returns a policy that acts"
+        )
     settings = choose(model, kind, optimizer, n_envs)
     if not (settings.is_stock or model.policy.network.stock):
         raise ConfigError(f"{model.policy_name} is none of Stable-Baselines3's policies: nothing to export to")

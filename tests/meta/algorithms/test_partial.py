@@ -124,6 +124,34 @@ def test_first_order_rates_have_their_gradients_without_curvature() -> None:
     assert not torch.allclose(a["policy/log_std"], b["policy/log_std"])
 
 
+def test_first_order_rates_bend_the_divergence_too() -> None:
+    params = meta_params("gaussian", False, True)
+    own = objective("gaussian", params, InnerRule([0.3], base=0.3), False, first_order=True)
+    generator = torch.Generator().manual_seed(7)
+    # Along rates alone the end of one step moves by −r ∘ g, to first order too.
+    v = {
+        n: torch.randn(t.shape, generator=generator, dtype=torch.float64) * float(n.startswith(RATES))
+        for n, t in params.items()
+    }
+    kl = [own.evaluate({n: t + size * v[n] for n, t in params.items()})[1] for size in (-2e-3, -1e-3, 0.0, 1e-3, 2e-3)]
+    numeric = (-kl[0] + 16 * kl[1] - 30 * kl[2] + 16 * kl[3] - kl[4]) / 12e-6
+    product = own.curvature_product(v)
+    assert dot(product, v) == pytest.approx(numeric, rel=1e-5)
+    w = {n: torch.randn(t.shape, generator=generator, dtype=torch.float64) for n, t in params.items()}
+    assert dot(product, w) == pytest.approx(dot(own.curvature_product(w), v), rel=1e-9)
+
+
+@pytest.mark.parametrize("outer", ["trpo", "adam"])
+def test_rates_are_meta_learnt_to_first_order(outer: str) -> None:
+    class FirstOrder(MetaSGD):
+        first_order = True
+
+    model = small(FirstOrder, outer=outer, n_inner_steps=2)
+    before = copy(model.params)
+    model.train()
+    assert not torch.equal(model.params["rates/log_std"], before["rates/log_std"])
+
+
 @pytest.mark.parametrize(("algorithm", "adapts"), [(ANIL, True), (BOIL, False)])
 def test_the_rest_is_bit_identical_in_the_inner_loop(algorithm: Any, adapts: bool) -> None:
     model = small(algorithm, n_inner_steps=2)
