@@ -165,6 +165,20 @@ class Learner(Abilities, SetOnce, ABC):
         return None
 
 
+_KEPT = (
+    "name",
+    "needs_critic",
+    "trust_region",
+    "samples_type",
+    "info",
+    "deterministic",
+    "reuses_support",
+    "n_query",
+    "n_eval",
+)
+"""What a learner declares about its batches and its loss, which holds for plain gradient steps on it too."""
+
+
 class GradientSteps(Learner):
     """A learner with another one's loss and batches that takes one plain gradient step on each batch.
 
@@ -177,10 +191,9 @@ class GradientSteps(Learner):
 
     def __init__(self, learner: Learner, parallel: Parallel | None = None) -> None:
         super().__init__(learner.policy, parallel=parallel)
-        self.name = learner.name
-        self.needs_critic = learner.needs_critic
-        self.trust_region = learner.trust_region
-        self.samples_type = learner.samples_type
+        # What classes declare is found before __getattr__ is asked.
+        for declared in _KEPT:
+            setattr(self, declared, getattr(learner, declared))
         self._learner = learner
 
     def __getattr__(self, name: str) -> Any:

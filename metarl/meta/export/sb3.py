@@ -161,8 +161,8 @@ def export_sb3(
     :param value_tasks: training tasks that a value network is fitted on; 0 leaves it random.
     :param value_episodes: episodes of each.
     :param kwargs: hyperparameters of the stock class that overrule the chosen ones.
-    :raises ConfigError: an unknown kind, optimiser or hyperparameter; gSDE; an action space that SB3 cannot step; tensors
-        of each task's own.
+    :raises ConfigError: an unknown kind, optimiser or hyperparameter; gSDE; an action space that SB3 cannot step;
+        tensors of each task's own.
     """
     n_envs, value_tasks = COUNT("n_envs", n_envs), COUNT_OR_ZERO("value_tasks", value_tasks)
     if getattr(getattr(model, "adaptations", None), "has_local", False):

@@ -14,6 +14,7 @@ import torch
 
 from metarl.agents import A2C, PPO, VPG, Learner, find_learner
 from metarl.agents.learners.base import GradientSteps
+from metarl.agents.learners.supervised import Supervised
 from metarl.errors import ConfigError
 from metarl.params import Params
 from metarl.streams import seed_sequence
@@ -84,6 +85,18 @@ def test_gradient_steps_show_the_learner_s_coefficients_and_are_copied_with_it()
         _ = plain.nothing
     with pytest.raises(ConfigError, match="ent_coef of a PPO is set when it is built"):
         learner.ent_coef = 1.0  # type: ignore[attr-defined]
+
+
+def test_gradient_steps_are_on_the_batches_that_the_learner_declares() -> None:
+    class Often(Supervised):
+        plain_steps = False
+
+    learner = Often(problem("vpg")[0].policy, n_query=7, n_eval=9)
+    plain = learner.gradient_steps()
+    assert isinstance(plain, GradientSteps)
+    for name in ("info", "deterministic", "reuses_support", "n_query", "n_eval", "samples_type"):
+        assert getattr(plain, name) == getattr(learner, name) is not None, name
+    assert (plain.plain_steps, plain.steps_per_update) == (True, 1)
 
 
 @pytest.mark.parametrize("cls", [A2C, PPO])
