@@ -17,7 +17,7 @@ from metarl.checks import SWITCH
 from metarl.envs.family import Family, draw_tasks
 from metarl.errors import ConfigError, NoSuchNameError, shorten
 from metarl.meta.progress import ProgressBar
-from metarl.params import Params
+from metarl.params import STATISTICS, Params, meta_name
 from metarl.streams import stream
 from metarl.synonyms import NO_NOISE
 
@@ -94,7 +94,7 @@ class SB3Words:
         seed: int
 
         @property
-        def policy_params(self) -> Params: ...
+        def theta(self) -> Params: ...
 
         def _parameters_in(self, path: str) -> dict[str, Params]: ...
 
@@ -150,8 +150,11 @@ class SB3Words:
 
     # ------------------------------------------------------------------------------------------------------ parameters
     def get_parameters(self) -> dict[str, Params]:
-        """Return copies of the policy's tensors θ, in a dict of one entry, ``"policy"``, as SB3 has them."""
-        return {"policy": {name: tensor.detach().clone() for name, tensor in self.policy_params.items()}}
+        """Return copies of the policy's tensors θ, its context among them, in a dict of one entry, ``"policy"``."""
+        return {"policy": {name: tensor.detach().clone() for name, tensor in self._of_policy().items()}}
+
+    def _of_policy(self) -> Params:
+        return {name: tensor for name, tensor in self.theta.items() if not name.startswith(STATISTICS)}
 
     def set_parameters(
         self,
@@ -172,7 +175,7 @@ class SB3Words:
         given = load_path_or_dict.get("policy") if isinstance(load_path_or_dict, Mapping) else None
         if not isinstance(given, Mapping) or len(load_path_or_dict) != 1:
             raise ConfigError("parameters are a dict with one entry, 'policy', as get_parameters returns it")
-        own = self.policy_params
+        own = self._of_policy()
         if SWITCH("exact_match", exact_match) and set(given) != set(own):
             missing = sorted(own.keys() ^ given.keys(), key=str)[0]
             raise ConfigError(f"parameters do not fit the policy: {shorten(missing)} is in one of the two only")
@@ -184,7 +187,7 @@ class SB3Words:
                 raise ConfigError(f"parameters do not fit the policy: {shorten(name)} is no tensor") from None
             if name not in own or tensor.shape != own[name].shape:
                 raise ConfigError(f"parameters do not fit the policy: {shorten(name)} is {list(tensor.shape)}")
-            new[f"policy/{name}"] = tensor.detach().to(own[name].dtype).clone()
+            new[meta_name(name)] = tensor.detach().to(own[name].dtype).clone()
         self.params = new
 
     # --------------------------------------------------------------------------------------------------------- logging

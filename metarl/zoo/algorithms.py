@@ -8,6 +8,7 @@ from typing import Any
 
 import metarl
 from metarl import synonyms
+from metarl.agents.networks.context import CONTEXT
 from metarl.envs.registry import family_ids, require_family
 from metarl.errors import (
     CheckpointError,
@@ -19,6 +20,7 @@ from metarl.errors import (
     unknown_name,
 )
 from metarl.meta.base import MetaAlgorithm
+from metarl.params import RATES, group, meta_name
 from metarl.zoo.config import merge
 from metarl.zoo.runs.folder import open_run
 
@@ -93,14 +95,20 @@ def with_env_kwargs(model: MetaAlgorithm, env_kwargs: Mapping[str, Any], n_threa
 def copy_parameters(source: MetaAlgorithm, target: MetaAlgorithm, name: str) -> None:
     """Start ``target`` from the policy of ``source``.
 
+    A context that ``target`` has not is folded into biases; rates that ``source`` has not begin as they would anyway.
+
     :param name: where ``source`` is from, for error messages.
     :raises ConfigError: the policies differ in shape.
     """
-    ours = {key: tuple(tensor.shape) for key, tensor in target.params.items()}
-    theirs = {key: tuple(tensor.shape) for key, tensor in source.params.items()}
+    given, wanted = dict(source.params), dict(target.params)
+    if CONTEXT in given and CONTEXT not in wanted:
+        given = {meta_name(key): tensor for key, tensor in source.policy.fold(source.theta).items()}
+    if not group(given, RATES):
+        wanted = {key: tensor for key, tensor in wanted.items() if not key.startswith(RATES)}
+    ours, theirs = ({key: tuple(each.shape) for key, each in params.items()} for params in (wanted, given))
     for key, shape in ours.items():
         if theirs.get(key) != shape:
             raise ConfigError(f"{name} does not fit: {key} is {theirs.get(key, 'missing')} there and {shape} here")
     if source.family.observation_space.shape != target.family.observation_space.shape:
         raise CheckpointError(f"{name} was learnt on {source.family.id}, whose observations differ")
-    target.params = {key: source.params[key].clone() for key in ours}
+    target.params = {**target.params, **{key: given[key].clone() for key in ours}}

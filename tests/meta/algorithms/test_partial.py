@@ -202,3 +202,11 @@ def test_contexts_are_folded_into_biases(tmp_path: Path) -> None:
     assert equal(again.params, model.params)
     adapted = model.adapt("PointMass-v0", 2)
     assert [n for n, t in model.theta.items() if not torch.equal(adapted.params[n], t)] == [CONTEXT]
+
+
+def test_parameters_as_sb3_has_them_hold_the_context_too() -> None:
+    model, other = (small(CAVIA, n_context=3, outer="adam", seed=seed) for seed in (0, 1))
+    run_iterations(model, 2)
+    other.set_parameters(model.get_parameters())
+    assert bool(other.params[CONTEXT].any())
+    assert equal(other.params, model.params)
