@@ -10,6 +10,7 @@ from gymnasium import spaces
 from metarl.envs.family import Family
 from metarl.envs.promises import spaces_of
 from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
+from metarl.envs.views.oracle import Oracle
 
 
 class Group(NamedTuple):
@@ -24,7 +25,8 @@ class Group(NamedTuple):
 
 def has_equal_spaces(family: Family) -> bool:
     """Return whether all tasks of a family have its own spaces."""
-    return type(family).spaces is Family.spaces
+    inner = family.family if isinstance(family, Oracle) else family
+    return type(inner).spaces is Family.spaces
 
 
 def group_tasks(family: Family, tasks: Tasks) -> list[Group]:

@@ -7,8 +7,9 @@ from gymnasium.spaces import Discrete
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import collect
 from metarl.envs.checker.family import check_family
-from metarl.envs.groups import group_tasks
+from metarl.envs.groups import group_tasks, has_equal_spaces
 from metarl.envs.registry import make_family
+from metarl.envs.views.oracle import Oracle
 from metarl.envs.views.single import SingleEnv
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import TaskError
@@ -89,3 +90,8 @@ def test_each_group_is_collected_with_a_policy_of_its_own():
         # Fresh policies choose at random.
         shares = episodes.mean_returns / group.tasks["pay"]
         assert shares.mean() == pytest.approx(8 / group.action_space.n, abs=0.4)
+
+
+def test_an_oracle_has_equal_spaces_where_its_family_has() -> None:
+    assert has_equal_spaces(Oracle(make_family("PointMass-v0")))
+    assert not has_equal_spaces(Oracle(Doors()))
