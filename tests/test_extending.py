@@ -20,8 +20,9 @@ from metarl import ALGORITHMS, FOMAML
 from metarl.agents import LEARNERS
 from metarl.envs import check_family, make_family
 from metarl.envs import registry as families
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, UnknownNameError
 from metarl.meta.adaptive import AdaptiveAlgorithm
+from metarl.meta.outer import OUTER
 from metarl.zoo.__main__ import main
 from tests.meta.small import SIZES, equal, run_iterations, small
 
@@ -45,7 +46,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for size, smaller in SMALLER.items():
             code = code.replace(size, smaller)
         (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
-    for registry in (LEARNERS, ALGORITHMS):
+    for registry in (LEARNERS, ALGORITHMS, OUTER):
         monkeypatch.setattr(registry, "_items", dict(registry))
     monkeypatch.setattr(families, "_REGISTRY", dict(families._REGISTRY))
     monkeypatch.chdir(tmp_path)
@@ -126,6 +127,20 @@ def test_an_export_of_the_learner_starts_sb3_with_adam() -> None:
     assert sb3.gamma == 0.99  # the learner does not say what of its own SB3 could take over
     with pytest.raises(ConfigError, match=r"^no step of ppo repeats one of 'awr': use optimizer='adam'$"):
         model.to_sb3(optimizer="sgd")
+
+
+def test_the_outer_optimiser_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    importlib.import_module("signum")
+    model = small(FOMAML, outer="signum", n_episodes=2)
+    run_iterations(model, 1)
+    again = metarl.load(model.save(tmp_path / "model"))
+    run_iterations(model, 1)
+    run_iterations(again, 1)
+    assert equal(model.params, again.params)
+    with pytest.raises(ConfigError, match=r"^beta=2 is not a number in \[0, 1\]$"):
+        small(FOMAML, outer="signum", outer_kwargs={"beta": 2})
+    with pytest.raises(UnknownNameError, match=r"outer optimiser 'signum': 'learnig_rate': did you mean"):
+        small(FOMAML, outer="signum", outer_kwargs={"learnig_rate": 2})
 
 
 @pytest.mark.parametrize("learner", sorted(LEARNERS))

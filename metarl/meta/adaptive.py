@@ -57,7 +57,7 @@ class AdaptiveAlgorithm(Iterates):
     :param surrogate: of ``"vpg"``: ``"log_likelihood"`` or ``"likelihood_ratio"``.
     :param outer: ``"sgd"``, ``"adam"``, or around ``"vpg"``, for MAML and its kin, ``"trpo"``; None takes the wrapper's
         own, with its arguments.
-    :param outer_kwargs: arguments of the outer optimiser, see :mod:`metarl.meta.outer.optimizers`.
+    :param outer_kwargs: arguments of the outer optimiser, see :mod:`metarl.meta.outer`.
     :param chunk_size: tasks that are differentiated together; None chooses by the working set.
     :param task_local: tensors, or modules such as ``"action_net"``, that every task has of its own: they are drawn anew
         from the task's stream, learnt with the rest, and never meta-learnt. Where tasks have unequal spaces, the

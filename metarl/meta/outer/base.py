@@ -18,11 +18,12 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from metarl.checks import check_arguments
-from metarl.errors import NonFiniteError
+from metarl.errors import NonFiniteError, unknown_name
+from metarl.files.schema import constructor_hints
 from metarl.meta.outer.objective import MetaObjective
 from metarl.params import Params
 from metarl.registry import Registry
+from metarl.synonyms import HYPERPARAMETERS
 
 Class = TypeVar("Class", bound=type[Any])
 OUTER: Registry[type[Any]] = Registry("outer optimiser")
@@ -94,6 +95,9 @@ def make_outer(name: str, kwargs: Mapping[str, Any] | None = None) -> Outer:
     :raises ConfigError: a value outside its range.
     """
     cls = OUTER.find(name)
-    check_arguments(cls.__init__, kwargs or {}, f"argument of outer optimiser {name!r}:")
+    known = constructor_hints(cls)  # with what it passes on to the classes that it inherits from
+    for argument in kwargs or {}:
+        if argument not in known:
+            raise unknown_name(f"argument of outer optimiser {name!r}:", argument, known, HYPERPARAMETERS)
     outer: Outer = cls(**(kwargs or {}))
     return outer
