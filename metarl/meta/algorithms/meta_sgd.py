@@ -21,6 +21,10 @@ class MetaSGD(MAML):
         model.learn(100_000)
         model.params["rates/log_std"]
 
+    So another ``inner_lr`` given to :func:`metarl.load` changes nothing that is learnt already; ``evaluate`` and
+    ``adapt`` take one that lengthens or shortens steps. An export goes on with the mean of the rates, and with 0 where
+    that is negative: name its ``learning_rate`` then.
+
     The arguments are those of :class:`~metarl.meta.algorithms.maml.MAML`.
     """
 

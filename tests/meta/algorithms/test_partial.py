@@ -210,3 +210,14 @@ def test_parameters_as_sb3_has_them_hold_the_context_too() -> None:
     other.set_parameters(model.get_parameters())
     assert bool(other.params[CONTEXT].any())
     assert equal(other.params, model.params)
+
+
+def test_rates_at_test_time_are_in_proportion_to_the_one_they_began_with(tmp_path: Path) -> None:
+    model = small(MetaSGD, inner_lr=0.1)
+    path = model.save(tmp_path / "model")
+    start = model.theta["log_std"]
+    moved = model.adapt("PointMass-v0", 1).params["log_std"] - start
+    twice = model.adapt("PointMass-v0", 1, inner_lr=0.2).params["log_std"] - start
+    torch.testing.assert_close(twice, 2.0 * moved, rtol=1e-4, atol=1e-6)
+    other = load(path, inner_lr=0.3)
+    assert torch.equal(other.adapt("PointMass-v0", 1).params["log_std"] - start, moved)
