@@ -138,10 +138,3 @@ def test_stock_algorithms_learn_heads_of_tasks_own(algorithm: Any) -> None:
     assert np.isfinite(model.evaluate("test", 1, n_tasks=2, n_episodes=1).returns).all()
     first, second = (model.adapt("PointMass-v0", 0, seed=seed).params["action_net.weight"] for seed in (0, 1))
     assert not torch.equal(first, second)
-
-
-def test_an_export_has_a_fresh_head_where_heads_are_tasks_own() -> None:
-    model = small(FOMAML, task_local=["action_net"])
-    exported = model.to_sb3(value_tasks=2, value_episodes=1).policy.state_dict()
-    assert exported["action_net.weight"].any()
-    assert torch.equal(exported["log_std"], model.theta["log_std"])

@@ -59,9 +59,7 @@ def fit_value(model: Model, policy: ActorCriticPolicy, n_tasks: int, n_episodes:
     n_tasks, n_episodes = integer(2)("value_tasks", n_tasks), COUNT("value_episodes", n_episodes)
     tasks = draw_tasks(model.family, stream(model.seed, "export/tasks"), n_tasks)
     seeds = [seed_sequence(model.seed, "export/value", task) for task in range(n_tasks)]
-    # What is each task's own is none of the initialisation's: a new task starts as the exported policy was drawn.
-    own = {name: tensor.detach() for name, tensor in policy.named_parameters() if name in model.policy.init(0)}
-    theta = {name: tensor.contiguous() for name, tensor in expand({**own, **model.theta}, n_tasks).items()}
+    theta = {name: tensor.contiguous() for name, tensor in expand(model.theta, n_tasks).items()}
     episodes = collect(model.family, model.policy, theta, tasks, seeds, n_episodes=n_episodes, parallel=model.parallel)
     known: float | None = getattr(model, "gamma", None)
     gamma = 0.99 if known is None else known  # SB3's, for a learner that discounts nothing
