@@ -210,7 +210,7 @@ def describe_hint(hint: Any) -> str:
             [describe_hint(arguments[0]), *(str(part) for part in arguments[1:] if isinstance(part, Range))]
         )
     if origin in (list, tuple, Sequence) and arguments:
-        return f"a list of {describe_hint(arguments[0])}"
+        return "a list of names, such as [a, b]" if arguments[0] is str else f"a list of {describe_hint(arguments[0])}"
     if origin in (dict, Mapping):
         return "a mapping"
     words: dict[Any, str] = {

@@ -79,3 +79,8 @@ def test_numbers_that_no_float_holds_are_refused() -> None:
     with pytest.raises(ConfigError, match="inner_lr=<int>"):
         convert("inner_lr", 10**5000, float)
     assert describe_hint(dict) == "a mapping"
+
+
+def test_a_name_where_names_are_wanted_is_told_how_a_list_is_written() -> None:
+    with pytest.raises(ConfigError, match=r"^names='a' is of the wrong type: names takes a list of names, such as \["):
+        convert("names", "a", list[str])
