@@ -360,7 +360,11 @@ def _reproduce(parser: Parser) -> Parser:
 
 def _list(parser: Parser) -> Parser:
     parser.add_argument(
-        "what", nargs="?", default="all", choices=("all", "algos", "learners", "envs", "runs"), help="default: all"
+        "what",
+        nargs="?",
+        default="all",
+        choices=("all", "algos", "learners", "outer", "envs", "runs"),
+        help="default: all",
     )
     _packages(parser)
     _where_runs_are(parser, "-f", "--log-folder")

@@ -1,4 +1,4 @@
-"""``metarl list``: shows the algorithms, the learners, the environments with their task spaces, and the runs."""
+"""``metarl list``: shows algorithms, learners, outer optimisers, environments with their task spaces, and the runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from metarl.files.checkpoint import load_checkpoint
 from metarl.files.schema import convert
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.documents import Count, read_saved
+from metarl.meta.outer.base import OUTER
 from metarl.zoo.console import say, show_table
 from metarl.zoo.runs.evaluations import read_meta, read_results
 from metarl.zoo.runs.folder import Run, open_run, run_folders
@@ -25,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
         show_algorithms()
     if args.what in ("all", "learners"):
         show_learners()
+    if args.what in ("all", "outer"):
+        show_outer()
     if args.what in ("all", "envs"):
         show_environments()
     if args.what in ("all", "runs"):
@@ -47,6 +50,12 @@ def show_learners() -> None:
         every = len(inside) == len(wrappers)
         rows.append([name, _first_paragraph(learner), "every --algo" if every else ", ".join(inside)])
     show_table("Learners", ["-params learner:", "what it is", "inside"], rows)
+
+
+def show_outer() -> None:
+    """Print the optimisers of the meta-parameters."""
+    rows = [[name, _first_paragraph(cls)] for name, cls in OUTER.items()]
+    show_table("Outer optimisers", ["-params outer:", "what it is"], rows)
 
 
 def show_environments() -> None:

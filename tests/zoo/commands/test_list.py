@@ -8,6 +8,7 @@ import pytest
 
 import metarl
 from metarl.agents.learners.registry import LEARNERS
+from metarl.meta.outer import OUTER
 from metarl.zoo.__main__ import main
 
 
@@ -24,7 +25,15 @@ def test_list(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "-f", str(logs)]) == 0
     out = capsys.readouterr().out
     assert "``" not in out
-    for word in (*metarl.ALGORITHMS, *LEARNERS, *metarl.family_ids(), "goal [-0.5, 0.5]", "damaged"):
+    for word in (
+        *metarl.ALGORITHMS,
+        *LEARNERS,
+        *OUTER,
+        "Adam (Kingma",
+        *metarl.family_ids(),
+        "goal [-0.5, 0.5]",
+        "damaged",
+    ):
         assert word in out
     (logs / "none").mkdir()
     assert main(["list", "runs", "-f", str(logs / "none")]) == 0
