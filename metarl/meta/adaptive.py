@@ -163,7 +163,7 @@ class AdaptiveAlgorithm(Iterates):
         given = {name: value for name, value in self._options.items() if value is not None}
         options = {**given, **plain_tree(self.learner_kwargs)}
         self.adaptations = Adaptations(
-            self.family, lambda seen, taken: self._make_adaptation(seen, taken, options), self.task_local
+            self.family, functools.partial(self._make_adaptation, options=options), self.task_local
         )
         """How tasks are learnt, for each pair of spaces."""
         self.adaptation = self.adaptations.first

@@ -20,7 +20,7 @@ from metarl.meta.environments import as_family
 from metarl.meta.kept import without_sb3s_own
 from metarl.meta.model import Model
 from metarl.meta.outer.base import Outer
-from metarl.params import Params, group, meta_name, not_finite
+from metarl.params import GROUPS, Params, group, meta_name, not_finite
 from metarl.registry import Registry
 
 Self = TypeVar("Self", bound="Saves")
@@ -163,7 +163,7 @@ def with_groups(state: Params) -> Params:
     named: Params = {}
     for name, tensor in state.items():
         kind, _, own = name.partition("/")
-        named[f"{kind}/{meta_name(own)}" if own else name] = tensor
+        named[f"{kind}/{meta_name(own)}" if own and not name.startswith(GROUPS) else name] = tensor
     return named
 
 
