@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -41,7 +41,7 @@ class SB3Settings:
     update: dict[str, Any] = field(default_factory=dict)
 
 
-class Learner(Abilities, SetOnce, ABC):
+class Learner(Abilities, SetOnce):
     """A learner that is batched over tasks. What a task learns does not depend on the others of the stack.
 
     A learner says how episodes become samples, and what its loss is; an update is one step of SGD on that, unless it

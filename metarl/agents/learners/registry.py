@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from metarl.envs.family import Family
 from metarl.registry import Registry
 
 
-class Abilities:
+class Abilities(ABC):
     """What a learner declares, before it is built: class attributes, of which every learner overrides some."""
 
     name: str = ""
@@ -50,9 +51,9 @@ class Abilities:
         return None
 
     @classmethod
+    @abstractmethod
     def options(cls) -> frozenset[str]:
         """Return the names of its arguments, without those that a meta-wrapper sets."""
-        raise NotImplementedError
 
 
 LEARNERS: Registry[type[Abilities]] = Registry("learner", synonyms.LEARNERS)
