@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from stable_baselines3.common.policies import BasePolicy
 
 from metarl.agents.networks.context import CONTEXT
-from metarl.checks import COUNT
+from metarl.checks import integer
 from metarl.envs.family import Family
 from metarl.meta.algorithms.maml import MAML
 from metarl.meta.environments import AnyEnv
@@ -27,7 +27,7 @@ class CAVIA(MAML):
 
     :param policy: ``"MlpPolicy"``.
     :param env: a registered family's name or a family.
-    :param n_context: numbers of the context.
+    :param n_context: numbers of the context, at most 10,000.
     :param inner_lr: None takes ten times the learner's own.
 
     The other parameters are those of :class:`~metarl.meta.algorithms.maml.MAML`.
@@ -43,7 +43,7 @@ class CAVIA(MAML):
         n_context: int = 5,
         **kwargs: Any,
     ) -> None:
-        self.n_context = COUNT("n_context", n_context)
+        self.n_context = integer(1, 10_000)("n_context", n_context)
         super().__init__(policy, env, **kwargs)
 
     def _default_rate(self) -> float:

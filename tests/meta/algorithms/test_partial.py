@@ -197,6 +197,8 @@ def test_contexts_are_folded_into_biases(tmp_path: Path) -> None:
     stock = model.to_sb3(value_tasks=0)
     folded, own = (each.predict(obs, deterministic=True)[0] for each in (stock, model))
     np.testing.assert_allclose(folded, own, atol=1e-6)
+    with pytest.raises(ConfigError, match="n_context=100000000 is not an integer in"):
+        small(CAVIA, n_context=10**8)
     again = load(model.save(tmp_path / "cavia"))
     model.train(), again.train()
     assert equal(again.params, model.params)
