@@ -90,7 +90,8 @@ def given() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("module", "code"), EXAMPLES)
-def test_examples_run(module: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run(module: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # some write files
     for registry in (LEARNERS, ALGORITHMS, OUTER, NETWORKS):
         monkeypatch.setattr(registry, "_items", dict(registry))
     space = {**NAMES, **given(), **vars(importlib.import_module(module))}
