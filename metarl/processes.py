@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -60,6 +60,9 @@ class _NativeWork:
     Python waits for other threads before it ends, but takes daemons away in the middle of what they do, which kills
     the whole process (``terminate called``, or a segmentation fault) where that is native code. So daemons in here are
     ended before, by SystemExit as soon as they are back in Python, and no daemon comes in any more.
+
+    Giving back what a thread held is native code too, where that is tensors, so the end of the interpreter waits until
+    such a thread is gone, not only until it has left.
     """
 
     PATIENCE = 5.0
@@ -68,14 +71,16 @@ class _NativeWork:
     def __init__(self) -> None:
         self._depths: dict[int, int] = {}
         self._ended = False
+        # The daemons on their way out, and whether the end has waited for them.
+        self._ending: list[threading.Thread] = []
+        self._waited = False
 
     def __enter__(self) -> None:
         here = threading.get_ident()
         # Before the look at what end() sets before it looks at this.
         self._depths[here] = self._depths.get(here, 0) + 1
         if self._ended and threading.current_thread().daemon:
-            self.__exit__()
-            raise SystemExit
+            self._keep_out()
 
     def __exit__(self, *_: object) -> None:
         here = threading.get_ident()
@@ -83,16 +88,28 @@ class _NativeWork:
         if not self._depths[here]:
             del self._depths[here]
 
+    def _keep_out(self) -> NoReturn:
+        # Listed before the look at what end() sets when it has looked at the list for the last time.
+        self._ending.append(threading.current_thread())
+        self.__exit__()
+        while self._waited:
+            # Nobody waits for this thread any more, so it must not go: it stays here until the process ends.
+            time.sleep(3600.0)
+        raise SystemExit
+
     def end(self) -> None:
-        """Wait until no daemon is inside."""
+        """Wait until every daemon that is inside, or tries to come in, is gone."""
         self._ended = True
-        daemons = [thread for thread in threading.enumerate() if thread.daemon and thread.ident in self._depths]
-        for thread in daemons:
-            assert thread.ident is not None
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        inside = [thread for thread in threading.enumerate() if thread.daemon and thread.ident in self._depths]
         until = time.monotonic() + self.PATIENCE
-        while time.monotonic() < until and any(each.is_alive() and each.ident in self._depths for each in daemons):
-            time.sleep(0.001)
+        for thread in inside:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+        self._ending.extend(inside)
+        for thread in self._ending:
+            thread.join(max(0.0, until - time.monotonic()))
+        self._waited = True
+        for thread in self._ending:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def forget_others(self) -> None:
         """Be a forked child, whose only thread is the calling one."""

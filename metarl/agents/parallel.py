@@ -97,7 +97,7 @@ def library_torch() -> Iterator[None]:
     It is around everything public that computes, so that ``torch.no_grad()`` or ``torch.inference_mode()`` around a
     call changes nothing.
     """
-    with torch.inference_mode(False), torch.enable_grad(), single_threaded_torch():
+    with single_threaded_torch(), torch.inference_mode(False), torch.enable_grad():
         yield
 
 
