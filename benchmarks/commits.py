@@ -24,7 +24,7 @@ from rich.console import Console
 
 from benchmarks.measure import Row, circumstances
 from benchmarks.speed import table
-from metarl.files.checkpoint import write_text_atomic
+from metarl.files.writing import write_text_atomic
 
 ROOT = Path(__file__).parents[1]
 PHASES = ("time/sampling", "time/inner", "time/outer")

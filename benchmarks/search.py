@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.files.checkpoint import read_npz, write_text_atomic
+from metarl.files.writing import read_npz, write_text_atomic
 from metarl.zoo.config import HYPERPARAMS
 from metarl.zoo.runs.folder import Run, list_runs
 

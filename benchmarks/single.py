@@ -12,7 +12,7 @@ from rich.console import Console
 
 from benchmarks.measure import Row, circumstances
 from benchmarks.speed import table
-from metarl.files.checkpoint import write_text_atomic
+from metarl.files.writing import write_text_atomic
 
 
 def run_single(

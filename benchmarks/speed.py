@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks import collecting, updating
 from benchmarks.measure import Row, circumstances
-from metarl.files.checkpoint import write_text_atomic
+from metarl.files.writing import write_text_atomic
 
 ENTRIES: dict[str, Callable[[bool], list[Row]]] = {
     "ant_collect": collecting.ant_collect,

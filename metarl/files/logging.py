@@ -40,8 +40,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from metarl.errors import CheckpointError, unknown_name
-from metarl.files.checkpoint import open_to_write, write_all_atomic, write_text_atomic
 from metarl.files.untrusted import MAX_LOG, parse_csv, parse_json, read_bytes
+from metarl.files.writing import open_to_write, write_all_atomic, write_text_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as DrawnFigure  # importing it takes 0.5 s, before the first line of training

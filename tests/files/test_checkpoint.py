@@ -17,15 +17,8 @@ from hypothesis import strategies as st
 
 from metarl.errors import CheckpointError
 from metarl.files import checkpoint
-from metarl.files.checkpoint import (
-    load_checkpoint,
-    read_npz,
-    save_checkpoint,
-    write_all_atomic,
-    write_bytes_atomic,
-    write_npz_atomic,
-    write_text_atomic,
-)
+from metarl.files.checkpoint import load_checkpoint, save_checkpoint
+from metarl.files.writing import read_npz, write_all_atomic, write_bytes_atomic, write_npz_atomic, write_text_atomic
 from tests.processes import Program
 
 DOCUMENT = {"algorithm": "fomaml", "counters": {"iteration": 3, "steps": 12_000}, "rates": [0.1, 1e-300], "note": None}

@@ -16,7 +16,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from metarl.errors import CheckpointError, UnknownNameError
-from metarl.files.checkpoint import write_all_atomic
 from metarl.files.logging import (
     STEP_KEY,
     TEXT_FORMATS,
@@ -26,6 +25,7 @@ from metarl.files.logging import (
     make_logger,
     record_figure,
 )
+from metarl.files.writing import write_all_atomic
 from tests.processes import run_program
 
 FILES = ("csv", "json", "log", "tensorboard")
@@ -297,7 +297,8 @@ def test_full_disk_is_one_error_in_every_format(tmp_path: Path) -> None:
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     code = """
         import sys
-        from metarl.files.checkpoint import load_checkpoint, read_npz, save_checkpoint, write_npz_atomic
+        from metarl.files.checkpoint import load_checkpoint, save_checkpoint
+        from metarl.files.writing import read_npz, write_npz_atomic
         from metarl.files.logging import log_hyperparameters, make_logger, record_figure
         from matplotlib.figure import Figure
         import torch

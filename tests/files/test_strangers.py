@@ -19,9 +19,10 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from metarl import load
 from metarl.errors import CheckpointError, MetaRLError
-from metarl.files import checkpoint
-from metarl.files.checkpoint import load_checkpoint, read_npz, save_checkpoint, write_npz_atomic
+from metarl.files import checkpoint, writing
+from metarl.files.checkpoint import load_checkpoint, save_checkpoint
 from metarl.files.logging import cut_events, cut_logs, make_logger
+from metarl.files.writing import read_npz, write_npz_atomic
 from tests.meta.small import small
 from tests.strangers import changed, damages, few, fixed, read
 from tests.zoo.conftest import contents
@@ -172,7 +173,7 @@ def test_zips_that_unpack_to_more_than_memory_are_refused(tmp_path: Path, monkey
     path = tmp_path / "a.npz"
     np.savez_compressed(path, x=np.zeros(10**6))
     assert read_npz(path)["x"].shape == (10**6,)
-    monkeypatch.setattr(checkpoint, "MAX_ARRAYS", 10**6)
+    monkeypatch.setattr(writing, "MAX_ARRAYS", 10**6)
     assert path.stat().st_size < 10**6
     with pytest.raises(CheckpointError, match="it unpacks to more than 1,000,000 bytes"):
         read_npz(path)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from metarl import load
 from metarl.errors import CheckpointError, MetaRLError
-from metarl.files.checkpoint import load_checkpoint, read_npz
+from metarl.files.checkpoint import load_checkpoint
+from metarl.files.writing import read_npz
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.evaluation.report import Report
 from metarl.meta.export import sidecar

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metarl.errors import CheckpointError
-from metarl.files.checkpoint import read_npz, write_npz_atomic
+from metarl.files.writing import read_npz, write_npz_atomic
 from metarl.zoo.__main__ import main
 from metarl.zoo.commands.list import describe_run
 from metarl.zoo.commands.plot import training_figure

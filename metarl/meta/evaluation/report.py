@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from metarl.errors import CheckpointError, ConfigError, shorten
-from metarl.files.checkpoint import write_text_atomic
 from metarl.files.schema import LARGEST, LARGEST_SEED, Range, read_as
 from metarl.files.untrusted import parse_json, read_text
+from metarl.files.writing import write_text_atomic
 from metarl.meta.documents import Count
 from metarl.meta.evaluation.statistics import MIN_UNITS, Bands, Interval, bootstrap_bands, by_task
 from metarl.meta.evaluation.tables import Table

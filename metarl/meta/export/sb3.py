@@ -64,7 +64,7 @@ from metarl.envs.family import Family
 from metarl.envs.registry import make_family
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
-from metarl.files.checkpoint import write_all_atomic
+from metarl.files.writing import write_all_atomic
 from metarl.meta.documents import require_finite_tensors, versions
 from metarl.meta.environments import AnyEnv, as_any_env
 from metarl.meta.export.settings import KINDS, OPTIMIZERS, Settings, choose

@@ -17,9 +17,9 @@ from typing import Annotated, Any
 import numpy as np
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
-from metarl.files.checkpoint import write_bytes_atomic
 from metarl.files.schema import LARGEST_SEED, Range, read_as
 from metarl.files.untrusted import parse_json, read_bytes, read_text
+from metarl.files.writing import write_bytes_atomic
 from metarl.meta.documents import Count
 from metarl.meta.evaluation.report import STREAM_KEYS, Number, Report
 from metarl.meta.evaluation.statistics import Bands

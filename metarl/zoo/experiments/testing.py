@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from metarl.errors import CheckpointError, MetaRLError, NonFiniteError
-from metarl.files.checkpoint import write_text_atomic
 from metarl.files.untrusted import read_bytes
+from metarl.files.writing import write_text_atomic
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.evaluation.report import STREAM_KEYS, Report

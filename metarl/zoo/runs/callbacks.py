@@ -13,8 +13,8 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from metarl.errors import DivergedError
-from metarl.files.checkpoint import npz_bytes, write_bytes_atomic
 from metarl.files.logging import flush, record_figure
+from metarl.files.writing import npz_bytes, write_bytes_atomic
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.evaluation.report import Report
 from metarl.zoo.console import Reporter, warn

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from metarl.errors import CheckpointError, shorten
-from metarl.files.checkpoint import read_npz
+from metarl.files.writing import read_npz
 from metarl.meta.evaluation.report import LARGEST_RETURN
 
 RESULTS = ("timesteps", "results", "ep_lengths")

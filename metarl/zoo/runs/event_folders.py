@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl.errors import ConfigError, MetaRLError, shorten
-from metarl.files.checkpoint import write_all_atomic
 from metarl.files.logging import cut_events
 from metarl.files.untrusted import parse_json, read_text
+from metarl.files.writing import write_all_atomic
 from metarl.zoo.runs.folder import Run
 
 MARK = "metarl_run.json"

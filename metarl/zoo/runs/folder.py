@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
-from metarl.files.checkpoint import open_to_write, save_checkpoint, write_all_atomic
+from metarl.files.checkpoint import save_checkpoint
 from metarl.files.schema import LARGEST, Range, convert
 from metarl.files.untrusted import MAX_YAML, dump_yaml, read_text
+from metarl.files.writing import open_to_write, write_all_atomic
 from metarl.meta.base import MetaAlgorithm
 from metarl.zoo.config import load_yaml
 from metarl.zoo.console import warn

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metarl.errors import CheckpointError, ConfigError, shorten
-from metarl.files.checkpoint import make_place, open_to_write, require_no_link, write_all_atomic, write_bytes_atomic
+from metarl.files.writing import make_place, open_to_write, require_no_link, write_all_atomic, write_bytes_atomic
 from metarl.zoo.runs.folder import Run
 
 if TYPE_CHECKING:
@@ -182,6 +182,6 @@ def record_bytes(document: Mapping[str, Any]) -> bytes:
 def write_record(path: Path, document: Mapping[str, Any], within: Path | None = None) -> None:
     """Write a JSON record in one step.
 
-    :param within: see :func:`~metarl.files.checkpoint.write_all_atomic`.
+    :param within: see :func:`~metarl.files.writing.write_all_atomic`.
     """
     write_bytes_atomic(path, record_bytes(document), within)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError, shorten
-from metarl.files.checkpoint import write_all_atomic
 from metarl.files.logging import cut_logs
+from metarl.files.writing import write_all_atomic
 from metarl.meta.base import MetaAlgorithm
 from metarl.zoo.algorithms import algorithm, load_model
 from metarl.zoo.config import check_hyperparameters, lookup, merge

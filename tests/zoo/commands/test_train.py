@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import metarl
 from metarl.envs import registry
 from metarl.envs.plane.point_mass import PointMass
-from metarl.files.checkpoint import read_npz, write_npz_atomic
+from metarl.files.writing import read_npz, write_npz_atomic
 from metarl.meta.evaluation.report import Report
 from metarl.zoo.__main__ import main
 from metarl.zoo.runs.event_folders import MARK

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarl.files.checkpoint import write_npz_atomic
+from metarl.files.writing import write_npz_atomic
 from metarl.meta.algorithms.maml import MAML
 from metarl.zoo.__main__ import main
 from metarl.zoo.experiments.jobs import find, jobs, load_experiment

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from metarl.files.checkpoint import load_checkpoint, write_bytes_atomic
+from metarl.files.checkpoint import load_checkpoint
+from metarl.files.writing import write_bytes_atomic
 from metarl.meta.algorithms.maml import MAML
 from metarl.zoo.__main__ import main as run_command
 

@@ -20,8 +20,9 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl
-from metarl.files.checkpoint import load_checkpoint, read_npz, write_npz_atomic
+from metarl.files.checkpoint import load_checkpoint
 from metarl.files.untrusted import dump_yaml
+from metarl.files.writing import read_npz, write_npz_atomic
 from metarl.zoo import console
 from metarl.zoo.__main__ import main
 from metarl.zoo.runs import callbacks
