@@ -31,7 +31,7 @@ from metarl.errors import ConfigError, TaskError, shorten
 from metarl.streams import stream
 
 State = dict[str, np.ndarray]
-"""The state of a batch of environments: every value is ``[task, env, ...]``."""
+"""The state of a batch of environments: every value is ``[task, env, ...]``, numbers; of a live family objects too."""
 
 SPLITS = ("validation", "test", "shifted")
 """The fixed task lists. Training tasks are fresh draws and have no list."""
@@ -53,6 +53,13 @@ class Step(NamedTuple):
     """``[task, env]``, bool."""
     info: dict[str, np.ndarray]
     """Every term of the reward, by name, ``[task, env]``, and what else there is to report, ``[task, env, ...]``."""
+    truncated: np.ndarray | None = None
+    """``[task, env]``, bool: episodes that are cut before the horizon; None where none ever is."""
+
+    @property
+    def ended(self) -> np.ndarray:
+        """``[task, env]``: whether the episode is over before the horizon, by itself or because it was cut."""
+        return self.terminated if self.truncated is None else self.terminated | self.truncated
 
 
 class Family(ABC):
@@ -99,6 +106,12 @@ class Family(ABC):
     of :mod:`metarl.envs.supervised` declare one. None where actions are moves and there is a reward only."""
     concurrent: bool = False
     """Whether several threads may step the family at once, and it gains from that: its steps are native code."""
+    live: bool = False
+    """Whether a state holds running instances of an environment, so that it can be stepped from once only and never
+    copied; see :mod:`metarl.envs.live`."""
+    max_copies: int | None = None
+    """Most copies that are to run at once, all tasks together; None for any number. Collectors then take blocks of
+    tasks one after another; of one task all copies run."""
     observes_task: bool = False
     """Whether the observation tells the task on purpose, as the oracle view's does."""
     render_fps: int | None = None

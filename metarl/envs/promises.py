@@ -13,6 +13,7 @@ step that returns them.
   255, ``[channel, height, width]``.
 - ``action_space`` is ``Discrete``, or a bounded ``Box`` of floats with one axis and at least one entry.
 - ``horizon`` is a whole number of env steps, 1 or more.
+- ``max_copies`` is None, or a whole number of copies, 1 or more.
 - ``loss`` is None, ``"squared_error"`` (with a ``Box`` of actions) or ``"cross_entropy"`` (with ``Discrete`` ones).
 - Methods take what :class:`~metarl.envs.family.Family` says, by place; ``step`` takes ``active`` too.
 - These, and ``spaces(task)``, stay as they are. ``spaces(task)`` are of the same kinds, and equal the family's own for
@@ -31,7 +32,7 @@ step that returns them.
 - ``reset`` returns ``(state, obs)``, ``step`` a ``Step``. State: numbers ``[task, env, ...]``, the same arrays always.
   Observations: ``[task, env, *observation]`` in their space's dtype. Reward: float64 ``[task, env]``. Terminated: bool.
   Info: numbers
-  ``[task, env]``; what is no term of the reward may have further axes.
+  ``[task, env]``; what is no term of the reward may have further axes. Truncated: None, or bool, and then always.
 - Neither changes what it is given, nor what it returned before.
 
 **Numbers** (of copies that have not ended; learning refuses what is not finite)
@@ -52,6 +53,15 @@ step that returns them.
 - What is observed is part of the state, and does not tell the task, at reset or later, unless ``observes_task``: tasks
   are told apart by what they do. Every task parameter changes dynamics or reward.
 - Where ``concurrent``, several threads may step the family at once. After ``close`` it can be used again.
+
+**Live families** (``live``: a state holds running instances, see :mod:`metarl.envs.live`)
+
+- State may be objects too. It can be stepped from once, and no promise holds that needs one step repeated: that states
+  are left as they are, that equal states look alike, and that observation and reward answer in time.
+- Episodes take their place: the same tasks, streams and actions give the same episode to the last bit, whichever
+  instances run it, whatever ran in them before and whatever other episodes run side by side.
+- Actions outside a ``Box`` are clipped, and of the task nothing is observed, as in every family: the first observations
+  of tasks with one stream are equal.
 
 **Views**
 
@@ -94,7 +104,10 @@ def broken_declaration(family: Family) -> str | None:
         fault = _broken_task_space("shifted_space", family.shifted_space)
         if fault is None and _parameters(family.shifted_space) != _parameters(family.task_space):
             return "shifted_space and task_space have different parameters"
-    for name in ("concurrent", "observes_task"):
+    copies: Any = family.max_copies
+    if copies is not None and (isinstance(copies, bool) or not isinstance(copies, int | np.integer) or copies < 1):
+        return f"max_copies={shorten(copies)}: None, or at least 1"
+    for name in ("concurrent", "live", "observes_task"):
         if not isinstance(getattr(family, name), bool | np.bool_):
             return f"{name}={shorten(getattr(family, name))}: a bool"
     fault = fault or _broken_methods(family) or broken_spaces(family.observation_space, family.action_space)
@@ -195,18 +208,23 @@ def is_image(space: spaces.Box) -> bool:
     return len(space.shape) == 3 and space.dtype == np.uint8 and bounds
 
 
-def broken_start(first: Any, batch: tuple[int, int], observation_space: spaces.Box) -> str | None:
+def broken_start(first: Any, batch: tuple[int, int], observation_space: spaces.Box, live: bool = False) -> str | None:
     """Return what is wrong with the arrays that ``reset`` returned, None if nothing is.
 
     :param batch: how many tasks and copies there are.
+    :param live: whether states may hold objects.
     """
     if not (isinstance(first, tuple) and len(first) == 2):
         return f"reset returns {kind_of(first)}, not (state, obs)"
-    return _broken_obs("reset", first[1], batch, observation_space) or _broken_state("reset", first[0], batch)
+    return _broken_obs("reset", first[1], batch, observation_space) or _broken_state("reset", first[0], batch, live)
 
 
-def broken_step(step: Any, batch: tuple[int, int], observation_space: spaces.Box) -> str | None:
-    """Return what is wrong with the arrays that ``step`` returned, None if nothing is."""
+def broken_step(step: Any, batch: tuple[int, int], observation_space: spaces.Box, live: bool = False) -> str | None:
+    """Return what is wrong with the arrays that ``step`` returned, None if nothing is.
+
+    :param batch: how many tasks and copies there are.
+    :param live: whether states may hold objects.
+    """
     if not isinstance(step, Step):
         return f"step returns {kind_of(step)}, not a Step"
     fault = _broken_obs("step", step.obs, batch, observation_space)
@@ -215,6 +233,9 @@ def broken_step(step: Any, batch: tuple[int, int], observation_space: spaces.Box
     for name, array, dtype in (("reward", step.reward, np.float64), ("terminated", step.terminated, np.bool_)):
         if not (isinstance(array, np.ndarray) and array.shape == batch and array.dtype == dtype):
             return f"{name} is {kind_of(array)}, not {list(batch)} {np.dtype(dtype).name}"
+    cut: Any = step.truncated
+    if cut is not None and not (isinstance(cut, np.ndarray) and cut.shape == batch and cut.dtype == np.bool_):
+        return f"truncated is {kind_of(cut)}, not {list(batch)} bool"
     info: Any = step.info
     if not isinstance(info, Mapping):
         return f"info is {kind_of(info)}, not a dict of arrays"
@@ -222,7 +243,7 @@ def broken_step(step: Any, batch: tuple[int, int], observation_space: spaces.Box
         right = isinstance(value, np.ndarray) and value.shape[:2] == batch and value.dtype.kind in "biuf"
         if not (right and isinstance(name, str) and (value.ndim == 2 or not name.startswith("reward"))):
             return f"info {shorten(name)} is {kind_of(value)}, not numbers {list(batch)}"
-    return _broken_state("step", step.state, batch)
+    return _broken_state("step", step.state, batch, live)
 
 
 def broken_target(
@@ -252,7 +273,7 @@ def sound_start(
 
     :raises ConfigError: its arrays are not as promised.
     """
-    fault = broken_start(first, batch, observation_space)
+    fault = broken_start(first, batch, observation_space, family.live)
     if fault is not None:
         raise ConfigError(f"{_name_of(family)}: {fault} {HINT}")
     return first[0], first[1]
@@ -263,7 +284,7 @@ def require_sound_step(family: Family, step: Any, batch: tuple[int, int], observ
 
     :raises ConfigError: its arrays are not as promised.
     """
-    fault = broken_step(step, batch, observation_space)
+    fault = broken_step(step, batch, observation_space, family.live)
     if fault is not None:
         raise ConfigError(f"{_name_of(family)}: {fault} {HINT}")
 
@@ -291,11 +312,12 @@ def _broken_obs(source: str, obs: Any, batch: tuple[int, int], space: spaces.Box
     return f"{source} observes {kind_of(obs)}, not {list(shape)} {space.dtype} in {words}"
 
 
-def _broken_state(source: str, state: Any, batch: tuple[int, int]) -> str | None:
+def _broken_state(source: str, state: Any, batch: tuple[int, int], live: bool) -> str | None:
     if not isinstance(state, Mapping):
         return f"{source} gives a state that is {kind_of(state)}, not a dict of arrays"
+    kinds = "biufO" if live else "biuf"
     for name, value in state.items():
-        if not (isinstance(value, np.ndarray) and value.shape[:2] == batch and value.dtype.kind in "biuf"):
+        if not (isinstance(value, np.ndarray) and value.shape[:2] == batch and value.dtype.kind in kinds):
             return f"state {shorten(name)} is {kind_of(value)}, not numbers [task, env, ...]"
     return None
 

@@ -137,10 +137,16 @@ def _collect_wave(
         with torch.inference_mode():
             return _collect_block(how, own, take_tasks(tasks, block), streams[block], _rows(buffers, block))
 
-    n_blocks = min(N_BLOCKS, n) if family.concurrent else 1
+    side_by_side = min(N_BLOCKS, n) if family.concurrent else 1
+    # Of a family that bounds how many copies run at once, block comes after block.
+    at_once = n if family.max_copies is None else max(1, family.max_copies // n_envs)
+    in_turn = -(-n // at_once)
+    n_blocks = min(n, side_by_side * in_turn)
     blocks = [slice(i * n // n_blocks, (i + 1) * n // n_blocks) for i in range(n_blocks)]
-    with family.shared_by(min(n_blocks, parallel.n_threads)):
-        parts = parallel.map(run, blocks)
+    with family.shared_by(min(side_by_side, parallel.n_threads)):
+        parts = [
+            part for i in range(0, n_blocks, side_by_side) for part in parallel.map(run, blocks[i : i + side_by_side])
+        ]
     longest = max(length for length, _ in parts)
     terms = {name: [kept_info(np.stack(reported[name])) for _, reported in parts] for name in how.info}
     buffers = replace(buffers, info={name: _beside(each, longest) for name, each in terms.items()})
@@ -209,9 +215,9 @@ def _collect_block(
         out.rewards[t] = step.reward
         out.mask[t] = active
         state, obs = step.state, step.obs
-        ended = step.terminated & active
+        ended = step.ended & active
         if ended.any():
-            out.terminated[ended] = True
+            out.terminated[ended] = step.terminated[ended]
             out.final_obs[ended] = obs[ended]
             active = active & ~ended
             left = int(active.sum(1).max())

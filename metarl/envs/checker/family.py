@@ -13,6 +13,7 @@ import numpy as np
 from metarl.checks import COUNT, NONE, SEED, integer
 from metarl.envs.checker.common import FamilyCheckError, blame, equal, family_name, require
 from metarl.envs.checker.laws import check_hidden, check_streams, check_task_matters, check_timing
+from metarl.envs.checker.live import check_episodes, check_live_hidden, check_live_streams
 from metarl.envs.checker.pictures import check_pictures
 from metarl.envs.checker.probe import Probe, declarations, require_declared
 from metarl.envs.checker.steps import check_edges, check_starts, check_steps, check_use
@@ -35,6 +36,10 @@ __all__ = ["FamilyCheckError", "check_family"]
 
 MAX_STEPS = 500
 """Longest walk by default, env steps."""
+REPEATED = (check_starts, check_steps, check_streams, check_hidden, check_timing)
+"""What families are asked whose steps can be repeated from a state."""
+LIVE = (check_starts, check_episodes, check_live_streams, check_live_hidden)
+"""What live families are asked, whose episodes can be repeated from their start only."""
 
 
 def check_family(family: Family, n: int = 4, n_envs: int = 2, n_steps: int | None = None, seed: int = 0) -> None:
@@ -83,7 +88,7 @@ def _check(family: Family, n: int, n_envs: int, n_steps: int | None, seed: int) 
         groups = group_tasks(family, tasks)
         probes = [Probe(family, *group[1:], n_envs, n_steps, seed) for group in groups]
         for probe in probes:
-            for check in (check_starts, check_steps, check_streams, check_hidden, check_timing):
+            for check in LIVE if family.live else REPEATED:
                 check(probe)
         edges = edge_tasks(family)
         if edges is not None:

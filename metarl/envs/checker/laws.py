@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from gymnasium import spaces
 
@@ -13,6 +15,7 @@ from metarl.errors import shorten
 
 STREAMS, COPIES = 8, 4
 """How many streams, and copies of each, are compared: enough for chance to make no two events look like one."""
+HINT = "(set observes_task if it should)"
 TRIALS, LAGS = 9, 3
 """How many times another action is tried, and for how many env steps it is followed."""
 
@@ -23,10 +26,10 @@ def check_streams(probe: Probe) -> None:
     tasks = take_tasks(probe.tasks, np.zeros(STREAMS, dtype=int))
     rngs = probe.streams("streams", range(STREAMS))
     state, obs = probe.reset(tasks, rngs, COPIES)
-    seen = _Randomness(probe, "reset starts")
+    seen = Randomness(probe, "reset starts")
     seen.add(tasks, 0, {"obs": obs, **{f"state {shorten(name)}": value for name, value in state.items()}})
     seen.conclude()
-    seen = _Randomness(probe, "step moves")
+    seen = Randomness(probe, "step moves")
     favour = np.zeros((0, COPIES))
     # The middle one of three is not pushed to the end of its space.
     for time, action in enumerate(probe.actions(min(probe.n_steps, 30), 3)[:, 1:2], start=1):
@@ -43,7 +46,7 @@ def check_streams(probe: Probe) -> None:
         if time >= probe.family.horizon:
             break
         # Another state of those that go on, if any does.
-        going = np.argwhere(~step.terminated)
+        going = np.argwhere(~step.ended)
         if not len(going):
             break
         state = {
@@ -58,7 +61,7 @@ def check_streams(probe: Probe) -> None:
         probe.refuse(f"copy {env} of task 0 is paid otherwise than the others, {what} {where(1, tasks, 0)}")
 
 
-class _Randomness:
+class Randomness:
     """Compares streams and copies that have all else in common."""
 
     def __init__(self, probe: Probe, does: str) -> None:
@@ -98,14 +101,20 @@ def check_hidden(probe: Probe) -> None:
     Every task is put into the same state again and again, one stream for all. What only stays in the state and differs
     from the start is a note of the task, so it may differ; what is observed may not.
     """
+    for batch in apart_by_task(probe):
+        _check_hidden(probe, batch)
+
+
+def apart_by_task(probe: Probe) -> Iterator[Tasks]:
+    """Return the batches whose tasks must not be told apart: all tasks, then one parameter at a time."""
     if probe.family.observes_task or probe.n == 1:
         return
-    _check_hidden(probe, probe.tasks)
+    yield probe.tasks
     if len(probe.tasks) > 1 and probe.family.finite_tasks() is None:
         for batch in one_at_a_time(probe.tasks).values():
             spaces_ = [probe.family.spaces(one_task(batch, index)) for index in range(probe.n)]
             if all(pair == (probe.observation_space, probe.action_space) for pair in spaces_):
-                _check_hidden(probe, batch)
+                yield batch
 
 
 def one_at_a_time(tasks: Tasks) -> dict[str, Tasks]:
@@ -118,8 +127,7 @@ def _check_hidden(probe: Probe, tasks: Tasks) -> None:
     n = probe.n
     rngs = probe.streams(rows=[0] * n)
     state, obs = probe.reset(tasks, rngs)
-    hint = "(set observes_task if it should)"
-    _require_one(probe, tasks, 0, obs, unlike(obs, obs[:1]), f"the first observation tells tasks apart {hint}")
+    require_one(probe, tasks, 0, obs, unlike(obs, obs[:1]), f"the first observation tells tasks apart {HINT}")
     notes = {name for name, value in state.items() if unlike(value, value[:1]).any()}
     lows, highs = np.full((n, *obs.shape[2:]), np.inf), np.full((n, *obs.shape[2:]), -np.inf)
     samples = 0
@@ -138,22 +146,28 @@ def _check_hidden(probe: Probe, tasks: Tasks) -> None:
         for outcome_of in (step.reward, *(value for value in step.info.values() if value.ndim == 2)):
             # Who observes the last reward learns from it what everybody does.
             told &= unlike(step.obs, _wide(outcome_of.astype(np.float32), step.obs))
-        _require_one(probe, tasks, time, step.obs, told, f"an observation tells tasks apart in equal states {hint}")
+        require_one(probe, tasks, time, step.obs, told, f"an observation tells tasks apart in equal states {HINT}")
         seen = step.obs[:, going]
         lows, highs = np.minimum(lows, seen.min(1)), np.maximum(highs, seen.max(1))
         samples += int(going.sum())
-        going &= ~step.terminated[0]
+        going &= ~step.ended[0]
         state = {name: value if name in notes else step.state[name] for name, value in same.items()}
     # Where dynamics differ, states do too; what stands still through all of it is the task.
     if samples >= 16:
-        still = (lows == highs).all(0) & unlike(lows, lows[:1]).any(0)
-        for place in np.argwhere(still)[:1].tolist():
-            row = int(np.argmax(unlike(lows[(slice(None), *place)], lows[(0, *place)])))
-            pair = f"{number(lows[(0, *place)])} for task 0, {number(lows[(row, *place)])} {where(1, tasks, row)}"
-            probe.refuse(f"entry {place} of observations tells tasks apart whatever happens {hint}: {pair}")
+        require_moving(probe, tasks, lows, highs)
 
 
-def _require_one(probe: Probe, tasks: Tasks, time: int, obs: np.ndarray, told: np.ndarray, promise: str) -> None:
+def require_moving(probe: Probe, tasks: Tasks, lows: np.ndarray, highs: np.ndarray) -> None:
+    """Require that no entry of observations stands still and tells the task; given the ends of each, ``[task, …]``."""
+    still = (lows == highs).all(0) & unlike(lows, lows[:1]).any(0)
+    for place in np.argwhere(still)[:1].tolist():
+        row = int(np.argmax(unlike(lows[(slice(None), *place)], lows[(0, *place)])))
+        pair = f"{number(lows[(0, *place)])} for task 0, {number(lows[(row, *place)])} {where(1, tasks, row)}"
+        probe.refuse(f"entry {place} of observations tells tasks apart whatever happens {HINT}: {pair}")
+
+
+def require_one(probe: Probe, tasks: Tasks, time: int, obs: np.ndarray, told: np.ndarray, promise: str) -> None:
+    """Require that what is observed tells no task, given where it does ``[task, env, …]``."""
     for row, env, *place in np.argwhere(told)[:1].tolist():
         pair = f"{number(obs[(row, env, *place)])}, for task 0 it is {number(obs[(0, env, *place)])}"
         probe.refuse(f"{promise}: entry {place} is {pair}, {where(time, tasks, row, env)}")
@@ -194,7 +208,7 @@ def _matters(family: Family, tasks: Tasks, n_steps: int, seed: int) -> bool:
             value = getattr(step, name)
             if (unlike(value, value[:1]) & _wide(going, value)).any():
                 return True
-        going = going & ~step.terminated
+        going = going & ~step.ended
         if not going.any():
             return False
         state = step.state
@@ -318,7 +332,7 @@ def _follow(probe: Probe, moment: Moment, other: np.ndarray, lags: int, answers:
                 row, env = np.argwhere(found)[0].tolist()
                 pair = f"{number(getattr(a, name)[row, env])} or {number(getattr(b, name)[row, env])}"
                 answers[name].example = f"{where(moment.time + lag, moment.tasks, row, env)}: {pair}"
-        going = going & ~(a.terminated | b.terminated)
+        going = going & ~(a.ended | b.ended)
         if lag + 1 < lags:
             ways = [_next(probe, moment, step, rngs, going, lag) for step, rngs in ways]
 

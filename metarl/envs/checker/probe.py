@@ -97,7 +97,7 @@ class Probe:
             first: Any = self.family.reset(given, rngs, n_envs)
         except Exception as error:
             raise FamilyCheckError(f"{family_name(self.family)}: {blame(error)}") from error
-        fault = broken_start(first, (len(rngs), n_envs), self.observation_space)
+        fault = broken_start(first, (len(rngs), n_envs), self.observation_space, self.family.live)
         if fault is not None:
             self.refuse(fault)
         state, obs = first
@@ -137,7 +137,8 @@ class Probe:
         require_declared(self.family, self._declared, time)
         returned = {"observations": step.obs, "rewards": step.reward, "ends of episodes": step.terminated}
         self._returned = {name: (value, value.copy()) for name, value in returned.items()}
-        return Step(dict(step.state), step.obs, step.reward, step.terminated, dict(step.info))
+        state_after, info = dict(step.state), dict(step.info)
+        return Step(state_after, step.obs, step.reward, step.terminated, info, step.truncated)
 
     def walk(self, tasks: Tasks, rngs: Rngs, n_steps: int, purpose: str = "actions") -> Iterator[Moment | np.ndarray]:
         """Step tasks as collecting does: copies that ended are left where they are, until all have; then again.
@@ -162,7 +163,7 @@ class Probe:
             # The vector view steps without a mask, collecting with one.
             step = self.step(tasks, state, actions, rngs, None if active.all() and now % 2 else active, time)
             yield Moment(time, tasks, held, actions, before, active, step, clones(rngs))
-            state, active = copied(step.state), active & ~step.terminated
+            state, active = copied(step.state), active & ~step.ended
 
     def again(self, moment: Moment, **changed: Any) -> tuple[Step, Rngs]:
         """Repeat a step with some of its arguments changed; return it, and the generators as it left them."""
@@ -232,7 +233,7 @@ class Probe:
                 self.refuse(f"the terms of the reward in info do not add up to it {at}: {sums}")
 
     def _require_step(self, step: Any, batch: tuple[int, int], time: int) -> None:
-        fault = broken_step(step, batch, self.observation_space)
+        fault = broken_step(step, batch, self.observation_space, self.family.live)
         if fault is None and self.family.loss is not None:
             fault = broken_target(step.info, batch, self.action_space)
         if fault is not None:
@@ -252,14 +253,20 @@ class Probe:
 
 def outcome(step: Step) -> dict[str, np.ndarray]:
     """Return what a step says about each copy, by name: what may be compared."""
-    state = {f"state {shorten(name)}": value for name, value in step.state.items()}
-    return {"obs": step.obs, "reward": step.reward, "terminated": step.terminated, **state}
+    cut = {} if step.truncated is None else {"truncated": step.truncated}
+    return {"obs": step.obs, "reward": step.reward, "terminated": step.terminated, **cut, **comparable(step.state)}
+
+
+def comparable(state: State) -> dict[str, np.ndarray]:
+    """Return what may be compared of a state: of a live family's instances there is nothing to see."""
+    return {f"state {shorten(name)}": value for name, value in state.items() if value.dtype.kind != "O"}
 
 
 def picked(step: Step, index: Any) -> Step:
     """Return some tasks' part of a step."""
     info = take_tasks(step.info, index)
-    return Step(take_tasks(step.state, index), step.obs[index], step.reward[index], step.terminated[index], info)
+    cut = None if step.truncated is None else step.truncated[index]
+    return Step(take_tasks(step.state, index), step.obs[index], step.reward[index], step.terminated[index], info, cut)
 
 
 def clones(rngs: Rngs) -> Rngs:

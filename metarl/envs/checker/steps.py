@@ -9,10 +9,9 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.envs.checker.common import both, number, unlike, where
-from metarl.envs.checker.probe import Moment, Probe, outcome, picked, rowwise, unmoved
+from metarl.envs.checker.probe import Moment, Probe, comparable, outcome, picked, rowwise, unmoved
 from metarl.envs.family import State, Step
 from metarl.envs.tasks import n_tasks, take_tasks
-from metarl.errors import shorten
 
 THOROUGH = 6
 """First env steps that all repetitions are tried at; after them, one kind every other step."""
@@ -27,6 +26,7 @@ def check_starts(probe: Probe) -> None:
     everyone = np.ones(obs.shape[:2], dtype=bool)
     probe.require_numbers(tasks, 0, obs, None, everyone)
     first = _start(state, obs)
+    del state  # so that the instances of a live family are used again
     again = _start(*probe.reset(tasks, probe.streams()))
     probe.require_equal("the same tasks and streams start differently", 0, first, again)
     for index in range(n):
@@ -42,7 +42,7 @@ def check_starts(probe: Probe) -> None:
 
 
 def _start(state: State, obs: np.ndarray) -> dict[str, np.ndarray]:
-    return {"obs": obs, **{f"state {shorten(name)}": value for name, value in state.items()}}
+    return {"obs": obs, **comparable(state)}
 
 
 def check_steps(probe: Probe) -> None:
@@ -213,7 +213,7 @@ def check_use(probe: Probe) -> None:
         going = np.ones((1, probe.n_envs), dtype=bool)
         for time, (a, b) in enumerate(zip(before, after, strict=True), start=1):
             probe.require_equal(promise, time, outcome(a), outcome(b), going, index)
-            going &= ~a.terminated
+            going &= ~a.ended
 
     ways = [run(index) for index in range(n_tasks(probe.tasks))]
     if family.concurrent:

@@ -26,7 +26,9 @@ def check_single(family: Family, tasks: Tasks, n_steps: int, seed: int) -> None:
         step = probe.step(tasks, state, action[None], rngs, None, time)
         seen, reward, terminated, truncated, _ = env.step(action[0])
         pairs: dict[str, tuple[Any, Any]] = {"obs": (step.obs[0, 0], seen), "reward": (step.reward[0, 0], reward)}
-        require_alike(probe, tasks, time, "step", {**pairs, "terminated": (step.terminated[0, 0], terminated)})
+        pairs["terminated"] = step.terminated[0, 0], terminated
+        pairs["truncated"] = not terminated and (step.ended[0, 0] or time == family.horizon), truncated
+        require_alike(probe, tasks, time, "step", pairs)
         if terminated or truncated:
             break
         state = step.state

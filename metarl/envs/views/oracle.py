@@ -43,6 +43,8 @@ class Oracle(Family):
         self.horizon = family.horizon
         self.loss = family.loss
         self.concurrent = family.concurrent
+        self.live = family.live
+        self.max_copies = family.max_copies
         self.render_fps = family.render_fps
         self.observation_space = self._extend(family.observation_space)
         self.action_space = family.action_space

@@ -172,6 +172,8 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
             assert self._seed is not None
             self._next_tasks = drawn_task(self.family, self._seed, *self._spaces)
         self._tasks = self._next_tasks
+        # Before the next episode begins, so that it can have the instance of a live family that this one had.
+        self._state, self._trail = None, []
         first = self.family.reset(self._tasks, [self.np_random], 1)
         self._state, obs = sound_start(self.family, first, (1, 1), self._spaces[0])
         self._elapsed = 0
@@ -201,7 +203,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
             self._trail.clear()
         self._trail.append(step.state)
         terminated = bool(step.terminated[0, 0])
-        truncated = not terminated and bool(self._elapsed >= self.horizon)
+        truncated = not terminated and bool(step.ended[0, 0] or self._elapsed >= self.horizon)
         if terminated or truncated:
             self._state = None
         info = {name: own_info(value[0, 0]) for name, value in step.info.items()}

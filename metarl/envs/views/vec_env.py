@@ -136,9 +136,10 @@ class FamilyVecEnv(VecEnv):
         self._reset_seeds()
         self._reset_options()
         self._tasks = take_tasks(self._next_tasks, slice(None))
+        self._state = self._actions = None  # a live family's instances are free for the next episodes
+        self._trail.clear()
         first = self.family.reset(self._tasks, self._rngs, 1)
         self._state, obs = sound_start(self.family, first, (self.num_envs, 1), self._spaces[0])
-        self._actions = None
         self._trail.append(self._state)
         self._elapsed[:] = 0
         self._returns[:] = 0.0
@@ -168,7 +169,7 @@ class FamilyVecEnv(VecEnv):
         require_finite("observation", obs, self._where)
         # Monitor adds up what the environment returned, before DummyVecEnv rounds it to float32.
         self._returns += rewards
-        truncated = ~terminated & (self._elapsed >= self.family.horizon)
+        truncated = ~terminated & (step.ended[:, 0] | (self._elapsed >= self.family.horizon))
         dones = terminated | truncated
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
         ended = np.flatnonzero(dones)
