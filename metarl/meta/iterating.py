@@ -93,7 +93,7 @@ class Iterates(Evaluates):
         known = {k: column[~np.isnan(column)] for k, column in enumerate(returns.T)}
         after = {k: float(np.mean(column)) for k, column in known.items() if len(column)}
         steps = sum(part.n_steps for part in parts)
-        last_steps = sum(float(part.env_steps[:, -1].sum()) for part in parts)
+        last_steps = sum(float(np.nan_to_num(part.ep_steps[:, -1]).sum()) for part in parts)
         n_episodes = sum(int(part.n_episodes[..., -1].sum()) for part in parts)
         self._n_ended = sum(int(part.n_episodes.sum()) for part in parts)
         done = float(self.n_iterations + 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from metarl.agents.learners.actor_critic import ActorCritic, ActorCriticSamples
@@ -20,8 +23,15 @@ class A2C(ActorCritic):
         model = metarl.FOMAML("MlpPolicy", "PointMass-v0", learner="a2c", learner_kwargs={"ent_coef": 0.01})
         assert "value_net.weight" in model.policy_params
 
+    In SB3's way, on episodes that go on, an inner step of 40 env steps is 4 updates::
+
+        options = {"n_steps": 5, "n_envs": 2, "optimizer_kwargs": {"eps": 1e-4}}
+        model = metarl.Reptile(
+            "MlpPolicy", "PointMass-v0", learner="a2c", learner_kwargs=options, n_transitions=40, n_inner_steps=2
+        )
+
     The parameters are those of :class:`metarl.agents.learners.actor_critic.ActorCritic`, with SB3's defaults. Its
-    ``use_rms_prop`` is ``optimizer="rmsprop"``.
+    ``use_rms_prop`` is ``optimizer="rmsprop"``, and ``rms_prop_eps`` the ``eps`` of ``optimizer_kwargs``.
     """
 
     default_rate = 7e-4
@@ -38,6 +48,9 @@ class A2C(ActorCritic):
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         optimizer: str = "rmsprop",
+        optimizer_kwargs: Mapping[str, Any] | None = None,
+        n_steps: int | None = None,
+        n_envs: int = 1,
         parallel: Parallel | None = None,
     ) -> None:
         super().__init__(
@@ -49,6 +62,9 @@ class A2C(ActorCritic):
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,
             optimizer=optimizer,
+            optimizer_kwargs=optimizer_kwargs,
+            n_steps=n_steps,
+            n_envs=n_envs,
             parallel=parallel,
         )
 
@@ -59,4 +75,4 @@ class A2C(ActorCritic):
     def sb3_settings(self, n_samples: int) -> SB3Settings:
         """Return the settings of SB3's A2C, whose optimiser is given by its class."""
         update = {"max_grad_norm": self.max_grad_norm, "use_rms_prop": False}
-        return SB3Settings("a2c", self.optimizer, self.sb3_loss(), update)
+        return SB3Settings("a2c", self.optimizer, self.sb3_loss(), update, self.sb3_optimizer())

@@ -1,16 +1,17 @@
-"""What A2C and PPO share: a critic, generalised advantages on whole episodes, and an optimiser for every task."""
+"""What A2C and PPO share: a critic, generalised advantages, and an optimiser for every task."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from metarl.agents.learners.base import Learner
-from metarl.agents.learners.baseline import generalized_advantages
+from metarl.agents.learners.base import Continuing, Learner
+from metarl.agents.learners.baseline import generalized_advantages, rollout_advantages
 from metarl.agents.learners.descent import task_blocks
 from metarl.agents.learners.optimizers import make_optimizer
 from metarl.agents.networks.distributions import Distribution
@@ -18,9 +19,11 @@ from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.fields import PER_SAMPLE
+from metarl.agents.sampling.rollouts import Rollout
 from metarl.agents.sampling.rounding import is_rounding, nothing_differs
-from metarl.agents.sampling.samples import Samples, pack
-from metarl.checks import ABOVE_ZERO, FRACTION, NOT_NEGATIVE, SWITCH
+from metarl.agents.sampling.samples import Samples, mean_weights, pack
+from metarl.checks import ABOVE_ZERO, FRACTION, MAPPING, NONE, NOT_NEGATIVE, SWITCH, integer, plain_tree
+from metarl.errors import ConfigError
 from metarl.params import Params
 
 
@@ -44,8 +47,11 @@ class ActorCriticSamples(Samples):
 class ActorCritic(Learner):
     """What A2C and PPO share; arguments, defaults and meaning are SB3's.
 
-    Batches are whole episodes. One that was cut at the horizon is worth what the critic expects of its final
-    observation, as SB3 has it for ``TimeLimit.truncated``; one that ended by itself is worth nothing more.
+    Batches are whole episodes, and an inner step is one update on one of them; or, with ``n_steps``, an inner step is
+    as many updates as its env steps give, each on ``n_steps`` steps of ``n_envs`` copies whose episodes go on from one
+    update to the next, as SB3 learns. An inner step begins with fresh episodes; the optimiser goes on. An episode that
+    was cut at the horizon is worth what the critic expects of its final observation, as SB3 has it for
+    ``TimeLimit.truncated``; one that ended by itself is worth nothing more.
 
     :param policy: the policy whose tensors are learnt, with a critic.
     :param gamma: discount factor.
@@ -55,13 +61,16 @@ class ActorCritic(Learner):
     :param ent_coef: weight of the entropy in the loss.
     :param vf_coef: weight of the value loss.
     :param max_grad_norm: each task's gradient is scaled down to this norm.
-    :param optimizer: ``"adam"``, ``"rmsprop"`` or ``"sgd"``, with SB3's settings.
+    :param optimizer: ``"adam"``, ``"rmsprop"``, ``"rmsprop_tf_like"`` or ``"sgd"``, with SB3's settings.
+    :param optimizer_kwargs: other settings of it, such as ``{"eps": 1e-4, "alpha": 0.99}``.
+    :param n_steps: env steps of each copy that an update learns from; None learns from whole episodes.
+    :param n_envs: copies of a task, where ``n_steps`` is given.
     :param parallel: the threads that blocks of tasks run on; not those of a caller that runs inside it.
     :raises ConfigError: a policy without a critic, or a value outside its range.
     """
 
     needs_critic = True
-    update_options: tuple[str, ...] = ("optimizer", "max_grad_norm")
+    update_options: tuple[str, ...] = ("optimizer", "optimizer_kwargs", "max_grad_norm", "n_steps", "n_envs")
 
     def __init__(
         self,
@@ -74,6 +83,9 @@ class ActorCritic(Learner):
         vf_coef: float,
         max_grad_norm: float,
         optimizer: str,
+        optimizer_kwargs: Mapping[str, Any] | None,
+        n_steps: int | None,
+        n_envs: int,
         parallel: Parallel | None,
     ) -> None:
         super().__init__(policy, parallel=parallel)
@@ -83,8 +95,15 @@ class ActorCritic(Learner):
         self.ent_coef = NOT_NEGATIVE("ent_coef", ent_coef)
         self.vf_coef = NOT_NEGATIVE("vf_coef", vf_coef)
         self.max_grad_norm = ABOVE_ZERO("max_grad_norm", max_grad_norm)
-        self._optimizer = make_optimizer(optimizer)
+        self.optimizer_kwargs = plain_tree((MAPPING | NONE)("optimizer_kwargs", optimizer_kwargs) or {})
+        self._optimizer = make_optimizer(optimizer, self.optimizer_kwargs)
         self.optimizer = optimizer
+        self.n_steps = (integer(1, 10**6) | NONE)("n_steps", n_steps)
+        self.n_envs = integer(1, 10**4)("n_envs", n_envs)
+        if self.n_steps is not None:
+            self.continuing = Continuing(self.n_steps, self.n_envs, self.process_rollout)
+        elif self.n_envs != 1:
+            raise ConfigError(f"n_envs={self.n_envs} without n_steps: whole episodes are collected together anyway")
 
     samples_type = ActorCriticSamples
 
@@ -130,6 +149,36 @@ class ActorCritic(Learner):
             advantages[torch.from_numpy(nothing)] = 0.0
         return ActorCriticSamples.of(replace(samples, advantages=advantages, log_prob=log_prob), values, returns)
 
+    def process_rollout(self, rollout: Rollout) -> ActorCriticSamples:
+        """Turn a rollout, whose first and last episodes are cut, into the same, in the order (env, time)."""
+        n_tasks, n = len(rollout.rewards), rollout.rewards[0].size
+        rewards = rollout.rewards + self.gamma * rollout.final_values
+        found = rollout_advantages(
+            rewards, rollout.values, rollout.ended, rollout.last_values, self.gamma, self.gae_lambda
+        )
+
+        def packed(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array.reshape(n_tasks, n, *array.shape[3:]))
+
+        counts, values = np.full(n_tasks, n), packed(rollout.values)
+        weights, advantages = mean_weights(counts, n), packed(found.astype(np.float32))
+        returns = advantages + values
+        if self.normalize_advantage:
+            nothing = is_rounding(found, np.ones(found.shape, bool), found + rollout.values)
+            advantages = standardized(advantages, weights)
+            advantages[torch.from_numpy(nothing)] = 0.0
+        return ActorCriticSamples(
+            obs=packed(rollout.obs),
+            actions=packed(rollout.actions),
+            advantages=advantages,
+            weights=weights,
+            counts=counts,
+            episode_ends=counts[:, None],
+            log_prob=packed(rollout.log_prob),
+            values=values,
+            returns=returns,
+        )
+
     # -------------------------------------------------------------------------------------------------------- the loss
     def head_loss(
         self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
@@ -159,6 +208,11 @@ class ActorCritic(Learner):
         """Return the hyperparameters with which an on-policy algorithm of SB3 has this loss."""
         names = ("gamma", "gae_lambda", "ent_coef", "vf_coef", "normalize_advantage")
         return {name: getattr(self, name) for name in names}
+
+    def sb3_optimizer(self) -> dict[str, Any]:
+        """Return the arguments with which the optimiser's class of PyTorch's, or SB3's, is the learner's."""
+        fixed = {"alpha": 0.99, "eps": 1e-5, "weight_decay": 0.0} if "rmsprop" in self.optimizer else {}
+        return {**fixed, **self.optimizer_kwargs}
 
 
 def standardized(advantages: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

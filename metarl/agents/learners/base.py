@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.episodes import Episodes
+from metarl.agents.sampling.rollouts import Rollout
 from metarl.agents.sampling.samples import Samples
 from metarl.errors import ConfigError
 from metarl.files.schema import constructor_hints
@@ -33,12 +34,37 @@ class SB3Settings:
     :param optimizer: ``"sgd"``, ``"adam"`` or ``"rmsprop"``.
     :param loss: hyperparameters of any on-policy algorithm that make its loss the learner's: discount, coefficients.
     :param update: those that make this algorithm's update the learner's; none where that is one plain gradient step.
+    :param optimizer_kwargs: arguments of the optimiser's class beside its learning rate.
     """
 
     kind: str
     optimizer: str
     loss: dict[str, Any]
     update: dict[str, Any] = field(default_factory=dict)
+    optimizer_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Continuing:
+    """How a learner learns from episodes that go on from one update to the next.
+
+    :param n_steps: env steps of each copy that an update learns from.
+    :param n_envs: copies of a task.
+    :param process: turns a rollout into samples.
+    """
+
+    n_steps: int
+    n_envs: int
+    process: Callable[[Rollout], Samples]
+
+    @property
+    def size(self) -> int:
+        """Env steps of an update."""
+        return self.n_steps * self.n_envs
+
+    def n_updates(self, n_transitions: int) -> int:
+        """Return how many updates take at least ``n_transitions`` env steps."""
+        return -(-n_transitions // self.size)
 
 
 class Learner(Abilities, SetOnce):
@@ -75,6 +101,8 @@ class Learner(Abilities, SetOnce):
     """Episodes of a query batch; None: as many as of any other batch."""
     n_eval: int | None = None
     """Episodes that a score is the mean over in evaluations where batches are reused; None: as many as of a batch."""
+    continuing: Continuing | None = None
+    """Updates within an inner step, on episodes that go on; None: an inner step is an update on whole episodes."""
     max_grad_norm: float | None = None
     """Each task's gradient is scaled down to this norm; None leaves it as it is."""
 
@@ -222,4 +250,4 @@ class GradientSteps(Learner):
     def sb3_settings(self, n_samples: int) -> SB3Settings | None:
         """As the learner does, but for the update."""
         settings = self._learner.sb3_settings(n_samples)
-        return None if settings is None else replace(settings, optimizer="sgd", update={})
+        return None if settings is None else replace(settings, optimizer="sgd", update={}, optimizer_kwargs={})

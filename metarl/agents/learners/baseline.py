@@ -44,6 +44,25 @@ def generalized_advantages(
     return advantages
 
 
+def rollout_advantages(
+    rewards: np.ndarray, values: np.ndarray, ended: np.ndarray, last: np.ndarray, gamma: float, gae_lambda: float
+) -> np.ndarray:
+    """Return the same of rollouts in which episodes end anywhere: A_t = δ_t + γλ (1 − d_t) A_{t+1}, with
+    δ_t = r_t + γ (1 − d_t) V_{t+1} − V_t, where d_t is 1 if the episode ended with step t.
+
+    :param ended: ``[task, env, time]``.
+    :param last: ``[task, env]``, the value after the last step.
+    """
+    advantages = np.zeros(rewards.shape, dtype=np.float64)
+    running, following = np.zeros(last.shape), last.astype(np.float64)
+    for t in range(rewards.shape[-1] - 1, -1, -1):
+        goes_on, value = ~ended[..., t], values[..., t].astype(np.float64)
+        running = rewards[..., t] + goes_on * gamma * (following + gae_lambda * running) - value
+        following = value
+        advantages[..., t] = running
+    return advantages
+
+
 def standardize(
     advantages: np.ndarray, mask: np.ndarray, eps: float = 1e-8, nothing: np.ndarray | None = None
 ) -> np.ndarray:

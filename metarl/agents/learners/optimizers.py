@@ -6,11 +6,14 @@ which state is kept, are those of ``torch.optim`` with the settings that SB3 giv
 
 from __future__ import annotations
 
-from typing import Protocol
+import inspect
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 
-from metarl.errors import unknown_name
+from metarl.checks import ABOVE_ZERO, number
+from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.params import Params
 
 FlatRate = float | torch.Tensor
@@ -111,17 +114,54 @@ class RMSProp:
         flat.sub_((gradient / square.sqrt().add_(self.eps)).mul_(rate))
 
 
-OPTIMIZERS: dict[str, type[SGD] | type[Adam] | type[RMSProp]] = {"adam": Adam, "rmsprop": RMSProp, "sgd": SGD}
+class RMSPropTFLike(RMSProp):
+    """SB3's ``RMSpropTFLike``, TensorFlow's: the mean square starts at 1, and eps is inside the root."""
+
+    def start(self, flat: torch.Tensor) -> Params:
+        return {"square_avg": torch.ones_like(flat)}
+
+    def move(self, flat: torch.Tensor, gradient: torch.Tensor, state: Params, rate: FlatRate) -> None:
+        square = state["square_avg"].mul_(self.alpha).addcmul_(gradient, gradient, value=1.0 - self.alpha)
+        flat.sub_((gradient / square.add(self.eps).sqrt_()).mul_(rate))
 
 
-def make_optimizer(name: str) -> Optimizer:
+OPTIMIZERS: dict[str, type[SGD] | type[Adam] | type[RMSProp]] = {
+    "adam": Adam,
+    "rmsprop": RMSProp,
+    "rmsprop_tf_like": RMSPropTFLike,
+    "sgd": SGD,
+}
+_DECAY = number("[0, 1)")
+
+
+def make_optimizer(name: str, kwargs: Mapping[str, Any] | None = None) -> Optimizer:
     """Return an optimiser with SB3's settings.
 
-    :raises UnknownNameError: no such optimiser.
+    :param kwargs: other settings: ``alpha`` and ``eps`` of RMSProp, ``betas`` and ``eps`` of Adam.
+    :raises UnknownNameError: no such optimiser, or no such setting.
+    :raises ConfigError: a value outside its range.
     """
     if name not in list(OPTIMIZERS):
         raise unknown_name("optimizer", name, OPTIMIZERS)
-    return OPTIMIZERS[name]()
+    given = dict(kwargs or {})
+    if given and OPTIMIZERS[name] is SGD:
+        raise ConfigError(f"optimizer_kwargs={shorten(given)}: {name!r} takes no others than its learning rate")
+    known = list(inspect.signature(OPTIMIZERS[name]).parameters)
+    for key, value in given.items():
+        if key not in known:
+            raise unknown_name(f"optimizer_kwargs of {name!r}:", key, known)
+        given[key] = _setting(key, value)
+    return OPTIMIZERS[name](**given)
+
+
+def _setting(name: str, value: Any) -> Any:
+    """Return a setting of an optimiser as a plain value."""
+    where = f"optimizer_kwargs.{name}"
+    if name == "betas":
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            raise ConfigError(f"{where}={shorten(value)} is not a list of two numbers in [0, 1)")
+        return tuple(_DECAY(where, each) for each in value)
+    return (ABOVE_ZERO if name == "eps" else _DECAY)(where, value)
 
 
 def clip_norms(gradient: torch.Tensor, max_norm: float) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,6 +72,9 @@ class PPO(ActorCritic):
         max_grad_norm: float = 0.5,
         target_kl: float | None = None,
         optimizer: str = "adam",
+        optimizer_kwargs: Mapping[str, Any] | None = None,
+        n_steps: int | None = None,
+        n_envs: int = 1,
         parallel: Parallel | None = None,
     ) -> None:
         super().__init__(
@@ -82,6 +86,9 @@ class PPO(ActorCritic):
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,
             optimizer=optimizer,
+            optimizer_kwargs=optimizer_kwargs,
+            n_steps=n_steps,
+            n_envs=n_envs,
             parallel=parallel,
         )
         size = integer(2 if self.normalize_advantage else 1)
@@ -174,7 +181,7 @@ class PPO(ActorCritic):
         names = ("max_grad_norm", "n_epochs", "clip_range", "clip_range_vf", "target_kl")
         update = {name: getattr(self, name) for name in names}
         update["batch_size"] = min(self.batch_size, n_samples)
-        return SB3Settings("ppo", self.optimizer, self.sb3_loss(), update)
+        return SB3Settings("ppo", self.optimizer, self.sb3_loss(), update, self.sb3_optimizer())
 
     @torch.no_grad()
     def _too_far(self, distribution: Distribution, samples: Samples) -> torch.Tensor:

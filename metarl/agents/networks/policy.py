@@ -179,6 +179,16 @@ class FunctionalPolicy:
             raise ConfigError("this policy has no critic: make it with critic=True")
         return self.network.values(self.fold(params), obs)
 
+    def judge(self, params: Params, obs: torch.Tensor) -> tuple[Distribution, torch.Tensor]:
+        """Return the action distribution and the critic's values at ``obs``, in one pass; the parameters are as above.
+
+        :raises ConfigError: the policy was made without a critic.
+        """
+        if not self.has_critic:
+            raise ConfigError("this policy has no critic: make it with critic=True")
+        heads, (values,) = self.network.outputs(self.fold(params), obs, critic=True)
+        return from_heads(heads), values
+
     def heads(self, x: torch.Tensor, params: Params) -> tuple[torch.Tensor, ...]:
         """Return what the distribution is made of, given the last layer's output ``x``."""
         return with_own_heads(x, params)

@@ -153,3 +153,22 @@ def _of(env: gym.Env[Any, Any], time: int) -> Callable[[int], str]:
 def clip_actions(space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
     """Return actions clipped to the action space, as SB3's collectors do outside the policy."""
     return np.clip(actions, space.low, space.high) if isinstance(space, spaces.Box) else actions
+
+
+class FiniteEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """Raises :class:`~metarl.errors.NonFiniteError` for observations and rewards as our own collector does: in one line
+    with the time step, which SB3's ``VecCheckNan`` does not say.
+    """
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        self._time = 0
+        obs, info = self.env.reset(**kwargs)
+        finite_array("observation", obs, self.env, self._time)
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        finite_reward(reward, self.env, self._time)
+        self._time += 1
+        finite_array("observation", obs, self.env, self._time)
+        return obs, reward, terminated, truncated, info

@@ -93,8 +93,7 @@ class FamilyVecEnv(VecEnv):
         self._rngs = [np.random.default_rng(0)] * n
         self._state: State | None = None
         self._actions: np.ndarray | None = None
-        self._elapsed = np.zeros(n, dtype=np.int64)
-        self._returns = np.zeros(n)
+        self._elapsed, self._returns = np.zeros(n, dtype=np.int64), np.zeros(n)
         self._started = time.time()
         self.reward_terms: dict[str, np.ndarray] = {}
         """Terms of the last env step's rewards, ``[copy]``, and what else it reported, by name."""
@@ -113,6 +112,10 @@ class FamilyVecEnv(VecEnv):
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed the copies' streams, from the next :meth:`reset` on: copy ``k`` gets ``seed + k``."""
         return super().seed(fresh_seed() if seed is None else as_seed(seed))
+
+    def seed_copies(self, seeds: Sequence[int]) -> None:
+        """Seed the stream of each copy by itself, from the next :meth:`reset` on."""
+        self._seeds = [as_seed(seed) for seed in seeds]
 
     def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
         """Give the next :meth:`reset` options, the same ones for all copies or a list of one for each.
@@ -141,8 +144,7 @@ class FamilyVecEnv(VecEnv):
         first = self.family.reset(self._tasks, self._rngs, 1)
         self._state, obs = sound_start(self.family, first, (self.num_envs, 1), self._spaces[0])
         self._trail.append(self._state)
-        self._elapsed[:] = 0
-        self._returns[:] = 0.0
+        self._elapsed[:], self._returns[:] = 0, 0.0
         self._started = time.time()
         self.reset_infos = [{} for _ in range(self.num_envs)]
         require_finite("observation", obs[:, 0], self._where)
@@ -189,8 +191,7 @@ class FamilyVecEnv(VecEnv):
         self._tasks = {name: _replaced(value, ended, tasks[name]) for name, value in self._tasks.items()}
         assert self._state is not None
         self._state = {name: _replaced(value, ended, state[name]) for name, value in self._state.items()}
-        self._elapsed[ended] = 0
-        self._returns[ended] = 0.0
+        self._elapsed[ended], self._returns[ended] = 0, 0.0
         require_finite("observation", obs[:, 0], lambda row: self._where(int(ended[row])))
         return np.asarray(obs[:, 0])
 

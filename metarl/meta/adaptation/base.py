@@ -134,6 +134,14 @@ class Outcome:
         """``[task, batch]``, mean length of the episodes that the returns are of."""
         return self.env_steps / self.n_episodes if self.eval_lengths is None else self.eval_lengths
 
+    @property
+    def ep_steps(self) -> np.ndarray:
+        """``[task, batch]``, env steps of the episodes that the returns are of; NaN where none ended."""
+        if self.eval_lengths is None:
+            return self.env_steps
+        steps: np.ndarray = np.round(self.eval_lengths * self.n_episodes)
+        return steps
+
 
 class Walk(Protocol):
     """Learning a stack of tasks, one unit of work after another, so that it can stop in between and go on later.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from typing import Any
 
 import gymnasium as gym
@@ -20,41 +20,10 @@ from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Request, Told
+from metarl.meta.adaptation.batches import Batch
 from metarl.meta.progress import Timer
 from metarl.params import Params, Rate, expand, group, grouped, take
 from metarl.streams import seed_sequence
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What is remembered of a batch once it was learnt from: of each task, ``[task]``.
-
-    :param returns: mean return of its episodes, or of those that were measured instead; NaN where there were none.
-    :param lengths: the mean length of the same episodes.
-    :param env_steps: of the batch; 0 where an earlier one was learnt from again.
-    :param n_episodes: likewise.
-    """
-
-    returns: np.ndarray
-    lengths: np.ndarray
-    env_steps: np.ndarray
-    n_episodes: np.ndarray
-
-    @classmethod
-    def of(cls, episodes: Episodes) -> _Batch:
-        n_episodes = (episodes.lengths > 0).sum(1)
-        return cls(episodes.mean_returns, episodes.task_steps / n_episodes, episodes.task_steps, n_episodes)
-
-    @classmethod
-    def nothing(cls, n_tasks: int) -> _Batch:
-        """Return what is remembered where nothing was collected."""
-        unknown, none = np.full(n_tasks, np.nan), np.zeros(n_tasks, np.int64)
-        return cls(unknown, unknown, none, none)
-
-    def measured_on(self, episodes: Episodes) -> _Batch:
-        """Return the same with the score of other episodes."""
-        other = _Batch.of(episodes)
-        return replace(self, returns=other.returns, lengths=other.lengths)
 
 
 class BatchedAdaptation:
@@ -95,7 +64,10 @@ class BatchedAdaptation:
         watcher: PathWatcher | None = None,
     ) -> BatchedWalk:
         """Return the walk that learns every task; see :class:`metarl.meta.adaptation.base.Adaptation`."""
-        return BatchedWalk(self, theta, request, query=query, keep=keep, watcher=watcher)
+        return self._walk(theta, request, query=query, keep=keep, watcher=watcher)
+
+    def _walk(self, theta: Params, request: Request, **how: Any) -> BatchedWalk:
+        return BatchedWalk(self, theta, request, **how)
 
     def carried(self, theta: Params, outcomes: Sequence[Outcome]) -> Params:
         """Return no statistics: all is in the parameters."""
@@ -110,7 +82,7 @@ class BatchedAdaptation:
         """Learn every task; the return after k inner steps is that of the batch collected there, or of further episodes
         where batches are reused.
         """
-        walk, timer = BatchedWalk(self, theta, request, measure=True), Timer()
+        walk, timer = self._walk(theta, request, measure=True), Timer()
         while walk.n_done < walk.n_units:
             walk.work(timer)
             if told is not None:
@@ -154,10 +126,13 @@ class BatchedAdaptation:
         seeds = request.streams.tasks(request.n_tasks, k)
         return self._collect(params, request, seeds, self.learner.n_query if k == len(request.rates) else None)
 
-    def measure(self, params: Params, request: Request) -> Episodes:
-        """Collect episodes of every task that nothing is learnt from: the same ones whatever ``params`` are."""
+    def measure(self, params: Params, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean return and length, ``[task]``, of episodes of every task that nothing is learnt from: the
+        same ones whatever ``params`` are.
+        """
         seeds = request.streams.tasks(request.n_tasks, part="/measured")
-        return self._collect(params, request, seeds, self.learner.n_eval)
+        batch = Batch.of(self._collect(params, request, seeds, self.learner.n_eval))
+        return batch.returns, batch.lengths
 
     def _collect(
         self, params: Params, request: Request, seeds: Sequence[np.random.SeedSequence], n_episodes: int | None
@@ -207,7 +182,7 @@ class BatchedWalk:
         self._measure = measure
         self._watcher = watcher
         self._state = adaptation.start(theta, request.n_tasks, request.local)
-        self._batches: list[_Batch] = []
+        self._batches: list[Batch] = []
         self._support: list[Samples] = []
         self._last: Samples | None = None
         self._reused: Samples | None = None
@@ -229,11 +204,11 @@ class BatchedWalk:
     def _learn(self, timer: Timer) -> None:
         """Take an inner step on a batch that is collected here, or on the first one again."""
         k, learner = self.n_done, self._adaptation.learner
-        samples, batch = self._reused, _Batch.nothing(self._request.n_tasks)
+        samples, batch = self._reused, Batch.nothing(self._request.n_tasks)
         if samples is None:
             with timer("sampling"):
                 episodes = self._adaptation.collect(self._state.params, self._request, k)
-            batch = _Batch.of(episodes)
+            batch = Batch.of(episodes)
             with timer("inner"):
                 samples = learner.process(episodes, self._state.params)
         self._batches.append(self._measured(batch))
@@ -249,28 +224,28 @@ class BatchedWalk:
         """Collect once more at the parameters reached."""
         learner = self._adaptation.learner
         if self._measure and learner.reuses_support:
-            self._batches.append(self._measured(_Batch.nothing(self._request.n_tasks)))
+            self._batches.append(self._measured(Batch.nothing(self._request.n_tasks)))
             return
         with timer("sampling"):
             episodes = self._adaptation.collect(self._state.params, self._request, self.n_done)
-        self._batches.append(_Batch.of(episodes))
+        self._batches.append(Batch.of(episodes))
         if not self._measure:
             with timer("outer"):
                 self._last = learner.process(episodes, self._state.params)
 
-    def _measured(self, batch: _Batch) -> _Batch:
+    def _measured(self, batch: Batch) -> Batch:
         """Return a batch with the score of further episodes, where nothing is learnt from what is measured: in every
         batch of an evaluation, and in the last of training, so that its log has a return before and after.
         """
         is_last = self.n_done + 1 == self.n_units and self.n_done > 0
         if not (self._adaptation.learner.reuses_support and (self._measure or is_last)):
             return batch
-        return batch.measured_on(self._adaptation.measure(self._state.params, self._request))
+        return batch.measured_on(*self._adaptation.measure(self._state.params, self._request))
 
     def outcome(self) -> Outcome:
         """Return what came of it."""
         returns, lengths, env_steps, n_episodes = (
-            np.stack([getattr(batch, each.name) for batch in self._batches], axis=1) for each in fields(_Batch)
+            np.stack([getattr(batch, each.name) for batch in self._batches], axis=1) for each in fields(Batch)
         )
         return Outcome(
             self._state.params, returns, env_steps, n_episodes, self._support, self._last, eval_lengths=lengths
@@ -299,7 +274,7 @@ class BatchedWalk:
         self.n_done = int(known["n_done"])
         self._state = LearnerState(group(known, "params/"), group(known, "optimizer/"))
         self._batches = [
-            _Batch(**{name: t.numpy() for name, t in group(known, f"batch/{k}/").items()}) for k in range(self.n_done)
+            Batch(**{name: t.numpy() for name, t in group(known, f"batch/{k}/").items()}) for k in range(self.n_done)
         ]
         n_support = min(self.n_done, len(self._request.rates)) if self._keep else 0
         self._support = [self._samples(group(known, f"support/{k}/")) for k in range(n_support)]

@@ -18,6 +18,7 @@ from metarl.envs.groups import has_equal_spaces
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.base import Adaptation
 from metarl.meta.adaptation.batched import BatchedAdaptation
+from metarl.meta.adaptation.continuing import ContinuingAdaptation
 from metarl.meta.adaptation.stock import StockAdaptation
 from metarl.synonyms import HYPERPARAMETERS
 
@@ -103,4 +104,6 @@ def make_adaptation(
         if option not in cls.options():
             raise unknown_name(f"argument of learner {name!r}:", option, cls.options(), HYPERPARAMETERS)
     functional = FunctionalPolicy(policy, *pair, policy_kwargs, critic=cls.needs_critic, context=context)
-    return BatchedAdaptation(family, cls(functional, **options, parallel=parallel), parallel)
+    learner = cls(functional, **options, parallel=parallel)
+    kind = BatchedAdaptation if learner.continuing is None else ContinuingAdaptation
+    return kind(family, learner, parallel)

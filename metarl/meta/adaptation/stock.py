@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from metarl.agents.generators import drawing_from, sb3_generators
 from metarl.agents.parallel import library_torch
-from metarl.agents.sampling.one_env import finite_array, finite_reward
+from metarl.agents.sampling.one_env import FiniteEnv
 from metarl.agents.stock.entries import StockAlgorithm
 from metarl.agents.stock.learner import ALGORITHMS, SB3Learner, learning_seed
 from metarl.agents.stock.reuse import (
@@ -208,7 +208,7 @@ class StockAdaptation:
         :raises DivergedError: learning diverged.
         :raises NonFiniteError: an observation or a reward of the environment is not finite.
         """
-        algorithm = self.at(rates).build(DummyVecEnv([lambda: Monitor(_Finite(env))]), **self._sizes(1))
+        algorithm = self.at(rates).build(DummyVecEnv([lambda: Monitor(FiniteEnv(env))]), **self._sizes(1))
         load_initialisation(algorithm, theta)
         returns = _Returns()
         with sb3_generators():
@@ -371,25 +371,6 @@ class _Row:
         row.returns, row.env_steps = state["returns"].tolist(), state["env_steps"].tolist()
         row.n_episodes = [int(n) for n in state["n_episodes"].tolist()]
         return row
-
-
-class _Finite(gym.Wrapper[Any, Any, Any, Any]):
-    """Raises :class:`~metarl.errors.NonFiniteError` for observations and rewards as our own collector does: in one line
-    with the time step, which SB3's ``VecCheckNan`` does not say.
-    """
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        self._time = 0
-        obs, info = self.env.reset(**kwargs)
-        finite_array("observation", obs, self.env, self._time)
-        return obs, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        finite_reward(reward, self.env, self._time)
-        self._time += 1
-        finite_array("observation", obs, self.env, self._time)
-        return obs, reward, terminated, truncated, info
 
 
 class _Returns(BaseCallback):

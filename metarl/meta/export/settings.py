@@ -10,6 +10,7 @@ import sb3_contrib
 import stable_baselines3
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from metarl.agents.learners.base import Learner
 from metarl.agents.stock.learner import ALGORITHMS
@@ -27,6 +28,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "rmsprop": torch.optim.RMSprop,
+    "rmsprop_tf_like": RMSpropTFLike,
 }
 KIND = "ppo"
 """What a policy is exported to whose learner no stock algorithm repeats."""
@@ -90,9 +92,11 @@ def choose(model: Model, kind: str | None, optimizer: str | None, n_envs: int) -
     if optimizer == "sgd" and kind not in ONE_STEP:
         raise ConfigError("optimizer='sgd' is for ppo and a2c: TRPO's actor takes no gradient steps")
     plain = own is not None and not own.update
+    of_optimizer: dict[str, Any] = {}
     if optimizer is None and own is not None and kind == own.kind and not plain:
         optimizer, arguments = own.optimizer, {**sizes, **own.loss, **own.update}
         arguments["max_grad_norm"] = min(arguments.get("max_grad_norm", NO_CLIPPING), NO_CLIPPING)
+        of_optimizer = own.optimizer_kwargs
     elif optimizer == "sgd" or (optimizer is None and kind in ONE_STEP and plain):
         if own is None:
             raise ConfigError(f"no step of {kind} repeats one of {name}: use optimizer='adam'")
@@ -102,8 +106,8 @@ def choose(model: Model, kind: str | None, optimizer: str | None, n_envs: int) -
         gamma = 0.99 if own is None else own.loss.get("gamma", 0.99)
         optimizer, arguments = "adam", {"gamma": gamma, **BY_CLASS.get(kind, {})}
     policy_kwargs = {**model.policy.policy_kwargs, "optimizer_class": OPTIMIZERS[optimizer]}
-    if optimizer == "rmsprop":
-        policy_kwargs["optimizer_kwargs"] = {"alpha": 0.99, "eps": 1e-5, "weight_decay": 0.0}
+    if of_optimizer:
+        policy_kwargs["optimizer_kwargs"] = of_optimizer
     return Settings(kind, model.policy_name, {**arguments, "policy_kwargs": policy_kwargs, "device": "cpu"})
 
 
@@ -115,4 +119,6 @@ def has_repeatable_steps(model: Model) -> bool:
 
 def _sizes(model: Any, n_envs: int) -> dict[str, Any]:
     """Return the learning rate, and the size of an inner step's batch, of a wrapper around a learner."""
-    return {"learning_rate": model.plain_rate, "n_steps": max(1, -(-model.batch_steps // n_envs))}
+    learner: Learner = model.adaptation.learner
+    size = model.batch_steps if learner.continuing is None else learner.continuing.size
+    return {"learning_rate": model.plain_rate, "n_steps": max(1, -(-size // n_envs))}

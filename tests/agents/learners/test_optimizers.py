@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from metarl.agents.learners.optimizers import Layout, clip_norms, make_optimizer, take_step
 from metarl.errors import UnknownNameError
@@ -14,6 +15,7 @@ TASKS, SIZE = 3, 11
 TORCH: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": lambda params: torch.optim.Adam(params, lr=0.02, eps=1e-5),
     "rmsprop": lambda params: torch.optim.RMSprop(params, lr=0.02, alpha=0.99, eps=1e-5),
+    "rmsprop_tf_like": lambda params: RMSpropTFLike(params, lr=0.02, alpha=0.99, eps=1e-5),
     "sgd": lambda params: torch.optim.SGD(params, lr=0.02),
 }
 
