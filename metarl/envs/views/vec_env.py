@@ -286,8 +286,7 @@ class FamilyVecEnv(VecEnv):
             return [None] * self.num_envs
         if self._state is None:
             raise reset_needed(self.family)
-        states = list(self._trail)
-        trails = [states[-int(steps) - 1 :] for steps in self._elapsed]
+        trails = [list(self._trail)[-int(steps) - 1 :] for steps in self._elapsed]
         return [self.family.render(self._tasks, trail, copy, 0) for copy, trail in enumerate(trails)]
 
 
