@@ -12,7 +12,8 @@ from gymnasium.spaces import Box, Dict
 from metarl.checks import ABOVE_ZERO, choice
 from metarl.envs.lineage import choose_constants
 from metarl.envs.mujoco.bindings import mujoco
-from metarl.envs.mujoco.physics import Constants, Model, MujocoFamily, Sensed, gymnasium_spec
+from metarl.envs.mujoco.models import Model, gymnasium_spec
+from metarl.envs.mujoco.physics import Constants, MujocoFamily, Sensed
 from metarl.envs.registry import register_family
 from metarl.envs.tasks import Tasks
 

@@ -13,8 +13,6 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import combinations
-from pathlib import Path
 from typing import NamedTuple
 
 import gymnasium
@@ -23,30 +21,14 @@ import numpy as np
 from metarl.checks import ABOVE_ZERO, COUNT, SWITCH
 from metarl.envs.family import Family, State, Step
 from metarl.envs.mujoco.bindings import Rollout, mujoco
+from metarl.envs.mujoco.models import Blueprint, Model
 from metarl.envs.mujoco.pictures import draw_robot
 from metarl.envs.tasks import Tasks, n_tasks
 from metarl.errors import unknown_name
 from metarl.processes import NATIVE_WORK, ProcessLocal
 
-_DISABLE = mujoco.mjtDisableBit
-_CONTACT_FIELDS = (
-    1 << mujoco.mjtConDataField.mjCONDATA_FORCE.value
-    | 1 << mujoco.mjtConDataField.mjCONDATA_TORQUE.value
-    | 1 << mujoco.mjtConDataField.mjCONDATA_POS.value
-)
-_CONTACT_NETFORCE = 3
-"""MJCF's ``reduce="netforce"``: the sum over a body's contacts, at their force-weighted centre."""
 _MAX_VALUE = 1e10
 """MuJoCo's own limit on positions, velocities and accelerations (mjMAXVAL)."""
-
-
-class Model(NamedTuple):
-    """One task's physics, compiled twice."""
-
-    step: mujoco.MjModel
-    """Advances the state."""
-    sense: mujoco.MjModel | None
-    """Evaluates a state once, with sensors; None for families that need positions and velocities only."""
 
 
 class Sensed(NamedTuple):
@@ -169,7 +151,7 @@ class MujocoFamily(Family):
     # ---------------------------------------------------------------------------------------------------------- models
     def compile(self, spec: mujoco.MjSpec) -> Model:
         """Compile a robot into its step and sense models; for families with one model for each task."""
-        return _compiled(spec, self.warm_start, self._root if self._senses else None, self._contact_forces)
+        return Blueprint(spec, self.warm_start, self._root if self._senses else None, self._contact_forces).compile()
 
     def models(self, tasks: Tasks) -> Sequence[Model]:
         """Return the models of a batch: a single one that all tasks share (the default), or one for each task.
@@ -264,9 +246,12 @@ class MujocoFamily(Family):
 
     def render(self, tasks: Tasks, trail: Sequence[State], task: int, env: int) -> np.ndarray:
         """Return a picture from the side; the camera follows the robot."""
+        return draw_robot(self.id, self.drawn(tasks, task), trail[-1]["physics"][task, env], self._root)
+
+    def drawn(self, tasks: Tasks, task: int) -> mujoco.MjModel:
+        """Return the model that pictures of a task show."""
         models = self.models(tasks)
-        step = models[task if len(models) > 1 else 0].step
-        return draw_robot(self.id, step, trail[-1]["physics"][task, env], self._root)
+        return models[task if len(models) > 1 else 0].step
 
     @contextmanager
     def shared_by(self, n_callers: int) -> Iterator[None]:
@@ -343,96 +328,9 @@ class MujocoFamily(Family):
         pools.append(pool)
 
 
-def _compiled(spec: mujoco.MjSpec, warm_start: bool, root: str | None, contact_forces: bool) -> Model:
-    """Compile a robot.
-
-    :param root: the body whose sensors are read; None: nothing is sensed.
-    """
-    _pair_with_ground(spec)
-    spec.option.disableflags |= int(_DISABLE.mjDSBL_AUTORESET)
-    # A single robot is a single island: looking for islands takes a tenth of a step and changes no bit of it.
-    spec.option.disableflags |= int(getattr(_DISABLE, "mjDSBL_ISLAND", 0))
-    if not warm_start:
-        spec.option.disableflags |= int(_DISABLE.mjDSBL_WARMSTART)
-    step = spec.compile()
-    if root is None:
-        return Model(step, None)
-    # One Euler step costs one evaluation; its result is thrown away, its sensors describe the state it starts from.
-    spec.option.integrator = mujoco.mjtIntegrator.mjINT_EULER
-    spec.option.disableflags |= int(_DISABLE.mjDSBL_EULERDAMP)
-    if contact_forces:
-        for index, body in enumerate(spec.bodies[1:], start=1):
-            body.name = body.name or f"body_{index}"
-            spec.add_sensor(
-                type=mujoco.mjtSensor.mjSENS_CONTACT,
-                objtype=mujoco.mjtObj.mjOBJ_BODY,
-                objname=body.name,
-                intprm=[_CONTACT_FIELDS, _CONTACT_NETFORCE, 1],
-            )
-    else:
-        for flag in (_DISABLE.mjDSBL_CONSTRAINT, _DISABLE.mjDSBL_ACTUATION, _DISABLE.mjDSBL_GRAVITY):
-            spec.option.disableflags |= int(flag)
-    for kind in _ROOT_SENSORS:
-        spec.add_sensor(type=kind, objtype=_ROOT_SENSORS[kind], objname=root)
-    return Model(step, spec.compile())
-
-
-def _pair_with_ground(spec: mujoco.MjSpec) -> None:
-    """List the pairs of geoms that can touch, where those are the robot's with the ground's and nothing else.
-
-    MuJoCo then does not look for close bodies, a sixth of an Ant's step. Contacts, and with them every bit of a step,
-    stay the same; robots whose contacts would not are left alone.
-    """
-    for index, geom in enumerate(spec.geoms):
-        geom.name = geom.name or f"geom_{index}"
-    ground = list(spec.worldbody.geoms)
-    fixed = {geom.name for geom in ground}
-    robot = [geom for geom in spec.geoms if geom.name not in fixed]
-    pairs = [(a, b) for a in ground for b in robot if _can_touch(a, b)]
-    if (
-        any(_can_touch(a, b) for a, b in combinations(robot, 2))
-        or spec.pairs
-        or spec.excludes
-        # What is fixed to the world does not touch the ground.
-        or not all(body.joints for body in spec.worldbody.bodies)
-        # Of these, MuJoCo takes a mixture.
-        or not all(np.array_equal(getattr(a, name), getattr(b, name)) for a, b in pairs for name in _MIXED)
-    ):
-        return
-    for a, b in pairs:
-        slide, spin, roll = np.maximum(a.friction, b.friction)
-        spec.add_pair(
-            geomname1=a.name,
-            geomname2=b.name,
-            condim=max(a.condim, b.condim),
-            friction=[slide, slide, spin, roll, roll],
-            solref=a.solref,
-            solimp=a.solimp,
-            margin=a.margin + b.margin,
-            gap=a.gap + b.gap,
-            adhesion=a.adhesion + b.adhesion,
-        )
-    for geom in robot:
-        geom.contype = geom.conaffinity = 0
-
-
-def _can_touch(a: mujoco.MjsGeom, b: mujoco.MjsGeom) -> bool:
-    return bool(a.contype & b.conaffinity or b.contype & a.conaffinity)
-
-
-_MIXED = ("priority", "solmix", "solref", "solimp")
-
 _RESET_NOISE = {
     "rllab": lambda rng, shape: 0.01 * rng.standard_normal(shape),
     "gymnasium": lambda rng, shape: rng.uniform(-0.1, 0.1, shape),
-}
-
-_ROOT_SENSORS = {
-    mujoco.mjtSensor.mjSENS_SUBTREECOM: mujoco.mjtObj.mjOBJ_BODY,
-    mujoco.mjtSensor.mjSENS_SUBTREELINVEL: mujoco.mjtObj.mjOBJ_BODY,
-    mujoco.mjtSensor.mjSENS_FRAMEXAXIS: mujoco.mjtObj.mjOBJ_XBODY,
-    mujoco.mjtSensor.mjSENS_FRAMEYAXIS: mujoco.mjtObj.mjOBJ_XBODY,
-    mujoco.mjtSensor.mjSENS_FRAMEZAXIS: mujoco.mjtObj.mjOBJ_XBODY,
 }
 
 _NEXT, _AFTER = [1, 2, 0], [2, 0, 1]
@@ -493,8 +391,3 @@ class Constants:
     """Actions of this size reach the motors' limits."""
     reset_noise: str
     """``"rllab"`` or ``"gymnasium"``, see :class:`MujocoFamily`."""
-
-
-def gymnasium_spec(name: str) -> mujoco.MjSpec:
-    """Load a robot that comes with Gymnasium, for instance ``"ant.xml"``."""
-    return mujoco.MjSpec.from_file(str(Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / name))

@@ -12,7 +12,7 @@ import pytest
 from metarl.envs.family import Family, State
 from metarl.envs.mujoco.ant import AntVel
 from metarl.envs.mujoco.half_cheetah import HalfCheetahVel
-from metarl.envs.mujoco.physics import Model, _pair_with_ground, gymnasium_spec
+from metarl.envs.mujoco.models import Model, _pair_with_ground, gymnasium_spec
 from metarl.envs.registry import make_family
 from metarl.envs.tasks import Tasks, take_tasks
 from metarl.errors import ConfigError, UnknownNameError
@@ -190,7 +190,7 @@ def test_listed_contacts_are_those_that_mujoco_finds(
     id: str, arguments: dict[str, str], n_pairs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = make_family(id, **arguments)
-    monkeypatch.setattr("metarl.envs.mujoco.physics._pair_with_ground", lambda spec: None)
+    monkeypatch.setattr("metarl.envs.mujoco.models._pair_with_ground", lambda spec: None)
     found = make_family(id, **arguments)
     assert (listed.model.step.npair, found.model.step.npair) == (n_pairs, 0)
     tasks, actions = found.sample_tasks(stream(0, "tasks"), N_TASKS), actions_of(found, 60)
