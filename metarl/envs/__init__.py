@@ -3,7 +3,7 @@
 from metarl.envs.checker.family import FamilyCheckError, check_family
 from metarl.envs.family import SPLITS, Family, State, Step
 from metarl.envs.groups import Group, group_tasks
-from metarl.envs.mujoco import ant, half_cheetah
+from metarl.envs.mujoco import ant, ant_leg, half_cheetah
 from metarl.envs.plane import point_mass
 from metarl.envs.plane.point_mass import PointMass
 from metarl.envs.registry import family_ids, make_family, register_family
@@ -29,6 +29,7 @@ __all__ = [
     "Task",
     "Tasks",
     "ant",
+    "ant_leg",
     "check_family",
     "concatenate_tasks",
     "episode_stream",

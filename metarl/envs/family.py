@@ -134,6 +134,11 @@ class Family(ABC):
         assert self.shifted_space is not None
         return sample_uniform(self.shifted_space, rng, n)
 
+    def in_training_range(self, tasks: Tasks) -> np.ndarray:
+        """Return which tasks training may draw, ``[task]``; override it where ``task_space`` holds shifted ones too."""
+        within = [inside(space, tasks[name]) for name, space in self.task_space.spaces.items()]
+        return np.asarray(np.all(within, axis=0))
+
     def finite_tasks(self) -> Tasks | None:
         """Return every task of a finite family, None (the default) for a continuous one."""
         return None

@@ -24,7 +24,8 @@ step that returns them.
 - A batch of tasks is a dict of arrays ``[task, ...]`` in the dtypes of ``task_space``, and ``validate_tasks`` takes it.
 - ``sample_tasks(rng, n)`` draws ``n`` tasks from ``rng`` and nothing else, and not always the same.
 - The first tasks of a split do not change with ``n`` or from call to call. Validation and test tasks differ, shifted
-  ones lie outside the training range, and training draws hold none that are held out.
+  ones lie outside the training range (``in_training_range``, which training draws lie in), and training draws hold none
+  that are held out.
 - ``finite_tasks`` lists every task once.
 
 **Arrays** (learning refuses other shapes and dtypes too)
@@ -140,6 +141,7 @@ _CALLS = {
     "step": ("tasks", "state", "actions", "rngs", "active"),
     "sample_tasks": ("rng", "n"),
     "sample_shifted_tasks": ("rng", "n"),
+    "in_training_range": ("tasks",),
     "finite_tasks": (),
     "tasks": ("split", "n"),
     "validate_tasks": ("tasks",),

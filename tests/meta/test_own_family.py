@@ -36,6 +36,7 @@ def test_cartpole_of_one_s_own_is_checked_learnt_on_and_exported() -> None:
     [
         ("AntVel-v0", "Ant-v5"),
         ("AntDir-v0", "Ant-v5"),
+        ("AntLeg-v0", "Ant-v5"),
         ("HalfCheetahVel-v0", "HalfCheetah-v5"),
         ("HalfCheetahDir-v0", "HalfCheetah-v5"),
     ],

@@ -52,6 +52,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 ENVS: dict[str, dict[str, Any]] = {
     "AntVel-v0": {"velocity": 1.0},
+    "AntLeg-v0": {"upper_leg": 0.3, "ankle": 0.5},
     "HalfCheetahDir-v0": {"direction": 1.0},
     "PointMass-v0": {"goal": [0.3, 0.2]},
 }

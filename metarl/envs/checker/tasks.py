@@ -13,7 +13,7 @@ from gymnasium import spaces
 from metarl.envs.checker.common import FamilyCheckError, equal, family_name, is_array, require
 from metarl.envs.family import SPLITS, Family
 from metarl.envs.promises import broken_declaration, broken_spaces, kind_of
-from metarl.envs.tasks import Tasks, concatenate_tasks, inside, n_tasks, one_task, stack_tasks, take_tasks
+from metarl.envs.tasks import Tasks, concatenate_tasks, n_tasks, one_task, stack_tasks, take_tasks
 from metarl.envs.views.single import drawn_task
 from metarl.errors import MetaRLError, shorten
 from metarl.streams import stream
@@ -87,10 +87,10 @@ def check_splits(family: Family) -> None:
         )
     if family.shifted_space is not None:
         shifted = family.tasks("shifted", 20)
-        trained = np.ones(n_tasks(shifted), dtype=bool)
+        trained = _in_training_range(family, shifted).copy()
         for name, space in family.task_space.spaces.items():
             # Intervals share their ends, so a bound itself counts as outside.
-            trained &= inside(space, shifted[name]) & ~_on_edge(space, shifted[name])
+            trained &= ~_on_edge(space, shifted[name])
         for index in np.flatnonzero(trained)[:1]:
             what = f"the shifted split holds tasks of the training range: {_words(shifted, index)}"
             require(False, family, what)
@@ -147,6 +147,9 @@ def check_training_draws(family: Family, n: int, seed: int) -> None:
     require(n_tasks(tasks) == n, family, f"sample_tasks(rng, {n}) returned {n_tasks(tasks)} tasks")
     again = family.sample_tasks(stream(seed, "check/tasks"), n)
     require(equal(tasks, again), family, "sample_tasks draws from something else than the generator it is given")
+    for index in np.flatnonzero(~_in_training_range(family, tasks))[:1]:
+        what = f"sample_tasks draws {_words(tasks, index)}, which in_training_range says training does not"
+        require(False, family, what)
     many = [_row_list(family.sample_tasks(stream(seed, "check/draws", index), 32)) for index in range(2)]
     require(
         many[0] != many[1] or len(set(many[0])) == 1,
@@ -197,6 +200,13 @@ def _require_valid(family: Family, tasks: Tasks, source: str) -> None:
         family,
         f"{source} gives tasks of another dtype than the task space's",
     )
+
+
+def _in_training_range(family: Family, tasks: Tasks) -> np.ndarray:
+    within, n = family.in_training_range(tasks), n_tasks(tasks)
+    fits = is_array(within) and within.dtype == bool and within.shape == (n,)
+    require(fits, family, f"in_training_range returns {kind_of(within)} for {n} tasks, not a truth value for each")
+    return within
 
 
 def different_tasks(family: Family, n: int, seed: int) -> Tasks:

@@ -163,7 +163,12 @@ class Ant(MujocoFamily):
             terms["reward_contact"] = -constants.contact_cost * squares
         terms["reward_survive"] = np.full(len(after), constants.survive_bonus)
         z = after[:, 3]
-        return terms, (z < constants.min_z) | (z > constants.max_z)
+        return terms, (z < constants.min_z) | (z > self.max_z(tasks))
+
+    def max_z(self, tasks: Tasks) -> float | np.ndarray:
+        """Return the torso's height above which an episode terminates, m, for all tasks or ``[n]`` for each."""
+        del tasks
+        return self.constants.max_z
 
     @abstractmethod
     def forward_reward(self, tasks: Tasks, velocity: np.ndarray) -> np.ndarray:

@@ -300,12 +300,7 @@ class MujocoFamily(Family):
         if not np.isfinite(data.sum()):
             unsound |= ~np.isfinite(data).all(axis=1)
             data[unsound] = 0.0
-        root = data[:, -15:]
-        com = root[:, 0:3]
-        rotation = root[:, 6:15].reshape(n, 3, 3).transpose(0, 2, 1).reshape(n, 9)
-        sensors = data[:, :-15].reshape(n, (data.shape[1] - 15) // 9, 3, 3)
-        contact = _contact_forces(sensors, com, self._contact_limit)
-        return Sensed(com, root[:, 3:6], rotation, contact), unsound
+        return _sensed(data, self._contact_limit), unsound
 
     def _run(
         self, models: list[mujoco.MjModel], n_steps: int, physics: np.ndarray, controls: np.ndarray, **out: np.ndarray
@@ -334,6 +329,15 @@ _RESET_NOISE = {
 }
 
 _NEXT, _AFTER = [1, 2, 0], [2, 0, 1]
+
+
+def _sensed(data: np.ndarray, contact_limit: float) -> Sensed:
+    """Turn the sensors' numbers ``[n, sensordata]`` into what they say: contacts come first, then the root."""
+    n, root = len(data), data[:, -15:]
+    com = root[:, 0:3]
+    rotation = root[:, 6:15].reshape(n, 3, 3).transpose(0, 2, 1).reshape(n, 9)
+    sensors = data[:, :-15].reshape(n, (data.shape[1] - 15) // 9, 3, 3)
+    return Sensed(com, root[:, 3:6], rotation, _contact_forces(sensors, com, contact_limit))
 
 
 def _contact_forces(sensors: np.ndarray, com: np.ndarray, limit: float) -> np.ndarray:

@@ -107,6 +107,9 @@ class Oracle(Family):
     def sample_shifted_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
         return self.family.sample_shifted_tasks(rng, n)
 
+    def in_training_range(self, tasks: Tasks) -> np.ndarray:
+        return self.family.in_training_range(tasks)
+
     def finite_tasks(self) -> Tasks | None:
         return self.family.finite_tasks()
 
