@@ -135,7 +135,8 @@ def total(parts: Sequence[Params]) -> Params:
 
 def mean(parts: Sequence[Params], n: int | None = None) -> Params:
     """Return the sum of ``parts``, added up in their order, divided by ``n`` (their number if None)."""
-    return {name: tensor / (len(parts) if n is None else n) for name, tensor in total(parts).items()}
+    whole = parts[0] if len(parts) == 1 else total(parts)
+    return {name: tensor / (len(parts) if n is None else n) for name, tensor in whole.items()}
 
 
 def not_finite(params: Params) -> str | None:

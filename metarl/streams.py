@@ -7,8 +7,13 @@ many workers ran it, and a resumed run needs no generator state: the counters ar
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Sequence
+from typing import overload
 
 import numpy as np
+
+POOL = 4
+"""Words of entropy, at least, before those that tell streams of one seed apart."""
 
 
 def seed_sequence(seed: int, purpose: str, *address: int) -> np.random.SeedSequence:
@@ -19,7 +24,7 @@ def seed_sequence(seed: int, purpose: str, *address: int) -> np.random.SeedSeque
     :param address: the non-negative integers that tell streams of one purpose apart, for instance
         ``(iteration, task, inner_step)``.
     """
-    return np.random.SeedSequence(entropy=seed, spawn_key=(zlib.crc32(purpose.encode()), *address))
+    return np.random.SeedSequence(_entropy(seed, purpose, *address))
 
 
 def stream(seed: int, purpose: str, *address: int) -> np.random.Generator:
@@ -27,6 +32,68 @@ def stream(seed: int, purpose: str, *address: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed_sequence(seed, purpose, *address)))
 
 
-def task_streams(seed: int, purpose: str, iteration: int, n_tasks: int, *address: int) -> list[np.random.Generator]:
-    """Return one generator for each task of a meta-batch, addressed ``(iteration, task, *address)``."""
-    return [stream(seed, purpose, iteration, task, *address) for task in range(n_tasks)]
+class TaskSeeds(Sequence[np.random.SeedSequence]):
+    """The seed sequences of several tasks, addressed ``(iteration, task, *address)``: each is made when it is asked
+    for, because most updates draw nothing.
+
+    :param tasks: their places in the meta-batch.
+    """
+
+    def __init__(self, seed: int, purpose: str, iteration: int, tasks: Sequence[int], *address: int) -> None:
+        before, after = _entropy(seed, purpose, iteration), _words(address)
+        self._rows = np.empty((len(tasks), len(before) + 1 + len(after)), dtype=np.uint32)
+        self._rows[:, : len(before)] = before
+        self._rows[:, len(before)] = tasks
+        self._rows[:, len(before) + 1 :] = after
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> np.random.SeedSequence: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[np.random.SeedSequence]: ...
+    def __getitem__(self, index: int | slice) -> np.random.SeedSequence | list[np.random.SeedSequence]:
+        found = self._rows[index]
+        return np.random.SeedSequence(found) if found.ndim == 1 else [np.random.SeedSequence(row) for row in found]
+
+    def generators(self, *key: int) -> list[np.random.Generator]:
+        """Return the generators of a part of each stream; see :func:`generators`."""
+        rows = np.empty((len(self._rows), self._rows.shape[1] + len(key)), dtype=np.uint32)
+        rows[:, : self._rows.shape[1]] = self._rows
+        rows[:, self._rows.shape[1] :] = key
+        return [np.random.Generator(np.random.PCG64(np.random.SeedSequence(row))) for row in rows]
+
+
+def generators(seeds: Sequence[np.random.SeedSequence], *key: int) -> list[np.random.Generator]:
+    """Return one generator for each stream, of the part that is addressed by ``key`` below it.
+
+    :param key: non-negative integers below 2³², as the last of NumPy's ``spawn_key``.
+    """
+    if isinstance(seeds, TaskSeeds):
+        return seeds.generators(*key)
+    own = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *key)) for seed in seeds)
+    return [np.random.Generator(np.random.PCG64(seed)) for seed in own]
+
+
+def _entropy(seed: int, purpose: str, *address: int) -> np.ndarray:
+    """Return the words that NumPy hashes for ``SeedSequence(seed, spawn_key=(purpose, *address))``.
+
+    They are laid out here, because NumPy takes four times as long.
+    """
+    words = _words((seed,))
+    words += [0] * (POOL - len(words))
+    return np.array(words + _words((zlib.crc32(purpose.encode()), *address)), dtype=np.uint32)
+
+
+def _words(numbers: Iterable[int]) -> list[int]:
+    """Return integers as words of 32 bits, the low ones first."""
+    words: list[int] = []
+    for number in numbers:
+        left = int(number)
+        if left < 0:
+            raise ValueError(f"seeds and addresses are non-negative integers: {left}")
+        words.append(left & 0xFFFFFFFF)
+        while left := left >> 32:
+            words.append(left & 0xFFFFFFFF)
+    return words

@@ -148,7 +148,7 @@ class Learner(Abilities, SetOnce):
     # ------------------------------------------------------------------------------------------------------ the update
     def start(self, params: Params) -> LearnerState:
         """Return the state with which learning starts at the stacked ``params``: a fresh optimiser."""
-        return LearnerState(params, self._optimizer.start(Layout(params).flatten(params)))
+        return LearnerState(params, self._optimizer.start(Layout(params).room(params)))
 
     def update(
         self,

@@ -33,6 +33,11 @@ class Layout:
         """Return the tensors as one matrix, a copy."""
         return torch.cat([params[name].detach().flatten(1) for name in self._shapes], dim=1)
 
+    def room(self, params: Params) -> torch.Tensor:
+        """Return a matrix that holds the tensors, with nothing in it yet."""
+        first = next(iter(params.values()))
+        return first.new_empty((len(first), sum(shape.numel() for shape in self._shapes.values())))
+
     def views(self, flat: torch.Tensor) -> Params:
         """Return the tensors that a matrix holds, without copying."""
         parts = torch.split(flat, [shape.numel() for shape in self._shapes.values()], dim=1)
@@ -46,7 +51,7 @@ class Optimizer(Protocol):
     def start(self, flat: torch.Tensor) -> Params:
         """Return the state before the first step, each tensor with a task axis.
 
-        :param flat: the parameters, ``[task, n]``.
+        :param flat: a matrix such as that of the parameters, ``[task, n]``; what is in it does not matter.
         """
         ...
 

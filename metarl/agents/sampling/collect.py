@@ -17,20 +17,21 @@ from metarl.agents.networks.distributions import draw_noise
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.episodes import (
+    ACTIONS,
+    ENV,
     Episodes,
     amount_of,
-    env_stream,
     kept_info,
     kept_rewards,
     require_fit,
     require_reported,
-    split_streams,
 )
 from metarl.envs.family import Family
 from metarl.envs.promises import require_sound_step, sound_start
 from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
 from metarl.errors import DivergedError, NonFiniteError
 from metarl.params import Params
+from metarl.streams import generators
 
 N_BLOCKS = 2
 """Blocks of tasks that are collected side by side where a family gains from it: while one block waits for its policy,
@@ -74,7 +75,7 @@ def collect(
     require_fit(policy, *family.spaces(one_task(tasks, 0)), family.id)
     how = _How(family, policy, tuple(info), deterministic, parallel or Parallel(1))
     if n_episodes is not None:
-        return _collect_wave(how, params, tasks, [how.streams(seed) for seed in seeds], n_episodes)
+        return _collect_wave(how, params, tasks, how.streams(seeds), n_episodes)
     assert n_transitions is not None
     return _collect_transitions(how, params, tasks, seeds, n_transitions)
 
@@ -89,24 +90,20 @@ class _How:
     deterministic: bool
     parallel: Parallel
 
-    def streams(self, seed: np.random.SeedSequence) -> Streams:
-        """Return a task's generators: those of :func:`split_streams`, without the policy's where it draws nothing."""
-        return (env_stream(seed),) if self.deterministic else split_streams(seed)
+    def streams(self, seeds: Sequence[np.random.SeedSequence], wave: int = 0) -> list[Streams]:
+        """Return each task's generators for a wave of episodes: in the first those of :func:`split_streams`, without
+        the policy's where it draws nothing.
+
+        A family may draw at every step, and a batch is stepped until its last task ends: streams that went on from wave
+        to wave would make a task's numbers depend on the others.
+        """
+        key = (2, wave) if wave else ()
+        parts = (ENV,) if self.deterministic else (ENV, ACTIONS)
+        return list(zip(*(generators(seeds, *key, part) for part in parts), strict=True))
 
 
 Streams = tuple[np.random.Generator, ...]
 """The generators of a task: the environment's, and the policy's where actions are sampled."""
-
-
-def _wave_streams(how: _How, seed: np.random.SeedSequence, wave: int) -> Streams:
-    """Return the generators of a wave of episodes; the first wave has those of :func:`split_streams`.
-
-    A family may draw at every step, and a batch is stepped until its last task ends: streams that went on from wave to
-    wave would make a task's numbers depend on the others.
-    """
-    if wave == 0:
-        return how.streams(seed)
-    return how.streams(np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, 2, wave)))
 
 
 def _collect_wave(
@@ -135,7 +132,8 @@ def _collect_wave(
     def run(block: slice) -> tuple[int, dict[str, list[np.ndarray]]]:
         own = {name: tensor[block] for name, tensor in params.items()}
         with torch.inference_mode():
-            return _collect_block(how, own, take_tasks(tasks, block), streams[block], _rows(buffers, block))
+            out = buffers if len(blocks) == 1 else _rows(buffers, block)
+            return _collect_block(how, own, take_tasks(tasks, block), streams[block], out)
 
     side_by_side = min(N_BLOCKS, n) if family.concurrent else 1
     # Of a family that bounds how many copies run at once, block comes after block.
@@ -160,7 +158,8 @@ def _beside(blocks: Sequence[np.ndarray], longest: int) -> np.ndarray:
     """Join what blocks of tasks reported, ``[time, task, …]`` each, along the tasks."""
 
     def padded(array: np.ndarray) -> np.ndarray:
-        return np.pad(array, [(0, longest - len(array)), *[(0, 0)] * (array.ndim - 1)])
+        width = [(0, longest - len(array)), *[(0, 0)] * (array.ndim - 1)]
+        return array if len(array) == longest else np.pad(array, width)
 
     return np.concatenate([padded(array) for array in blocks], axis=1)
 
@@ -266,7 +265,7 @@ def _collect_transitions(
     steps = np.zeros(n_tasks(tasks), dtype=np.int64)
     while (short := np.flatnonzero(steps < n_transitions)).size:
         own = {name: tensor[torch.from_numpy(short)] for name, tensor in params.items()}
-        streams = [_wave_streams(how, seeds[int(i)], len(waves)) for i in short]
+        streams = how.streams([seeds[int(i)] for i in short], len(waves))
         wave = _collect_wave(how, own, take_tasks(tasks, short), streams, n_envs)
         waves.append(_scatter(wave, short, len(seeds)))
         steps += waves[-1].task_steps

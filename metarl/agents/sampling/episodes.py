@@ -12,8 +12,12 @@ from gymnasium import spaces
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.fields import PER_EPISODE, PER_STEP, Fields
 from metarl.agents.sampling.rounding import warn_of_lost_digits
-from metarl.checks import COUNT, NONE
+from metarl.checks import COUNT
 from metarl.errors import ConfigError, shorten
+from metarl.streams import generators
+
+ENV, ACTIONS = 0, 1
+"""The parts of a collecting stream: the environment draws from one, the policy from the other."""
 
 
 @dataclass(frozen=True)
@@ -58,29 +62,25 @@ class Episodes(Fields):
     @property
     def returns(self) -> np.ndarray:
         """Undiscounted return of each episode, ``[task, env]``, float64; NaN where a row is no episode."""
-        total = np.where(self.mask, self.rewards, 0.0).sum(-1, dtype=np.float64)
+        total: np.ndarray = np.where(self.mask, self.rewards, 0.0).sum(-1, dtype=np.float64)
         return np.where(self.mask[..., 0], total, np.nan)
 
     @property
     def mean_returns(self) -> np.ndarray:
         """Mean undiscounted return of each task, ``[task]``."""
-        mean: np.ndarray = np.nanmean(self.returns, axis=1)
-        return mean
+        returns = self.returns
+        mean: np.ndarray = returns.mean(1)
+        return np.nanmean(returns, axis=1) if np.isnan(mean).any() else mean
 
 
 def split_streams(seed: np.random.SeedSequence) -> tuple[np.random.Generator, np.random.Generator]:
     """Return the two generators of a collecting stream: the environment's and the policy's."""
-    return env_stream(seed), _part_of(seed, 1)
+    return generators([seed], ENV)[0], generators([seed], ACTIONS)[0]
 
 
 def env_stream(seed: np.random.SeedSequence) -> np.random.Generator:
     """Return the environment's generator of a collecting stream."""
-    return _part_of(seed, 0)
-
-
-def _part_of(seed: np.random.SeedSequence, part: int) -> np.random.Generator:
-    own = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, part))
-    return np.random.Generator(np.random.PCG64(own))
+    return generators([seed], ENV)[0]
 
 
 def kept_rewards(rewards: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
@@ -124,4 +124,6 @@ def amount_of(n_episodes: int | None, n_transitions: int | None) -> tuple[int | 
     """
     if (n_episodes is None) == (n_transitions is None):
         raise ConfigError("give either n_episodes or n_transitions")
-    return (COUNT | NONE)("n_episodes", n_episodes), (COUNT | NONE)("n_transitions", n_transitions)
+    if n_episodes is None:
+        return None, COUNT("n_transitions", n_transitions)
+    return COUNT("n_episodes", n_episodes), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -49,8 +50,9 @@ class Fields:
                 return {name: function(axes, part, *(each[name] for each in rest)) for name, part in value.items()}
             return function(axes, value, *rest)
 
+        known = self._axes()
         own = {
-            name: mapped(self.axes_of(name), value, *(getattr(other, name) for other in others))
+            name: mapped(known[name], value, *(getattr(other, name) for other in others))
             for name, value in self.present().items()
         }
         return replace(self, **own)  # type: ignore[type-var]  # subclasses are dataclasses
@@ -60,12 +62,11 @@ class Fields:
 
         :param kind: such as :data:`PER_SAMPLE`: only fields with exactly these axes.
         """
-        own = fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
-        names = [each.name for each in own if kind is None or each.metadata == kind]
+        names = [name for name, own in self._axes().items() if kind is None or own == kind["axes"]]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @classmethod
-    def axes_of(cls, name: str) -> tuple[str, ...]:
-        """Return the leading axes of a field."""
-        own: tuple[str, ...] = cls.__dataclass_fields__[name].metadata["axes"]  # type: ignore[attr-defined]
-        return own
+    @functools.cache
+    def _axes(cls) -> dict[str, tuple[str, ...]]:
+        """Return the leading axes of each field."""
+        return {each.name: each.metadata["axes"] for each in fields(cls)}  # type: ignore[arg-type]  # as above

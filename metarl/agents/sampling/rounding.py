@@ -65,8 +65,9 @@ def warn_of_lost_digits(name: str, rewards: np.ndarray, mask: np.ndarray) -> Non
 def _range(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the smallest and the largest value of each task, ``[task]``."""
     axes = tuple(range(1, values.ndim))
-    low = np.min(values, axis=axes, where=mask, initial=np.inf)
-    high = np.max(values, axis=axes, where=mask, initial=-np.inf)
+    counted: np.ndarray | bool = True if mask.all() else mask  # NumPy is several times faster where all count
+    low = np.min(values, axis=axes, where=counted, initial=np.inf)
+    high = np.max(values, axis=axes, where=counted, initial=-np.inf)
     return low.astype(np.float64), high.astype(np.float64)
 
 

@@ -18,9 +18,10 @@ from metarl.agents.learners.watching import Watcher
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.tasks import Tasks, n_tasks
 from metarl.meta.adaptation.adapted import AdaptedPolicy
+from metarl.meta.adaptation.gradient import GradientPath
 from metarl.meta.progress import Timer
 from metarl.params import Params, Rate
-from metarl.streams import seed_sequence
+from metarl.streams import TaskSeeds
 
 Amount = Mapping[str, int | None]
 """How much to collect for a batch: ``n_episodes`` or ``n_transitions``, the other one None."""
@@ -45,13 +46,13 @@ class Streams:
         known = indices if self.indices is None else [self.indices[i] for i in indices]
         return Streams(self.seed, self.purpose, self.iteration, tuple(int(i) for i in known))
 
-    def tasks(self, n: int, *address: int, part: str = "") -> list[np.random.SeedSequence]:
+    def tasks(self, n: int, *address: int, part: str = "") -> TaskSeeds:
         """Return one stream for each of ``n`` tasks.
 
         :param part: is added to the purpose.
         """
         places = range(n) if self.indices is None else self.indices
-        return [seed_sequence(self.seed, self.purpose + part, self.iteration, task, *address) for task in places]
+        return TaskSeeds(self.seed, self.purpose + part, self.iteration, places, *address)
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Outcome:
         it by itself.
     :param statistics: those that tasks went on with, beside their parameters, one dict for each.
     :param eval_lengths: ``[task, batch]``, mean length of the episodes of evaluations that are not batches.
+    :param path: the gradient steps taken, with their derivatives, where they were to be kept and are small enough.
     """
 
     params: Params
@@ -118,6 +120,7 @@ class Outcome:
     gradient: Params | None = None
     statistics: list[Params] = field(default_factory=list)
     eval_lengths: np.ndarray | None = None
+    path: GradientPath | None = None
 
     @property
     def n_tasks(self) -> int:
@@ -192,6 +195,7 @@ class Adaptation(Protocol):
         *,
         query: bool = False,
         keep: bool = False,
+        second_order: bool = False,
         watcher: PathWatcher | None = None,
     ) -> Walk:
         """Return the walk that learns every task from ``theta``, one inner step for each rate.
@@ -199,6 +203,7 @@ class Adaptation(Protocol):
         :param theta: the initialisation.
         :param query: collect once more at the parameters reached.
         :param keep: keep the batches learnt from.
+        :param second_order: keep the derivatives of gradient steps too, where they are small.
         :param watcher: is told every segment.
         """
         ...

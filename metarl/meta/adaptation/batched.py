@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import gymnasium as gym
@@ -21,9 +21,14 @@ from metarl.envs.family import Family
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Request, Told
 from metarl.meta.adaptation.batches import Batch
+from metarl.meta.adaptation.gradient import GradientPath
 from metarl.meta.progress import Timer
 from metarl.params import Params, Rate, expand, group, grouped, take
 from metarl.streams import seed_sequence
+
+KEPT_BYTES = 4_000_000
+"""Parameters and activations of all inner steps of a block whose derivatives are kept while it walks: walking its path
+once more for them takes a sixth of a small meta-iteration. Larger blocks do, so that memory does not grow with them."""
 
 
 class BatchedAdaptation:
@@ -61,10 +66,11 @@ class BatchedAdaptation:
         *,
         query: bool = False,
         keep: bool = False,
+        second_order: bool = False,
         watcher: PathWatcher | None = None,
     ) -> BatchedWalk:
         """Return the walk that learns every task; see :class:`metarl.meta.adaptation.base.Adaptation`."""
-        return self._walk(theta, request, query=query, keep=keep, watcher=watcher)
+        return self._walk(theta, request, query=query, keep=keep, second_order=second_order, watcher=watcher)
 
     def _walk(self, theta: Params, request: Request, **how: Any) -> BatchedWalk:
         return BatchedWalk(self, theta, request, **how)
@@ -160,6 +166,7 @@ class BatchedWalk:
     :param request: what is asked.
     :param query: collect once more at the parameters reached.
     :param keep: keep the batches learnt from.
+    :param second_order: keep the derivatives of plain gradient steps too, up to :data:`KEPT_BYTES` of them.
     :param measure: the batch at the parameters reached is looked at only, not made into samples.
     :param watcher: is told every segment.
     """
@@ -172,6 +179,7 @@ class BatchedWalk:
         *,
         query: bool = False,
         keep: bool = False,
+        second_order: bool = False,
         measure: bool = False,
         watcher: PathWatcher | None = None,
     ) -> None:
@@ -182,6 +190,10 @@ class BatchedWalk:
         self._measure = measure
         self._watcher = watcher
         self._state = adaptation.start(theta, request.n_tasks, request.local)
+        # Where rates differ by tensor, the learner's own steps round otherwise.
+        keeps_steps = second_order and all(isinstance(rate, float) for rate in request.rates)
+        learner, start = adaptation.learner, self._state.params
+        self._path = GradientPath(learner, start, [], [], second_order=True) if keeps_steps else None
         self._batches: list[Batch] = []
         self._support: list[Samples] = []
         self._last: Samples | None = None
@@ -213,12 +225,28 @@ class BatchedWalk:
                 samples = learner.process(episodes, self._state.params)
         self._batches.append(self._measured(batch))
         with timer("inner"):
-            seeds = self._request.streams.tasks(len(samples), k, part="/update")
-            self._state = learner.update(self._state, samples, self._request.rates[k], seeds, self._watcher)
+            self._state = self._step(samples, self._request.rates[k], k)
         if learner.reuses_support:
             self._reused = samples
         if self._keep:
             self._support.append(samples)
+
+    def _step(self, samples: Samples, rate: Rate, k: int) -> LearnerState:
+        """Return the learner's state after an inner step."""
+        if self._path is not None and self._is_large(samples):
+            self._path = None
+        if self._path is not None:
+            return replace(self._state, params=self._path.go_on(samples, rate))
+        seeds = self._request.streams.tasks(len(samples), k, part="/update")
+        return self._adaptation.learner.update(self._state, samples, rate, seeds, self._watcher)
+
+    def _is_large(self, samples: Samples) -> bool:
+        """Whether more would be kept of all steps than may be."""
+        policy = self._adaptation.learner.policy
+        n_params = sum(tensor[0].numel() for tensor in self._state.params.values())
+        n_activations = samples.obs.shape[1] * policy.network.depth * policy.width
+        n_bytes = len(samples) * (n_params + n_activations) * samples.weights.element_size()
+        return n_bytes * len(self._request.rates) > KEPT_BYTES
 
     def _look(self, timer: Timer) -> None:
         """Collect once more at the parameters reached."""
@@ -248,7 +276,14 @@ class BatchedWalk:
             np.stack([getattr(batch, each.name) for batch in self._batches], axis=1) for each in fields(Batch)
         )
         return Outcome(
-            self._state.params, returns, env_steps, n_episodes, self._support, self._last, eval_lengths=lengths
+            self._state.params,
+            returns,
+            env_steps,
+            n_episodes,
+            self._support,
+            self._last,
+            eval_lengths=lengths,
+            path=self._path,
         )
 
     # ------------------------------------------------------------------------------------------------ stopping half-way
@@ -272,6 +307,8 @@ class BatchedWalk:
         """Go on from what :meth:`state` returned."""
         known = dict(state)
         self.n_done = int(known["n_done"])
+        if self.n_done:
+            self._path = None  # its derivatives are found again when they are asked for, to the same bits
         self._state = LearnerState(group(known, "params/"), group(known, "optimizer/"))
         self._batches = [
             Batch(**{name: t.numpy() for name, t in group(known, f"batch/{k}/").items()}) for k in range(self.n_done)

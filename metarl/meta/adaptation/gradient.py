@@ -153,12 +153,19 @@ class GradientPath:
         rates: Sequence[Rate],
         second_order: bool = False,
     ) -> None:
+        self._learner = learner
+        self._second_order = second_order
         self.steps: list[InnerStep] = []
         self.end = params
         """The parameters reached."""
         for batch, rate in zip(batches, rates, strict=True):
-            self.steps.append(InnerStep(learner, self.end, batch, rate, second_order))
-            self.end = self.steps[-1].end
+            self.go_on(batch, rate)
+
+    def go_on(self, batch: Samples, rate: Rate) -> Params:
+        """Take one more step, on a batch that was collected at the parameters reached; return where it leads."""
+        self.steps.append(InnerStep(self._learner, self.end, batch, rate, self._second_order))
+        self.end = self.steps[-1].end
+        return self.end
 
     @classmethod
     def through(

@@ -145,14 +145,16 @@ class StockAdaptation:
         *,
         query: bool = False,
         keep: bool = False,
+        second_order: bool = False,
         watcher: PathWatcher | None = None,
     ) -> StockWalk:
         """Return the walk that learns every task; see :class:`metarl.meta.adaptation.base.Adaptation`.
 
         :param query: take the gradient of the algorithm's losses on a fresh rollout at the parameters reached.
         :param keep: without effect: the batches are the algorithm's own.
+        :param second_order: without effect: so are its steps.
         """
-        del keep
+        del keep, second_order
         return StockWalk(self, theta, request, query, watcher)
 
     def carried(self, theta: Params, outcomes: Sequence[Outcome]) -> Params:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from gymnasium import spaces
@@ -124,7 +125,10 @@ class MAML(AdaptiveAlgorithm):
         # Support batches are kept for what goes along the path again: its derivative, that in rates, a line search.
         has_rates = any(name.startswith(RATES) for name in self.params)
         keep = not self.first_order or has_rates or self.outer_optimizer.evaluates
-        outcomes = [block.learn(self.theta, timer, query=True, keep=keep) for block in blocks]
+        second_order = not self.first_order
+        outcomes = [
+            block.learn(self.theta, timer, query=True, keep=keep, second_order=second_order) for block in blocks
+        ]
         with timer("outer"), self._whole():
             objective = self._objective(blocks, outcomes, rates)
             result = self.outer_optimizer.step(objective, self.meta_params, self._current_progress_remaining)
@@ -140,12 +144,15 @@ class MAML(AdaptiveAlgorithm):
             gradient = mean(known, sum(outcome.n_tasks for outcome in outcomes))
             found = {meta_name(name): tensor for name, tensor in gradient.items()}
             return KnownGradient(MetaGradient(math.nan, {name: found[name] for name in self.meta_params}))
-        room = cache_budget(len(blocks))
+        # Asked for by the first curvature product, of which many optimisers need none.
+        room = functools.cache(functools.partial(cache_budget, len(blocks)))
         return BlockObjective(
             [self._derivatives(block, outcome, rates, room) for block, outcome in zip(blocks, outcomes, strict=True)]
         )
 
-    def _derivatives(self, block: Block, outcome: Outcome, rates: Sequence[float], room: int) -> BlockDerivatives:
+    def _derivatives(
+        self, block: Block, outcome: Outcome, rates: Sequence[float], room: Callable[[], int]
+    ) -> BlockDerivatives:
         assert isinstance(block.adaptation, BatchedAdaptation)
         assert outcome.query is not None
         statistics = {name: tensor for name, tensor in self.theta.items() if name.startswith(STATISTICS)}
@@ -157,6 +164,7 @@ class MAML(AdaptiveAlgorithm):
             self._rule(rates),
             local={**block.request.local, **expand(statistics, outcome.n_tasks)},
             reached=outcome.params,
+            path=outcome.path,
             first_order=self.first_order,
             bound=self._bound,
             chunk_size=self.chunk_size,

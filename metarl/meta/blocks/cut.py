@@ -45,10 +45,12 @@ class Block:
         *,
         query: bool = False,
         keep: bool = False,
+        second_order: bool = False,
         watcher: PathWatcher | None = None,
     ) -> Outcome:
         """Learn every task; see :meth:`metarl.meta.adaptation.base.Adaptation.walk`."""
-        return finish(self.adaptation.walk(theta, self.request, query=query, keep=keep, watcher=watcher), timer)
+        how = {"query": query, "keep": keep, "second_order": second_order}
+        return finish(self.adaptation.walk(theta, self.request, **how, watcher=watcher), timer)
 
     def evaluate(self, theta: Params, told: Told | None = None) -> Outcome:
         """Learn every task and measure it; see :meth:`metarl.meta.adaptation.base.Adaptation.evaluate`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -84,12 +85,13 @@ class BlockDerivatives:
     :param rule: says where tasks start and how far inner steps go.
     :param local: tensors of each task's own, ``[task, …]``: tasks start with them, and nothing is meta-learnt.
     :param reached: φ, ``[task, …]``, where the learner's own steps led; None: gradient steps lead there.
+    :param path: the steps that led there, with their derivatives, where the walk kept them.
     :param first_order: treat the derivative of adaptation as the identity (FOMAML). Adaptation itself is never skipped:
         :meth:`evaluate` adapts again in either case.
     :param bound: how :meth:`curvature_product` and :meth:`evaluate` measure the policies.
     :param chunk_size: tasks differentiated together; None chooses by the working set.
-    :param cache_bytes: how much may be kept between curvature products; the rest is computed again each time, so that
-        memory is bounded whatever the number of tasks.
+    :param cache_bytes: how much may be kept between curvature products, once there is one; the rest is computed again
+        each time, so that memory is bounded whatever the number of tasks.
     :param parallel: the threads that chunks run on.
     """
 
@@ -103,10 +105,11 @@ class BlockDerivatives:
         *,
         local: Params | None = None,
         reached: Params | None = None,
+        path: GradientPath | None = None,
         first_order: bool = False,
         bound: Bound | None = None,
         chunk_size: int | None = None,
-        cache_bytes: int = CACHE_BYTES,
+        cache_bytes: Callable[[], int] = lambda: CACHE_BYTES,
         parallel: Parallel | None = None,
     ) -> None:
         self._bound = bound or Bound()
@@ -116,23 +119,25 @@ class BlockDerivatives:
         self._local = local or {}
         self._support = list(support)
         self._query = query
-        fraction = self._bound.fisher_fraction
-        part = [batch if fraction == 1.0 else batch.episodes(fraction) for batch in (*support, query)]
-        self._support_part, self._query_part = part[:-1], part[-1]
+        self._cache_bytes = cache_bytes
         self._second_order = not first_order and bool(support)
         self._has_rates = any(name.startswith(RATES) for name in params)
         self._parallel = parallel or Parallel(1)
         self.n_tasks = len(query)
         self._chunks = chunks(self.n_tasks, [*support, query], learner.policy.width, chunk_size)
-        self._kept = range(min(len(self._chunks), int(cache_bytes // max(1, self._chunk_bytes()))))
         # Made as a whole: pieces that are kept among a chunk's large arrays would leave holes in the heap.
         self._reached = None if self._second_order or self._has_rates else reached
         shapes = {**rule.start(params), **take(self._local, 0)}
-        self._points = [
-            {name: tensor.new_empty((self.n_tasks, *tensor.shape)) for name, tensor in shapes.items()}
-            for _ in (support if self._reached is None else ())
-        ]
         self._known: set[int] = set()
+        self._walked = path if self._second_order and len(self._chunks) == 1 else None
+        if self._walked is None:
+            self._points = [
+                {name: tensor.new_empty((self.n_tasks, *tensor.shape)) for name, tensor in shapes.items()}
+                for _ in (support if self._reached is None else ())
+            ]
+        else:
+            self._points = [step.end for step in self._walked.steps]
+            self._known.add(0)
         self._old_head = query.weights.new_empty((*query.obs.shape[:2], learner.policy.network.n_outputs))
         self._old_log_prob = query.weights.new_empty(query.weights.shape)
         self._old_known: set[int] = set()
@@ -160,6 +165,24 @@ class BlockDerivatives:
         parts = self._parallel.map(lambda i: self._chunk_evaluate(i, params), range(len(self._chunks)))
         return sum(part[0] for part in parts), sum(part[1] for part in parts)
 
+    # -------------------------------------------------------------------------------- what curvature is estimated on
+    @functools.cached_property
+    def _support_part(self) -> list[Samples]:
+        return [self._part(batch) for batch in self._support]
+
+    @functools.cached_property
+    def _query_part(self) -> Samples:
+        return self._part(self._query)
+
+    def _part(self, batch: Samples) -> Samples:
+        fraction = self._bound.fisher_fraction
+        return batch if fraction == 1.0 else batch.episodes(fraction)
+
+    @functools.cached_property
+    def _kept(self) -> range:
+        """The chunks of which something is kept between curvature products."""
+        return range(min(len(self._chunks), int(self._cache_bytes() // max(1, self._chunk_bytes()))))
+
     # ----------------------------------------------------------------------------------------------------------- chunks
     def _start(self, params: Params, index: int) -> Params:
         """Return where the tasks of a chunk start, stacked."""
@@ -182,8 +205,8 @@ class BlockDerivatives:
         return self._rule.gradient(self._params, start, rates)
 
     def _chunk_gradient(self, index: int, first: Params, whole: Params | None) -> float:
-        path = None
-        if self._second_order or self._has_rates:
+        path, self._walked = self._walked, None
+        if path is None and (self._second_order or self._has_rates):
             path = self._path(self._params, index, self._second_order)
             self._remember(index, path)
         phi = self._end(index) if path is None else path.end
@@ -296,10 +319,8 @@ def _sum_tasks(params: Params, sums: Params, index: int) -> None:
 
 
 def _added(sums: Params) -> Params:
-    """Add the chunks' sums up in the order of tasks."""
-    result: Params = {}
-    for name, parts in sums.items():
-        result[name] = parts[0].clone()
+    """Add the chunks' sums up in the order of tasks, into the first chunk's."""
+    for parts in sums.values():
         for part in parts[1:]:
-            result[name] += part
-    return result
+            parts[0] += part
+    return {name: parts[0] for name, parts in sums.items()}

@@ -53,12 +53,13 @@ class Adam(SGD):
         new: Params = {}
         for name, tensor in params.items():
             g = gradient[name]
-            first = self._moments.get(f"first/{name}", torch.zeros_like(g)).lerp(g, 1.0 - self.beta1)
-            second = self._moments.get(f"second/{name}", torch.zeros_like(g)).lerp(g.square(), 1.0 - self.beta2)
+            first, second = (self._moments.get(f"{kind}/{name}") for kind in ("first", "second"))
+            first = (torch.zeros_like(g) if first is None else first).lerp(g, 1.0 - self.beta1)
+            second = (torch.zeros_like(g) if second is None else second).lerp(g.square(), 1.0 - self.beta2)
             self._moments[f"first/{name}"], self._moments[f"second/{name}"] = first, second
             unbiased = first / (1.0 - self.beta1**self._count)
-            spread = (second / (1.0 - self.beta2**self._count)).sqrt()
-            new[name] = tensor - rate * unbiased / (spread + self.eps)
+            spread = (second / (1.0 - self.beta2**self._count)).sqrt_()
+            new[name] = tensor - unbiased.mul_(rate).div_(spread.add_(self.eps))
         return OuterStep(new, stats)
 
     def state(self) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ added in the order of blocks, so that neither threads nor machines change a bit.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol, TypeVar
@@ -23,12 +24,24 @@ class MetaGradient:
 
     :param loss: the meta-objective, a mean over tasks; NaN where it is not visible.
     :param gradient: its gradient with respect to the meta-parameters.
-    :param second_order_share: ‖g_MAML − g_FOMAML‖ / ‖g_MAML‖, None for a first-order gradient.
+    :param first_order: the first-order gradient beside one of second order.
     """
 
     loss: float
     gradient: Params
-    second_order_share: float | None = None
+    first_order: Params | None = None
+
+    @functools.cached_property
+    def norm(self) -> float:
+        """‖g‖ over all tensors."""
+        return norm(self.gradient)
+
+    @property
+    def second_order_share(self) -> float | None:
+        """‖g_MAML − g_FOMAML‖ / ‖g_MAML‖; None for a first-order gradient."""
+        if self.first_order is None:
+            return None
+        return norm(subtract(self.gradient, self.first_order)) / max(self.norm, 1e-30)
 
 
 class MetaObjective(Protocol):
@@ -71,10 +84,7 @@ class BlockObjective:
         gradient = mean([part.gradient for part in parts], self._n_tasks)
         loss = sum(part.loss for part in parts) / self._n_tasks
         first = [part.first_order for part in parts if part.first_order is not None]
-        if not first:
-            return MetaGradient(loss, gradient)
-        share = norm(subtract(gradient, mean(first, self._n_tasks))) / max(norm(gradient), 1e-30)
-        return MetaGradient(loss, gradient, share)
+        return MetaGradient(loss, gradient, mean(first, self._n_tasks) if first else None)
 
     def curvature_product(self, vector: Params) -> Params:
         """Return the curvature times ``vector``; see :class:`MetaObjective`."""

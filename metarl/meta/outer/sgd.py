@@ -11,7 +11,7 @@ from metarl.checks import NONE, NOT_NEGATIVE, POSITIVE, number
 from metarl.frozen import SetOnce
 from metarl.meta.outer.base import OuterStep, register_outer, require_finite
 from metarl.meta.outer.objective import MetaObjective
-from metarl.params import Params, norm
+from metarl.params import Params
 
 STEP_SIZE = number("(0, ∞)", "final_learning_rate is where it falls to, linearly over training")
 
@@ -45,13 +45,15 @@ class SGD(SetOnce):
 
     def _gradient(self, objective: MetaObjective) -> tuple[Params, dict[str, float]]:
         result = objective.gradient()
-        require_finite(result.gradient)
-        length = norm(result.gradient)
+        length = result.norm
+        if not math.isfinite(length):
+            require_finite(result.gradient)
         stats = {"meta/meta_grad_norm": length}
         if not math.isnan(result.loss):
             stats["meta/meta_loss"] = result.loss
-        if result.second_order_share is not None:
-            stats["meta/second_order_share"] = result.second_order_share
+        share = result.second_order_share
+        if share is not None:
+            stats["meta/second_order_share"] = share
         gradient = result.gradient
         if self.max_grad_norm is not None and length > self.max_grad_norm:
             gradient = {name: tensor * (self.max_grad_norm / length) for name, tensor in gradient.items()}

@@ -11,7 +11,7 @@ from metarl.checks import NOT_NEGATIVE, ROUNDS, number
 from metarl.frozen import SetOnce
 from metarl.meta.outer.base import OuterStep, register_outer, require_finite
 from metarl.meta.outer.objective import MetaObjective
-from metarl.params import Params, dot, norm
+from metarl.params import Params, dot
 
 SMALLEST_KL = 1e-6
 """The smallest trust region: float32 computes a mean KL divergence to 3e-8, and a smaller one would not be kept to."""
@@ -58,9 +58,10 @@ class TrustRegion(SetOnce):
         del remaining
         result = objective.gradient()
         require_finite(result.gradient)
-        stats = {"meta/meta_loss": result.loss, "meta/meta_grad_norm": norm(result.gradient)}
-        if result.second_order_share is not None:
-            stats["meta/second_order_share"] = result.second_order_share
+        stats = {"meta/meta_loss": result.loss, "meta/meta_grad_norm": result.norm}
+        share = result.second_order_share
+        if share is not None:
+            stats["meta/second_order_share"] = share
 
         def curvature(vector: Params) -> Params:
             product = objective.curvature_product(vector)

@@ -22,6 +22,7 @@ from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import draw_tasks
 from metarl.files.checkpoint import load_checkpoint, save_checkpoint
 from metarl.meta.adaptation.base import Outcome, Streams, Walk, finish
+from metarl.meta.adaptation.batched import KEPT_BYTES
 from metarl.meta.algorithms.anil import ANIL
 from metarl.meta.algorithms.boil import BOIL
 from metarl.meta.algorithms.cavia import CAVIA
@@ -332,3 +333,25 @@ def test_an_evaluation_is_a_walk_too() -> None:
     # The return after the first steps does not depend on how many follow.
     shorter = block.adaptation.evaluate(model.theta, part)
     np.testing.assert_array_equal(shorter.returns, whole.returns[:, :2])
+
+
+@pytest.mark.parametrize("family", ["line", "doors"])
+@pytest.mark.parametrize(("learner", "outer"), [("vpg", "trpo"), ("ppo", "adam"), ("supervised", "adam")])
+def test_steps_that_were_kept_change_no_bit(
+    learner: str, outer: str, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, learnt = "slope" if learner == "supervised" else family, []
+    for n_bytes in (KEPT_BYTES, 0):
+        monkeypatch.setattr("metarl.meta.adaptation.batched.KEPT_BYTES", n_bytes)
+        model = make(MAML, learner, family, outer=outer)
+        with library_torch():
+            (block, *_) = cut(model, model.rates, 5)
+            how = {"query": True, "keep": True}
+            assert block.learn(model.theta, Timer(), **how).path is None
+            path = block.learn(model.theta, Timer(), **how, second_order=True).path
+            assert (path is None) == (n_bytes == 0)
+            assert path is None or len(path.steps) == 2
+        learnt.append([model.train(), model.params])
+    assert equal(learnt[0][1], learnt[1][1])
+    for name, value in learnt[0][0].items():
+        assert name.startswith("time/") or value == learnt[1][0][name], name

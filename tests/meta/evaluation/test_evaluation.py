@@ -236,7 +236,7 @@ def test_streams_of_training_and_evaluation_do_not_collide() -> None:
     states = set()
     for purpose, *address in addresses:
         sequence = seed_sequence(0, purpose, *address)
-        children = [np.random.SeedSequence(0, spawn_key=(*sequence.spawn_key, *c)) for c in ((), (0,), (1,), (2, 1))]
+        children = [np.random.SeedSequence(sequence.entropy, spawn_key=c) for c in ((), (0,), (1,), (2, 1))]
         states |= {tuple(child.generate_state(4).tolist()) for child in children}
     assert len(states) == 4 * len(addresses)
 

@@ -169,7 +169,7 @@ def test_the_result_does_not_depend_on_chunks_caching_or_threads(first_order: bo
             RATES[:2],
             first_order=first_order,
             chunk_size=chunk_size,
-            cache_bytes=cache_bytes,
+            cache_bytes=lambda: cache_bytes,
             parallel=Parallel(threads),
         )
         moved = {name: tensor + 0.01 * vector[name] for name, tensor in params.items()}
