@@ -162,7 +162,7 @@ VIEWS: Words = {
 FAMILIES: Words = {
     **VIEWS,
     **dict.fromkeys(
-        ("goal", "velocity", "direction", "angle"),
+        ("goal", "velocity", "direction", "angle", "obstacles"),
         "it is of the task, which is drawn: gymnasium.make and FamilyVecEnv take the tasks that they are given",
     ),
     **dict.fromkeys(

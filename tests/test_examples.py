@@ -20,7 +20,7 @@ from metarl import ALGORITHMS
 from metarl.agents import LEARNERS, FunctionalPolicy, Learner, collect
 from metarl.agents.networks.base import NETWORKS
 from metarl.agents.stock.learner import SB3Learner
-from metarl.envs import Family, OneStep, Oracle, PointMass, SingleEnv, Sinusoid, check_family
+from metarl.envs import Family, Maze, OneStep, Oracle, PointMass, SingleEnv, Sinusoid, check_family
 from metarl.envs.tasks import one_task
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.meta.outer import OUTER
@@ -100,7 +100,7 @@ def test_examples_run(module: str, code: str, tmp_path: Path, monkeypatch: pytes
 
 def test_what_users_build_on_shows_how_it_is_used() -> None:
     wanted = {Learner, SB3Learner, FunctionalPolicy, *ALGORITHMS.values()}
-    wanted |= {Family, SingleEnv, FamilyVecEnv, Oracle, PointMass, OneStep, Sinusoid}
+    wanted |= {Family, Maze, SingleEnv, FamilyVecEnv, Oracle, PointMass, OneStep, Sinusoid}
     wanted |= {cls for cls in LEARNERS.values() if issubclass(cls, Learner)}
     shown = {(module, name) for module, name, _ in examples()}
     assert [cls.__name__ for cls in wanted if (cls.__module__, cls.__name__) not in shown] == []

@@ -3,6 +3,8 @@
 from metarl.envs.checker.family import FamilyCheckError, check_family
 from metarl.envs.family import SPLITS, Family, State, Step
 from metarl.envs.groups import Group, group_tasks
+from metarl.envs.maze.grid import parse_maze
+from metarl.envs.maze.maze import Maze
 from metarl.envs.mujoco import ant, ant_leg, half_cheetah
 from metarl.envs.plane import point_mass
 from metarl.envs.plane.point_mass import PointMass
@@ -19,6 +21,7 @@ __all__ = [
     "Family",
     "FamilyCheckError",
     "Group",
+    "Maze",
     "OneStep",
     "Oracle",
     "PointMass",
@@ -39,6 +42,7 @@ __all__ = [
     "make_family",
     "n_tasks",
     "one_task",
+    "parse_maze",
     "point_mass",
     "register_family",
     "sinusoid",

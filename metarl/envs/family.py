@@ -126,7 +126,7 @@ class Family(ABC):
         finite = self.finite_tasks()
         if finite is None:
             return sample_uniform(self.task_space, rng, n)
-        part = np.arange(n_tasks(finite)) if self.splits_coincide else self.finite_split("train")
+        part = self.finite_split("train")
         return take_tasks(finite, part[rng.integers(len(part), size=n)])
 
     def sample_shifted_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
@@ -169,18 +169,14 @@ class Family(ABC):
         if finite is None:
             return concatenate_tasks([draw_tasks(self, self._split_stream(split, i), 1) for i in range(n)])
         sound_tasks(self, "finite_tasks", finite)
-        total = n_tasks(finite)
-        if total < 10:
-            return take_tasks(finite, np.arange(min(n, total)))
         return take_tasks(finite, self.finite_split(split)[:n])
 
     def finite_split(self, split: str) -> np.ndarray:
         """Return the indices into :meth:`finite_tasks` of ``"train"``, ``"validation"`` or ``"test"``."""
         finite = self.finite_tasks()
         assert finite is not None
-        order = stream(0, f"{self.id}/split").permutation(n_tasks(finite))
-        a, b = int(0.6 * len(order)), int(0.8 * len(order))
-        return {"train": order[:a], "validation": order[a:b], "test": order[b:]}[split]
+        total = n_tasks(finite)
+        return np.arange(total) if self.splits_coincide else cut_finite(self.id, total, split)
 
     @property
     def splits_coincide(self) -> bool:
@@ -312,6 +308,17 @@ class Family(ABC):
 
     def close(self) -> None:  # noqa: B027  (most families have nothing to free)
         """Free native resources, if any. The family can be used again afterwards."""
+
+
+def cut_finite(id: str, total: int, split: str) -> np.ndarray:
+    """Return which of ``total`` tasks belong to a split: 60% to training, 20% each to validation and testing.
+
+    :param id: the family's; each family's tasks are cut in an order of their own.
+    :param split: ``"train"``, ``"validation"`` or ``"test"``.
+    """
+    order = stream(0, f"{id}/split").permutation(total)
+    a, b = int(0.6 * total), int(0.8 * total)
+    return {"train": order[:a], "validation": order[a:b], "test": order[b:]}[split]
 
 
 def draw_tasks(family: Family, rng: np.random.Generator, n: int) -> Tasks:

@@ -76,7 +76,7 @@ def check_splits(family: Family) -> None:
             _require_valid(family, tasks, f"the {split} split")
             count = n_tasks(tasks)
             require(
-                count == asked or (finite is not None and split != "shifted" and count < asked),
+                count == asked or (finite is not None and count < asked),
                 family,
                 f"tasks({shorten(split)}, {asked}) returned {count} tasks",
             )

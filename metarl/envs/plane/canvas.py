@@ -10,15 +10,16 @@ Colour = tuple[int, int, int]
 
 
 class Canvas:
-    """A white square picture of the plane around the origin, x to the right and y up.
+    """A white picture of the plane around the origin, x to the right and y up.
 
-    :param size: height and width, pixels.
-    :param reach: the plane is shown from -reach to reach along both axes.
+    :param size: width, pixels.
+    :param reach: the plane is shown from -reach to reach along x, and in the same scale along y.
+    :param height: pixels; None for a square.
     """
 
-    def __init__(self, size: int, reach: float) -> None:
-        self._size, self._scale = size, size / (2 * reach)
-        self._pixels = np.full((size, size, 3), 255.0)
+    def __init__(self, size: int, reach: float, height: int | None = None) -> None:
+        self._size, self._scale = np.array([size, size if height is None else height]), size / (2 * reach)
+        self._pixels = np.full((self._size[1], size, 3), 255.0)
 
     def disc(self, centre: Sequence[float] | np.ndarray, radius: float, colour: Colour) -> None:
         """Fill a circle.
@@ -33,6 +34,19 @@ class Canvas:
         corners = [(-half, -half), (half, -half), (half, half), (-half, half)]
         for a, b in zip(corners, [*corners[1:], corners[0]], strict=True):
             self.line(a, b, width, colour)
+
+    def rectangle(self, low: Sequence[float], high: Sequence[float], colour: Colour) -> None:
+        """Fill a rectangle with sides along the axes.
+
+        :param low: its lower left corner, in the plane.
+        :param high: its upper right corner.
+        """
+        (left, bottom), (right, top) = self._to_pixels(low), self._to_pixels(high)
+        # Of each pixel the part that lies inside.
+        x, y = np.arange(self._size[0]), np.arange(self._size[1])[:, None]
+        cover_x = np.clip(np.minimum(x + 1, right) - np.maximum(x, left), 0.0, 1.0)
+        cover_y = np.clip(np.minimum(y + 1, bottom) - np.maximum(y, top), 0.0, 1.0)
+        self._pixels += (cover_x * cover_y)[..., None] * (np.array(colour) - self._pixels)
 
     def line(
         self, start: Sequence[float] | np.ndarray, end: Sequence[float] | np.ndarray, width: float, colour: Colour
@@ -58,9 +72,9 @@ class Canvas:
         patch += cover * (np.array(colour) - patch)
 
     def image(self) -> np.ndarray:
-        """Return the picture, ``[size, size, 3]``, uint8."""
+        """Return the picture, ``[height, width, 3]``, uint8."""
         return np.round(self._pixels).astype(np.uint8)
 
     def _to_pixels(self, point: Sequence[float] | np.ndarray) -> np.ndarray:
         x, y = np.asarray(point, dtype=np.float64) * self._scale
-        return np.array([self._size / 2 + x, self._size / 2 - y])
+        return np.asarray(self._size / 2 + np.array([x, -y]))

@@ -28,13 +28,15 @@ def evaluation_tasks(family: Family, split: str, n: int) -> EvaluationTasks:
 
     A family with fewer than 10 distinct tasks is tested on all of them: the unit of an interval is then the independent
     adaptation, stratified by task. A larger finite family is tested on the fifth that a split holds, which stands for
-    the rest: there the task stays the unit of an interval, however often it is adapted to.
+    the rest: there the task stays the unit of an interval, however often it is adapted to. Shifted tasks are draws of
+    their own, but of a finite family that lists fewer than are asked for: then these are all that there are.
     """
     tasks = sound_tasks(family, "tasks", family.tasks(split, n))
-    finite = None if split == "shifted" else family.finite_tasks()
-    if finite is None:
+    finite = family.finite_tasks()
+    distinct = n_tasks(tasks)
+    if finite is None or (split == "shifted" and n <= distinct):
         return EvaluationTasks(tasks, None, None)
-    distinct, total = n_tasks(tasks), n_tasks(finite)
+    total = distinct if split == "shifted" else n_tasks(finite)
     if not family.splits_coincide and n <= distinct:
         return EvaluationTasks(tasks, None, total)
     index = np.arange(n) % distinct

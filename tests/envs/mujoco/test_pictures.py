@@ -17,6 +17,7 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.error import DependencyNotInstalled, ResetNeeded
+from gymnasium.spaces import Discrete
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from gymnasium.wrappers import AddRenderObservation, RecordVideo
 from stable_baselines3.common.env_checker import check_env
@@ -99,7 +100,8 @@ def test_every_family_is_drawn_in_every_view_and_nothing_depends_on_it(id):
     np.testing.assert_array_equal(env.reset(seed=3)[0], plain.reset(seed=3)[0])
     np.testing.assert_array_equal(vec.reset(), bare.reset())
     first = drawn(id, env.render)
-    action = np.linspace(-0.5, 1.0, *env.action_space.shape)
+    space = env.action_space
+    action = np.array(space.start + 2) if isinstance(space, Discrete) else np.linspace(-0.5, 1.0, *space.shape)
     for _ in range(5):
         for a, b in zip(env.step(action), plain.step(action), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -108,7 +110,8 @@ def test_every_family_is_drawn_in_every_view_and_nothing_depends_on_it(id):
         if first is None:
             return
         last = env.render()
-    assert first.shape == (400, 400, 3)
+    assert first.shape[2] == 3
+    assert min(first.shape[:2]) >= 100
     assert first.dtype == np.uint8
     assert first.std() > 5
     assert (first != last).any()

@@ -190,8 +190,8 @@ BAD_IN_DISCRETE: dict[str, Callable[[Any], Any]] = {
     "a float": lambda good: 2.0,
     "a whole float array": lambda good: np.float32(2.0),
     "true": lambda good: True,
-    "below": lambda good: 1,
-    "above": lambda good: 5,
+    "below": lambda good: int(good) - 3,
+    "above": lambda good: int(good) + 9,
     "negative": lambda good: -1,
     "largest": lambda good: np.uint64(2**64 - 1),
     "in a list": lambda good: np.array([2]),
@@ -212,19 +212,19 @@ GOOD_IN_A_BOX: dict[str, Callable[[Any], Any]] = {
     "outside the bounds": lambda good: 100 * good,
 }
 GOOD_IN_DISCRETE: dict[str, Callable[[Any], Any]] = {
-    "int": lambda good: 4,
-    "int64": lambda good: np.int64(4),
-    "int8": lambda good: np.int8(4),
-    "uint64": lambda good: np.uint64(4),
-    "an array": lambda good: np.array(4),
-    "a tensor": lambda good: torch.tensor(4),
+    "int": lambda good: int(good),
+    "int64": lambda good: np.int64(good),
+    "int8": lambda good: np.int8(good),
+    "uint64": lambda good: np.uint64(good),
+    "an array": lambda good: good,
+    "a tensor": lambda good: torch.tensor(int(good)),
 }
 
 
 def good_action(family: Family) -> Any:
-    return (
-        np.array(3) if isinstance(family.action_space, Discrete) else np.linspace(-0.3, 0.7, *family.action_space.shape)
-    )
+    """Return an action that has an effect: of a Discrete space the third."""
+    space = family.action_space
+    return np.array(space.start + 2) if isinstance(space, Discrete) else np.linspace(-0.3, 0.7, *space.shape)
 
 
 def inputs(family: Family, box: dict[str, Any], discrete: dict[str, Any]) -> list[tuple[str, Any]]:
