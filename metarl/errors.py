@@ -57,6 +57,10 @@ class NoSuchNameError(ConfigError, AttributeError, KeyError):
         return str(self.args[0])
 
 
+class UnregisteredError(UnknownNameError):
+    """A name under which nothing is registered."""
+
+
 class TaskError(MetaRLError, ValueError):
     """A task outside its family's task space."""
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from metarl.errors import ConfigError, shorten, unknown_name
+from metarl.errors import ConfigError, UnregisteredError, shorten, unknown_name
 from metarl.synonyms import Words
 
 Item = TypeVar("Item", bound=type[Any])
@@ -44,14 +44,15 @@ class Registry(Mapping[str, Item], Generic[Item]):
     def find(self, name: Any) -> Item:
         """Return the class of that name.
 
-        :raises UnknownNameError: it is misspelt.
+        :raises UnregisteredError: it is misspelt, or the module that registers it was not imported.
         :raises ConfigError: it cannot be had.
         """
         if isinstance(name, str) and name in self.refused:
             raise ConfigError(f"{self.kind} {shorten(name)} is not supported: {self.refused[name]}")
         if not isinstance(name, str) or name not in self._items:
             given = name.__name__ if isinstance(name, type) else name
-            raise unknown_name(self.kind, given, self._items, self._words)
+            error = unknown_name(self.kind, given, self._items, self._words)
+            raise UnregisteredError(str(error), error.name, error.known)
         return self._items[name]
 
     def __getitem__(self, name: str) -> Item:

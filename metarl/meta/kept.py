@@ -44,6 +44,11 @@ class KeepsArguments(SetOnce):
     @classmethod
     def _unknown_argument(cls, name: str) -> MetaRLError:
         """Return the error for an argument that the constructor does not take."""
+        if name in cls.argument_names():
+            return ConfigError(
+                f"{cls.__name__} hands {name} on to the classes that it inherits from, and none of them takes it: "
+                "leave it out of super().__init__(…)"
+            )
         return unknown_name(f"argument of {cls.__name__}:", name, cls.argument_names())
 
     def _require_family_as_built(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from metarl import synonyms
 from metarl.agents.parallel import library_torch
 from metarl.checks import Check
 from metarl.envs.family import Family
@@ -26,7 +27,7 @@ from metarl.registry import Registry
 Self = TypeVar("Self", bound="Saves")
 PATH = Check("a path", Path)
 
-ALGORITHMS: Registry[type[Any]] = Registry("algorithm")
+ALGORITHMS: Registry[type[Any]] = Registry("algorithm", synonyms.ALGORITHMS)
 """Every meta-algorithm by its name on the command line."""
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn, TextIO
 
-from metarl.errors import ConfigError, MetaRLError, MetaRLWarning, shorten
+from metarl.errors import ConfigError, MetaRLError, MetaRLWarning, UnregisteredError, shorten
 from metarl.startup import INTERRUPTED, interruptible, open_missing_streams
 from metarl.zoo.cli import parse
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"metarl.zoo.commands.{args.command}")
         return int(module.run(args))
     except MetaRLError as error:
-        return _fail(str(error))
+        return _fail(f"{error}{_registering(error)}")
     except OSError as error:
         return _fail(describe_os_error(error))
     except UnicodeEncodeError as error:  # a name that a link or the working folder brought in
@@ -148,6 +148,13 @@ def import_package(name: str) -> None:
     except ImportError as error:
         hint = "(looked for in PYTHONPATH, by `python -m metarl.zoo` in the working directory too)"
         raise ConfigError(f"--gym-packages {name}: {error} {hint}") from None
+
+
+def _registering(error: BaseException | None) -> str:
+    """Return what to type for what is not registered, where an error is one of those, or was raised from one."""
+    while error is not None and not isinstance(error, UnregisteredError):
+        error = error.__context__
+    return "" if error is None else " (what a module of your own registers needs --gym-packages MODULE)"
 
 
 def describe_os_error(error: OSError) -> str:

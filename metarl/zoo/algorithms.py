@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import metarl
-from metarl import synonyms
 from metarl.agents.networks.context import CONTEXT
 from metarl.envs.registry import family_ids, require_family
 from metarl.errors import (
@@ -17,7 +16,6 @@ from metarl.errors import (
     UnknownNameError,
     UnregisteredFamilyError,
     shorten,
-    unknown_name,
 )
 from metarl.meta.base import MetaAlgorithm
 from metarl.params import RATES, group, meta_name
@@ -30,9 +28,8 @@ def algorithm(name: str) -> type[MetaAlgorithm]:
 
     :raises UnknownNameError: no such algorithm; the message has the nearest name.
     """
-    if name not in metarl.ALGORITHMS:
-        raise unknown_name("algorithm", name, metarl.ALGORITHMS, synonyms.ALGORITHMS)
-    return metarl.ALGORITHMS[name]
+    found: type[MetaAlgorithm] = metarl.ALGORITHMS.find(name)
+    return found
 
 
 def check_env(env_id: str, run: Path | None = None) -> None:

@@ -261,3 +261,15 @@ def test_an_environment_may_stand_for_the_family_at_load(saved: dict[str, Path])
     assert load(saved["fomaml"], env="PointMass-v0").family.horizon == SIZES["env_kwargs"]["horizon"]  # type: ignore[arg-type]
     with pytest.raises(MetaRLError, match="does not fit"):
         metarl.load(saved["fomaml"], env="AntVel-v0")
+
+
+def test_an_argument_that_a_subclass_hands_on_to_nobody_is_said_to_be() -> None:
+    class Handing(MAML):
+        name = ""
+
+        def __init__(self, *args: Any, inner_modules: Any = None, **kwargs: Any) -> None:
+            super().__init__(*args, inner_modules=inner_modules, **kwargs)
+
+    message = "Handing hands inner_modules on to the classes that it inherits from, and none of them takes it"
+    with pytest.raises(ConfigError, match=message):
+        small(Handing)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -49,6 +50,8 @@ class Network(ABC):
     """Activations on the way from an observation to an action."""
     n_outputs: int
     """Outputs of the actor's last layer."""
+    transductive: bool = False
+    """Whether what it says of an observation depends on the other ones of the batch."""
     min_rows: int
     """Fewest observations of a task for which the actor computes the same bits as among more."""
 
@@ -80,9 +83,9 @@ class Network(ABC):
     def linearize(self, params: Params, obs: torch.Tensor) -> Linearized:
         """Return the derivative of the heads."""
 
-    def moved_statistics(self, params: Params, obs: torch.Tensor, momentum: float) -> Params:
+    def moved_statistics(self, params: Params, obs: torch.Tensor, counts: np.ndarray | None, momentum: float) -> Params:
         """Return :attr:`buffers`, moved from those in ``params`` towards those of ``obs``; there are none."""
-        del params, obs, momentum
+        del params, obs, counts, momentum
         return {}
 
 

@@ -7,6 +7,7 @@ from math import prod
 from sys import maxsize
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
@@ -112,6 +113,7 @@ class ConvNetwork(Network):
             for name, tensor in module.named_buffers()
             if name.startswith(shared) and tensor.is_floating_point()
         }
+        self.transductive = any(isinstance(layer, nn.BatchNorm2d) for _, layer in self._layers) and not self.buffers
         self.inputs = [self._layers[0][0]]
         self.n_outputs = len(tensors["action_net.bias"])
         self.depth = sum(isinstance(layer, nn.ReLU) for _, layer in self._layers) + len(self._actor.activations)
@@ -152,11 +154,12 @@ class ConvNetwork(Network):
     def linearize(self, params: Params, obs: torch.Tensor) -> AutogradLinearized:
         return AutogradLinearized(lambda p: self.outputs(p, obs, critic=False), params)
 
-    def moved_statistics(self, params: Params, obs: torch.Tensor, momentum: float) -> Params:
+    def moved_statistics(self, params: Params, obs: torch.Tensor, counts: np.ndarray | None, momentum: float) -> Params:
         if obs.ndim > self._image_rank:
             columns = {name: tensor.unbind() for name, tensor in params.items()}
             tasks = [{name: each[i] for name, each in columns.items()} for i in range(len(obs))]
-            return stack([self.moved_statistics(own, seen, momentum) for own, seen in zip(tasks, obs, strict=True)])
+            seen = obs if counts is None else [each[: int(n)] for each, n in zip(obs, counts, strict=True)]
+            return stack([self.moved_statistics(*pair, None, momentum) for pair in zip(tasks, seen, strict=True)])
         x, moved = self._images(params, obs), {}
         with torch.no_grad():
             for name, layer in self._layers:
@@ -221,10 +224,13 @@ class FewShotCNN(BaseFeaturesExtractor):
 
     :param observation_space: images, channels first, of at least 16 by 16.
     :param n_filters: of each convolution.
-    :param batch_statistics: ``"batch"``: transductive, each batch of observations is normalised by its own mean and
-        variance, at test time too; tasks need equal numbers of observations then, since padding would count.
-        ``"running"``: by statistics that are given; whoever learns moves them with
-        :meth:`FunctionalPolicy.moved_statistics`, which no learner here does by itself.
+    :param batch_statistics: ``"batch"``: transductive, as the papers evaluate: each batch of a task's observations is
+        normalised by its own mean and variance, at test time too, so that what is said of an image depends on the
+        images beside it, and scores are better than those of images one by one, which is all that ``adapt`` and
+        ``predict`` may see. Tasks need equally many observations then, and others are refused. ``"running"``: by
+        statistics of each task, so that every image is judged alone. An inner step of any learner moves them once, as
+        PyTorch does in training with its momentum of 0.1, towards those of the batch that it learnt from; no gradient
+        goes through them, and the initialisation goes on with the mean over tasks of those reached.
     """
 
     def __init__(self, observation_space: spaces.Box, n_filters: int = 64, batch_statistics: str = "batch") -> None:

@@ -193,13 +193,20 @@ class FunctionalPolicy:
         """Return what the distribution is made of, given the last layer's output ``x``."""
         return with_own_heads(x, params)
 
-    def moved_statistics(self, params: Params, obs: torch.Tensor, momentum: float = 0.1) -> Params:
+    def moved_statistics(
+        self, params: Params, obs: torch.Tensor, counts: np.ndarray | None = None, momentum: float = 0.1
+    ) -> Params:
         """Return the parameters with running statistics moved towards those at ``obs``; others are left as they are.
 
-        :param momentum: the share of what is new, as PyTorch's batch norm has it.
+        The rule is that of PyTorch's batch norm in training, ``(1 − momentum) · old + momentum · new``, where the new
+        variance is the unbiased one, and layers before are normalised by the batch.
+
+        :param counts: how many of each task's observations count, the first ones; None: all.
+        :param momentum: the share of what is new.
         """
-        plain = self.fold(params)
-        moved = self.network.moved_statistics(plain, obs, momentum) if self.network.buffers else {}
+        if not self.network.buffers:
+            return params
+        moved = self.network.moved_statistics(self.fold(params), obs, counts, momentum)
         return {**params, **grouped(moved, STATISTICS)}
 
     # ----------------------------------------------------------------------------------------------------- derivatives

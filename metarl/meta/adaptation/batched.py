@@ -18,12 +18,13 @@ from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.one_env import collect_env
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
+from metarl.errors import ConfigError
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Request, Told
 from metarl.meta.adaptation.batches import Batch
 from metarl.meta.adaptation.gradient import GradientPath
 from metarl.meta.progress import Timer
-from metarl.params import Params, Rate, expand, group, grouped, take
+from metarl.params import STATISTICS, Params, Rate, expand, group, grouped, join, take
 from metarl.streams import seed_sequence
 
 KEPT_BYTES = 4_000_000
@@ -76,9 +77,10 @@ class BatchedAdaptation:
         return BatchedWalk(self, theta, request, **how)
 
     def carried(self, theta: Params, outcomes: Sequence[Outcome]) -> Params:
-        """Return no statistics: all is in the parameters."""
-        del theta, outcomes
-        return {}
+        """Return the running statistics of batch norm: the mean over tasks of those reached."""
+        names = [name for name in theta if name.startswith(STATISTICS)]
+        reached = [{name: outcome.params[name] for name in names} for outcome in outcomes]
+        return {name: tensor.mean(0) for name, tensor in join(reached).items()}
 
     def n_told(self, request: Request) -> int:
         """Return of how many units of work an evaluation tells: batches."""
@@ -119,13 +121,27 @@ class BatchedAdaptation:
                 samples = self.learner.process(episodes, state.params)
                 returns.append(float(episodes.mean_returns[0]))
                 steps += episodes.n_steps
-            state = self.learner.update(state, samples, rate, [seed_sequence(seed, "adapt/update", k)])
+            state = self.update(state, samples, rate, [seed_sequence(seed, "adapt/update", k)])
         return AdaptedPolicy(policy, take(state.params, 0), steps, returns, seed)
 
     def start(self, theta: Params, n_tasks: int, local: Params | None = None) -> LearnerState:
         """Return the learner's state at the initialisation, for a stack of tasks."""
         stack = {**expand(theta, n_tasks), **(local or {})}
         return self.learner.start({name: tensor.contiguous() for name, tensor in stack.items()})
+
+    def update(
+        self,
+        state: LearnerState,
+        samples: Samples,
+        rate: Rate,
+        seeds: Sequence[np.random.SeedSequence],
+        watcher: PathWatcher | None = None,
+    ) -> LearnerState:
+        """Return the learner's state after an update, with running statistics moved towards those of its batch."""
+        after = self.learner.update(state, samples, rate, seeds, watcher)
+        moved = self.learner.policy.moved_statistics(state.params, samples.obs, samples.counts)
+        statistics = {name: tensor for name, tensor in moved.items() if name.startswith(STATISTICS)}
+        return replace(after, params={**after.params, **statistics})
 
     def collect(self, params: Params, request: Request, k: int) -> Episodes:
         """Collect the ``k``-th batch of every task at the stacked ``params``; the last one is the query batch."""
@@ -144,9 +160,10 @@ class BatchedAdaptation:
         self, params: Params, request: Request, seeds: Sequence[np.random.SeedSequence], n_episodes: int | None
     ) -> Episodes:
         amount = request.amount if n_episodes is None else {"n_episodes": n_episodes, "n_transitions": None}
-        return collect(
+        policy = self.learner.policy
+        episodes = collect(
             self.family,
-            self.learner.policy,
+            policy,
             params,
             request.tasks,
             seeds,
@@ -156,6 +173,13 @@ class BatchedAdaptation:
             deterministic=self.learner.deterministic,
             parallel=self._parallel,
         )
+        if policy.network.transductive and len(set(episodes.lengths.ravel().tolist())) > 1:
+            raise ConfigError(
+                f"{policy.name} normalises by each batch, to which what is missing in shorter episodes would count: "
+                f"those of {self.family.id} are {episodes.lengths.min()} to {episodes.lengths.max()} env steps long; "
+                "features_extractor_kwargs={'batch_statistics': 'running'} takes any"
+            )
+        return episodes
 
 
 class BatchedWalk:
@@ -238,7 +262,7 @@ class BatchedWalk:
         if self._path is not None:
             return replace(self._state, params=self._path.go_on(samples, rate))
         seeds = self._request.streams.tasks(len(samples), k, part="/update")
-        return self._adaptation.learner.update(self._state, samples, rate, seeds, self._watcher)
+        return self._adaptation.update(self._state, samples, rate, seeds, self._watcher)
 
     def _is_large(self, samples: Samples) -> bool:
         """Whether more would be kept of all steps than may be."""

@@ -71,7 +71,7 @@ class ContinuingAdaptation(BatchedAdaptation):
             copies = Copies(view, learner.policy, [split_streams(stream)[1]])
             for u in range(n_updates):
                 samples = how.process(copies.collect(state.params, how.size))
-                state = learner.update(state, samples, rate, [seed_sequence(seed, "adapt/update", k, u)])
+                state = self.update(state, samples, rate, [seed_sequence(seed, "adapt/update", k, u)])
             returns.append(float(Batch.of_copies(copies, 0).returns[0]))
         return AdaptedPolicy(learner.policy, take(state.params, 0), len(rates) * n_updates * how.size, returns, seed)
 
@@ -84,7 +84,7 @@ class ContinuingWalk(BatchedWalk):
     def _learn(self, timer: Timer) -> None:
         """Take the updates of a segment."""
         adaptation, request, k = self._adaptation, self._request, self.n_done
-        learner, how, n_tasks = adaptation.learner, adaptation.continuing, request.n_tasks
+        how, n_tasks = adaptation.continuing, request.n_tasks
         before = self._state.params
         copies = adaptation.copies(request, request.streams.tasks(n_tasks, k), how.n_envs)
         n_updates = how.n_updates(adaptation.size(request.amount))
@@ -94,7 +94,7 @@ class ContinuingWalk(BatchedWalk):
             with timer("inner"):
                 seeds = request.streams.tasks(n_tasks, k, u, part="/update")
                 samples = how.process(rollout)
-                self._state = learner.update(self._state, samples, request.rates[k], seeds, self._watcher)
+                self._state = adaptation.update(self._state, samples, request.rates[k], seeds, self._watcher)
         batch = Batch.of_copies(copies, n_updates * how.size)
         if self._measure:
             batch = batch.measured_on(*adaptation.measure(before, request))

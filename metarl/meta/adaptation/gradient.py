@@ -106,8 +106,9 @@ class InnerStep:
         self.losses = self._derivatives.losses
         self.gradient: Params = self._derivatives.gradient
         start = {name: tensor.detach() for name, tensor in params.items()}
-        self.end: Params = subtract(start, scale(rate, self.gradient))
-        """The parameters reached."""
+        moved = learner.policy.moved_statistics(start, samples.obs, samples.counts)
+        self.end: Params = subtract(moved, scale(rate, self.gradient))
+        """The parameters reached; running statistics, which have no gradient, move towards those of the batch."""
 
     def hessian_product(self, vector: Params) -> Params:
         """Return ``H v`` of each task's loss at the start of the step."""

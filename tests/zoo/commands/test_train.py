@@ -191,7 +191,13 @@ def test_a_seed_may_be_the_time_in_nanoseconds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--algo", "fomal"], "unknown algorithm 'fomal': did you mean 'fomaml'?"),
+        (
+            ["--algo", "fomal"],
+            "unknown algorithm 'fomal': did you mean 'fomaml'? (what a module of your own registers needs "
+            "--gym-packages MODULE)",
+        ),
+        (["-params", "learner:my_vpg"], "unknown learner 'my_vpg': did you mean 'vpg'? (what a module of your own"),
+        (["-params", "outer:my_sgd"], "unknown outer optimiser 'my_sgd': did you mean 'sgd'? (what a module of your"),
         (["--env", "PointMas-v0"], "unknown environment 'PointMas-v0': did you mean 'PointMass-v0'?"),
         (["-params", "iner_lr:0.1"], "unknown hyperparameter 'iner_lr': did you mean 'inner_lr'?"),
         (["-params", "inner_lr:fast"], "inner_lr='fast' is of the wrong type"),

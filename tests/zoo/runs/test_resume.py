@@ -202,7 +202,10 @@ def test_a_finished_run_says_so_and_goes_on_with_more_steps(
         ({"env_kwargs": {"horizon": 11}}, "env_kwargs is {'horizon': 11}, and {'horizon': 10} in"),
         ({"policy_kwargs": {"net_arch": [8, 8]}}, "policy_kwargs is"),
         ({"inner_lr": -1.0}, "config.yml is damaged: inner_lr=-1.0 is not a number in"),
-        ({"learner": "ppo2"}, "config.yml is damaged: unknown learner 'ppo2'"),
+        (
+            {"learner": "ppo2"},
+            "config.yml is damaged: unknown learner 'ppo2': did you mean 'ppo'? (what a module of your own registers",
+        ),
         ({"n_timesteps": -3}, "config.yml is damaged: n_timesteps=-3"),
     ],
 )
