@@ -71,6 +71,13 @@ class Network(ABC):
     def outputs(self, params: Params, obs: torch.Tensor, critic: bool) -> Outputs:
         """Return the heads of the action distribution, and the critic's values if they are asked for."""
 
+    def actor(self, params: Params) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the actor's last layer as a function of observations alone, for the steps of an episode.
+
+        A network that can compute something of it once, does; the bits are those of :meth:`outputs`.
+        """
+        return lambda obs: self.outputs(params, obs, critic=False)[0][0]
+
     @abstractmethod
     def values(self, params: Params, obs: torch.Tensor) -> torch.Tensor:
         """Return the critic's values, ``[n]`` or ``[task, n]``."""

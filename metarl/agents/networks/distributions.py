@@ -7,6 +7,7 @@ Nothing here is shared or mutated, unlike SB3's ``policy.action_dist``, so ``old
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -77,7 +78,7 @@ class Gaussian:
 
     @property
     def _log_std(self) -> torch.Tensor:
-        return self.log_std.clamp(min=MIN_LOG_STD).unsqueeze(-2)
+        return _floored(self.log_std)
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
         log_std = self._log_std
@@ -98,7 +99,7 @@ class Gaussian:
         return self.mean
 
     def sample(self, noise: torch.Tensor) -> torch.Tensor:
-        return torch.addcmul(self.mean, torch.exp(self._log_std), noise)
+        return chooser(self.log_std)(self.mean, noise)
 
     def fisher(self, tangents: tuple[torch.Tensor, ...], weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
         d_mean, d_log_std = tangents
@@ -154,6 +155,22 @@ class Categorical:
 def from_heads(heads: tuple[torch.Tensor, ...]) -> Distribution:
     """Return the distribution that is made of ``heads``: a Gaussian of two, a categorical one of one."""
     return Gaussian(*heads) if len(heads) > 1 else Categorical(*heads)
+
+
+def chooser(log_std: torch.Tensor | None) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
+    """Return what chooses actions, ``(x, noise) → actions``, given the last layer's output ``x``; for many choices.
+
+    :param log_std: a Gaussian's; None for a categorical distribution. Without noise actions are the most likely ones.
+    """
+    if log_std is None:
+        return lambda x, noise: Categorical(x).mode() if noise is None else Categorical(x).sample(noise)
+    std = torch.exp(_floored(log_std))
+    return lambda x, noise: x if noise is None else torch.addcmul(x, std, noise)
+
+
+def _floored(log_std: torch.Tensor) -> torch.Tensor:
+    """Return what a Gaussian takes for ``log_std``, with an axis for its states."""
+    return log_std.clamp(min=MIN_LOG_STD).unsqueeze(-2)
 
 
 def draw_noise(action_space: spaces.Space[Any], rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

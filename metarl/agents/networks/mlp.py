@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -65,6 +65,10 @@ class MlpNetwork(Network):
         x = self._flat(obs)
         heads = with_own_heads(self._actor(params, x), params)
         return heads, (self._critic(params, x).squeeze(-1),) if critic else ()
+
+    def actor(self, params: Params) -> Callable[[torch.Tensor], torch.Tensor]:
+        output = self._actor.at(params)
+        return output if self._rank == 1 else lambda obs: output(self._flat(obs))
 
     def values(self, params: Params, obs: torch.Tensor) -> torch.Tensor:
         return self._critic(params, self._flat(obs)).squeeze(-1)

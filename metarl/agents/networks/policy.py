@@ -7,7 +7,7 @@ export is a copy. Functions take one task's tensors or a stack with a leading ta
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from metarl.agents.networks import cnn, mlp  # noqa: F401  (they register themse
 from metarl.agents.networks.arguments import sb3_policy_kwargs
 from metarl.agents.networks.base import NETWORKS, with_own_heads
 from metarl.agents.networks.context import Context
-from metarl.agents.networks.distributions import Distribution, from_heads
+from metarl.agents.networks.distributions import Distribution, chooser, from_heads
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT_OR_ZERO
 from metarl.errors import ConfigError, NoSuchNameError
@@ -169,6 +169,16 @@ class FunctionalPolicy:
         :param obs: ``[n, *observation]`` or ``[task, n, *observation]``, of the tensors' dtype.
         """
         return from_heads(self.network.outputs(self.fold(params), obs, critic=False)[0])
+
+    def actor(self, params: Params) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
+        """Return the policy at ``params`` as a function ``(obs, noise) → actions``, for the steps of an episode.
+
+        What does not depend on observations is computed once; the bits are those of :meth:`distribution`. Without noise
+        actions are the most likely ones.
+        """
+        plain = self.fold(params)
+        last_layer, choose = self.network.actor(plain), chooser(plain.get("log_std"))
+        return lambda obs, noise: choose(last_layer(obs), noise)
 
     def values(self, params: Params, obs: torch.Tensor) -> torch.Tensor:
         """Return the critic's values at ``obs``, ``[n]`` or ``[task, n]``; the parameters are as above.

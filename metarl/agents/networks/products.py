@@ -7,6 +7,9 @@ single task is computed twice over, as in a stack. What a stack of usual size co
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -19,9 +22,14 @@ otherwise, and a row's numbers depend on how many others there are."""
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Return ``x Wᵀ + b`` for ``[n, in]`` with one ``W``, or ``[task, n, in]`` with a stack of them."""
+    return layer(weight, bias)(x)
+
+
+def layer(weight: torch.Tensor, bias: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return :func:`linear` as a function of ``x`` alone, for a layer that is evaluated many times."""
     if weight.ndim == 2:
-        return nn.functional.linear(x, weight, bias)
-    return product(x, weight.mT, bias.unsqueeze(1))
+        return partial(nn.functional.linear, weight=weight, bias=bias)
+    return partial(product, right=weight.mT, added=bias.unsqueeze(1))
 
 
 def product(x: torch.Tensor, right: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
@@ -33,9 +41,9 @@ def product(x: torch.Tensor, right: torch.Tensor, added: torch.Tensor | None = N
     """
     if right.ndim == 2:
         return x @ right
-    n_tasks, n = x.shape[:2]
     if _is_usual(x, right):
         return x @ right if added is None else torch.baddbmm(added, x, right)
+    n_tasks, n = x.shape[:2]
     if n < MIN_ROWS:
         x, added = _padded(x), added if added is None or added.shape[1] == 1 else _padded(added)
     if n_tasks == right.shape[2] == 1:

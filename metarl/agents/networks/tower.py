@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from metarl.agents.networks.products import linear
+from metarl.agents.networks.products import layer
 from metarl.params import Params
 
 
@@ -30,11 +31,19 @@ class Tower:
 
     def __call__(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """Return the head's output for flat observations."""
-        for index, name in enumerate(self.linear_names):
-            x = linear(x, params[f"{name}.weight"], params[f"{name}.bias"])
-            if index < len(self.activations):
-                x = self.activations[index](x)
-        return x
+        return self.at(params)(x)
+
+    def at(self, params: Params) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the head's output as a function of flat observations alone, for many evaluations."""
+        *hidden, head = [layer(params[f"{name}.weight"], params[f"{name}.bias"]) for name in self.linear_names]
+        steps = list(zip(hidden, [activation.forward for activation in self.activations], strict=True))
+
+        def output(x: torch.Tensor) -> torch.Tensor:
+            for linear, activation in steps:
+                x = activation(linear(x))
+            return head(x)
+
+        return output
 
     @property
     def names(self) -> list[str]:

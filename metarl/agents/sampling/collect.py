@@ -186,18 +186,17 @@ def _collect_block(
     batch = n, n_envs
     state, obs = sound_start(family, family.reset(tasks, env_rngs, n_envs), batch, policy.observation_space)
     noise = None if how.deterministic else _noise(policy, [own[1] for own in streams], horizon, n_envs)
+    act = policy.actor(params)
     reported: dict[str, list[np.ndarray]] = {name: [] for name in how.info}
     active = np.ones((n, n_envs), dtype=bool)
     rows, kept, min_rows = np.arange(n)[:, None], None, policy.network.min_rows
     for t in range(horizon):
         out.obs[t] = obs
         seen = obs if kept is None else obs[rows, kept]
-        distribution = policy.distribution(params, torch.from_numpy(seen))
-        if noise is None:
-            chosen = distribution.mode()
-        else:
-            drawn = noise[t] if kept is None else noise[t][rows, kept]
-            chosen = distribution.sample(torch.from_numpy(drawn))
+        drawn = None
+        if noise is not None:
+            drawn = torch.from_numpy(noise[t] if kept is None else noise[t][rows, kept])
+        chosen = act(torch.from_numpy(seen), drawn)
         if kept is None:
             out.actions[t] = chosen.numpy()
             actions = policy.actions_to_env(chosen)

@@ -67,7 +67,11 @@ class _Pool:
         sizes = (first.nq, first.nv, first.nu, first.nbody, first.ngeom, first.nsensordata, first.narena)
         if sizes not in self._data:
             self._data[sizes] = [mujoco.MjData(first) for _ in range(self.n_threads)]
-        self.rollout.rollout(models, self._data[sizes], physics, controls, skip_checks=True, nstep=n_steps, **out)
+        # MuJoCo's own choice for a few rows hands them out one by one, and wakes a thread for each.
+        chunk = max(len(models) // (10 * self.n_threads), min(4, -(-len(models) // self.n_threads)))
+        self.rollout.rollout(
+            models, self._data[sizes], physics, controls, skip_checks=True, nstep=n_steps, chunk_size=chunk, **out
+        )
 
     def close(self) -> None:
         self.rollout.close()
@@ -189,14 +193,14 @@ class MujocoFamily(Family):
         del rngs
         shape = state["physics"].shape[:2]
         everything = state["physics"].reshape(-1, self._n_physics)
-        row_tasks = np.repeat(np.arange(shape[0]), shape[1])
-        rows = None if active is None or active.all() else np.flatnonzero(active)
+        row_tasks = np.arange(len(everything)) // shape[1]
+        rows = None if active is None or np.count_nonzero(active) == active.size else np.flatnonzero(active)
         actions = np.asarray(actions, dtype=np.float64).reshape(len(everything), -1)
         before = everything
         if rows is not None:
             before, actions, row_tasks = everything[rows], actions[rows], row_tasks[rows]
         before = np.ascontiguousarray(before)
-        actions = np.clip(actions / self._action_scale, -1.0, 1.0)
+        actions = np.minimum(np.maximum(actions / self._action_scale, -1.0), 1.0)
         controls = self._control_mean + self._control_half * actions
         models = self.models(tasks)
 
@@ -273,13 +277,14 @@ class MujocoFamily(Family):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the states after ``frame_skip`` physics steps, and which copies diverged: they stay as they were."""
         n = len(before)
-        held = np.repeat(controls[:, None], self.frame_skip, axis=1)
+        held = np.empty((n, self.frame_skip, controls.shape[1]))
+        held[:] = controls[:, None]
         states = np.empty((n, self.frame_skip, self._n_physics))
         self._run(_each_row([model.step for model in models], row_tasks), self.frame_skip, before, held, state=states)
         after = states[:, 0] if self.frame_skip == 1 else states[:, -1].copy()
         diverged = np.zeros(n, dtype=bool)
-        # Written so that NaN counts as too large.
-        if not (after.max(initial=0.0) <= _MAX_VALUE and after.min(initial=0.0) >= -_MAX_VALUE):
+        # The sum of squares is a single call; written so that NaN counts as too large.
+        if not np.vdot(after, after) <= _MAX_VALUE:
             diverged = ~(np.abs(after).max(axis=1) <= _MAX_VALUE)
             after[diverged] = before[diverged]
         return after, diverged
