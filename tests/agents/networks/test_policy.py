@@ -102,6 +102,24 @@ def test_with_a_critic_it_is_the_whole_stock_policy(action: str, net_arch: Any) 
     assert all(not gradient[name].any() for name in policy.names if "value_net" in name)
 
 
+@pytest.mark.parametrize("action", ACTION_SPACES)
+@pytest.mark.parametrize(("n_tasks", "n"), [(None, 7), (3, 7), (3, 1), (1, 16)])
+def test_a_policy_at_fixed_parameters_acts_to_the_bits_of_its_distribution(
+    action: str, n_tasks: int | None, n: int
+) -> None:
+    lead = () if n_tasks is None else (n_tasks,)
+    every: list[dict[str, Any]] = [{"net_arch": [64, 32]}, {"net_arch": []}, {"activation_fn": "relu"}]
+    for kwargs in every:
+        for context in (0, 4) if kwargs.get("net_arch") != [] else (0,):
+            policy = FunctionalPolicy("MlpPolicy", OBS, ACTION_SPACES[action], kwargs, context=context)
+            params = {name: tensor.float() for name, tensor in random_params(policy, 1, n_tasks).items()}
+            obs, noise = normal(*lead, n, 3).float(), normal(*lead, n, 2, seed=1).float()
+            noise = noise if action == "box" else noise[..., 0].abs() % 1.0
+            act, distribution = policy.actor(params), policy.distribution(params, obs)
+            assert torch.equal(act(obs, noise), distribution.sample(noise))
+            assert torch.equal(act(obs, None), distribution.mode())
+
+
 def test_values_need_a_critic() -> None:
     policy = make()
     with pytest.raises(ConfigError, match="critic=True"):

@@ -123,6 +123,16 @@ def test_info_holds_every_term_of_the_reward(id: str) -> None:
     assert step.obs.shape == (N_TASKS, N_ENVS, *family.observation_space.shape)
 
 
+def test_a_copy_that_is_far_away_has_not_diverged() -> None:
+    family = make_family("HalfCheetahVel-v0")
+    tasks = family.sample_tasks(stream(0, "tasks"), N_TASKS)
+    state, _ = family.reset(tasks, task_streams(0, "test", 0, N_TASKS), N_ENVS)
+    family.qpos(state["physics"])[1, 2, 0] = 1e9
+    step = family.step(tasks, state, actions_of(family)[0], [])
+    assert not step.state["diverged"].any()
+    assert step.state["physics"][1, 2, 0] > 0
+
+
 @pytest.mark.parametrize("id", ["AntVel-v0", "HalfCheetahVel-v0"])
 def test_a_diverging_copy_ends_with_finite_numbers(id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings into a file in the working directory.
