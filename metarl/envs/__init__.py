@@ -1,5 +1,6 @@
 """Families of tasks: what is learnt on. Importing this registers them, here and with Gymnasium."""
 
+from metarl.envs.atari.family import Atari
 from metarl.envs.checker.family import FamilyCheckError, check_family
 from metarl.envs.family import SPLITS, Family, State, Step
 from metarl.envs.groups import Group, group_tasks
@@ -18,6 +19,7 @@ from metarl.envs.views.single import SingleEnv, episode_stream
 
 __all__ = [
     "SPLITS",
+    "Atari",
     "Family",
     "FamilyCheckError",
     "Group",

@@ -202,7 +202,7 @@ class Family(ABC):
         for name in names:
             if name not in tasks:
                 raise TaskError(f"task parameter {shorten(name)} of {self.id} is missing")
-        result = {name: self._as_parameter(name, tasks[name]) for name in names}
+        result = {name: _as_parameter(self, name, tasks[name]) for name in names}
         lengths = {name: len(value) for name, value in result.items()}
         if len(set(lengths.values())) > 1:
             raise TaskError(f"task parameters differ in length: {shorten(lengths)}")
@@ -233,32 +233,6 @@ class Family(ABC):
                 raise TaskError(f"{shorten(task)} is not one of the {n_tasks(finite)} tasks of {self.id}")
         return result
 
-    def _as_parameter(self, name: str, given: Any) -> np.ndarray:
-        """Return one task parameter as a new array of its space's dtype and shape."""
-        space = self.task_space.spaces[name]
-        dtype = np.dtype(space.dtype)
-        try:
-            value = as_array(given)
-            if value.dtype.kind not in "biuf":
-                raise TypeError
-        except (TypeError, ValueError):
-            raise TaskError(
-                f"{name}={shorten(given)} is not a number: {self.id} takes {describe_space(space)}"
-            ) from None
-        if value.shape[1:] != space.shape or value.ndim == 0:
-            takes = ", ".join(("task", *(str(size) for size in space.shape or ())))
-            raise TaskError(f"{name} has shape {list(value.shape)}: {self.id} takes [{takes}]")
-        if dtype.kind in "iu" and not np.array_equal(value, np.trunc(value)):
-            raise TaskError(f"{name}={value.tolist()} is not whole: {self.id} takes {describe_space(space)}")
-        with np.errstate(invalid="ignore"):
-            result = value.astype(dtype)
-        if dtype.kind in "iu" and not np.array_equal(result, value):
-            # It would wrap round, to a value inside perhaps.
-            raise TaskError(
-                f"{name}={shorten(value.tolist())} is outside the task space of {self.id}: {describe_space(space)}"
-            )
-        return result
-
     def spaces(self, task: Task) -> tuple[spaces.Box, spaces.Space[Any]]:
         """Return the observation and action space of one task; override it where tasks differ."""
         del task
@@ -275,6 +249,19 @@ class Family(ABC):
         :param n_envs: copies of each task.
         :return: the state, and observations ``[task, env, *observation]`` in the dtype of their space.
         """
+
+    def restart(
+        self, tasks: Tasks, state: State, rngs: Sequence[np.random.Generator], n_envs: int
+    ) -> tuple[State, np.ndarray]:
+        """Start the next episode of copies whose last one has ended, where a view plays one after another.
+
+        Like :meth:`reset`, unless one episode leads to the next: a game goes on after a lost life.
+
+        :param tasks: of the next episodes; a copy's may have changed.
+        :param state: the states that the last episodes ended in; it is not used again.
+        """
+        del state
+        return self.reset(tasks, rngs, n_envs)
 
     @abstractmethod
     def step(
@@ -319,6 +306,31 @@ def cut_finite(id: str, total: int, split: str) -> np.ndarray:
     order = stream(0, f"{id}/split").permutation(total)
     a, b = int(0.6 * total), int(0.8 * total)
     return {"train": order[:a], "validation": order[a:b], "test": order[b:]}[split]
+
+
+def _as_parameter(family: Family, name: str, given: Any) -> np.ndarray:
+    """Return one task parameter as a new array of its space's dtype and shape."""
+    space = family.task_space.spaces[name]
+    dtype = np.dtype(space.dtype)
+    try:
+        value = as_array(given)
+        if value.dtype.kind not in "biuf":
+            raise TypeError
+    except (TypeError, ValueError):
+        raise TaskError(f"{name}={shorten(given)} is not a number: {family.id} takes {describe_space(space)}") from None
+    if value.shape[1:] != space.shape or value.ndim == 0:
+        takes = ", ".join(("task", *(str(size) for size in space.shape or ())))
+        raise TaskError(f"{name} has shape {list(value.shape)}: {family.id} takes [{takes}]")
+    if dtype.kind in "iu" and not np.array_equal(value, np.trunc(value)):
+        raise TaskError(f"{name}={value.tolist()} is not whole: {family.id} takes {describe_space(space)}")
+    with np.errstate(invalid="ignore"):
+        result = value.astype(dtype)
+    if dtype.kind in "iu" and not np.array_equal(result, value):
+        # It would wrap round, to a value inside perhaps.
+        raise TaskError(
+            f"{name}={shorten(value.tolist())} is outside the task space of {family.id}: {describe_space(space)}"
+        )
+    return result
 
 
 def draw_tasks(family: Family, rng: np.random.Generator, n: int) -> Tasks:

@@ -99,6 +99,20 @@ class Run:
             raise ResetNeeded("reset() starts an episode")
         return slot.instance
 
+    @property
+    def key(self) -> Hashable:
+        """What the instance was made with, :meth:`Pool.run`'s ``key``."""
+        return None if self._slot is None else self._slot.key
+
+    def next_episode(self) -> Run:
+        """Return a further episode in the same instance, which follows on this one; this one is over.
+
+        :raises ResetNeeded: as :attr:`instance`.
+        """
+        assert self.instance is not None
+        self.over = True
+        return Run(self._pool, self._slot)
+
     def stepped(self, over: bool) -> None:
         """Count an env step.
 

@@ -61,6 +61,7 @@ step that returns them.
   are left as they are, that equal states look alike, and that observation and reward answer in time.
 - Episodes take their place: the same tasks, streams and actions give the same episode to the last bit, whichever
   instances run it, whatever ran in them before and whatever other episodes run side by side.
+- What ``restart`` returns may go on from the episode before, and depends on what the copy did since its ``reset``.
 - Actions outside a ``Box`` are clipped, and of the task nothing is observed, as in every family: the first observations
   of tasks with one stream are equal.
 
@@ -138,6 +139,7 @@ def spaces_of(family: Family, task: Task) -> tuple[spaces.Box, spaces.Space[Any]
 
 _CALLS = {
     "reset": ("tasks", "rngs", "n_envs"),
+    "restart": ("tasks", "state", "rngs", "n_envs"),
     "step": ("tasks", "state", "actions", "rngs", "active"),
     "sample_tasks": ("rng", "n"),
     "sample_shifted_tasks": ("rng", "n"),

@@ -117,6 +117,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         )
         self._tasks: Tasks = {}
         self._state: State | None = None
+        self._ended: State | None = None
         self._trail: list[State] = []
         self._seed: int | None = None
         self._elapsed = 0
@@ -148,6 +149,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
     def use_stream(self, rng: np.random.Generator) -> None:
         """Draw from ``rng`` from the next reset on, until a reset is seeded."""
         self._seed = fresh_seed() if self._seed is None else self._seed
+        self._ended = None
         self.np_random = rng
 
     def reset(
@@ -155,7 +157,8 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode.
 
-        :param seed: restarts the random stream; without one the stream goes on.
+        :param seed: restarts the random stream; without one the stream goes on, and the episode may follow on one that
+            has ended (:meth:`~metarl.envs.family.Family.restart`).
         :param options: ``{"task": {...}}`` sets the task.
         """
         chosen = task_option(options)
@@ -166,15 +169,16 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
             seed = fresh_seed()
         if seed is not None:
             super().reset(seed=seed)
-            self._seed = seed
+            self._seed, self._ended = seed, None
             self._np_random = episode_stream(seed)
         if self._next_tasks is None:
             assert self._seed is not None
             self._next_tasks = drawn_task(self.family, self._seed, *self._spaces)
         self._tasks = self._next_tasks
         # Before the next episode begins, so that it can have the instance of a live family that this one had.
-        self._state, self._trail = None, []
-        first = self.family.reset(self._tasks, [self.np_random], 1)
+        ended, self._ended, self._state, self._trail = self._ended, None, None, []
+        rngs, family = [self.np_random], self.family
+        first = family.reset(self._tasks, rngs, 1) if ended is None else family.restart(self._tasks, ended, rngs, 1)
         self._state, obs = sound_start(self.family, first, (1, 1), self._spaces[0])
         self._elapsed = 0
         self._trail = [self._state]
@@ -205,7 +209,7 @@ class SingleEnv(gymnasium.Env[np.ndarray, Any]):
         terminated = bool(step.terminated[0, 0])
         truncated = not terminated and bool(step.ended[0, 0] or self._elapsed >= self.horizon)
         if terminated or truncated:
-            self._state = None
+            self._ended, self._state = self._state, None
         info = {name: own_info(value[0, 0]) for name, value in step.info.items()}
         return np.array(step.obs[0, 0]), float(step.reward[0, 0]), terminated, truncated, info
 

@@ -187,9 +187,10 @@ class FamilyVecEnv(VecEnv):
     def _restart(self, ended: np.ndarray) -> np.ndarray:
         """Start new episodes in some copies; return their observations."""
         tasks = take_tasks(self._next_tasks, ended)
-        state, obs = self.family.reset(tasks, [self._rngs[index] for index in ended], 1)
-        self._tasks = {name: _replaced(value, ended, tasks[name]) for name, value in self._tasks.items()}
         assert self._state is not None
+        rngs = [self._rngs[index] for index in ended]
+        state, obs = self.family.restart(tasks, take_tasks(self._state, ended), rngs, 1)
+        self._tasks = {name: _replaced(value, ended, tasks[name]) for name, value in self._tasks.items()}
         self._state = {name: _replaced(value, ended, state[name]) for name, value in self._state.items()}
         self._elapsed[ended], self._returns[ended] = 0, 0.0
         require_finite("observation", obs[:, 0], lambda row: self._where(int(ended[row])))
@@ -197,8 +198,7 @@ class FamilyVecEnv(VecEnv):
 
     def _where(self, copy: int) -> str:
         """Return for messages which env step of which copy it is."""
-        task = describe_task(self._tasks, copy)
-        return f"{self.family.id} task {task}, copy {copy}, time step {self._elapsed[copy]}"
+        return f"{self.family.id} task {describe_task(self._tasks, copy)}, copy {copy}, time step {self._elapsed[copy]}"
 
     def close(self) -> None:
         self.family.close()

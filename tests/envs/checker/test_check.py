@@ -22,7 +22,11 @@ def test_sound_families_pass():
     check_family(Sound(), n=2, n_envs=1, n_steps=1)
 
 
-@pytest.mark.parametrize("id", family_ids())
+# Emulators take long to begin an episode.
+IDS = [pytest.param(id, marks=pytest.mark.slow) if make_family(id).live else id for id in family_ids()]
+
+
+@pytest.mark.parametrize("id", IDS)
 def test_registered_families_pass(id):
     check_family(make_family(id), n=3, n_steps=10)
 

@@ -48,7 +48,7 @@ class Walk(Family):
 
 # --------------------------------------------------------------------------------------------------------- single view
 @pytest.mark.parametrize("oracle", [False, True])
-@pytest.mark.parametrize("id", family_ids())
+@pytest.mark.parametrize("id", [id for id in family_ids() if not make_family(id).live])
 def test_registered_families_pass_both_checkers(id, oracle):
     family = make_family(id, oracle=oracle)
     splits = ["test"] if family.shifted_space is None else ["test", "shifted"]

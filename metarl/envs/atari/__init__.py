@@ -1,0 +1,1 @@
+"""Atari games as tasks, on the emulators of the Arcade Learning Environment."""
