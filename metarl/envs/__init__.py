@@ -4,6 +4,7 @@ from metarl.envs.atari.family import Atari
 from metarl.envs.checker.family import FamilyCheckError, check_family
 from metarl.envs.family import SPLITS, Family, State, Step
 from metarl.envs.groups import Group, group_tasks
+from metarl.envs.gym.family import GymFamily, from_gym
 from metarl.envs.maze.grid import parse_maze
 from metarl.envs.maze.maze import Maze
 from metarl.envs.mujoco import ant, ant_leg, half_cheetah
@@ -23,6 +24,7 @@ __all__ = [
     "Family",
     "FamilyCheckError",
     "Group",
+    "GymFamily",
     "Maze",
     "OneStep",
     "Oracle",
@@ -39,6 +41,7 @@ __all__ = [
     "concatenate_tasks",
     "episode_stream",
     "family_ids",
+    "from_gym",
     "group_tasks",
     "half_cheetah",
     "make_family",

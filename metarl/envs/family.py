@@ -288,6 +288,12 @@ class Family(ABC):
         """
         raise ConfigError(f"{self.id} is not drawn")
 
+    def named(self) -> tuple[str, dict[str, Any]] | None:
+        """Return a name and arguments, as JSON, from which :func:`~metarl.envs.registry.make_family` makes an equal
+        family wherever that name means the same; None for one that only its object stands for.
+        """
+        return None
+
     def shared_by(self, n_callers: int) -> AbstractContextManager[None]:
         """Return a context in which ``n_callers`` threads step the family, and so share its own threads."""
         del n_callers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,8 +12,10 @@ from gymnasium.envs.registration import WrapperSpec
 
 from metarl.checks import SWITCH, check_arguments
 from metarl.envs.family import Family
+from metarl.envs.gym.family import from_gym
+from metarl.envs.gym.making import is_id, may_be_made, unknown_id
 from metarl.envs.views.oracle import Oracle
-from metarl.errors import ConfigError, UnknownNameError, shorten, unknown_name
+from metarl.errors import ConfigError, UnknownNameError, shorten
 
 
 class FamilySpec(NamedTuple):
@@ -64,19 +67,19 @@ def family_of_class(cls: type[Family]) -> str | None:
 
 
 def require_family(id: str) -> None:
-    """Raise :class:`~metarl.errors.UnknownNameError` unless a family of that name is registered."""
-    if id in _REGISTRY:
-        return
-    if id in gymnasium.registry:
-        words = (
-            f"{shorten(id)} is one environment of Gymnasium, not a family of tasks: known: {', '.join(family_ids())}"
-        )
-        raise UnknownNameError(f"{words}; metarl.envs.register_family adds one", id, family_ids())
-    raise unknown_name("environment", id, _REGISTRY)
+    """Raise :class:`~metarl.errors.UnknownNameError` unless :func:`make_family` may take a name."""
+    if not is_family(id):
+        raise unknown_id(id, family_ids())
+
+
+def is_family(id: str) -> bool:
+    """Return whether :func:`make_family` may take a name: a registered one, or one that :func:`from_gym` takes."""
+    return id in _REGISTRY or may_be_made(id)
 
 
 def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
-    """Build a registered family.
+    """Build a registered family, or one of a Gymnasium environment: ``make_family("CartPole-v1", tasks={…})`` is
+    :func:`~metarl.envs.gym.family.from_gym`.
 
     :param oracle: return the oracle view, whose observation ends with the task
         (:class:`metarl.envs.views.oracle.Oracle`).
@@ -86,13 +89,25 @@ def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
     """
     require_family(id)
     oracle = SWITCH("oracle", oracle)
-    spec = _REGISTRY[id]
+    if id not in _REGISTRY and "tasks" not in kwargs:
+        kind = "one environment of Gymnasium" if is_id(id) else "a class of environments"
+        example = """{"tasks": {"gravity": "5..15"}}"""
+        raise ConfigError(
+            f"{shorten(id)} is {kind}, not a family of tasks: say what differs by task, as in env_kwargs={example} "
+            f"(--task gravity:5..15), or take one of {', '.join(family_ids())}"
+        )
+    spec = _REGISTRY.get(id) or FamilySpec(id, from_gym, {"env": id})
     check_arguments(spec.make, kwargs, f"argument of {id}")
     family = spec.make(**{**spec.kwargs, **kwargs})
     family.id = id
     if oracle:
         return Oracle(family)
     return family
+
+
+def takes_tasks(id: str) -> bool:
+    """Whether what differs by task is an argument of a family, which :func:`make_family` takes by name."""
+    return id not in _REGISTRY or "tasks" in inspect.signature(_REGISTRY[id].make).parameters
 
 
 def takes_argument(id: str, name: str) -> bool:

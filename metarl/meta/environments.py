@@ -59,7 +59,7 @@ def _family_of_one(env: gym.Env[Any, Any]) -> Family:
         name = env.spec.id if env.spec is not None else type(inner).__name__
         raise ConfigError(
             f"env is one environment, {name}, not a family of tasks: known: {', '.join(family_ids())}; "
-            "metarl.envs.register_family adds one"
+            "metarl.envs.from_gym makes one of its id, and register_family adds one"
         )
     layer: Any = env
     while isinstance(layer, gym.Wrapper):

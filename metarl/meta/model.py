@@ -134,11 +134,14 @@ class Model(SB3Words, KeepsArguments, ABC):
             family = env
         else:
             family = make_family(env, **env_kwargs)
+        by_name = isinstance(env, str)
+        if (named := family.named()) is not None:
+            by_name, env_kwargs = True, named[1]
         inner = family.family if isinstance(family, OracleView) else family
         if self.n_threads is not None and hasattr(inner, "n_threads"):
             inner.n_threads = self.n_threads
         require_sound_declaration(family)
-        return family, env_kwargs, isinstance(env, str)
+        return family, env_kwargs, by_name
 
     def _policy_name(self, policy: str | type[BasePolicy]) -> str:
         """Return the name of a policy; SB3's classes have the name under which SB3 knows them."""

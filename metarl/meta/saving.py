@@ -13,7 +13,7 @@ from metarl import synonyms
 from metarl.agents.parallel import library_torch
 from metarl.checks import Check
 from metarl.envs.family import Family
-from metarl.envs.registry import family_ids
+from metarl.envs.registry import is_family
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError, UnregisteredFamilyError, shorten
 from metarl.files.checkpoint import load_checkpoint, save_checkpoint
 from metarl.meta.documents import convert_arguments, read_saved, require_finite_tensors, versions
@@ -122,8 +122,8 @@ class Saves(Model):
             why = f"not by {cls.name!r}: load it with metarl.load" if cls.name else f"which nobody registered: {known}"
             raise CheckpointError(f"{path} was saved by {shorten(name)}, {why}")
         target = saved.env if env is None else as_family(env)
-        if env is None and (saved.env not in family_ids() or not saved.env_by_name):
-            if saved.env in family_ids():
+        if env is None and not (is_family(saved.env) and saved.env_by_name):
+            if is_family(saved.env):
                 raise CheckpointError(f"{path} was learnt on {saved.env!r}, which was given as an object: pass env=")
             how = "import the module that registers it (metarl --gym-packages MODULE), or pass env="
             words = f"{path} was learnt on {shorten(saved.env)}, which is not registered: {how}"

@@ -156,6 +156,12 @@ def _train(parser: Parser) -> Parser:
     what.add_argument(
         "-conf", "--conf-file", type=values.path, default=None, metavar="FILE", help="another hyperparameter YAML"
     )
+    _pairs(
+        what,
+        "--task",
+        "what differs by task in an environment of Gymnasium: a range gravity:5..15 or values length:0.3,0.5,1.0, each "
+        "an argument of its constructor or an attribute",
+    )
     _pairs(what, "--env-kwargs", "arguments of the family")
     _pairs(what, "--eval-env-kwargs", "arguments of the family for evaluations (default: those of --env-kwargs)")
     what.add_argument(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from metarl.envs import from_gym
 from metarl.envs.family import Family, State, Step
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Tasks
@@ -87,6 +88,7 @@ KINDS: dict[str, Kind] = {
         {"net_arch": [4], "features_extractor_kwargs": {"features_dim": 4}, "normalize_images": False},
     ),
     "supervised": Kind(Slope),
+    "from gym": Kind(lambda: from_gym("Pendulum-v1", {"g": (5.0, 15.0), "m": (0.5, 2.0)}, horizon=3)),
 }
 TOYS: dict[str, Kind] = {"one shot": Kind(Aim), "one shot of three": Kind(lambda: Aim(discrete=True))}
 """Families whose known answer any learner finds within a few meta-iterations."""

@@ -62,7 +62,8 @@ def is_quick(case: Case) -> bool:
     """Tell whether a case belongs to the default suite: all kinds with two inner steps, one kind with one and three.
 
     A stock algorithm takes all inner steps of a task in one go, so their number is but a number of env steps. Images
-    take long, and one inner step. A pair that is refused whatever the family is refused once.
+    take long, and one inner step. To stock algorithms an environment of Gymnasium is as any other family. A pair that
+    is refused whatever the family is refused once.
     """
     first = next(iter(KINDS))
     if case.learner is None:
@@ -72,6 +73,8 @@ def is_quick(case: Case) -> bool:
         return case.kind == first and case.n_inner_steps == 2
     if case.kind == "images":
         return case.n_inner_steps == 1
+    if case.kind == "from gym":
+        return case.n_inner_steps == 2 and learner.differentiable
     return case.n_inner_steps == 2 or (learner.differentiable and case.kind == first)
 
 

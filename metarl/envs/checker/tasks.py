@@ -210,12 +210,19 @@ def _in_training_range(family: Family, tasks: Tasks) -> np.ndarray:
 
 
 def different_tasks(family: Family, n: int, seed: int) -> Tasks:
-    """Draw until at least two tasks differ; a family of one task has nothing to learn across."""
+    """Draw until at least two tasks differ, of a family without a list of tasks in every parameter.
+
+    A family of one task has nothing to learn across; a parameter of a few values may come out the same several times.
+    """
     tasks = family.sample_tasks(stream(seed, "check/tasks"), n)
+    apart = family.finite_tasks() is None
     for attempt in range(50):
-        if len(set(_row_list(tasks))) > 1:
+        parts = [{name: tasks[name]} for name in tasks] if apart else [tasks]
+        if all(len(set(_row_list(part))) > 1 for part in parts):
             return tasks
         tasks = concatenate_tasks([tasks, family.sample_tasks(stream(seed, "check/tasks", attempt), 1)])
+    if len(set(_row_list(tasks))) > 1:
+        return tasks
     raise FamilyCheckError(f"{family_name(family)}: sample_tasks draws the same task every time")
 
 

@@ -125,6 +125,10 @@ class Oracle(Family):
     def render(self, tasks: Tasks, trail: Sequence[State], task: int, env: int) -> np.ndarray:
         return self.family.render(tasks, trail, task, env)
 
+    def named(self) -> tuple[str, dict[str, Any]] | None:
+        named = self.family.named()
+        return None if named is None else (named[0], {**named[1], "oracle": True})
+
     def shared_by(self, n_callers: int) -> AbstractContextManager[None]:
         return self.family.shared_by(n_callers)
 

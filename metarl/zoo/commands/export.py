@@ -16,6 +16,7 @@ from metarl.meta.export.sb3 import export_files, export_sb3, sb3_files
 from metarl.meta.export.settings import choose
 from metarl.zoo.algorithms import load_model
 from metarl.zoo.console import say
+from metarl.zoo.runs.folder import file_name
 from metarl.zoo.runs.outputs import Outputs
 from metarl.zoo.runs.sources import Source, find_sources
 
@@ -69,5 +70,5 @@ def _output(args: argparse.Namespace, source: Source, model: MetaAlgorithm, kind
             raise ConfigError(f"{shorten(args.output, quote=False)} is a folder: use a name in .zip")
         return path
     if source.run is not None:
-        return source.run.folder / "export" / f"{source.run.env_id}.zip"
-    return Path(f"{model.name}_{model.family.id}_{kind}.zip")
+        return source.run.folder / "export" / f"{file_name(source.run.env_id)}.zip"
+    return Path(f"{model.name}_{file_name(model.family.id)}_{kind}.zip")

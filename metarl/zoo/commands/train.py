@@ -8,6 +8,7 @@ import shutil
 import uuid
 from pathlib import Path
 
+from metarl.envs.registry import takes_tasks
 from metarl.errors import ConfigError
 from metarl.meta.adaptation.learners import merge_arguments
 from metarl.zoo.algorithms import algorithm, check_env, copy_parameters, load_model, with_env_kwargs
@@ -16,10 +17,11 @@ from metarl.zoo.config import (
     DEFAULT_ENV,
     check_hyperparameters,
     load_hyperparameters,
+    merge,
     merge_env_kwargs,
 )
 from metarl.zoo.runs.event_folders import Events, claim
-from metarl.zoo.runs.folder import create_run, locked, write_records
+from metarl.zoo.runs.folder import create_run, file_name, locked, write_records
 from metarl.zoo.runs.outputs import require_writable
 from metarl.zoo.runs.provenance import commit
 from metarl.zoo.runs.resume import go_on
@@ -31,6 +33,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     if args.device not in ("auto", "cpu"):
         raise ConfigError(f"--device {args.device} is not available: use auto or cpu")
+    if args.task:  # what differs by task is an argument of the family
+        args.env_kwargs = {**args.env_kwargs, **{f"tasks.{name}": value for name, value in args.task.items()}}
+        args.given = args.given - {"task"} | {"env_kwargs"}
     source = None if args.trained_agent is None else Path(args.trained_agent)
     if source is not None and source.is_dir():
         return go_on(args, source)
@@ -41,10 +46,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _start(args: argparse.Namespace, source: Path | None) -> int:
     origin = None if source is None else load_model(source)
+    if origin is not None and args.env is None and origin.family.named() is not None:
+        # The family's name alone does not say what its tasks are.
+        args.env_kwargs = merge({"tasks": origin.env_kwargs["tasks"]}, args.env_kwargs)
     algo = args.algo or (origin.name if origin else DEFAULT_ALGO)
     env_id = args.env or (origin.family.id if origin else DEFAULT_ENV)
     cls = algorithm(algo)
     check_env(env_id)
+    if args.task and not takes_tasks(env_id):
+        raise ConfigError(
+            f"--task says what differs by task in an environment of Gymnasium: {env_id} has tasks already"
+        )
     if {"n_episodes", "n_transitions"} <= args.hyperparams.keys():
         raise ConfigError("n_episodes and n_transitions both say how large a batch is: give one of them")
     config = merge_arguments(load_hyperparameters(algo, env_id, args.conf_file), args.hyperparams)
@@ -62,7 +74,7 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
     if origin is not None:
         copy_parameters(origin, model, str(source))
     for place in filter(None, (args.log_folder, args.tensorboard_log)):
-        require_writable(Path(place) / algo / env_id)
+        require_writable(Path(place) / algo / file_name(env_id))
     total = int(config["n_timesteps"])
     if args.eval_freq is None:
         # An evaluation collects about twice as much as a meta-iteration.

@@ -17,7 +17,7 @@ from metarl.errors import ConfigError, MetaRLError, shorten
 from metarl.files.logging import cut_events
 from metarl.files.untrusted import parse_json, read_text
 from metarl.files.writing import write_all_atomic
-from metarl.zoo.runs.folder import Run
+from metarl.zoo.runs.folder import Run, file_name
 
 MARK = "metarl_run.json"
 """The file of a folder elsewhere that says which run it belongs to."""
@@ -55,7 +55,7 @@ def claim(run: Run, parent: str | None) -> Events:
         return Events()
     number = run.number
     while True:
-        place = Path(parent).resolve() / run.env_id / f"{run.algo.upper()}_{number}"
+        place = Path(parent).resolve() / file_name(run.env_id) / f"{run.algo.upper()}_{number}"
         try:
             place.mkdir(parents=True)
         except FileExistsError:
@@ -83,7 +83,7 @@ def events_of(run: Run, folder: str | None, mark: str | None, typed: str | None)
         if typed:
             raise ConfigError(f"{shown}: its events go on in {run.folder}")
         return Events()
-    place, parent = Path(folder), Path(typed or folder).resolve() / run.env_id
+    place, parent = Path(folder), Path(typed or folder).resolve() / file_name(run.env_id)
     moved = bool(typed) and parent != place.parent
     if moved:
         if _owns(run, place, mark):

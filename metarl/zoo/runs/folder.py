@@ -64,6 +64,11 @@ RUN_NAME = re.compile(r".+_\d+(_[0-9a-f-]+)?", re.DOTALL)
 """What a run folder is called unless somebody renames it."""
 
 
+def file_name(env_id: str) -> str:
+    """Return what files and folders of an environment are called: ids of Gymnasium may hold a slash or a colon."""
+    return re.sub(r"[/\\:]", "-", env_id)
+
+
 class Run(NamedTuple):
     """A run folder."""
 
@@ -75,7 +80,7 @@ class Run(NamedTuple):
     @property
     def final(self) -> Path:
         """The final model."""
-        return self.folder / f"{self.env_id}.safetensors"
+        return self.folder / f"{file_name(self.env_id)}.safetensors"
 
     @property
     def best(self) -> Path:
@@ -90,7 +95,7 @@ class Run(NamedTuple):
     @property
     def records(self) -> Path:
         """The folder of config.yml, args.yml and command.txt."""
-        return self.folder / self.env_id
+        return self.folder / file_name(self.env_id)
 
     def config(self) -> dict[str, Any]:
         """Return the run's hyperparameters."""
@@ -140,7 +145,7 @@ def create_run(log_folder: str | Path, algo: str, env_id: str, suffix: str = "")
     parent.mkdir(parents=True, exist_ok=True)
     number = 1 + max((run_number(path.name, env_id) or 0 for path in parent.iterdir()), default=0)
     while True:
-        folder = parent / f"{env_id}_{number}{suffix}"
+        folder = parent / f"{file_name(env_id)}_{number}{suffix}"
         try:
             folder.mkdir()
         except FileExistsError:
@@ -207,7 +212,7 @@ def locked(run: Run) -> Iterator[Held]:
 
 def run_number(name: str, env_id: str) -> int | None:
     """Return ``k`` of a folder called ``<env_id>_<k>`` or ``<env_id>_<k>_<uuid>``, None for any other name."""
-    match = re.fullmatch(re.escape(env_id) + r"_(\d+)(_[0-9a-f-]+)?", name)
+    match = re.fullmatch(re.escape(file_name(env_id)) + r"_(\d+)(_[0-9a-f-]+)?", name)
     return int(match[1]) if match else None
 
 
@@ -256,8 +261,8 @@ def open_run(folder: str | Path) -> Run:
         names = shorten(" and ".join(str(path) for path in found), quote=False)
         raise CheckpointError(f"{folder} has more than one <env>/args.yml: keep one of {names}")
     args = _read_args(found[0])
-    algo, env_id = args.get("algo"), found[0].parent.name
-    if not isinstance(algo, str) or args.get("env") != env_id:
+    algo, env_id = args.get("algo"), args.get("env")
+    if not (isinstance(algo, str) and isinstance(env_id, str) and file_name(env_id) == found[0].parent.name):
         raise CheckpointError(f"{found[0]} is damaged: algo={shorten(algo)}, env={shorten(args.get('env'))}")
     return Run(folder, algo, env_id, run_number(folder.name, env_id) or 0)
 
@@ -286,7 +291,9 @@ def find_run(log_folder: str | Path, algo: str, env_id: str, exp_id: int = 0) ->
         raise ConfigError(f"--exp-id {exp_id} is not the number of a run: 0 is the latest")
     if exp_id and exp_id not in numbers:
         known = ", ".join(map(str, sorted(numbers))) or "none"
-        raise CheckpointError(f"there is no run {parent / f'{env_id}_{exp_id}'}: numbers of {env_id}: {known}")
+        raise CheckpointError(
+            f"there is no run {parent / f'{file_name(env_id)}_{exp_id}'}: numbers of {env_id}: {known}"
+        )
     if exp_id:
         return open_run(numbers[exp_id])
     failed: CheckpointError | None = None
@@ -344,12 +351,12 @@ def saved_model(run: Run, best: bool = False, checkpoint: bool = False) -> Path:
 
 def shipped_model(algo: str, env_id: str) -> Path | None:
     """Return the trained initialisation that ships with the package, None if there is none."""
-    return _shipped(algo, f"{env_id}.safetensors")
+    return _shipped(algo, f"{file_name(env_id)}.safetensors")
 
 
 def shipped_record(algo: str, env_id: str) -> Path | None:
     """Return the recorded evaluation of the full run that ships with the package, None if there is none."""
-    return _shipped(algo, f"{env_id}.json")
+    return _shipped(algo, f"{file_name(env_id)}.json")
 
 
 def _shipped(algo: str, name: str) -> Path | None:
