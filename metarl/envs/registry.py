@@ -92,10 +92,9 @@ def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
     if id not in _REGISTRY and "tasks" not in kwargs:
         kind = "one environment of Gymnasium" if is_id(id) else "a class of environments"
         example = """{"tasks": {"gravity": "5..15"}}"""
-        raise ConfigError(
-            f"{shorten(id)} is {kind}, not a family of tasks: say what differs by task, as in env_kwargs={example} "
-            f"(--task gravity:5..15), or take one of {', '.join(family_ids())}"
-        )
+        words = f"{shorten(id)} is {kind}, not a family of tasks: say what differs by task, as in env_kwargs={example}"
+        known = family_ids()
+        raise UnknownNameError(f"{words} (--task gravity:5..15), or take one of {', '.join(known)}", id, known)
     spec = _REGISTRY.get(id) or FamilySpec(id, from_gym, {"env": id})
     check_arguments(spec.make, kwargs, f"argument of {id}")
     family = spec.make(**{**spec.kwargs, **kwargs})
