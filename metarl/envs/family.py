@@ -187,6 +187,11 @@ class Family(ABC):
     def _split_stream(self, split: str, index: int) -> np.random.Generator:
         return stream(zlib.crc32(self.id.encode()), f"split/{split}", index)
 
+    def describe(self, task: Task) -> str:
+        """Return a task in a few words, as progress bars show it; families whose tasks have names return those."""
+        parts = ((name, np.round(np.asarray(value, dtype=np.float64), 2).tolist()) for name, value in task.items())
+        return shorten(", ".join(f"{name} {value}" for name, value in parts), quote=False)
+
     def validate_tasks(self, tasks: Mapping[str, Any]) -> Tasks:
         """Return ``tasks`` as arrays of the task space's dtype and shape.
 

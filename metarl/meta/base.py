@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +21,10 @@ from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.environments import as_any_env
 from metarl.meta.evaluation.report import Report
 from metarl.meta.export.sb3 import SPACES, require_equal_spaces, space_to_json, to_sb3
+from metarl.meta.progress import UnitCallback, unit_callbacks
 from metarl.meta.saving import Saves
 from metarl.meta.sb3_words import Locals, MaybeCallback, callback_of
+from metarl.meta.unfinished import Halfway
 
 Self = TypeVar("Self", bound="MetaAlgorithm")
 
@@ -31,6 +34,9 @@ class MetaAlgorithm(Saves):
 
     The arguments are those of :class:`~metarl.meta.model.Model`.
     """
+
+    _listeners: Sequence[UnitCallback] = ()
+    """What hears of units of work while it learns."""
 
     # -------------------------------------------------------------------------------------------------------- learning
     @property
@@ -57,7 +63,8 @@ class MetaAlgorithm(Saves):
             that are annealed reach their final value there.
         :param callback: SB3 callbacks. ``on_step`` comes once a meta-iteration, after its log was written, so
             ``n_calls`` counts meta-iterations; returning False stops. ``on_rollout_start`` and ``on_rollout_end``
-            enclose the meta-iteration; what the latter records is in its row of the log.
+            enclose the meta-iteration; what the latter records is in its row of the log. A
+            :class:`~metarl.meta.progress.UnitCallback` is called inside meta-iterations too, and may stop there.
         :param log_interval: meta-iterations between two lines of the log; None leaves it to :meth:`dump_logs`.
         :param tb_log_name: name of the TensorBoard run; the class's name if None.
         :param reset_num_timesteps: count env steps from 0; random streams go on in either case.
@@ -89,12 +96,16 @@ class MetaAlgorithm(Saves):
         # SB3 hands over its module's globals, with which no callback can be copied or pickled any more.
         callbacks.on_training_start(Locals(known), {})
         self._started = time.perf_counter(), self.num_timesteps
+        self._listeners = unit_callbacks(callbacks)
         try:
             with library_torch():
                 while self.num_timesteps < total_timesteps:
                     callbacks.on_rollout_start()
                     self._current_progress_remaining = 1.0 - self.num_timesteps / total_timesteps
-                    stats = self._iteration()
+                    try:
+                        stats = self._iteration()
+                    except Halfway:
+                        break
                     # One for each episode that has ended: SB3's callbacks count them.
                     ended = np.ones(self._n_ended, dtype=bool)
                     callbacks.update_locals({"total_timesteps": total_timesteps, "stats": stats, "dones": ended})
@@ -105,6 +116,7 @@ class MetaAlgorithm(Saves):
                     if not callbacks.on_step():
                         break
         finally:
+            self._listeners = []
             callbacks.on_training_end()
         return self
 

@@ -11,13 +11,14 @@ import numpy as np
 
 from metarl.agents.learners.registry import Abilities
 from metarl.envs.family import draw_tasks
-from metarl.envs.tasks import Tasks
+from metarl.envs.tasks import Tasks, n_tasks, one_task
 from metarl.errors import DivergedError
-from metarl.meta.adaptation.base import Amount, Outcome, Streams
+from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Streams, Walk
 from metarl.meta.blocks.cut import Block
 from metarl.meta.evaluating import Evaluates
 from metarl.meta.outer.base import Outer
-from metarl.meta.progress import Timer
+from metarl.meta.progress import Timer, Work
+from metarl.meta.unfinished import Halfway, Unfinished
 from metarl.params import Params, norm
 from metarl.streams import stream
 
@@ -69,14 +70,60 @@ class Iterates(Evaluates):
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
-        """Do what is inside as a whole or not at all: an error leaves parameters and outer optimiser as they were."""
-        params, state = self.params, self.outer_optimizer.state()
+        """Do a meta-iteration as a whole or not at all: an error leaves parameters and outer optimiser as they were.
+
+        One that a callback stops inside goes on the next time, from what its walks have done, unless the model was
+        changed meanwhile.
+        """
+        address, going_on = (self.seed, self.n_iterations), self._unfinished
+        if going_on is None or not going_on.is_of(address, self.params):
+            going_on = Unfinished(address, self.params, self.outer_optimizer.state())
+        self._unfinished = going_on
         try:
             yield
-        except BaseException:
-            self.params = params
-            self.outer_optimizer.load_state(state, self.meta_params)
+        except BaseException as error:
+            self.params = going_on.params
+            self.outer_optimizer.load_state(going_on.outer, self.meta_params)
+            self._unfinished = going_on.stopped() if isinstance(error, Halfway) else None
             raise
+        self._unfinished = None
+
+    def _learn_block(
+        self,
+        block: Block,
+        timer: Timer,
+        *,
+        query: bool = False,
+        keep: bool = False,
+        second_order: bool = False,
+        watcher: PathWatcher | None = None,
+    ) -> Outcome:
+        """Learn every task of a block, inside :meth:`_whole`, and tell callbacks of every unit of work that is done.
+
+        See :meth:`metarl.meta.adaptation.base.Adaptation.walk`.
+
+        :raises Halfway: a callback asked for a stop.
+        """
+        assert self._unfinished is not None
+        how = {"query": query, "keep": keep, "second_order": second_order}
+        walk = self._unfinished.take(block.adaptation.walk(self.theta, block.request, **how, watcher=watcher))
+        while walk.n_done < walk.n_units:
+            walk.work(timer)
+            self._tell_of(walk)
+        return walk.outcome()
+
+    def _tell_of(self, walk: Walk) -> None:
+        if not self._listeners:
+            return
+        assert self._unfinished is not None
+        first = self.family.describe(one_task(walk.tasks, 0))
+        more = n_tasks(walk.tasks) - 1
+        work = Work(
+            f"{first} and {more} more" if more else first, walk.n_done, walk.n_units, self._unfinished.env_steps
+        )
+        answers = [listener.on_unit(work) for listener in self._listeners]
+        if not all(answers):
+            raise Halfway
 
     def _move(self, moved: Params, outcomes: Sequence[Outcome]) -> None:
         """Replace the meta-parameters by what an outer step made of them, and statistics by those of the tasks learnt.

@@ -25,6 +25,7 @@ from metarl.errors import ConfigError, shorten
 from metarl.meta.environments import AnyEnv, as_family
 from metarl.meta.kept import KeepsArguments, family_traits, named_activation, policy_name
 from metarl.meta.sb3_words import SB3Words
+from metarl.meta.unfinished import Unfinished
 from metarl.params import POLICY, RATES, STATISTICS, Params, group, inner_name, meta_name
 from metarl.streams import stream
 
@@ -111,6 +112,8 @@ class Model(SB3Words, KeepsArguments, ABC):
         """What the last meta-iteration saw, as long as it is not logged."""
         self._logger: Logger | None = None
         self._custom_logger = False
+        self._unfinished: Unfinished | None = None
+        """The meta-iteration that is going on."""
         self._n_ended = 0
         """Episodes that ended in the last meta-iteration."""
         self._current_progress_remaining = 1.0
@@ -120,7 +123,8 @@ class Model(SB3Words, KeepsArguments, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         # Writers to files and to the terminal belong to the original: learn() of a copy makes its own.
-        return {**vars(self), "_logger": None, "_custom_logger": False}
+        # A copy that is made inside a meta-iteration does it as a whole.
+        return {**vars(self), "_logger": None, "_custom_logger": False, "_unfinished": None, "_listeners": ()}
 
     @abstractmethod
     def _setup_model(self, seed: int) -> Params:

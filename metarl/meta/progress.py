@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 Progress = Callable[[int, int], None]
 """Is called with (parts done, parts in all)."""
@@ -26,14 +28,63 @@ def counted(progress: Progress | None, n_units: int) -> Callable[[int], None] | 
     return told
 
 
-class ProgressBar(BaseCallback):
-    """A bar over env steps with rate and time left."""
+@dataclass(frozen=True)
+class Work:
+    """How far a meta-iteration is, as callbacks hear of it.
+
+    :param tasks: which tasks are learnt at the moment, in a few words.
+    :param n_done: units of work of their walk that are done.
+    :param n_units: units that it has.
+    :param env_steps: of the meta-iteration so far.
+    """
+
+    tasks: str
+    n_done: int
+    n_units: int
+    env_steps: int
+
+
+class UnitCallback(BaseCallback):
+    """A callback that is called inside meta-iterations too, after every unit of work: an inner step of the tasks that
+    are learnt together, or a whole task around a stock algorithm::
+
+        from metarl.meta.progress import UnitCallback
+
+        class Saving(UnitCallback):
+            def on_unit(self, work):
+                self.model.save("in_between")  # a file that training goes on from, in the middle of a meta-iteration
+                return work.env_steps < 10**6
+
+            def _on_step(self):
+                return True
+    """
+
+    @abstractmethod
+    def on_unit(self, work: Work) -> bool:
+        """Hear of a unit that is done; return False to stop here: ``learn`` returns, and goes on here the next time."""
+
+
+def unit_callbacks(callback: BaseCallback) -> list[UnitCallback]:
+    """Return the callbacks among those that a callback consists of that hear of units."""
+    if isinstance(callback, CallbackList):
+        return [each for part in callback.callbacks for each in unit_callbacks(part)]
+    return [callback] if isinstance(callback, UnitCallback) else []
+
+
+class ProgressBar(UnitCallback):
+    """A bar over env steps with rate and time left; inside a long meta-iteration it names the tasks that are learnt."""
 
     def _on_training_start(self) -> None:
         from tqdm.auto import tqdm
 
         total = self.locals["total_timesteps"]
         self._bar = tqdm(total=total, initial=self.model.num_timesteps, unit=" env steps", unit_scale=True)
+
+    def on_unit(self, work: Work) -> bool:
+        if work.n_units > 1:
+            self._bar.set_postfix_str(f"{work.tasks}: {work.n_done}/{work.n_units}")
+        self._bar.update(self.model.num_timesteps + work.env_steps - self._bar.n)
+        return True
 
     def _on_step(self) -> bool:
         stats = self.locals.get("stats", {})

@@ -16,12 +16,13 @@ from metarl.envs.family import Family
 from metarl.envs.registry import is_family
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, NonFiniteError, UnregisteredFamilyError, shorten
 from metarl.files.checkpoint import load_checkpoint, save_checkpoint
-from metarl.meta.documents import convert_arguments, read_saved, require_finite_tensors, versions
+from metarl.meta.documents import NOT_SAVED, convert_arguments, read_saved, require_finite_tensors, versions
 from metarl.meta.environments import as_family
 from metarl.meta.kept import without_sb3s_own
 from metarl.meta.model import Model
 from metarl.meta.outer.base import Outer
-from metarl.params import GROUPS, Params, group, meta_name, not_finite
+from metarl.meta.unfinished import UNFINISHED, Unfinished
+from metarl.params import GROUPS, Params, group, grouped, meta_name, not_finite
 from metarl.registry import Registry
 
 Self = TypeVar("Self", bound="Saves")
@@ -55,6 +56,8 @@ class Saves(Model):
     def save(self, path: str | Path, exclude: Any = None, include: Any = None) -> Path:
         """Write parameters, outer optimiser and counters to one file, atomically and without pickle.
 
+        Inside a meta-iteration, or after it was stopped inside, what it has done so far is written too.
+
         :param path: ``.safetensors`` is appended where it is missing.
         :param exclude: as in SB3, and ``include`` too; nothing can be left out or added.
         :return: the file written.
@@ -75,11 +78,14 @@ class Saves(Model):
         """
         self._require_plain_arguments()
         self._require_family_as_built()
-        outer = self._outer
-        state = {} if outer is None else {f"outer/{name}": tensor for name, tensor in outer.state().items()}
-        tensors = {**self.params, **state}
+        outer, going_on = self._outer, self._unfinished
+        params, state = self.params, {} if outer is None else outer.state()
+        if going_on is not None:
+            params, state = going_on.params, going_on.outer
+        tensors = {**params, **grouped(state, "outer/")}
         if (name := not_finite(tensors)) is not None:
             raise NonFiniteError(f"{name!r} holds a NaN or infinity after {self.n_iterations} meta-iterations")
+        tensors |= {} if going_on is None else going_on.state()
         document = {
             "algorithm": self.name,
             "policy": self.policy_name,
@@ -137,10 +143,15 @@ class Saves(Model):
         except MetaRLError as error:
             raise type(error)(f"{path}: {error}") from None
         assert isinstance(model, cls)
+        if getattr(target, "id", target) != saved.env or not NOT_SAVED.issuperset(overrides):
+            # What is learnt otherwise begins its meta-iteration anew.
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(UNFINISHED)}
         model._restore(path, tensors, (saved.num_timesteps, saved.n_iterations))
         return model
 
     def _restore(self, path: Path, tensors: Mapping[str, torch.Tensor], counters: tuple[int, int]) -> None:
+        halfway = {name: tensor for name, tensor in tensors.items() if name.startswith(UNFINISHED)}
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in halfway}
         params = {name: tensor for name, tensor in tensors.items() if not name.startswith("outer/")}
         shapes = {name: (str(tensor.dtype), *tensor.shape) for name, tensor in params.items()}
         expected = {name: (str(tensor.dtype), *tensor.shape) for name, tensor in self.params.items()}
@@ -157,6 +168,9 @@ class Saves(Model):
                 self._outer.load_state(state, self.meta_params)
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from None
+            if halfway:
+                address = self.seed, self.n_iterations
+                self._unfinished = Unfinished.of_file(address, self.params, self._outer.state(), halfway)
 
 
 def with_groups(state: Params) -> Params:

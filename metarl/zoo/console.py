@@ -22,10 +22,13 @@ from rich.text import Text
 from stable_baselines3.common.logger import KVWriter
 
 from metarl.meta.evaluation.tables import Fitting
+from metarl.meta.progress import Work
 
 NARROW = 76
 """Columns of a terminal below which a bar says how much is done and how long it takes, and nothing else: not part of a
 number."""
+LINE_SECONDS = 60.0
+"""Seconds between two lines where a meta-iteration takes longer."""
 PRE, POST = "meta/pre_adapt_rew", "meta/post_adapt_rew"
 """Logger keys of the mean return of training tasks before and after adaptation."""
 
@@ -130,7 +133,7 @@ class Reporter:
         self.total, self.start = total, start
         self.lines = lines and not bar
         self.writer = ReturnsWriter()
-        self._began = time.monotonic()
+        self._began = self._told = time.monotonic()
         self._progress: Progress | None = None
         self._task = TaskID(0)
         if bar:
@@ -161,6 +164,7 @@ class Reporter:
 
     def update(self, num_timesteps: int, iteration: int) -> None:
         """Show the state after a meta-iteration."""
+        self._told = time.monotonic()
         # A line tells what is new; the bar shows the last that is known.
         returns = self.writer.text() if self._progress is not None else self.writer.news()
         # Env steps a second of this process, those of an earlier one not counted.
@@ -177,6 +181,20 @@ class Reporter:
             left = format_duration(max(self.total - num_timesteps, 0) / max(rate, 1e-9))
             done = f"{format_steps(num_timesteps)}/{format_steps(self.total)} env steps"
             say(f"meta-iteration {iteration:>4}  {done}  {format_steps(rate)}/s  {left} left  {returns}".rstrip())
+
+    def inside(self, num_timesteps: int, iteration: int, work: Work) -> None:
+        """Show how far a meta-iteration is; as a line once a minute, which short ones are over before."""
+        rate = (num_timesteps - self.start) / max(time.monotonic() - self._began, 1e-9)
+        where = f"{work.tasks}: {work.n_done}/{work.n_units}"
+        if self._progress is not None:
+            words = f"iteration {iteration + 1}, {where}" if work.n_units > 1 else f"iteration {iteration + 1}"
+            self._progress.update(
+                self._task, completed=num_timesteps, description=words, rate=f"{format_steps(rate)}/s"
+            )
+        elif self.lines and time.monotonic() - self._told > LINE_SECONDS:
+            self._told = time.monotonic()
+            done = f"{format_steps(num_timesteps)}/{format_steps(self.total)} env steps"
+            say(f"in meta-iteration {iteration + 1}  {done}  {format_steps(rate)}/s  {where}")
 
     def busy(self, what: str) -> None:
         """Say in the bar what goes on until the next update."""

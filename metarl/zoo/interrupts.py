@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks for a stop after the meta-iteration, the second stops at once."""
+"""Ctrl-C and SIGTERM: the first asks for a stop where all that was done can be saved, the second stops at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 class Interrupts:
     """A context in which SIGINT and SIGTERM first set :attr:`requested`, and only then raise ``KeyboardInterrupt``.
 
-    Either way the last checkpoint is whole: it is replaced in one rename, and a meta-iteration that was dropped is
+    Either way the last checkpoint is whole: it is replaced in one rename, and what was dropped of a meta-iteration is
     done again, number for number, when the run goes on.
 
     :param announce: called at the first signal, with a line to show.
@@ -41,4 +41,4 @@ class Interrupts:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._announce("stopping after this meta-iteration (once more: at once)")
+        self._announce("stopping as soon as what was done can be saved (once more: at once)")

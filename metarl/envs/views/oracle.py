@@ -119,6 +119,9 @@ class Oracle(Family):
     def tasks(self, split: str, n: int = 40) -> Tasks:
         return self.family.tasks(split, n)
 
+    def describe(self, task: Task) -> str:
+        return self.family.describe(task)
+
     def validate_tasks(self, tasks: Mapping[str, Any]) -> Tasks:
         return self.family.validate_tasks(tasks)
 

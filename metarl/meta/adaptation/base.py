@@ -17,6 +17,7 @@ import torch
 from metarl.agents.learners.watching import Watcher
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.tasks import Tasks, n_tasks
+from metarl.errors import CheckpointError, shorten
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.adaptation.gradient import GradientPath
 from metarl.meta.progress import Timer
@@ -156,6 +157,16 @@ class Walk(Protocol):
     n_units: int
     n_done: int
 
+    @property
+    def tasks(self) -> Tasks:
+        """The tasks that the next unit learns; those of the last one where all are done."""
+        ...
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps of the units done."""
+        ...
+
     def work(self, timer: Timer) -> bool:
         """Do the next unit; return whether there is another one."""
         ...
@@ -235,3 +246,24 @@ def finish(walk: Walk, timer: Timer) -> Outcome:
     while walk.n_done < walk.n_units:
         walk.work(timer)
     return walk.outcome()
+
+
+def units_done(state: Params, n_units: int) -> int:
+    """Return how many units of a walk are done, as its saved state says.
+
+    :raises CheckpointError: not a number of units that it has.
+    """
+    n_done = int(state["n_done"])
+    if not 0 <= n_done <= n_units:
+        raise CheckpointError(f"a walk of {n_units} units has done {n_done}")
+    return n_done
+
+
+def require_like(state: Params, expected: Params, same_dtype: bool = True) -> None:
+    """Raise :class:`CheckpointError` unless a saved state has tensors of these names and shapes, and finite ones."""
+    for name, tensor in expected.items():
+        found = state.get(name)
+        if found is None or found.shape != tensor.shape or (same_dtype and found.dtype != tensor.dtype):
+            raise CheckpointError(f"tensor {shorten(name)} of a walk is missing or of another shape")
+        if same_dtype and not bool(torch.isfinite(found).all()):
+            raise CheckpointError(f"tensor {shorten(name)} of a walk holds a NaN or infinity")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from metarl.agents.learners.base import Learner
+from metarl.agents.learners.optimizers import Layout
 from metarl.agents.learners.watching import LearnerState
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import collect
@@ -18,9 +19,18 @@ from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.one_env import collect_env
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
-from metarl.errors import ConfigError
+from metarl.envs.tasks import Tasks
+from metarl.errors import CheckpointError, ConfigError
 from metarl.meta.adaptation.adapted import AdaptedPolicy
-from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Request, Told
+from metarl.meta.adaptation.base import (
+    Amount,
+    Outcome,
+    PathWatcher,
+    Request,
+    Told,
+    require_like,
+    units_done,
+)
 from metarl.meta.adaptation.batches import Batch
 from metarl.meta.adaptation.gradient import GradientPath
 from metarl.meta.progress import Timer
@@ -226,6 +236,16 @@ class BatchedWalk:
         """Inner steps, and the batch at the parameters reached."""
         self.n_done = 0
 
+    @property
+    def tasks(self) -> Tasks:
+        """All tasks of the stack: a unit is an inner step of each."""
+        return self._request.tasks
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps of the units done."""
+        return sum(int(batch.env_steps.sum()) for batch in self._batches)
+
     def work(self, timer: Timer) -> bool:
         """Do the next unit; return whether there is another one."""
         if self.n_done < len(self._request.rates):
@@ -328,28 +348,54 @@ class BatchedWalk:
         return found
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from what :meth:`state` returned."""
+        """Go on from what :meth:`state` returned.
+
+        :raises CheckpointError: the state of another walk.
+        """
         known = dict(state)
-        self.n_done = int(known["n_done"])
-        if self.n_done:
-            self._path = None  # its derivatives are found again when they are asked for, to the same bits
-        self._state = LearnerState(group(known, "params/"), group(known, "optimizer/"))
+        self.n_done = units_done(known, self.n_units)
+        require_like(known, grouped(self._state.params, "params/") | grouped(self._state.optimizer, "optimizer/"))
         self._batches = [
             Batch(**{name: t.numpy() for name, t in group(known, f"batch/{k}/").items()}) for k in range(self.n_done)
         ]
+        for batch in self._batches:
+            require_like(
+                {each.name: _tensor(getattr(batch, each.name)) for each in fields(batch)},
+                {each.name: torch.empty(self._request.n_tasks) for each in fields(batch)},
+                same_dtype=False,
+            )
         n_support = min(self.n_done, len(self._request.rates)) if self._keep else 0
         self._support = [self._samples(group(known, f"support/{k}/")) for k in range(n_support)]
+        self._state = LearnerState(self._as_left(group(known, "params/")), group(known, "optimizer/"))
         self._last, self._reused = (
             self._samples(tensors) if tensors else None for tensors in (group(known, "query/"), group(known, "reused/"))
         )
         if self._watcher is not None:
             self._watcher.load_state(group(known, "watcher/"))
 
+    def _as_left(self, params: Params) -> Params:
+        """Return parameters that were saved as the steps done leave them, in memory too: the bits of a product may
+        depend on where its factors begin.
+        """
+        if not self.n_done:
+            return params
+        if not self._support or any(map(self._is_large, self._support)):
+            self._path = None
+        if self._path is None:
+            return Layout(params).views(Layout(params).flatten(params))
+        for samples, rate in zip(self._support, self._request.rates, strict=False):
+            self._path.go_on(samples, rate)
+        return self._path.end
+
     def _samples(self, tensors: Params) -> Samples:
         kind = self._adaptation.learner.samples_type
         absent: dict[str, Any] = dict.fromkeys(each.name for each in fields(kind))
         arrays = {name: tensor.numpy() for name, tensor in group(tensors, _ARRAY).items()}
         others = {name: tensor for name, tensor in tensors.items() if not name.startswith(_ARRAY)}
+        if {len(array) for array in arrays.values()} | {len(tensor) for tensor in others.values()} != {
+            self._request.n_tasks
+        }:
+            raise CheckpointError("samples of a walk are of other tasks")
         return kind(**{**absent, **others, **arrays})
 
 

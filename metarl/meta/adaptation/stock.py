@@ -28,11 +28,11 @@ from metarl.agents.stock.reuse import (
     require_finite,
 )
 from metarl.envs.family import Family, draw_tasks
-from metarl.envs.tasks import one_task
+from metarl.envs.tasks import Tasks, one_task, take_tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, shorten
 from metarl.meta.adaptation.adapted import AdaptedPolicy, as_observation, predictions
-from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Request, Told
+from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Request, Told, require_like, units_done
 from metarl.meta.progress import Timer
 from metarl.params import Params, Rate, group, grouped, take, total
 from metarl.streams import seed_sequence, stream
@@ -283,6 +283,17 @@ class StockWalk:
         """Tasks."""
         self.n_done = 0
 
+    @property
+    def tasks(self) -> Tasks:
+        """The task that is learnt next."""
+        at = min(self.n_done, self.n_units - 1)
+        return take_tasks(self._request.tasks, slice(at, at + 1))
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps of the tasks that are done."""
+        return round(sum(sum(row.env_steps) for row in self._rows))
+
     def work(self, timer: Timer) -> bool:
         """Learn the next task; return whether there is another one."""
         request, size, i = self._request, self._adaptation.size(self._request.amount), self.n_done
@@ -338,8 +349,11 @@ class StockWalk:
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from what :meth:`state` returned."""
         known = dict(state)
-        self.n_done = int(known["n_done"])
+        self.n_done = units_done(known, self.n_units)
         done = range(self.n_done)
+        expected = {**self._theta, **take(self._request.local, 0)}
+        for i in done:
+            require_like(group(known, f"reached/{i}/"), expected)
         self._reached = [group(known, f"reached/{i}/") for i in done]
         self._rows = [_Row.of(group(known, f"row/{i}/")) for i in done]
         self._gradients = [group(known, f"gradient/{i}/") for i in done] if self._query else []

@@ -85,7 +85,7 @@ class Leap(PathAlgorithm):
     def _learn(self, blocks: Sequence[Block], timer: Timer) -> tuple[MetaGradient, list[Outcome]]:
         watchers = [LeapWatcher(self._measure, [*self.excluded, *block.request.local]) for block in blocks]
         outcomes = [
-            block.learn(self.theta, timer, watcher=watcher) for block, watcher in zip(blocks, watchers, strict=True)
+            self._learn_block(block, timer, watcher=watcher) for block, watcher in zip(blocks, watchers, strict=True)
         ]
         if self.drop_last and not any(watcher.n_segments for watcher in watchers):
             raise ConfigError(

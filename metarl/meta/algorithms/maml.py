@@ -126,13 +126,14 @@ class MAML(AdaptiveAlgorithm):
         has_rates = any(name.startswith(RATES) for name in self.params)
         keep = not self.first_order or has_rates or self.outer_optimizer.evaluates
         second_order = not self.first_order
-        outcomes = [
-            block.learn(self.theta, timer, query=True, keep=keep, second_order=second_order) for block in blocks
-        ]
-        with timer("outer"), self._whole():
-            objective = self._objective(blocks, outcomes, rates)
-            result = self.outer_optimizer.step(objective, self.meta_params, self._current_progress_remaining)
-            self._move(result.params, outcomes)
+        with self._whole():
+            outcomes = [
+                self._learn_block(block, timer, query=True, keep=keep, second_order=second_order) for block in blocks
+            ]
+            with timer("outer"):
+                objective = self._objective(blocks, outcomes, rates)
+                result = self.outer_optimizer.step(objective, self.meta_params, self._current_progress_remaining)
+                self._move(result.params, outcomes)
         self._tell_of_failed_searches(result.stats)
         self.num_timesteps += sum(outcome.n_steps for outcome in outcomes)
         return {**self._statistics(outcomes, timer), **result.stats}

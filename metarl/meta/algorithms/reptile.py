@@ -59,7 +59,7 @@ class Reptile(PathAlgorithm):
         return [slice(task, task + 1) for task in range(self.meta_batch_size)] if self.serial else super()._groups()
 
     def _learn(self, blocks: Sequence[Block], timer: Timer) -> tuple[MetaGradient, list[Outcome]]:
-        outcomes = [block.learn(self.theta, timer) for block in blocks]
+        outcomes = [self._learn_block(block, timer) for block in blocks]
         theta, n_tasks = InnerRule().start(self.meta_params), sum(outcome.n_tasks for outcome in outcomes)
         # θ − φ of every task, summed up block by block.
         away = [{name: theta[name] - outcome.params[name] for name in theta} for outcome in outcomes]

@@ -1,4 +1,4 @@
-"""What happens after every meta-iteration of a run: evaluation, checkpoint, progress, stop.
+"""What happens after every meta-iteration of a run, and inside long ones: evaluation, checkpoint, progress, stop.
 
 The order matters for exact resumes: what belongs to an iteration (log entries, evaluations.npz, best_model) is written
 before the checkpoint of that iteration. So whatever a kill leaves half done lies after the last checkpoint, is cut off
@@ -7,16 +7,17 @@ when the run goes on, and is done again with the same numbers.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
 
 from metarl.errors import DivergedError
 from metarl.files.logging import flush, record_figure
 from metarl.files.writing import npz_bytes, write_bytes_atomic
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.evaluation.report import Report
+from metarl.meta.progress import UnitCallback, Work
 from metarl.zoo.console import Reporter, warn
 from metarl.zoo.interrupts import Interrupts
 from metarl.zoo.runs.evaluations import META, RESULTS, TASK, read_meta, read_results
@@ -26,15 +27,21 @@ INNER_STEPS = 3
 """Inner steps of an evaluation, at least: further ones than in training show where adaptation begins to overshoot."""
 
 
+SAVE_SECONDS = 300.0
+"""At most so much work is lost of a meta-iteration, and that of one unit."""
+
+
 def crossed(before: int, after: int, every: int) -> bool:
     """Whether a multiple of ``every`` lies in ``(before, after]``; every step does for ``every < 1``."""
     return every < 1 or after // every > before // every
 
 
-class RunCallback(BaseCallback):
+class RunCallback(UnitCallback):
     """Evaluates on validation tasks, keeps the best model, saves checkpoints, shows progress, and stops on request.
 
-    An evaluation in which adaptation diverges is left out, and said; training goes on.
+    An evaluation in which adaptation diverges is left out, and said; training goes on. Inside a meta-iteration that
+    takes long, what its tasks have learnt so far is saved too: every ``save_freq`` env steps, where a meta-iteration
+    has more, and every :data:`SAVE_SECONDS`.
 
     :param held: the folder where files go; training stops where it is not in its place any more.
     :param reporter: shows progress.
@@ -59,9 +66,25 @@ class RunCallback(BaseCallback):
         self._held, self._reporter, self._interrupts = held, reporter, interrupts
         self._total, self._save_freq, self._evaluation = total_timesteps, save_freq, evaluation
         self._seen = 0
+        self._saved = 0, 0.0
 
     def _on_training_start(self) -> None:
         self._seen = self.model.num_timesteps
+        self._saved = self._seen, time.monotonic()
+
+    def on_unit(self, work: Work) -> bool:
+        now = self.model.num_timesteps + work.env_steps
+        self._reporter.inside(now, self.model.n_iterations, work)
+        stop, (before, when) = self._interrupts.requested, self._saved
+        is_long = 1 <= self._save_freq < self.model.steps_per_iteration
+        if stop or (is_long and crossed(before, now, self._save_freq)) or time.monotonic() - when > SAVE_SECONDS:
+            self._held.require_in_place()
+            self._save(now)
+        return not stop
+
+    def _save(self, num_timesteps: int) -> None:
+        self._held.run.save(self._held.run.checkpoint, self.model)
+        self._saved = num_timesteps, time.monotonic()
 
     def _on_step(self) -> bool:
         before, now = self._seen, self.model.num_timesteps
@@ -78,7 +101,7 @@ class RunCallback(BaseCallback):
         stop = self._interrupts.requested
         if stop or now >= self._total or crossed(before, now, self._save_freq):
             flush(self.model.logger)
-            self._held.run.save(self._held.run.checkpoint, self.model)
+            self._save(now)
         self._reporter.update(now, self.model.n_iterations)
         return not stop
 

@@ -1,0 +1,103 @@
+"""Runs that are killed in the middle of a meta-iteration go on there, and end with the bits of an uninterrupted run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import metarl
+from metarl.files.checkpoint import load_checkpoint
+from metarl.meta.progress import Work
+from metarl.zoo.__main__ import main
+from metarl.zoo.console import Reporter
+from metarl.zoo.runs import callbacks
+from tests.zoo.runs.halfway import CASES, CONTINUING, SIZES, TINY
+from tests.zoo.runs.test_resume import ENVIRONMENT, numbers
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("halfway")
+    program = [sys.executable, "-m", "tests.zoo.runs.halfway", str(folder), *CASES]
+    done = subprocess.run(
+        program, env=ENVIRONMENT, cwd=ENVIRONMENT["PYTHONPATH"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_inside_a_meta_iteration_it_ends_with_the_same_bits(case: str, killed: Path) -> None:
+    found = json.loads((killed / case / "found.json").read_text())
+    assert found["ended"] == [0, signal.SIGKILL, 0]
+    assert found["n_iterations"] == 1
+    assert found["halfway"] == {"unfinished/0/n_done": 2}
+    (whole,), (again,) = ((killed / case / each).glob("*/*") for each in ("whole", "killed"))
+    for name in ("PointMass-v0", "checkpoint"):
+        ours, theirs = (load_checkpoint(run / f"{name}.safetensors") for run in (whole, again))
+        assert ours[1] == theirs[1]
+        assert ours[0].keys() == theirs[0].keys()
+        assert all(torch.equal(tensor, theirs[0][key]) for key, tensor in ours[0].items())
+        assert not any(key.startswith("unfinished/") for key in ours[0])
+    assert numbers(whole) == numbers(again)
+
+
+def test_an_interrupt_stops_inside_and_is_gone_on_with_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["train", "--algo", "reptile", *TINY, "-params", *SIZES, *CONTINUING, "n_inner_steps:3"]
+    inside = Reporter.inside
+
+    def interrupted(self: Reporter, *args: Any) -> None:
+        monkeypatch.setattr(Reporter, "inside", inside)
+        signal.raise_signal(signal.SIGINT)
+        inside(self, *args)
+
+    monkeypatch.setattr(Reporter, "inside", interrupted)
+    assert main([*argv, "-f", str(tmp_path / "stopped")]) == 130
+    run = tmp_path / "stopped" / "reptile" / "PointMass-v0_1"
+    assert int(load_checkpoint(run / "checkpoint.safetensors")[0]["unfinished/0/n_done"]) == 1
+    assert metarl.load(run / "checkpoint").num_timesteps == 0
+    assert main(["train", "-i", str(run), "--verbose", "0"]) == 0
+    assert main([*argv, "-f", str(tmp_path / "whole")]) == 0
+    again, whole = (
+        load_checkpoint(tmp_path / each / "reptile" / "PointMass-v0_1" / "checkpoint.safetensors")[0]
+        for each in ("stopped", "whole")
+    )
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in again.items())
+
+
+def test_a_long_meta_iteration_is_saved_by_the_clock_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(callbacks, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(callbacks.RunCallback, "_save", lambda self, now: saved.append(now))
+    words = [word for word in TINY if word not in ("--save-freq", "20")]
+    argv = ["train", "--algo", "reptile", *words, "-params", *SIZES, *CONTINUING, "n_inner_steps:3"]
+    assert main([*argv, "-f", str(tmp_path)]) == 0
+    assert saved[:4] == [60, 120, 180, 180]
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_the_bar_and_the_lines_say_what_is_learnt(
+    bar: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    reporter = Reporter(1000, 0, bar=bar, lines=True)
+    with reporter:
+        reporter.inside(50, 0, Work("game Pong and 2 more", 1, 100, 50))
+        started = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: started + 61.0)
+        reporter.inside(120, 0, Work("game Pong and 2 more", 2, 100, 120))
+        described = None if reporter._progress is None else reporter._progress.tasks[0]
+    shown = capsys.readouterr().out
+    if described is not None:
+        assert described.description == "iteration 1, game Pong and 2 more: 2/100"
+        assert described.completed == 120
+    else:
+        assert shown == "in meta-iteration 1  120/1,000 env steps  1/s  game Pong and 2 more: 2/100\n"
