@@ -22,6 +22,7 @@ from metarl.envs.tasks import (
     Tasks,
     concatenate_tasks,
     describe_space,
+    describe_task,
     inside,
     n_tasks,
     sample_uniform,
@@ -188,9 +189,8 @@ class Family(ABC):
         return stream(zlib.crc32(self.id.encode()), f"split/{split}", index)
 
     def describe(self, task: Task) -> str:
-        """Return a task in a few words, as progress bars show it; families whose tasks have names return those."""
-        parts = ((name, np.round(np.asarray(value, dtype=np.float64), 2).tolist()) for name, value in task.items())
-        return shorten(", ".join(f"{name} {value}" for name, value in parts), quote=False)
+        """Return a task in a few words, for progress bars: its name where it has one."""
+        return describe_task(task)
 
     def validate_tasks(self, tasks: Mapping[str, Any]) -> Tasks:
         """Return ``tasks`` as arrays of the task space's dtype and shape.

@@ -80,3 +80,9 @@ def describe_range(space: spaces.Space[Any]) -> str:
     if isinstance(space, spaces.Discrete):
         return f"{space.start} to {space.start + space.n - 1}"
     return str(space)
+
+
+def describe_task(task: Task) -> str:
+    """Return a task's numbers in a few words."""
+    parts = ((name, np.round(np.asarray(value, dtype=np.float64), 2).tolist()) for name, value in task.items())
+    return shorten(", ".join(f"{name} {value}" for name, value in parts), quote=False)
