@@ -360,10 +360,10 @@ def digest(id, kwargs):
     import hashlib
 
     from metarl.envs import make_family
-    from metarl.streams import stream, task_streams
+    from metarl.streams import stream
 
     family = make_family(id, **kwargs)
-    tasks, rngs = family.tasks("test", 2), task_streams(0, "spawn", 0, 2)
+    tasks, rngs = family.tasks("test", 2), [stream(0, "spawn", 0, task) for task in range(2)]
     state, obs = family.reset(tasks, rngs, 2)
     total, actions = hashlib.sha256(obs.tobytes()), stream(0, "actions")
     for _ in range(5):

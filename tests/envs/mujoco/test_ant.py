@@ -14,7 +14,8 @@ from metarl.envs.mujoco.ant import DIR_LINEAGES, VEL_LINEAGES, Ant
 from metarl.envs.registry import make_family
 from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, TaskError, UnknownNameError
-from metarl.streams import stream, task_streams
+from metarl.streams import stream
+from tests.envs.streams import task_streams
 
 FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS
 

@@ -20,7 +20,8 @@ from metarl.envs.mujoco.models import Blueprint
 from metarl.envs.registry import make_family
 from metarl.envs.tasks import Tasks, take_tasks
 from metarl.errors import ConfigError, MetaRLError, TaskError, UnknownNameError
-from metarl.streams import stream, task_streams
+from metarl.streams import stream
+from tests.envs.streams import task_streams
 
 RADIUS, DENSITY = 0.08, 5.0
 PLAIN = {"upper_leg": np.array([0.2]), "ankle": np.array([0.4])}

@@ -15,7 +15,8 @@ from metarl.envs.mujoco.half_cheetah import DIR_LINEAGES, VEL_LINEAGES, HalfChee
 from metarl.envs.registry import make_family
 from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, UnknownNameError
-from metarl.streams import stream, task_streams
+from metarl.streams import stream
+from tests.envs.streams import task_streams
 
 
 def cheetah(id: str, **arguments: Any) -> HalfCheetah:

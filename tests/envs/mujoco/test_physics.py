@@ -16,7 +16,8 @@ from metarl.envs.mujoco.models import Model, _pair_with_ground, gymnasium_spec
 from metarl.envs.registry import make_family
 from metarl.envs.tasks import Tasks, take_tasks
 from metarl.errors import ConfigError, UnknownNameError
-from metarl.streams import stream, task_streams
+from metarl.streams import stream
+from tests.envs.streams import task_streams
 
 N_TASKS, N_ENVS, N_STEPS = 4, 3, 15
 IDS = ("AntVel-v0", "AntDir-v0", "HalfCheetahVel-v0", "HalfCheetahDir-v0")

@@ -11,7 +11,8 @@ from metarl.envs.plane.point_mass import LINEAGES, PointMass
 from metarl.envs.registry import make_family
 from metarl.envs.tasks import n_tasks
 from metarl.errors import ConfigError, UnknownNameError
-from metarl.streams import stream, task_streams
+from metarl.streams import stream
+from tests.envs.streams import task_streams
 
 
 def definition(lineage: str, goal, start, actions):

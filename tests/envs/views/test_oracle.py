@@ -9,7 +9,7 @@ from metarl.envs.family import Family, Step
 from metarl.envs.registry import make_family
 from metarl.envs.views.oracle import Oracle
 from metarl.errors import ConfigError
-from metarl.streams import task_streams
+from tests.envs.streams import task_streams
 
 
 class Mixed(Family):
