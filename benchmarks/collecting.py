@@ -42,14 +42,18 @@ class Replay:
     :param model: with what.
     :param episodes: as collected.
     :param initial: the physics states they started from, ``[copy, n]``.
+    :param hidden: positions, the first ones, that are not observed.
     """
 
-    def __init__(self, family: MujocoFamily, model: mujoco.MjModel, episodes: Episodes, initial: np.ndarray) -> None:
+    def __init__(
+        self, family: MujocoFamily, model: mujoco.MjModel, episodes: Episodes, initial: np.ndarray, hidden: int = 0
+    ) -> None:
         n_threads = family.n_threads
         self._model = model
         self._rollout = Rollout(nthread=n_threads if n_threads > 1 else 0)
         self._data = [mujoco.MjData(self._model) for _ in range(n_threads)]
         self._skip = family.frame_skip
+        self._seen = slice(1 + hidden, 1 + self._model.nq + self._model.nv)
         low, high = self._model.actuator_ctrlrange.T
         bound = cast("np.ndarray", getattr(family.action_space, "high")).astype(np.float64)  # noqa: B009
         actions = episodes.actions.reshape(len(initial), -1, len(low))
@@ -94,8 +98,8 @@ class Replay:
         """Whether the states replayed are the ones that were observed, to the last bit of float32."""
         obs = episodes.obs.reshape(*states.shape[:2], -1)
         mask = episodes.mask.reshape(states.shape[:2])[:, 1:]
-        size = self._model.nq + self._model.nv
-        return bool(np.array_equal(obs[:, 1:, :size][mask], states[:, :-1, 1 : 1 + size].astype(np.float32)[mask]))
+        own = states[:, :-1, self._seen].astype(np.float32)
+        return bool(np.array_equal(obs[:, 1:, : own.shape[-1]][mask], own[mask]))
 
     def __call__(self) -> None:
         for call in self._calls:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import commits, coverage, measure, search, sinusoid, speed, watching
+from benchmarks import commits, copies, coverage, measure, search, sinusoid, speed, watching
 from metarl.meta.evaluation.statistics import MIN_UNITS
 from metarl.zoo import __main__ as zoo
 
@@ -61,6 +61,16 @@ def test_a_quick_run_compares_a_plain_loop_over_tasks_with_the_same_steps(tmp_pa
     assert row["met"] == (row["ratio"] >= 5.0)
     assert row["iterations_a_second"] > 0
     assert row["largest_difference_of_parameters"] < 1e-4
+
+
+def test_collecting_by_copies_stands_beside_the_same_steps_of_mujoco_alone(tmp_path: Path) -> None:
+    path = tmp_path / "copies.json"
+    copies.main(["HalfCheetahVel-v0", "PointMass-v0", "--quick", "-o", str(path)])
+    robot, point = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert robot["replayed_bit_for_bit"]
+    assert robot["family/limit"] > 0
+    assert point["family_env_steps_per_s"] > 0
+    assert "family/limit" not in point
 
 
 def test_two_trees_take_turns_and_the_first_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
