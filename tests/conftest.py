@@ -19,7 +19,10 @@ settings.load_profile("metarl")
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_folders_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Stock algorithms that have no logger make a folder for every learn(), among the machine's temporary files."""
+    """Stock algorithms that have no logger make a folder for every learn(), among the machine's temporary files, and
+    what experts show is kept in the user's cache.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("sb3")))
+        patch.setenv("METARL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield

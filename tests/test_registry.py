@@ -69,9 +69,9 @@ def test_learners_say_what_they_can_do() -> None:
         assert cls.default_rate > 0.0
         assert cls.differentiable == issubclass(cls, Learner) != issubclass(cls, StockAlgorithm)
     able = {
-        "plain_steps": {"vpg", "supervised"},
-        "reuses_support": {"supervised"},
-        "deterministic": {"supervised"},
+        "plain_steps": {"vpg", "supervised", "cloning"},
+        "reuses_support": {"supervised", "cloning"},
+        "deterministic": {"supervised", "cloning"},
         "trust_region": {"vpg"},
         "needs_critic": {"a2c", "ppo"},
     }
@@ -81,6 +81,7 @@ def test_learners_say_what_they_can_do() -> None:
         "vpg": 1,
         "a2c": 1,
         "supervised": 1,
+        "cloning": 1,
     }
 
 

@@ -4,7 +4,7 @@ from metarl.agents.learners.a2c import A2C
 from metarl.agents.learners.base import Learner
 from metarl.agents.learners.ppo import PPO
 from metarl.agents.learners.registry import LEARNERS, find_learner, learner_names, register_learner
-from metarl.agents.learners.supervised import Supervised
+from metarl.agents.learners.supervised import Cloning, Supervised
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.learners.watching import LearnerState, Watcher
 from metarl.agents.networks.policy import FunctionalPolicy
@@ -19,6 +19,7 @@ __all__ = [
     "LEARNERS",
     "PPO",
     "VPG",
+    "Cloning",
     "Episodes",
     "FunctionalPolicy",
     "Learner",

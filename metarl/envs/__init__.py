@@ -5,6 +5,9 @@ from metarl.envs.checker.family import FamilyCheckError, check_family
 from metarl.envs.family import SPLITS, Family, State, Step
 from metarl.envs.groups import Group, group_tasks
 from metarl.envs.gym.family import GymFamily, from_gym
+from metarl.envs.imitation import point_mass as point_mass_imitation
+from metarl.envs.imitation.expert import Expert
+from metarl.envs.imitation.imitation import Imitation
 from metarl.envs.maze.grid import parse_maze
 from metarl.envs.maze.maze import Maze
 from metarl.envs.mujoco import ant, ant_leg, half_cheetah
@@ -21,10 +24,12 @@ from metarl.envs.views.single import SingleEnv, episode_stream
 __all__ = [
     "SPLITS",
     "Atari",
+    "Expert",
     "Family",
     "FamilyCheckError",
     "Group",
     "GymFamily",
+    "Imitation",
     "Maze",
     "OneStep",
     "Oracle",
@@ -49,6 +54,7 @@ __all__ = [
     "one_task",
     "parse_maze",
     "point_mass",
+    "point_mass_imitation",
     "register_family",
     "sinusoid",
     "stack_tasks",

@@ -105,6 +105,14 @@ class Family(ABC):
     loss: str | None = None
     """What an action costs as a prediction of the ``target`` that ``info`` reports, a key of :data:`LOSSES`; families
     of :mod:`metarl.envs.supervised` declare one. None where actions are moves and there is a reward only."""
+    clips_actions: bool = True
+    """Whether actions outside a Box are clipped to it; False where an action is a statement, which costs what it says
+    wherever it lies, as those of imitation do."""
+    evaluation_family: Family | None = None
+    """The family that policies are scored in, where it is another than they learn in: it has the same tasks and spaces.
+    Families of :mod:`metarl.envs.imitation` show what an expert does in that one."""
+    evaluation_episodes: int = 5
+    """Episodes of the ``evaluation_family`` that the score of a task is the mean over."""
     concurrent: bool = False
     """Whether several threads may step the family at once, and it gains from that: its steps are native code."""
     live: bool = False
@@ -117,6 +125,11 @@ class Family(ABC):
     """Whether the observation tells the task on purpose, as the oracle view's does."""
     render_fps: int | None = None
     """Frames a second of a video; None for a family that is not drawn, the others implement :meth:`render`."""
+
+    @property
+    def acts_in(self) -> Family:
+        """The family in which policies act once they have learnt: ``evaluation_family``, or this one."""
+        return self if self.evaluation_family is None else self.evaluation_family
 
     # ----------------------------------------------------------------------------------------------------------- tasks
     def sample_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
@@ -226,16 +239,7 @@ class Family(ABC):
                 raise TaskError(
                     f"{name}={shorten(value)} is outside the task space of {self.id}: {describe_space(space)}{extra}"
                 )
-        finite = self.finite_tasks()
-        if finite is not None:
-            sound_tasks(self, "finite_tasks", finite)
-            same = np.ones((n_tasks(result), n_tasks(finite)), dtype=bool)
-            for name, value in result.items():
-                same &= np.all(value[:, None] == finite[name], axis=tuple(range(2, value.ndim + 1)))
-            unknown = ~(same.any(1) | foreign)
-            if unknown.any():
-                task = {name: np.asarray(value[int(np.argmax(unknown))]).tolist() for name, value in result.items()}
-                raise TaskError(f"{shorten(task)} is not one of the {n_tasks(finite)} tasks of {self.id}")
+        _require_known(self, result, foreign)
         return result
 
     def spaces(self, task: Task) -> tuple[spaces.Box, spaces.Space[Any]]:
@@ -317,6 +321,24 @@ def cut_finite(id: str, total: int, split: str) -> np.ndarray:
     order = stream(0, f"{id}/split").permutation(total)
     a, b = int(0.6 * total), int(0.8 * total)
     return {"train": order[:a], "validation": order[a:b], "test": order[b:]}[split]
+
+
+def _require_known(family: Family, tasks: Tasks, foreign: np.ndarray) -> None:
+    """Raise :class:`TaskError` for a task that a finite family does not have.
+
+    :param foreign: ``[task]``, those that need not be among them: the shifted ones.
+    """
+    finite = family.finite_tasks()
+    if finite is None:
+        return
+    sound_tasks(family, "finite_tasks", finite)
+    same = np.ones((n_tasks(tasks), n_tasks(finite)), dtype=bool)
+    for name, value in tasks.items():
+        same &= np.all(value[:, None] == finite[name], axis=tuple(range(2, value.ndim + 1)))
+    unknown = ~(same.any(1) | foreign)
+    if unknown.any():
+        task = {name: np.asarray(value[int(np.argmax(unknown))]).tolist() for name, value in tasks.items()}
+        raise TaskError(f"{shorten(task)} is not one of the {n_tasks(finite)} tasks of {family.id}")
 
 
 def _as_parameter(family: Family, name: str, given: Any) -> np.ndarray:

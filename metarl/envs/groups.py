@@ -25,6 +25,7 @@ class Group(NamedTuple):
 
 def has_equal_spaces(family: Family) -> bool:
     """Return whether all tasks of a family have its own spaces."""
+    family = family.acts_in  # whose spaces it has
     inner = family.family if isinstance(family, Oracle) else family
     return type(inner).spaces is Family.spaces
 

@@ -15,6 +15,7 @@ step that returns them.
 - ``horizon`` is a whole number of env steps, 1 or more.
 - ``max_copies`` is None, or a whole number of copies, 1 or more.
 - ``loss`` is None, ``"squared_error"`` (with a ``Box`` of actions) or ``"cross_entropy"`` (with ``Discrete`` ones).
+- ``evaluation_family`` is None or a family with equal task, observation and action spaces.
 - Methods take what :class:`~metarl.envs.family.Family` says, by place; ``step`` takes ``active`` too.
 - These, and ``spaces(task)``, stay as they are. ``spaces(task)`` are of the same kinds, and equal the family's own for
   some training task. (Learning takes families whose tasks have equal spaces; the interface allows others.)
@@ -43,7 +44,8 @@ step that returns them.
   last observation of an episode.
 - Entries of ``info`` whose names begin with ``reward`` are the terms of the reward and add up to it.
 - Where ``loss`` is declared, ``info`` has the ``target`` of every action, ``[task, env, *action]``.
-- Actions outside a ``Box`` are clipped to it, as Stable-Baselines3 clips them before it steps an environment.
+- Actions outside a ``Box`` are clipped to it, as Stable-Baselines3 clips them before it steps an environment, unless
+  ``clips_actions`` is False.
 
 **Dynamics**
 
@@ -109,11 +111,11 @@ def broken_declaration(family: Family) -> str | None:
     copies: Any = family.max_copies
     if copies is not None and (isinstance(copies, bool) or not isinstance(copies, int | np.integer) or copies < 1):
         return f"max_copies={shorten(copies)}: None, or at least 1"
-    for name in ("concurrent", "live", "observes_task"):
+    for name in ("concurrent", "live", "observes_task", "clips_actions"):
         if not isinstance(getattr(family, name), bool | np.bool_):
             return f"{name}={shorten(getattr(family, name))}: a bool"
     fault = fault or _broken_methods(family) or broken_spaces(family.observation_space, family.action_space)
-    return fault or _broken_loss(family)
+    return fault or _broken_loss(family) or _broken_evaluation(family)
 
 
 def require_sound_declaration(family: Family) -> None:
@@ -182,6 +184,26 @@ def _broken_loss(family: Family) -> str | None:
         taken = shorten(family.action_space, quote=False)
         return f"loss={loss!r} with action_space {taken}: it takes a {LOSSES[loss].__name__}"
     return None
+
+
+def _broken_evaluation(family: Family) -> str | None:
+    """Return why policies cannot be scored in another family, None if they can or are scored in this one."""
+    other: Any = family.evaluation_family
+    if other is None:
+        return None
+    if not isinstance(other, Family):
+        return f"evaluation_family is {kind_of(other)}, not a family"
+    for name in ("task_space", "observation_space", "action_space"):
+        if getattr(other, name) != getattr(family, name):
+            return f"evaluation_family {_name_of(other)} has another {name}"
+    if not _is_count(family.evaluation_episodes):
+        return f"evaluation_episodes={shorten(family.evaluation_episodes)}: a number of episodes, at least 1"
+    return None
+
+
+def _is_count(value: Any) -> bool:
+    """Whether a value is a whole number, 1 or more."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def broken_spaces(observation_space: Any, action_space: Any) -> str | None:

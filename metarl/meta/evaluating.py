@@ -115,8 +115,10 @@ class Evaluates(MetaAlgorithm):
         """Adapt to held-out tasks and report the return after 0 … K inner steps.
 
         The return after k steps is the mean undiscounted return of the batch collected at θ_k, which then serves the
-        next step, as in the reference. Runs evaluated with equal arguments share tasks and random streams, so they can
-        be compared in pairs. The report's ``meta["ep_lengths"]`` is ``[task, step]``, the mean length of the episodes.
+        next step, as in the reference; of a family with an evaluation family, such as those of imitation, it is that of
+        ``evaluation_episodes`` episodes there, and the report has both returns. Runs evaluated with equal arguments
+        share tasks and random streams, so they can be compared in pairs. The report's ``meta["ep_lengths"]`` is
+        ``[task, step]``, the mean length of the episodes.
 
         :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
         :param n_inner_steps: K; 3 if None.
@@ -144,6 +146,8 @@ class Evaluates(MetaAlgorithm):
             gather(blocks, [getattr(outcome, name) for outcome in outcomes])
             for name in ("returns", "env_steps", "ep_lengths")
         )
+        learning = [outcome.learning_returns for outcome in outcomes if outcome.learning_returns is not None]
+        elsewhere = self.family.evaluation_family is not None and len(learning) == len(blocks)
         return Report(
             algo=self.name,
             env=self.family.id,
@@ -154,6 +158,7 @@ class Evaluates(MetaAlgorithm):
             strata=None if strata is None else np.array(strata),
             seeds=[self.seed],
             label=label or self.name,
+            learning_returns=gather(blocks, learning)[None] if elsewhere else None,
             meta={
                 "num_timesteps": self.num_timesteps,
                 "n_iterations": self.n_iterations,

@@ -11,6 +11,8 @@ from gymnasium import spaces
 
 from metarl.envs import from_gym
 from metarl.envs.family import Family, State, Step
+from metarl.envs.imitation.expert import Expert
+from metarl.envs.imitation.imitation import Imitation
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Tasks
 from tests.envs.families import Doors
@@ -64,6 +66,41 @@ class Slope(OneStep):
         return x, tasks["slope"][:, None, None] * x
 
 
+class WalkHome(Imitation):
+    """Imitation of one who walks to the task's side, and stays there."""
+
+    discrete = False
+
+    def __init__(self) -> None:
+        super().__init__(n_tasks=3, n_demonstrations=2, n_eval_episodes=2)
+        self.id = "WalkHome-v0"
+
+    def make_real(self, real_kwargs: Mapping[str, Any]) -> Family:
+        return Walk(discrete=self.discrete)
+
+    def make_expert(self, real: Family) -> Expert:
+        return Homewards(self.discrete)
+
+
+class WalkHomeDiscrete(WalkHome):
+    """The same in steps of one length."""
+
+    discrete = True
+
+
+class Homewards(Expert):
+    """Walks to where the task's side is."""
+
+    fingerprint = "homewards"
+
+    def __init__(self, discrete: bool) -> None:
+        self.discrete = discrete
+
+    def act(self, tasks: Tasks, obs: np.ndarray) -> np.ndarray:
+        move = np.clip(tasks["side"][:, None] - obs[..., 0], -1.0, 1.0)
+        return np.sign(move).astype(np.int64) + 1 if self.discrete else move[..., None]
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of family.
@@ -89,6 +126,8 @@ KINDS: dict[str, Kind] = {
     ),
     "supervised": Kind(Slope),
     "from gym": Kind(lambda: from_gym("Pendulum-v1", {"g": (5.0, 15.0), "m": (0.5, 2.0)}, horizon=3)),
+    "imitation": Kind(WalkHome),
+    "imitation of choices": Kind(WalkHomeDiscrete),
 }
 TOYS: dict[str, Kind] = {"one shot": Kind(Aim), "one shot of three": Kind(lambda: Aim(discrete=True))}
 """Families whose known answer any learner finds within a few meta-iterations."""

@@ -62,8 +62,9 @@ def is_quick(case: Case) -> bool:
     """Tell whether a case belongs to the default suite: all kinds with two inner steps, one kind with one and three.
 
     A stock algorithm takes all inner steps of a task in one go, so their number is but a number of env steps. Images
-    take long, and one inner step. To stock algorithms an environment of Gymnasium is as any other family. A pair that
-    is refused whatever the family is refused once.
+    take long, and one inner step. Imitation is for learners that take targets; of the others one wrapper is enough. To
+    stock algorithms an environment of Gymnasium is as any other family. A pair that is refused whatever the family is
+    refused once.
     """
     first = next(iter(KINDS))
     if case.learner is None:
@@ -71,6 +72,9 @@ def is_quick(case: Case) -> bool:
     cls, learner = metarl.ALGORITHMS[case.algorithm], LEARNERS[case.learner]
     if cls.refusal(learner) is not None:  # type: ignore[attr-defined]
         return case.kind == first and case.n_inner_steps == 2
+    if case.kind.startswith("imitation"):
+        takes_targets, of_box = "target" in learner.info, case.kind == "imitation"
+        return case.n_inner_steps == 2 and (takes_targets == of_box) and (takes_targets or not cls.learns)
     if case.kind == "images":
         return case.n_inner_steps == 1
     if case.kind == "from gym":

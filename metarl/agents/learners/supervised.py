@@ -1,4 +1,4 @@
-"""Gradient steps on a declared loss: few-shot regression and classification, as MAML's authors have it."""
+"""Gradient steps on a declared loss: few-shot regression and classification, as MAML's authors have it, and cloning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from metarl.agents.learners.base import Learner
 from metarl.agents.learners.registry import register_learner
-from metarl.agents.networks.distributions import Distribution, Gaussian
+from metarl.agents.networks.distributions import MIN_LOG_STD, Distribution, Gaussian
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.episodes import Episodes
@@ -79,3 +79,35 @@ class Supervised(Learner):
         else:
             each = -distribution.log_prob(samples.target)
         return (samples.weights * each).sum(-1)
+
+
+@register_learner("cloning")
+class Cloning(Supervised):
+    """One gradient step on the expected imitation loss, computed exactly from the targets.
+
+    Where actions are a ``Box``, a family of imitation pays −‖a − a*‖². The loss of a task is the mean over its pairs
+    of the expectation for a Gaussian policy, E‖a − a*‖² = ‖μ(s) − a*‖² + tr Σ, so that the standard deviation is learnt
+    too: it shrinks. Where actions are ``Discrete`` it is −log π(a*|s).
+
+    As with ``supervised``, of which this is the case for policies that act, one support batch serves all inner steps,
+    and the policy's most likely action is what is scored: on families of imitation in the real environment::
+
+        options = {"n_episodes": 10, "meta_batch_size": 2, "policy_kwargs": {"net_arch": [8]}}
+        model = metarl.FOMAML("MlpPolicy", "PointMassImitation-v0", learner="cloning", **options)
+        report = model.evaluate("test", n_inner_steps=1, n_tasks=2)
+        assert report.env == "PointMassImitation-v0"
+        assert (report.learning_returns < 0.0).all()  # minus the imitation loss; report.returns are of PointMass-v0
+
+    The parameters are those of :class:`~metarl.agents.learners.supervised.Supervised`.
+    """
+
+    default_rate = 0.1
+
+    def head_loss(
+        self, distribution: Distribution, samples: Samples, values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the expected loss of each task, ``[task]``."""
+        loss = super().head_loss(distribution, samples, values)
+        if isinstance(distribution, Gaussian):
+            loss = loss + torch.exp(2.0 * distribution.log_std.clamp(min=MIN_LOG_STD)).sum(-1)
+        return loss

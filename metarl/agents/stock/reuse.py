@@ -282,12 +282,13 @@ class ReusableSB3:
 
     def evaluate(self, task: Task, seed: int, n_episodes: int, deterministic: bool) -> tuple[float, float]:
         """Return the mean undiscounted return and length of fresh episodes, in copies of the task apart from those
-        learnt on.
+        learnt on; of the evaluation family, where there is one.
 
         :param deterministic: take the most likely actions. A policy with gSDE always does: its noise belongs to
             learning.
         """
-        env = FamilyVecEnv(self.family, {name: np.asarray(v)[None] for name, v in task.items()}, n_episodes, seed)
+        tasks = {name: np.asarray(v)[None] for name, v in task.items()}
+        env = FamilyVecEnv(self.family.acts_in, tasks, n_episodes, seed)
         normalize = self.algorithm.get_vec_normalize_env()
         episodes: dict[int, tuple[float, int]] = {}
         with sb3_generators():

@@ -165,7 +165,7 @@ def _kept_between(probe: Probe, moment: Moment, started: State) -> None:
 
 def _clipped(probe: Probe, moment: Moment, started: State) -> None:
     space = probe.action_space
-    if not isinstance(space, spaces.Box):
+    if not (isinstance(space, spaces.Box) and probe.family.clips_actions):
         return
     rng = np.random.default_rng(moment.time)
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)

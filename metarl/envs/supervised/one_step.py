@@ -76,7 +76,8 @@ class OneStep(Family):
         target = state["target"]
         space = self.action_space
         if isinstance(space, spaces.Box):
-            prediction = np.clip(actions, space.low, space.high).astype(target.dtype)
+            prediction = np.clip(actions, space.low, space.high) if self.clips_actions else actions
+            prediction = prediction.astype(target.dtype)
             reward, name = -np.square(prediction - target).sum(-1, dtype=np.float64), "reward_squared_error"
         else:
             prediction = actions.astype(target.dtype)

@@ -42,6 +42,10 @@ class Oracle(Family):
         self.shifted_space = family.shifted_space
         self.horizon = family.horizon
         self.loss = family.loss
+        self.clips_actions = family.clips_actions
+        if family.evaluation_family is not None:
+            self.evaluation_family = Oracle(family.evaluation_family)
+        self.evaluation_episodes = family.evaluation_episodes
         self.concurrent = family.concurrent
         self.live = family.live
         self.max_copies = family.max_copies

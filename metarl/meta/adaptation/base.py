@@ -110,6 +110,8 @@ class Outcome:
     :param statistics: those that tasks went on with, beside their parameters, one dict for each.
     :param eval_lengths: ``[task, batch]``, mean length of the episodes of evaluations that are not batches.
     :param path: the gradient steps taken, with their derivatives, where they were to be kept and are small enough.
+    :param learning_returns: ``[task, batch]``, the returns in the family that is learnt in, where evaluations measure
+        them; ``returns`` of an evaluation are those in its evaluation family, where it has one.
     """
 
     params: Params
@@ -122,6 +124,7 @@ class Outcome:
     statistics: list[Params] = field(default_factory=list)
     eval_lengths: np.ndarray | None = None
     path: GradientPath | None = None
+    learning_returns: np.ndarray | None = None
 
     @property
     def n_tasks(self) -> int:

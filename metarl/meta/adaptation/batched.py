@@ -47,6 +47,7 @@ class BatchedAdaptation:
 
     Each inner step collects its own batch at the parameters reached and learns from it, unless the learner reuses the
     first one for all of them. Then evaluations measure what is reached on further episodes, the same after each step.
+    Where the family has an evaluation family, they measure it on episodes of that one, too.
 
     :param family: whose tasks are learnt.
     :param learner: learns them.
@@ -156,34 +157,47 @@ class BatchedAdaptation:
     def collect(self, params: Params, request: Request, k: int) -> Episodes:
         """Collect the ``k``-th batch of every task at the stacked ``params``; the last one is the query batch."""
         seeds = request.streams.tasks(request.n_tasks, k)
-        return self._collect(params, request, seeds, self.learner.n_query if k == len(request.rates) else None)
+        n_episodes = self.learner.n_query if k == len(request.rates) else None
+        return self._collect(self.family, params, request, seeds, n_episodes)
 
     def measure(self, params: Params, request: Request) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean return and length, ``[task]``, of episodes of every task that nothing is learnt from: the
         same ones whatever ``params`` are.
         """
         seeds = request.streams.tasks(request.n_tasks, part="/measured")
-        batch = Batch.of(self._collect(params, request, seeds, self.learner.n_eval))
+        batch = Batch.of(self._collect(self.family, params, request, seeds, self.learner.n_eval))
+        return batch.returns, batch.lengths
+
+    def score(self, params: Params, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same of episodes in the evaluation family."""
+        seeds, n_episodes = request.streams.tasks(request.n_tasks, part="/scored"), self.family.evaluation_episodes
+        batch = Batch.of(self._collect(self.family.acts_in, params, request, seeds, n_episodes, info=()))
         return batch.returns, batch.lengths
 
     def _collect(
-        self, params: Params, request: Request, seeds: Sequence[np.random.SeedSequence], n_episodes: int | None
+        self,
+        family: Family,
+        params: Params,
+        request: Request,
+        seeds: Sequence[np.random.SeedSequence],
+        n_episodes: int | None,
+        info: Sequence[str] | None = None,
     ) -> Episodes:
         amount = request.amount if n_episodes is None else {"n_episodes": n_episodes, "n_transitions": None}
         policy = self.learner.policy
         episodes = collect(
-            self.family,
+            family,
             policy,
             params,
             request.tasks,
             seeds,
             n_episodes=amount["n_episodes"],
             n_transitions=amount["n_transitions"],
-            info=self.learner.info,
+            info=self.learner.info if info is None else info,
             deterministic=self.learner.deterministic,
             parallel=self._parallel,
         )
-        if policy.network.transductive and len(set(episodes.lengths.ravel().tolist())) > 1:
+        if family is self.family and policy.network.transductive and len(set(episodes.lengths.ravel().tolist())) > 1:
             raise ConfigError(
                 f"{policy.name} normalises by each batch, to which what is missing in shorter episodes would count: "
                 f"those of {self.family.id} are {episodes.lengths.min()} to {episodes.lengths.max()} env steps long; "
@@ -300,7 +314,7 @@ class BatchedWalk:
             return
         with timer("sampling"):
             episodes = self._adaptation.collect(self._state.params, self._request, self.n_done)
-        self._batches.append(Batch.of(episodes))
+        self._batches.append(self._scored(Batch.of(episodes), self._state.params))
         if not self._measure:
             with timer("outer"):
                 self._last = learner.process(episodes, self._state.params)
@@ -310,13 +324,19 @@ class BatchedWalk:
         batch of an evaluation, and in the last of training, so that its log has a return before and after.
         """
         is_last = self.n_done + 1 == self.n_units and self.n_done > 0
-        if not (self._adaptation.learner.reuses_support and (self._measure or is_last)):
+        if self._adaptation.learner.reuses_support and (self._measure or is_last):
+            batch = batch.measured_on(*self._adaptation.measure(self._state.params, self._request))
+        return self._scored(batch, self._state.params)
+
+    def _scored(self, batch: Batch, params: Params) -> Batch:
+        """Return a batch of an evaluation with its score in the evaluation family, where there is one."""
+        if not self._measure or self._adaptation.family.evaluation_family is None:
             return batch
-        return batch.measured_on(*self._adaptation.measure(self._state.params, self._request))
+        return batch.scored_by(*self._adaptation.score(params, self._request))
 
     def outcome(self) -> Outcome:
         """Return what came of it."""
-        returns, lengths, env_steps, n_episodes = (
+        returns, lengths, env_steps, n_episodes, learning_returns = (
             np.stack([getattr(batch, each.name) for batch in self._batches], axis=1) for each in fields(Batch)
         )
         return Outcome(
@@ -328,6 +348,7 @@ class BatchedWalk:
             self._last,
             eval_lengths=lengths,
             path=self._path,
+            learning_returns=learning_returns,
         )
 
     # ------------------------------------------------------------------------------------------------ stopping half-way

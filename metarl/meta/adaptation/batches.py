@@ -18,24 +18,27 @@ class Batch:
     :param lengths: the mean length of the same episodes.
     :param env_steps: of the batch; 0 where an earlier one was learnt from again.
     :param n_episodes: likewise.
+    :param learning_returns: the returns in the family that is learnt in, where ``returns`` are of another one.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     env_steps: np.ndarray
     n_episodes: np.ndarray
+    learning_returns: np.ndarray
 
     @classmethod
     def of(cls, episodes: Episodes) -> Batch:
         """Return what is remembered of whole episodes."""
         n_episodes = (episodes.lengths > 0).sum(1)
-        return cls(episodes.mean_returns, episodes.task_steps / n_episodes, episodes.task_steps, n_episodes)
+        returns = episodes.mean_returns
+        return cls(returns, episodes.task_steps / n_episodes, episodes.task_steps, n_episodes, returns)
 
     @classmethod
     def nothing(cls, n_tasks: int) -> Batch:
         """Return what is remembered where nothing was collected."""
         unknown, none = np.full(n_tasks, np.nan), np.zeros(n_tasks, np.int64)
-        return cls(unknown, unknown, none, none)
+        return cls(unknown, unknown, none, none, unknown)
 
     @classmethod
     def of_copies(cls, copies: Copies, n_steps: int) -> Batch:
@@ -45,8 +48,12 @@ class Batch:
             np.array([float(each[:, column].mean()) if len(each) else np.nan for each in ended]) for column in (0, 1)
         )
         n_episodes = np.array([len(each) for each in ended])
-        return cls(returns, lengths, np.full(len(ended), n_steps), n_episodes)
+        return cls(returns, lengths, np.full(len(ended), n_steps), n_episodes, returns)
 
     def measured_on(self, returns: np.ndarray, lengths: np.ndarray) -> Batch:
         """Return the same with the score of other episodes, ``[task]`` means."""
+        return replace(self, returns=returns, lengths=lengths, learning_returns=returns)
+
+    def scored_by(self, returns: np.ndarray, lengths: np.ndarray) -> Batch:
+        """Return the same with the score of episodes of the evaluation family, ``[task]`` means."""
         return replace(self, returns=returns, lengths=lengths)

@@ -97,15 +97,16 @@ class ContinuingWalk(BatchedWalk):
                 self._state = adaptation.update(self._state, samples, request.rates[k], seeds, self._watcher)
         batch = Batch.of_copies(copies, n_updates * how.size)
         if self._measure:
-            batch = batch.measured_on(*adaptation.measure(before, request))
+            batch = self._scored(batch.measured_on(*adaptation.measure(before, request)), before)
         self._batches.append(batch)
 
     def _look(self, timer: Timer) -> None:
         """Measure the parameters reached, or collect one rollout there, as long as an inner step."""
         adaptation, request, how = self._adaptation, self._request, self._adaptation.continuing
         if self._measure:
-            nothing = Batch.nothing(request.n_tasks)
-            self._batches.append(nothing.measured_on(*adaptation.measure(self._state.params, request)))
+            reached = self._state.params
+            batch = Batch.nothing(request.n_tasks).measured_on(*adaptation.measure(reached, request))
+            self._batches.append(self._scored(batch, reached))
             return
         n_steps = -(-adaptation.size(request.amount) // how.n_envs)
         with timer("sampling"):

@@ -169,6 +169,8 @@ class StockAdaptation:
         """Learn every task; the return after k inner steps is that of fresh episodes; a unit is a task."""
         n, size, n_steps = request.n_tasks, self.size(request.amount), len(request.rates)
         n_episodes = request.amount["n_episodes"] or -(-size // self.family.horizon)
+        if self.family.evaluation_family is not None:
+            n_episodes = self.family.evaluation_episodes
         learner, seeds = self.at(request.rates), request.streams.tasks(n)
         reached: list[Params] = []
         returns: list[list[float]] = []

@@ -46,6 +46,8 @@ class Report:
     :param strata: ``[task]``, only where the split has fewer tasks than entries: which task each entry is. Entries are
         then independent adaptations.
     :param label: how tables and figures name it; the algorithm by default.
+    :param learning_returns: ``[run, task, step]``, only of families whose policies are scored in another one: the
+        return in the family that they learn in. Of imitation it is minus the loss.
     :param meta: what else is worth knowing: command, versions, commit, hyperparameters. Anything strict JSON holds. The
         entries named in :data:`STREAM_KEYS` say which random streams the episodes came from, ``family_tasks`` how many
         tasks a finite family has in all.
@@ -62,6 +64,7 @@ class Report:
     strata: np.ndarray | None = None
     label: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    learning_returns: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Bring everything into one shape and dtype."""
@@ -76,7 +79,13 @@ class Report:
         n_run, n_task, n_step = self.returns.shape
         if self.env_steps.shape != (n_step,):
             raise ConfigError(f"env_steps has shape {self.env_steps.shape}: use one for each of the {n_step} points")
-        for name, array in (("returns", self.returns), ("env_steps", self.env_steps)):
+        arrays = {"returns": self.returns, "env_steps": self.env_steps}
+        if self.learning_returns is not None:
+            fix(self, "learning_returns", np.asarray(self.learning_returns, dtype=np.float64))
+            arrays["learning_returns"] = self.learning_returns
+            if self.learning_returns.shape != self.returns.shape:
+                raise ConfigError(f"learning_returns has shape {self.learning_returns.shape}: use that of returns")
+        for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise ConfigError(f"{name} of the report on {self.env} holds NaN or infinity")
         if len(self.seeds) != n_run:
@@ -170,8 +179,13 @@ class Report:
             [str(step), f"{self.env_steps[step]:,.0f}", str(bands.at(step)), str(gains.at(step)) if step else ""]
             for step in range(self.n_inner_steps + 1)
         ]
+        columns: tuple[str, ...] = ("inner steps", "env steps", "return", "gain")
+        if self.learning_returns is not None:
+            columns = (*columns, "return where it learns")
+            learning = self._bands(self.learning_returns, level, n_resamples=10_000)
+            rows = [[*row, str(learning.at(step))] for step, row in enumerate(rows)]
         return Table(
-            ("inner steps", "env steps", "return", "gain"),
+            columns,
             rows,
             f"{self.label} on {self.env}, {self.split} tasks",
             (self.describe_intervals(level),),
@@ -209,27 +223,7 @@ class Report:
     # ----------------------------------------------------------------------------------------------------------- JSON
     def to_json(self) -> str:
         """Return strict JSON: no NaN, numbers that :meth:`from_json` reads back exactly."""
-        bands, gains = self.bands(), self.gains()
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
-            "algo": self.algo,
-            "env": self.env,
-            "split": self.split,
-            "label": self.label,
-            "seeds": list(self.seeds),
-            "env_steps": self.env_steps.tolist(),
-            "returns": self.returns.tolist(),
-            "tasks": {name: value.tolist() for name, value in self.tasks.items()},
-            "strata": None if self.strata is None else self.strata.tolist(),
-            "summary": {
-                "return": [list(bands.at(step)) for step in range(self.n_inner_steps + 1)],
-                "gain": [list(gains.at(step)) for step in range(self.n_inner_steps + 1)],
-                "level": 0.95,
-                "distinct_tasks": self.n_distinct,
-            },
-            "meta": self.meta,
-        }
+        document = _document_of(self)
         try:
             return json.dumps(document, allow_nan=False, indent=1) + "\n"
         except (TypeError, ValueError) as error:
@@ -300,6 +294,7 @@ class _Document:
     tasks: dict[str, list[Any]]
     strata: list[Annotated[int, Range(0, LARGEST)]] | None
     meta: dict[str, Any]
+    learning_returns: list[list[list[Number]]] | None = None
     rest: dict[str, Any] = field(default_factory=dict)
 
 
@@ -316,6 +311,32 @@ class _Meta:
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     rest: dict[str, Any] = field(default_factory=dict)
+
+
+def _document_of(report: Report) -> dict[str, Any]:
+    """Return the JSON of a report, with what can be computed from it."""
+    bands, gains = report.bands(), report.gains()
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "algo": report.algo,
+        "env": report.env,
+        "split": report.split,
+        "label": report.label,
+        "seeds": list(report.seeds),
+        "env_steps": report.env_steps.tolist(),
+        "returns": report.returns.tolist(),
+        "tasks": {name: value.tolist() for name, value in report.tasks.items()},
+        "strata": None if report.strata is None else report.strata.tolist(),
+        **({} if report.learning_returns is None else {"learning_returns": report.learning_returns.tolist()}),
+        "summary": {
+            "return": [list(bands.at(step)) for step in range(report.n_inner_steps + 1)],
+            "gain": [list(gains.at(step)) for step in range(report.n_inner_steps + 1)],
+            "level": 0.95,
+            "distinct_tasks": report.n_distinct,
+        },
+        "meta": report.meta,
+    }
 
 
 def _number_array(value: Any) -> np.ndarray:
@@ -342,6 +363,7 @@ def _merged(reports: Sequence[Report], label: str | None) -> Report:
             )
         require_same_tasks(first, other)
     weights = [report.n_runs for report in reports]
+    learning = [report.learning_returns for report in reports if report.learning_returns is not None]
     return Report(
         algo=first.algo,
         env=first.env,
@@ -353,6 +375,7 @@ def _merged(reports: Sequence[Report], label: str | None) -> Report:
         strata=first.strata,
         label=label or first.label,
         meta={**first.meta, "merged": [report.meta for report in reports[1:]]},
+        learning_returns=np.concatenate(learning) if len(learning) == len(reports) else None,
     )
 
 

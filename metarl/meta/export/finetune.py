@@ -410,9 +410,9 @@ def finetune(
     hyperparameters = plain_tree(hyperparameters)
     tasks, strata, n_family = evaluation_tasks(model.family, split, n_tasks)
     is_sample = strata is not None and (n_family or 0) > len(set(strata))
-    episodes = getattr(model, "n_episodes", 20)
+    family, episodes = model.family.acts_in, getattr(model, "n_episodes", 20)
     n_envs = episodes if n_envs is None else n_envs
-    batch = getattr(model, "n_transitions", None) or episodes * model.family.horizon
+    batch = getattr(model, "n_transitions", None) or episodes * family.horizon
     n_steps = COUNT("n_steps", hyperparameters.pop("n_steps", -(-batch // n_envs)))
     rollout = n_steps * n_envs
     if total_timesteps <= rollout:
@@ -436,6 +436,6 @@ def finetune(
     curves = []
     for label, make in starts:
         report = None if progress is None else partial(progress, label)
-        curve = finetune_sb3(make, model.family, tasks, total_timesteps, n_envs, seed, label, report)
+        curve = finetune_sb3(make, family, tasks, total_timesteps, n_envs, seed, label, report)
         curves.append(replace(curve, strata=None if strata is None else np.array(strata), is_sample=is_sample))
     return Finetuning(curves[: -len(exports)], curves[-len(exports) :])

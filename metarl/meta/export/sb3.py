@@ -6,7 +6,9 @@ An initialisation that was learnt around a stock algorithm (``"sb3_sac"``) is ex
 parameters and hyperparameters. Statistics of ``VecNormalize`` lie beside the zip, in SB3's own format. One learnt
 around our A2C or PPO is exported to SB3's by default, critic and hyperparameters included. One learnt around vanilla
 policy gradients becomes a PPO: the actor is copied, and the value network, which a linear baseline stands in for, is
-fitted to the returns of training tasks, since the first updates with a random one destroy what was learnt.
+fitted to the returns of training tasks, since the first updates with a random one destroy what was learnt. A policy
+that learnt by imitation is exported in the same way, for the environment that the expert acted in: Adam's PPO goes on
+there, since none of its steps is one of the inner loop.
 
 For the latter, and for MAML around A2C and PPO, ``optimizer="sgd"`` (the default but for TRPO) makes one update of the
 model the same mathematics as one inner step: plain gradient descent at the inner rate, one pass over one batch of the
@@ -190,7 +192,8 @@ def export_sb3(
         tensors = {name.removeprefix("policy/"): tensor.detach().clone() for name, tensor in model.params.items()}
     else:
         tensors, value_fit = _actor_and_critic(model, value_tasks, value_episodes)
-    return Exported(settings, tensors, value_fit, _document(model, settings, tensors, value_fit), n_envs, model.family)
+    document = _document(model, settings, tensors, value_fit)
+    return Exported(settings, tensors, value_fit, document, n_envs, model.family.acts_in)
 
 
 def _actor_and_critic(model: Model, value_tasks: int, value_episodes: int) -> tuple[Params, ValueFit | None]:
@@ -226,7 +229,7 @@ def to_sb3(
     :param kwargs: see :func:`export_sb3`.
     :raises ConfigError: spaces that are not equal, bounds included, and whatever :func:`export_sb3` raises.
     """
-    made = None if env is None else as_any_env(env, model.family)
+    made = None if env is None else as_any_env(env, model.family.acts_in)
     n_envs = made.num_envs if isinstance(made, VecEnv) else 1
     if made is not None:
         # before anything is collected
@@ -424,7 +427,7 @@ def load_sb3(path: str | Path, env: AnyEnv | None = None, kind: str | None = Non
     settings, moments = read_settings(card, str(sidecar)), read_moments(card, str(sidecar))
     parameters, variables = read_tensors(data, str(path))
     if env is None:
-        family = make_family(card.source.env, **card.source.env_kwargs)
+        family = make_family(card.source.env, **card.source.env_kwargs).acts_in
         env = FamilyVecEnv(family, family.sample_tasks(stream(card.source.seed, "export/env"), 1), n_envs=1)
     env = as_any_env(env)
     _refuse_normalized(env)

@@ -80,7 +80,9 @@ def choose(model: Model, kind: str | None, optimizer: str | None, n_envs: int) -
     learner: Learner | None = getattr(adaptation, "learner", None)
     name = "a policy" if learner is None else repr(learner.name)
     sizes = {} if learner is None else _sizes(model, n_envs)
-    own = None if learner is None else learner.sb3_settings(sizes["n_steps"] * n_envs)
+    # What learnt in another family than it acts in repeats no update of its own there.
+    repeats = learner is not None and model.family.evaluation_family is None
+    own = learner.sb3_settings(sizes["n_steps"] * n_envs) if learner is not None and repeats else None
     if kind is None:
         kind = KIND if own is None else own.kind
     if kind not in KINDS:
@@ -114,6 +116,8 @@ def choose(model: Model, kind: str | None, optimizer: str | None, n_envs: int) -
 def has_repeatable_steps(model: Model) -> bool:
     """Whether an update of a stock SB3 model can be an inner step of ``model``."""
     learner = getattr(getattr(model, "adaptation", None), "learner", None)
+    if model.family.evaluation_family is not None:
+        return False
     return not isinstance(learner, Learner) or learner.sb3_settings(1) is not None
 
 

@@ -60,7 +60,9 @@ def fit_value(model: Model, policy: ActorCriticPolicy, n_tasks: int, n_episodes:
     tasks = draw_tasks(model.family, stream(model.seed, "export/tasks"), n_tasks)
     seeds = [seed_sequence(model.seed, "export/value", task) for task in range(n_tasks)]
     theta = {name: tensor.contiguous() for name, tensor in expand(model.theta, n_tasks).items()}
-    episodes = collect(model.family, model.policy, theta, tasks, seeds, n_episodes=n_episodes, parallel=model.parallel)
+    episodes = collect(
+        model.family.acts_in, model.policy, theta, tasks, seeds, n_episodes=n_episodes, parallel=model.parallel
+    )
     known: float | None = getattr(model, "gamma", None)
     gamma = 0.99 if known is None else known  # SB3's, for a learner that discounts nothing
     rng = stream(model.seed, "export/batches")

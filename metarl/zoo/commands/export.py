@@ -58,7 +58,7 @@ def task_env(model: MetaAlgorithm, task: dict[str, Any]) -> gym.Env[Any, Any] | 
     if not task:
         return None
 
-    return SingleEnv(model.family, **task)
+    return SingleEnv(model.family.acts_in, **task)
 
 
 def _output(args: argparse.Namespace, source: Source, model: MetaAlgorithm, kind: str) -> Path:

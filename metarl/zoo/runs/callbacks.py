@@ -191,6 +191,9 @@ class Evaluation:
         logger.record("eval/adapt_gain", float(means[trained] - means[0]))
         for step, value in enumerate(means):
             logger.record(f"eval/return_after_{step}", float(value))
+        if report.learning_returns is not None:
+            for step, value in enumerate(report.learning_returns.mean(axis=(0, 1))):
+                logger.record(f"eval/learning_return_after_{step}", float(value))
         for name, card in adaptation_cards(report).items():
             record_figure(logger, f"eval/adaptation{name}", card)
         # A point of its own at this step, so that nothing waits in memory for an iteration that a kill may prevent.

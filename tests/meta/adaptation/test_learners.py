@@ -167,7 +167,7 @@ def test_a_path_of_one_segment_leaves_leap_nothing_without_its_last(learner: str
         ("reptile", "ppo", {"learner_kwargs": {"batch_size": 0}}, "batch_size=0"),
         ("reptile", 7, {}, "unknown learner 7: known: a2c, "),
         ("reptile", None, {}, "unknown learner None: known: a2c, "),
-        ("reptile", ["ppo"], {}, r"unknown learner \['ppo'\]: known: a2c, ppo"),
+        ("reptile", ["ppo"], {}, r"unknown learner \['ppo'\]: known: a2c, cloning, ppo"),
         ("reptile", "ppo", {"learner_kwargs": "abc"}, "learner_kwargs='abc' is not a mapping"),
         ("reptile", "sb3_ppo", {"learner_kwargs": 5}, "learner_kwargs=5 is not a mapping"),
         ("reptile", "sb3_ppo", {"learner_kwargs": ["a"]}, r"learner_kwargs=\['a'\] is not a mapping"),
