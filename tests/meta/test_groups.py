@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 
 from metarl.envs.groups import group_tasks
 from metarl.envs.views.single import SingleEnv
@@ -22,6 +24,7 @@ from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.meta_sgd import MetaSGD
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.base import load
+from metarl.meta.export.sb3 import export_sb3, load_sb3, save_sb3
 from metarl.streams import stream
 from tests.envs.families import Doors
 from tests.meta.small import copy, equal, small
@@ -121,8 +124,6 @@ def test_heads_may_be_tasks_own_where_spaces_are_equal() -> None:
         small(FOMAML, task_local=["head"])
     with pytest.raises(ConfigError, match="leaves nothing"):
         small(FOMAML, task_local=["action_net", "log_std", "mlp_extractor"])
-    with pytest.raises(ConfigError, match="FOMAML has tensors of each task's own, so that no stock model starts"):
-        model.to_sb3()
     with pytest.raises(ConfigError, match="task_local='action_net' is not a list of names"):
         small(FOMAML, task_local="action_net")
 
@@ -138,3 +139,36 @@ def test_stock_algorithms_learn_heads_of_tasks_own(algorithm: Any) -> None:
     assert np.isfinite(model.evaluate("test", 1, n_tasks=2, n_episodes=1).returns).all()
     first, second = (model.adapt("PointMass-v0", 0, seed=seed).params["action_net.weight"] for seed in (0, 1))
     assert not torch.equal(first, second)
+
+
+def test_an_export_has_what_tasks_share_and_a_head_of_sb3_s_for_each_pair_of_spaces(tmp_path: Path) -> None:
+    model = make(Reptile, learner="ppo")
+    model.learn(1)
+    exported = export_sb3(model)
+    trunk, head = "mlp_extractor.policy_net.0.weight", "action_net.weight"
+    assert head not in exported.tensors
+    for group in group_tasks(Doors(), Doors().tasks("test")):
+        env = SingleEnv(Doors(), **{name: value[0] for name, value in group.tasks.items()})
+        stock = exported.on(env, seed=1)
+        plain, scratch = stock.policy.state_dict(), exported.scratch(env, seed=1).policy.state_dict()
+        assert torch.equal(plain[trunk], model.theta[trunk])
+        assert plain[head].shape[0] == group.action_space.n
+        assert torch.equal(plain[head], scratch[head])
+        assert not torch.equal(plain[trunk], scratch[trunk])
+        assert not torch.equal(plain[head], exported.on(env, seed=2).policy.state_dict()[head])
+        path = save_sb3(exported, tmp_path / f"doors{group.action_space.n}", env=env)
+        opened = PPO.load(path, env=env)
+        assert torch.equal(opened.policy.state_dict()[trunk], model.theta[trunk])
+        assert load_sb3(path, env).action_space == group.action_space
+    with pytest.raises(ConfigError, match="action_space Discrete"):
+        load_sb3(path, SingleEnv(Doors(), **{name: value[0] for name, value in Doors().tasks("test").items()}))
+    with pytest.raises(ConfigError, match=r"observation_space Box of shape .* differs"):
+        exported.on(gymnasium.make("PointMass-v0"))
+
+
+def test_heads_of_tasks_own_are_sb3_s_in_an_export_where_spaces_are_equal_too() -> None:
+    model = small(FOMAML, task_local=["action_net"])
+    stock = model.to_sb3(value_tasks=2)
+    scratch = export_sb3(model).scratch(seed=0)
+    assert torch.equal(stock.policy.action_net.weight, scratch.policy.action_net.weight)
+    assert torch.equal(stock.policy.log_std, model.theta["log_std"])

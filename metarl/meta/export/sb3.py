@@ -88,12 +88,14 @@ class Exported:
     """An export: what it takes to build the stock model on any environment of equal spaces.
 
     :param settings: the algorithm and its hyperparameters.
-    :param tensors: every parameter, by SB3's names, and the statistics that go with them.
+    :param tensors: every parameter, by SB3's names, and the statistics that go with them; but those of each task's own,
+        such as the last layers of games with other actions, which every model starts where SB3 starts them.
     :param value_fit: how well the value network was fitted; None where it was not.
     :param document: the sidecar: algorithm, network, spaces, hyperparameters and where the export comes from. It gets
-        the zip's SHA-256 when it is saved.
+        the zip's SHA-256 when it is saved, and a space in which tasks differ.
     :param n_envs: environments that step together, which the hyperparameters were chosen for.
     :param family: gives an environment where none is given.
+    :param has_local: whether tasks have tensors of their own.
     """
 
     settings: Settings
@@ -102,6 +104,7 @@ class Exported:
     document: dict[str, Any]
     n_envs: int
     family: Family
+    has_local: bool = False
 
     @library_torch()
     def on(self, env: AnyEnv | None = None, seed: int | None = None) -> BaseAlgorithm:
@@ -109,12 +112,13 @@ class Exported:
 
         :param env: any environment of equal spaces; None takes training tasks of the family. It is wrapped in
             ``VecNormalize`` where the learner normalised.
-        :param seed: as in SB3: seeds the global generators that SB3 draws from.
+        :param seed: as in SB3: seeds the global generators that SB3 draws from, and first the tensors that are each
+            task's own.
         :raises ConfigError: spaces that are not equal, bounds included, or another number of environments.
         """
         seed = (SEED | NONE)("seed", seed)
-        model = self._build(env, 0)
-        load_initialisation(model, self.tensors)
+        model = self._build(env, seed or 0)
+        load_initialisation(model, {**read_initialisation(model), **self.tensors} if self.has_local else self.tensors)
         if seed is not None:
             with sb3_alone():  # not in the middle of what another thread learns
                 model.set_random_seed(seed)
@@ -163,15 +167,10 @@ def export_sb3(
     :param value_tasks: training tasks that a value network is fitted on; 0 leaves it random.
     :param value_episodes: episodes of each.
     :param kwargs: hyperparameters of the stock class that overrule the chosen ones.
-    :raises ConfigError: an unknown kind, optimiser or hyperparameter; gSDE; an action space that SB3 cannot step;
-        tensors of each task's own.
+    :raises ConfigError: an unknown kind, optimiser or hyperparameter; gSDE; an action space that SB3 cannot step.
     """
     n_envs, value_tasks = COUNT("n_envs", n_envs), COUNT_OR_ZERO("value_tasks", value_tasks)
-    if getattr(getattr(model, "adaptations", None), "has_local", False):
-        raise ConfigError(
-            f"{type(model).__name__} has tensors of each task's own, so that no stock model starts where tasks do: "
-            "adapt(env) returns a policy that acts"
-        )
+    has_local = bool(getattr(getattr(model, "adaptations", None), "has_local", False))
     settings = choose(model, kind, optimizer, n_envs)
     if not (settings.is_stock or model.policy.network.stock):
         raise ConfigError(f"{model.policy_name} is none of Stable-Baselines3's policies: nothing to export to")
@@ -191,9 +190,13 @@ def export_sb3(
     if settings.is_stock:
         tensors = {name.removeprefix("policy/"): tensor.detach().clone() for name, tensor in model.params.items()}
     else:
-        tensors, value_fit = _actor_and_critic(model, value_tasks, value_episodes)
+        # Without the layers that are each task's own there is nothing to fit values to.
+        tensors, value_fit = _actor_and_critic(model, 0 if has_local else value_tasks, value_episodes)
+    if has_local:
+        shared = {name.removeprefix("policy/") for name in model.params}
+        tensors = {name: tensor for name, tensor in tensors.items() if name in shared}
     document = _document(model, settings, tensors, value_fit)
-    return Exported(settings, tensors, value_fit, document, n_envs, model.family.acts_in)
+    return Exported(settings, tensors, value_fit, document, n_envs, model.family.acts_in, has_local)
 
 
 def _actor_and_critic(model: Model, value_tasks: int, value_episodes: int) -> tuple[Params, ValueFit | None]:
@@ -234,7 +237,7 @@ def to_sb3(
     if made is not None:
         # before anything is collected
         _refuse_normalized(made)
-        require_equal_spaces(made, {what: space_to_json(getattr(model, what)) for what in SPACES})
+        require_equal_spaces(made, _spaces_of(model))
     return export_sb3(model, kind, n_envs=n_envs, **kwargs).on(made, seed)
 
 
@@ -294,7 +297,7 @@ def _document(model: Model, settings: Settings, tensors: Params, value_fit: Valu
         "policy_kwargs": kwargs,
         "hyperparameters": hyperparameters,
         "vec_normalize": normalize,
-        **{what: space_to_json(getattr(model, what)) for what in SPACES},
+        **_spaces_of(model),
         "source": {
             "algo": model.name,
             "learner": getattr(model, "learner", None),
@@ -316,6 +319,14 @@ def _document(model: Model, settings: Settings, tensors: Params, value_fit: Valu
 
 
 # ----------------------------------------------------------------------------------------------------------- spaces
+def _spaces_of(model: Model) -> dict[str, dict[str, Any]]:
+    """Return the spaces that all tasks have, as JSON."""
+    adaptations = getattr(model, "adaptations", None)
+    pairs = [(model.observation_space, model.action_space), *([] if adaptations is None else adaptations.pairs)]
+    columns = dict(zip(SPACES, zip(*pairs, strict=True), strict=True))
+    return {what: space_to_json(found[0]) for what, found in columns.items() if all(one == found[0] for one in found)}
+
+
 def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
     """Return a Box or Discrete space as strict JSON; equal spaces give equal values, bounds and dtype included."""
     if isinstance(space, spaces.Discrete):
@@ -333,9 +344,10 @@ def _finite(value: float) -> float | str:
 def require_equal_spaces(env: AnyEnv, document: Mapping[str, Any]) -> None:
     """Raise :class:`ConfigError` unless an environment has the spaces that a sidecar describes, bounds included.
 
-    Numbers of either precision are equal where they agree in float32, as policies see them.
+    A space in which tasks differ is not described. Numbers of either precision are equal where they agree in float32,
+    as policies see them.
     """
-    for what in SPACES:
+    for what in (space for space in SPACES if space in document):
         ours, theirs = document[what], space_to_json(getattr(env, what))
         if _in_float32(ours) != _in_float32(theirs):
             raise ConfigError(
@@ -390,7 +402,8 @@ def sb3_files(exported: Exported, path: str | Path, env: AnyEnv | None = None) -
     model = exported.on(env)
     model.save(buffer)
     data = buffer.getvalue()
-    document = {**exported.document, "sha256": hashlib.sha256(data).hexdigest()}
+    described = {what: space_to_json(getattr(model, what)) for what in SPACES if what not in exported.document}
+    document = {**exported.document, **described, "sha256": hashlib.sha256(data).hexdigest()}
     contents = {path: data, sidecar: (json.dumps(document, allow_nan=False, indent=1) + "\n").encode()}
     if exported.settings.normalize is not None:
         contents[normalization] = _saved(model.get_vec_normalize_env())
