@@ -195,7 +195,12 @@ class AdaptiveAlgorithm(Iterates):
             self.n_inner_steps,
             self.batch_steps,
             self._context_size(),
+            self._n_together(),
         )
+
+    def _n_together(self) -> int:
+        """Return how many tasks a stock algorithm learns together; 1, unless a wrapper does so."""
+        return 1
 
     def _context_size(self) -> int:
         """Return the size of a context that the policy sees beside observations; 0, unless a wrapper has one."""

@@ -72,6 +72,9 @@ def is_quick(case: Case) -> bool:
     cls, learner = metarl.ALGORITHMS[case.algorithm], LEARNERS[case.learner]
     if cls.refusal(learner) is not None:  # type: ignore[attr-defined]
         return case.kind == first and case.n_inner_steps == 2
+    if not (learner.differentiable or getattr(cls, "adapts", True)) and case.kind != first:
+        # Joint training by stock algorithms: what tasks show is all that differs.
+        return False
     if case.kind.startswith("imitation"):
         takes_targets, of_box = "target" in learner.info, case.kind == "imitation"
         return case.n_inner_steps == 2 and (takes_targets == of_box) and (takes_targets or not cls.learns)

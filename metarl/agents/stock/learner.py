@@ -51,7 +51,9 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +75,7 @@ from metarl.agents.stock.reuse import ReusableSB3, construct, load_initialisatio
 from metarl.checks import COUNT, check_arguments, plain_tree
 from metarl.envs.family import Family
 from metarl.envs.registry import make_family
-from metarl.envs.tasks import Task
+from metarl.envs.tasks import Task, Tasks, n_tasks, one_task
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.params import Params
 from metarl.synonyms import HYPERPARAMETERS
@@ -212,6 +214,7 @@ class SB3Learner:
     :param normalize: wrap the environments in SB3's ``VecNormalize``; a dict has its arguments. Its ``gamma`` is the
         algorithm's unless given.
     :param n_envs: copies of the task that step together.
+    :param n_together: tasks that are learnt together, where they are.
     :param kwargs: hyperparameters of the algorithm; ``train_freq`` may be a list of two. Their values are those of
         :data:`metarl.agents.stock.arguments.ALLOWED`.
     :raises UnknownNameError: an unknown algorithm, policy or keyword.
@@ -228,6 +231,7 @@ class SB3Learner:
         policy_kwargs: Mapping[str, Any] | None = None,
         normalize: bool | Mapping[str, Any] = False,
         n_envs: int = 1,
+        n_together: int = 1,
         **kwargs: Any,
     ) -> None:
         if algorithm in REFUSED:
@@ -264,10 +268,12 @@ class SB3Learner:
                     f"train_freq={shorten(kwargs['train_freq'])} counts episodes: n_envs={n_envs} is not 1"
                 )
         self.n_envs = n_envs
+        self.n_together = COUNT("n_together", n_together)
         self.kwargs = {**kwargs, "policy_kwargs": policy_kwargs}
         """Arguments of the algorithm, beside policy, environment and seed."""
         self._learning = self._reusable()
         self._queries: dict[int, ReusableSB3] = {}
+        self._joint: dict[int, ReusableSB3] = {}
         self.parameters = tuple(self._learning.parameters)
         """Names of what optimisers move: what paths and gradients consist of."""
 
@@ -288,22 +294,23 @@ class SB3Learner:
         try:
             if self.normalize is not None:
                 env = VecNormalize(env, **self.normalize)
-            return construct(self._class, self.policy, env, init_seed=seed, seed=seed, device="cpu", **kwargs)
+            with _large_minibatches(env.num_envs < self.n_together * self.n_envs):
+                return construct(self._class, self.policy, env, init_seed=seed, seed=seed, device="cpu", **kwargs)
         except Exception as error:
             # Of any kind: bad sizes of layers, for instance, are RuntimeErrors of PyTorch.
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ConfigError(f"{self._class.__name__}: {reason}") from error
 
-    def _reusable(self, seed: int = 0, **overrides: Any) -> ReusableSB3:
-        return ReusableSB3(self.family, lambda env: self.build(env, seed, **overrides), self.n_envs)
+    def _reusable(self, seed: int = 0, n_tasks: int = 1, **overrides: Any) -> ReusableSB3:
+        return ReusableSB3(self.family, lambda env: self.build(env, seed, **overrides), self.n_envs, n_tasks)
 
     def __getstate__(self) -> dict[str, Any]:
         # An algorithm starts over at every task: a copy goes on as the original does with a new one.
-        return {name: value for name, value in vars(self).items() if name not in ("_learning", "_queries")}
+        return {name: value for name, value in vars(self).items() if name not in ("_learning", "_queries", "_joint")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._learning, self._queries = self._reusable(), {}
+        self._learning, self._queries, self._joint = self._reusable(), {}, {}
 
     # --------------------------------------------------------------------------------------------------- initialisation
     def init(self, seed: int) -> Params:
@@ -355,7 +362,7 @@ class SB3Learner:
         self.require_budget(n_timesteps)
         learning, evaluation = map(int, seed.generate_state(2))
         with sb3_generators(), library_torch():
-            self._learning.start(params, task, learning)
+            self._learning.start(params, [task], learning)
             observer = Observer(
                 lambda: self._learning.evaluate(task, evaluation, n_eval_episodes, deterministic),
                 [n_timesteps * part / n_evaluations for part in range(n_evaluations + 1)] if n_evaluations else [],
@@ -370,6 +377,28 @@ class SB3Learner:
                 observer.returns,
                 observer.lengths,
             )
+
+    def run_together(self, params: Params, tasks: Tasks, seed: np.random.SeedSequence, n_timesteps: int) -> LearningRun:
+        """Learn a batch of tasks at once, with one call of the algorithm's own ``learn()`` on copies of all of them.
+
+        :param params: parameters and statistics, as :meth:`init` returns them.
+        :param tasks: a batch of tasks, of each of which there are ``n_envs`` copies.
+        :param seed: see :func:`learning_seed`.
+        :param n_timesteps: env steps, all copies of all tasks together.
+        :raises ConfigError: tensors that do not fit, or a budget that is all warm-up.
+        :raises DivergedError: learning diverged.
+        :raises NonFiniteError: the family gave an observation or a reward that is not finite.
+        """
+        n, n_timesteps = n_tasks(tasks), COUNT("n_timesteps", n_timesteps)
+        self.require_budget(n_timesteps)
+        with sb3_generators(), library_torch():
+            if n not in self._joint:
+                self._joint = {n: self._reusable(n_tasks=n)}
+            joint, observer = self._joint[n], Observer()
+            joint.start(params, [one_task(tasks, index) for index in range(n)], learning_seed(seed))
+            joint.learn(n_timesteps, observer)
+            reached = read_initialisation(joint.algorithm)
+            return LearningRun(reached, joint.algorithm.num_timesteps, observer.episode_returns, [], [], [])
 
     def evaluate(
         self, params: Params, task: Task, seed: np.random.SeedSequence, n_episodes: int, deterministic: bool = False
@@ -402,30 +431,41 @@ class SB3Learner:
         n_timesteps = COUNT("n_timesteps", n_timesteps)
         n_steps = -(-n_timesteps // self.n_envs)
         if n_steps not in self._queries:
-            self._queries[n_steps] = self._reusable(**self._query_kwargs(n_steps))
+            self._queries[n_steps] = self._reusable(**_query_kwargs(self._learning.algorithm, n_steps, self.n_envs))
         query, observer = self._queries[n_steps], Observer()
         total = GradientSum(query.parameters)
         if isinstance(query.algorithm, TRPO):
             total.see_actor(query.algorithm)
         with sb3_generators(), library_torch():
-            query.start(params, task, learning_seed(seed))
+            query.start(params, [task], learning_seed(seed))
             query.learn(n_steps * self.n_envs, observer, total)
         return QueryGradient(total.gradient, n_steps * self.n_envs, observer.episode_returns)
 
-    def _query_kwargs(self, n_steps: int) -> dict[str, Any]:
-        """Return the hyperparameters with which one ``learn()`` is one rollout and one step of size 0."""
-        batch = n_steps * self.n_envs
-        kwargs: dict[str, Any] = {"learning_rate": 0.0, "max_grad_norm": math.inf, "batch_size": batch}
-        if issubclass(self._class, OnPolicyAlgorithm):
-            kwargs |= {"n_steps": n_steps, "n_epochs": 1}
-            kwargs |= {"n_critic_updates": 1, "sub_sampling_factor": 1, "cg_max_steps": 1, "line_search_max_iter": 0}
-        else:
-            kwargs |= {"train_freq": n_steps, "gradient_steps": 1, "learning_starts": 0, "buffer_size": batch}
-            kwargs |= {"policy_delay": 1}
-            final = getattr(self._learning.algorithm, "exploration_final_eps", None)
-            kwargs |= {"exploration_initial_eps": final}
-        known = inspect.signature(self._class.__init__).parameters
-        return {name: value for name, value in kwargs.items() if name in known}
+
+def _query_kwargs(algorithm: BaseAlgorithm, n_steps: int, n_envs: int) -> dict[str, Any]:
+    """Return the hyperparameters with which one ``learn()`` is one rollout and one step of size 0."""
+    batch = n_steps * n_envs
+    kwargs: dict[str, Any] = {"learning_rate": 0.0, "max_grad_norm": math.inf, "batch_size": batch}
+    if isinstance(algorithm, OnPolicyAlgorithm):
+        kwargs |= {"n_steps": n_steps, "n_epochs": 1}
+        kwargs |= {"n_critic_updates": 1, "sub_sampling_factor": 1, "cg_max_steps": 1, "line_search_max_iter": 0}
+    else:
+        kwargs |= {"train_freq": n_steps, "gradient_steps": 1, "learning_starts": 0, "buffer_size": batch}
+        kwargs |= {"policy_delay": 1}
+        kwargs |= {"exploration_initial_eps": getattr(algorithm, "exploration_final_eps", None)}
+    known = inspect.signature(type(algorithm).__init__).parameters
+    return {name: value for name, value in kwargs.items() if name in known}
+
+
+@contextmanager
+def _large_minibatches(are_fine: bool) -> Iterator[None]:
+    """Keep SB3 from a warning where minibatches are such of several tasks, and there is a single one."""
+    if not are_fine:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You have specified a mini-batch size")
+        yield
 
 
 def _require_actions(algorithm: str, family: Family) -> None:

@@ -226,16 +226,18 @@ def construct(
 
 # ------------------------------------------------------------------------------------------------------ starting over
 class ReusableSB3:
-    """An SB3 algorithm on copies of one task of a family, which starts over at every task.
+    """An SB3 algorithm on copies of one task of a family, or of several, which starts over at every task or batch.
 
     :param family: the family.
     :param build: makes the algorithm on an environment.
-    :param n_envs: copies of the task.
+    :param n_envs: copies of each task.
+    :param n_tasks: tasks that are learnt together.
     """
 
-    def __init__(self, family: Family, build: Callable[[VecEnv], BaseAlgorithm], n_envs: int) -> None:
+    def __init__(self, family: Family, build: Callable[[VecEnv], BaseAlgorithm], n_envs: int, n_tasks: int = 1) -> None:
         self.family = family
-        self._env = FamilyVecEnv(family, draw_tasks(family, stream(0, "sb3/env"), 1), n_envs, seed=0)
+        self._env = FamilyVecEnv(family, draw_tasks(family, stream(0, "sb3/env"), n_tasks), n_envs, seed=0)
+        self._n_envs = n_envs
         # SB3 draws random actions from the space itself: the family's own must not be moved by that.
         self._env.action_space = copy.deepcopy(self._env.action_space)
         self.algorithm = build(self._env)
@@ -245,12 +247,14 @@ class ReusableSB3:
         plain = (int, float, str, type(None))
         self._attributes = {name: value for name, value in vars(self.algorithm).items() if isinstance(value, plain)}
 
-    def start(self, params: Params, task: Task, seed: int) -> None:
-        """Put everything back to the beginning of learning ``task`` from ``params``.
+    def start(self, params: Params, tasks: Sequence[Task], seed: int) -> None:
+        """Put everything back to the beginning of learning ``tasks`` from ``params``.
 
         What is left is what an algorithm would be that was just built, loaded and seeded by ``set_random_seed(seed)``.
         """
-        self._env.env_method("set_task", task)
+        for index, task in enumerate(tasks):
+            copies = range(index * self._n_envs, (index + 1) * self._n_envs)
+            self._env.env_method("set_task", task, indices=copies)
         algorithm = self.algorithm
         load_initialisation(algorithm, params)
         vars(algorithm).update(self._attributes)
@@ -274,7 +278,9 @@ class ReusableSB3:
         """
         callbacks = [callback]
         task = {name: np.asarray(value).tolist() for name, value in self._env.get_attr("task")[0].items()}
-        with require_finite(self.algorithm, f"on the task {task}"), ExitStack() as stack:
+        many = self._env.num_envs > self._n_envs
+        where = f"on {self._env.num_envs // self._n_envs} tasks together" if many else f"on the task {task}"
+        with require_finite(self.algorithm, where), ExitStack() as stack:
             if watcher is not None:
                 path = stack.enter_context(Path(self._storage, self._optimizers, watcher))
                 callbacks.insert(0, _Moves(path))

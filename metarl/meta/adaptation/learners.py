@@ -68,6 +68,7 @@ def make_adaptation(
     n_inner_steps: int,
     batch_steps: int,
     context: int = 0,
+    n_together: int = 1,
 ) -> Adaptation:
     """Return how tasks of a pair of spaces are learnt with a learner.
 
@@ -80,6 +81,7 @@ def make_adaptation(
     :param n_inner_steps: of learning a task in training; 0 where none is learnt.
     :param batch_steps: env steps of each.
     :param context: the size of a context that the policy sees beside observations; 0 for none.
+    :param n_together: tasks that a stock algorithm learns together in training.
     :raises ConfigError: a value outside its range, or a learner that the family, the policy or the env steps do not
         fit.
     """
@@ -95,7 +97,8 @@ def make_adaptation(
             raise ConfigError(f"learner {name!r} has a policy of its own, which takes no context")
         if not has_equal_spaces(family):
             raise ConfigError(f"{family.id} has tasks of different spaces: learner {name!r} takes equal ones")
-        stock = StockAdaptation(cls, family, policy, policy_kwargs, rates, cls.arguments(options, batch_steps))
+        arguments = cls.arguments(options, batch_steps)
+        stock = StockAdaptation(cls, family, policy, policy_kwargs, rates, arguments, n_together)
         if n_inner_steps:
             stock.learner.require_budget(n_inner_steps * batch_steps)
         return stock

@@ -96,6 +96,7 @@ class StockAdaptation:
     :param policy: one of the algorithm's policies.
     :param rates: the learning rate, once for each inner step.
     :param options: arguments of :class:`~metarl.agents.stock.learner.SB3Learner`.
+    :param n_together: tasks that are learnt together in training, where they are.
     """
 
     def __init__(
@@ -106,11 +107,13 @@ class StockAdaptation:
         policy_kwargs: Mapping[str, Any],
         rates: Sequence[float],
         options: Mapping[str, Any],
+        n_together: int = 1,
     ) -> None:
         self.name = learner.name
         self.family = family
         self.algorithm = learner.algorithm
         """Its name without what says that it is stock."""
+        self._n_together = n_together
         self._arguments = {"policy": policy, "policy_kwargs": policy_kwargs, **options}
         self._learners: dict[float, SB3Learner] = {}
         self.learner = self.at(rates)
@@ -156,6 +159,24 @@ class StockAdaptation:
         """
         del keep, second_order
         return StockWalk(self, theta, request, query, watcher)
+
+    def learn_together(self, theta: Params, request: Request) -> Outcome:
+        """Learn all tasks at once with one ``learn()``; what comes of it is that of a single task.
+
+        :param request: its first task's stream is the one that is drawn from.
+        """
+        (seed,) = request.streams.of([0]).tasks(1)
+        n_steps = request.n_tasks * self.size(request.amount)
+        run, row = self.learner.run_together(theta, request.tasks, seed, n_steps), _Row()
+        row.add(run.episode_returns, run.env_steps, 1)
+        statistics = {name: tensor for name, tensor in run.params.items() if name.startswith(STATISTICS)}
+        return Outcome(
+            self.stacked([run.params]),
+            np.array([row.returns]),
+            np.array([row.env_steps]),
+            np.array([row.n_episodes]),
+            statistics=[statistics] if statistics else [],
+        )
 
     def carried(self, theta: Params, outcomes: Sequence[Outcome]) -> Params:
         """Return the statistics with which the initialisation goes on, after tasks were learnt from it."""
@@ -231,14 +252,17 @@ class StockAdaptation:
 
     def stock_arguments(self, n_envs: int) -> dict[str, Any]:
         """Return the keyword arguments with which the stock class learns as in training, in ``n_envs`` copies."""
-        return {**self.learner.kwargs, **self._sizes(n_envs)}
+        return {**self.learner.kwargs, **self._sizes(n_envs, self._n_together)}
 
-    def _sizes(self, n_envs: int) -> dict[str, int]:
-        """Return the arguments that are counted for each copy, such that ``n_envs`` take as many env steps together."""
+    def _sizes(self, n_envs: int, n_tasks: int = 1) -> dict[str, int]:
+        """Return the arguments that are counted for each copy, such that ``n_envs`` take as many env steps together.
+
+        :param n_tasks: as the copies of so many tasks do in training.
+        """
         off_policy = issubclass(ALGORITHMS[self.algorithm], OffPolicyAlgorithm)
         name = "train_freq" if off_policy else "n_steps"
         size = self.option(name)
-        return {name: -(-size * self.learner.n_envs // n_envs)} if isinstance(size, int) else {}
+        return {name: -(-size * self.learner.n_envs * n_tasks // n_envs)} if isinstance(size, int) else {}
 
     def stacked(self, reached: Sequence[Params]) -> Params:
         """Return the parameters of several tasks as a stack, without statistics."""
@@ -252,7 +276,8 @@ class StockAdaptation:
         if isinstance(rate, Mapping) or any(isinstance(other, Mapping) or other != rate for other in rates):
             raise ConfigError(f"inner_lr={shorten(list(rates))}: {self.name!r} learns a task with one learning rate")
         if rate not in self._learners:
-            self._learners[rate] = SB3Learner(self.family, self.algorithm, learning_rate=rate, **self._arguments)
+            own = {**self._arguments, "learning_rate": rate, "n_together": self._n_together}
+            self._learners[rate] = SB3Learner(self.family, self.algorithm, **own)
         return self._learners[rate]
 
     def size(self, amount: Amount) -> int:

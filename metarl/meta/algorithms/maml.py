@@ -80,11 +80,9 @@ class MAML(AdaptiveAlgorithm):
 
     @classmethod
     def refusal(cls, learner: type[Abilities]) -> str | None:
-        if learner.differentiable or (cls.first_order and cls.adapts):
+        if learner.differentiable or cls.first_order:
             return None
-        if not cls.first_order:
-            return "a stock algorithm's steps cannot be differentiated: use fomaml, reptile or leap"
-        return "joint training needs no wrapper: let the algorithm learn() on a metarl.envs.views.vec_env.FamilyVecEnv"
+        return "a stock algorithm's steps cannot be differentiated: use fomaml, reptile or leap"
 
     def _check_learner(self) -> None:
         reason = self.refusal(self.abilities)

@@ -151,8 +151,6 @@ def test_a_path_of_one_segment_leaves_leap_nothing_without_its_last(learner: str
     ("algo", "learner", "kwargs", "message"),
     [
         ("maml", "sb3_ppo", {}, "maml around 'sb3_ppo': a stock algorithm's steps cannot be differentiated"),
-        ("pretrain", "sb3_sac", {}, "pretrain around 'sb3_sac': joint training needs no wrapper"),
-        ("oracle", "sb3_ppo", {}, "oracle around 'sb3_ppo': joint training needs no wrapper"),
         ("fomaml", "sb3_ppo", {"outer": "trpo"}, "outer='trpo' with learner='sb3_ppo'"),
         ("maml", "a2c", {"outer": "trpo"}, "outer='trpo' with learner='a2c'"),
         ("reptile", "vpg", {"outer": "trpo"}, "reptile with outer='trpo': a trust region needs"),
