@@ -14,6 +14,7 @@ import torch
 
 import metarl
 from metarl.agents import LEARNERS
+from metarl.agents.stock.reuse import read_initialisation
 from metarl.envs import Oracle
 from metarl.envs.family import Family
 from metarl.envs.tasks import one_task
@@ -232,6 +233,14 @@ def _exporting(model: Any, case: Case) -> None:
         stock = model.to_sb3(**fit)
     except MetaRLError as error:
         require_a_sentence(error)
+        return
+    if model.adaptations.has_local:
+        # What is each task's own starts anew in a stock model too: the rest is what was learnt.
+        held = read_initialisation(stock)
+        learnt = model.theta if not fit else model.policy.fold(model.theta)
+        shared = set(learnt) & set(held)
+        assert 0 < len(shared) < len(held)
+        assert all(torch.equal(held[name], learnt[name]) for name in shared)
         return
     obs = np.stack([model.observation_space.sample() for _ in range(3)])
     ours, theirs = (each.predict(obs, deterministic=True)[0] for each in (model, stock))
