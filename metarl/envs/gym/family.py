@@ -230,6 +230,27 @@ class GymFamily(Family):
         drawn = {} if self._render_mode is None else {"render_mode": self._render_mode}
         return self._maker({**self._kwargs, **arguments, **drawn})
 
+    def _make_alike(self, arguments: Mapping[str, Any]) -> Env:
+        """Return an environment for a task.
+
+        :raises ConfigError: its spaces are not the family's.
+        """
+        env = self._make(arguments)
+        if (_observed(self.id, env), env.action_space) != (self.observation_space, self.action_space):
+            env.close()
+            raise ConfigError(f"{self.id} has other spaces with {shorten(dict(arguments))}: tasks need equal ones")
+        return env
+
+    def _seen(self, obs: Any) -> Any:
+        """Return an observation, whose shape NumPy would stretch to that of its space.
+
+        :raises ConfigError: it is of another shape.
+        """
+        if np.shape(obs) != self.observation_space.shape:
+            space = shorten(self.observation_space, quote=False)
+            raise ConfigError(f"{self.id} observes shape {list(np.shape(obs))}, not {space}")
+        return obs
+
     def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
         pool, runs = self._pool.get(), []
         obs = np.zeros((len(rngs), n_envs, *self.observation_space.shape), self.observation_space.dtype)
@@ -237,10 +258,10 @@ class GymFamily(Family):
             task = self._task(one_task(tasks, row))
             arguments = {name: task[name] for name in self._by_constructor}
             key = tuple(np.asarray(tasks[name][row]).tobytes() for name in self._by_constructor)
-            runs.append([pool.run(key, partial(self._make, arguments)) for _ in range(n_envs)])
+            runs.append([pool.run(key, partial(self._make_alike, arguments)) for _ in range(n_envs)])
             for env, (run, seed) in enumerate(zip(runs[-1], rng.integers(2**31, size=n_envs), strict=True)):
                 self._tell(run.instance, task)
-                obs[row, env] = run.instance.reset(seed=int(seed))[0]
+                obs[row, env] = self._seen(run.instance.reset(seed=int(seed))[0])
         return start_state(runs), obs
 
     def _tell(self, env: Env, task: dict[str, Any]) -> None:
@@ -264,7 +285,8 @@ class GymFamily(Family):
         reward, terminated, truncated = np.zeros(shape), np.zeros(shape, bool), np.zeros(shape, bool)
         for row, env, run in runs_in(self, state, active):
             action = actions[row, env] if isinstance(space, spaces.Box) else int(actions[row, env])
-            obs[row, env], reward[row, env], ended, cut, _ = run.instance.step(action)
+            seen, reward[row, env], ended, cut, _ = run.instance.step(action)
+            obs[row, env] = self._seen(seen)
             terminated[row, env], truncated[row, env] = ended, cut and not ended
             run.stepped(over=bool(ended or cut or run.time + 1 >= self.horizon))
         return Step(next_state(state), obs, reward, terminated, {}, truncated)

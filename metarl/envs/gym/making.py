@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -60,7 +61,9 @@ def as_maker(given: Any) -> Maker:
     :raises ConfigError: something else.
     """
     if isinstance(given, str):
-        return _from_class(_imported(given)) if ":" in given and given not in gymnasium.registry else _from_id(given)
+        _, colon, id = given.partition(":")
+        # Gymnasium writes an id as "module:Id-v0" too, and imports the module.
+        return _from_id(given) if not colon else _from_id(id) if is_id(id) else _from_class(_imported(given))
     if isinstance(given, gymnasium.Env):
         raise ConfigError(f"{shorten(given)} is one environment: give its id, its class, or a function that makes it")
     if isinstance(given, type) and issubclass(given, gymnasium.Env):
@@ -100,11 +103,8 @@ def _from_id(name: str) -> Maker:
     if not is_id(name):
         raise ConfigError(f"{shorten(name)} is a family of tasks already: metarl.envs.make_family({name!r})")
     spec: EnvSpec = gymnasium.registry[name]
-
-    def make(**arguments: Any) -> Env:
-        # Its TimeLimit would end episodes again: the family has a horizon.
-        return gymnasium.make(spec, max_episode_steps=-1, disable_env_checker=True, **arguments)
-
+    # Without its TimeLimit, which would end episodes again: the family has a horizon.
+    make = partial(gymnasium.make, name, max_episode_steps=-1, disable_env_checker=True)
     try:
         creator = spec.entry_point if callable(spec.entry_point) else load_env_creator(str(spec.entry_point))
     except Exception as error:  # whatever an import raises: what the environment needs is not installed

@@ -1,10 +1,13 @@
 """Families of Gymnasium environments: physics, tasks, declarations, names, and what is refused."""
 
 import json
+import pickle
+from copy import deepcopy
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.wrappers import TimeLimit
 
@@ -175,6 +178,33 @@ def test_words_whole_numbers_and_spaces_reach_the_environment_as_what_they_are()
     env = state["run"][0, 0].instance
     assert (env.mode, env.scale, type(env.scale), env.drift) == ("fast", 2, int, 0.5)
     np.testing.assert_array_equal(env.where, [0.5, 1.0])
+
+
+def test_what_an_environment_observes_has_the_shape_of_its_space():
+    sized = from_gym(Line, {"size": [1, 2]}, horizon=5)
+    with pytest.raises(ConfigError, match=r"Line has other spaces with {'size': 2}: tasks need equal ones"):
+        sized.reset({"size": np.array([1, 2])}, [stream(0, "x")] * 2, 1)
+
+    class Flat(Line):
+        def step(self, action):
+            return (0.0, *super().step(action)[1:])
+
+    flat = SingleEnv(from_gym(Flat, {"drift": (0, 1)}, horizon=5), drift=0.5)
+    flat.reset(seed=0)
+    with pytest.raises(ConfigError, match=r"Flat observes shape \[\], not Box"):
+        flat.step([0.0])
+
+
+@pytest.mark.parametrize("through", [deepcopy, lambda family: pickle.loads(pickle.dumps(family))])
+@pytest.mark.parametrize("env", ["CartPole-v1", CartPoleEnv])
+def test_a_copy_of_a_family_is_one_of_its_own(env, through):
+    family = from_gym(env, CARTPOLE, horizon=6)
+    tasks = family.tasks("test", 2)
+    state, obs = family.reset(tasks, [stream(0, "x"), stream(1, "x")], 2)
+    twin = through(family)
+    np.testing.assert_array_equal(twin.reset(tasks, [stream(0, "x"), stream(1, "x")], 2)[1], obs)
+    family.step(tasks, state, np.zeros((2, 2), int), [])
+    assert twin.named() == family.named()
 
 
 def test_shifted_tasks_are_said():
