@@ -37,12 +37,12 @@ def write_text_atomic(path: str | Path, text: str, within: Path | None = None) -
     write_bytes_atomic(path, text.encode("utf-8"), within)
 
 
-def write_npz_atomic(path: str | Path, **arrays: Any) -> None:
-    """Write named arrays as an uncompressed ``.npz``, replacing ``path`` in one step.
+def write_npz_atomic(path: str | Path, within: Path | None = None, /, **arrays: Any) -> None:
+    """Write named arrays as an uncompressed ``.npz``, replacing ``path`` in one step; see :func:`write_all_atomic`.
 
     :raises CheckpointError: an array of Python objects (NumPy would pickle it), or a file that cannot be written.
     """
-    write_bytes_atomic(path, npz_bytes(path, arrays))
+    write_bytes_atomic(path, npz_bytes(path, arrays), within)
 
 
 def npz_bytes(path: str | Path, arrays: Mapping[str, Any]) -> bytes:

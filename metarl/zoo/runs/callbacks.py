@@ -14,7 +14,7 @@ import numpy as np
 
 from metarl.errors import DivergedError
 from metarl.files.logging import flush, record_figure
-from metarl.files.writing import npz_bytes, write_bytes_atomic
+from metarl.files.writing import npz_bytes, write_npz_atomic
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.evaluation.report import Report
 from metarl.meta.progress import UnitCallback, Work
@@ -164,7 +164,7 @@ class Evaluation:
         self._write(self._meta, {**meta, **tasks})
 
     def _write(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
-        write_bytes_atomic(path, npz_bytes(path, arrays), self._run.folder)
+        write_npz_atomic(path, self._run.folder, **arrays)
 
     def cut(self, num_timesteps: int) -> dict[Path, bytes]:
         """Return the files without what lies after a checkpoint; the best return before it is the best so far."""
