@@ -147,11 +147,17 @@ def _collect_wave(
         ]
     longest = max(length for length, _ in parts)
     terms = {name: [kept_info(np.stack(reported[name])) for _, reported in parts] for name in how.info}
-    buffers = replace(buffers, info={name: _beside(each, longest) for name, each in terms.items()})
-    episodes = buffers.map(lambda axes, each: np.moveaxis(each[:longest], 0, 2) if "time" in axes else each)
-    episodes = replace(episodes, rewards=kept_rewards(episodes.rewards, episodes.mask, family.id))
+    info = {name: _time_last(_beside(each, longest)) for name, each in terms.items()}
+    episodes = buffers.map(lambda axes, each: _time_last(each[:longest]) if "time" in axes else each)
+    rewards = kept_rewards(episodes.rewards, episodes.mask, family.id)
+    episodes = replace(episodes, rewards=rewards, info=info)
     _require_finite(family, tasks, episodes)
     return episodes
+
+
+def _time_last(array: np.ndarray) -> np.ndarray:
+    """Return an array ``[time, task, env, …]`` as ``[task, env, time, …]``, without copying."""
+    return array.transpose(1, 2, 0, *range(3, array.ndim))
 
 
 def _beside(blocks: Sequence[np.ndarray], longest: int) -> np.ndarray:
