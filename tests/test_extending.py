@@ -35,6 +35,7 @@ SMALLER = {
     "n_tasks=10": "n_tasks=2",
 }
 OF_FAMILIES = {"puck": "Puck-v0", "parabolas": "Parabolas-v0", "swing": "Swing-v0"}
+OF_FAMILIES |= {"imitated_puck": "PuckImitation-v0"}
 TINY = ["--num-threads", "1", "--n-eval-tasks", "2", "--verbose", "0", "-params"]
 TINY += ["meta_batch_size:2", "n_episodes:2", "policy_kwargs.net_arch:[8]"]
 

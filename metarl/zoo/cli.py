@@ -260,7 +260,10 @@ def _evaluate(parser: Parser) -> Parser:
 def _export(parser: Parser) -> Parser:
     _which_run(parser, "a run folder or a .safetensors file, instead of --algo and --env")
     parser.add_argument(
-        "--to", default=None, help="ppo, a2c or trpo (default: what the initialisation was learnt for, else ppo)"
+        "--to",
+        default=None,
+        help="ppo, a2c or trpo (default: what the initialisation was learnt for, else ppo); expert: what families of "
+        "imitation take, of an oracle's run or with --env of a zip of SB3's",
     )
     parser.add_argument(
         "--optimizer",

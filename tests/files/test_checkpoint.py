@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from metarl.errors import CheckpointError
 from metarl.files import checkpoint
+from metarl.files import header as headers
 from metarl.files.checkpoint import load_checkpoint, save_checkpoint
 from metarl.files.writing import read_npz, write_all_atomic, write_bytes_atomic, write_npz_atomic, write_text_atomic
 from tests.processes import Program
@@ -333,9 +334,30 @@ def test_headers_that_lie_are_refused(tmp_path: Path) -> None:
     one_line_error(path)
 
 
+def test_a_checkpoint_is_read_without_pytorch_too(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a", tensors(), DOCUMENT)
+    arrays, document = headers.load_arrays(tmp_path / "a")
+    assert document == DOCUMENT
+    assert list(arrays) == list(tensors())
+    for name, tensor in tensors().items():
+        assert arrays[name].tobytes() == bits(tensor), name
+    data = (tmp_path / "a").read_bytes()
+    for cut in range(0, len(data), 97):
+        (tmp_path / "b").write_bytes(data[:cut])
+        with pytest.raises(CheckpointError) as error:
+            headers.load_arrays(tmp_path / "b")
+        assert "\n" not in str(error.value)
+    changed = bytearray(data)
+    changed[-3] ^= 1
+    (tmp_path / "b").write_bytes(changed)
+    with pytest.raises(CheckpointError, match="does not match its checksum"):
+        headers.load_arrays(tmp_path / "b")
+
+
 def test_a_header_beyond_the_limit_is_neither_written_nor_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path / "a", {}, {"long": "x" * 2000})
-    monkeypatch.setattr(checkpoint, "MAX_HEADER", 1000)
+    for module in (checkpoint, headers):
+        monkeypatch.setattr(module, "MAX_HEADER", 1000)
     assert "not a metarl checkpoint" in one_line_error(tmp_path / "a")
     with pytest.raises(CheckpointError, match="exceeds"):
         save_checkpoint(tmp_path / "b", {}, {"long": "x" * 2000})

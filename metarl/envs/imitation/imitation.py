@@ -24,6 +24,7 @@ has here, which is the imitation loss, is reported beside it.
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,15 +32,17 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from metarl.checks import COUNT, FRACTION, MAPPING, NONE, NOT_NEGATIVE, choice, integer, plain_tree
+from metarl.checks import COUNT, FRACTION, MAPPING, NONE, NOT_NEGATIVE, Check, choice, integer, plain_tree
 from metarl.envs.family import Family, draw_tasks
 from metarl.envs.imitation.demonstrations import Demonstrations, Show, noisy
 from metarl.envs.imitation.expert import Expert
+from metarl.envs.imitation.network import NetworkExpert
 from metarl.envs.registry import make_family
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Task, Tasks, take_tasks
 from metarl.streams import stream
 
+FILE = Check("a file", os.fspath)
 ORDERS = ("shuffled", "trajectory")
 """``"shuffled"``: each pair is drawn by itself from all that the expert showed. ``"trajectory"``: the pairs of a reset
 follow each other as the expert visited them, from a random one on; after the last comes the first."""
@@ -68,6 +71,8 @@ class Imitation(OneStep):
         tasks = family.tasks("test", 2)
         assert (family.expert_returns(tasks) > -3.0).all()
 
+    :param expert: the file of a :class:`~metarl.envs.imitation.network.NetworkExpert`, which shows instead of the
+        family's own expert.
     :param real_kwargs: arguments of the real family.
     :param n_tasks: training tasks. A real family that is finite has its own.
     :param n_demonstrations: episodes that the expert shows of each task.
@@ -93,6 +98,7 @@ class Imitation(OneStep):
     def __init__(
         self,
         *,
+        expert: str | os.PathLike[str] | None = None,
         real_kwargs: Mapping[str, Any] | None = None,
         n_tasks: int = 100,
         n_demonstrations: int = 5,
@@ -119,7 +125,7 @@ class Imitation(OneStep):
         self.observation_space = real.observation_space
         self.action_space = real.action_space
         self.loss = "cross_entropy" if isinstance(real.action_space, spaces.Discrete) else "squared_error"
-        self.expert = self.make_expert(real)
+        self.expert = self.make_expert(real) if expert is None else NetworkExpert(FILE("expert", expert), real)
         """Says what is to be done."""
         is_finite = real.finite_tasks() is not None
         self.pool = None if is_finite else draw_tasks(real, stream(0, "imitation/tasks"), n_tasks)

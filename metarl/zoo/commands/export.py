@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import gymnasium as gym
 
 from metarl.agents.stock.learner import ALGORITHMS
+from metarl.envs.imitation.network import EXPERT, Card
+from metarl.envs.registry import make_family
 from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.base import MetaAlgorithm
+from metarl.meta.export.expert import expert_from_model, expert_from_sb3
 from metarl.meta.export.sb3 import export_files, export_sb3, sb3_files
 from metarl.meta.export.settings import choose
 from metarl.zoo.algorithms import load_model
@@ -24,9 +30,13 @@ from metarl.zoo.runs.sources import Source, find_sources
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     kind = None if args.to is None else args.to.lower()
-    if kind is not None and kind not in ALGORITHMS:
-        raise unknown_name("export format", args.to, ALGORITHMS)
+    if kind is not None and kind not in (*ALGORITHMS, EXPERT):
+        raise unknown_name("export format", args.to, [*ALGORITHMS, EXPERT])
+    if kind == EXPERT and args.trained_agent and args.trained_agent[0].endswith(".zip"):
+        return _write_expert_of_sb3(args)
     (source,) = find_sources(args)
+    if kind == EXPERT:
+        return _write_expert(args, source)
     model = load_model(source.path, args.num_threads, args.env_kwargs)
     kind = choose(model, kind, args.optimizer, 1).kind
     path = _output(args, source, model, kind)
@@ -47,6 +57,44 @@ def run(args: argparse.Namespace) -> int:
         say("  from stable_baselines3.common.vec_env import VecNormalize")
         say(f'  env = VecNormalize.load("{others[-1]}", env)')
     say(f'  model = {cls.__name__}.load("{path}", env=env)')
+    return 0
+
+
+def _write_expert(args: argparse.Namespace, source: Source) -> int:
+    """Write the policy of a run that observes the task as an expert."""
+    model = load_model(source.path, args.num_threads, args.env_kwargs)
+    own = None if source.run is None else source.run.folder
+    folder = Path() if own is None else own / "export"
+    path = Path(args.output or folder / f"{model.family.id}_expert.safetensors")
+    within = None if args.output is not None else own
+    return _written(args, path, within, str(source.path), lambda file: expert_from_model(model, file))
+
+
+def _write_expert_of_sb3(args: argparse.Namespace) -> int:
+    """Write the actor of a stock model's zip as an expert of ``--env``."""
+    (zip_file,) = args.trained_agent
+    if args.env is None:
+        raise ConfigError(f"{shorten(zip_file, quote=False)} does not say what it learnt on: give --env")
+    family = make_family(args.env, **args.env_kwargs)
+    path = Path(args.output or f"{family.id}_expert.safetensors")
+    kwargs = dict(args.env_kwargs)
+    return _written(args, path, None, zip_file, lambda file: expert_from_sb3(zip_file, family, file, env_kwargs=kwargs))
+
+
+def _written(
+    args: argparse.Namespace, path: Path, within: Path | None, source: str, write: Callable[[Path], Card]
+) -> int:
+    """Write an expert where it may be, and say what it is."""
+    outputs = Outputs([path], args.overwrite, within)
+    outputs.require_possible()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "expert.safetensors"
+        card = write(file)
+        (path,) = outputs.write([file.read_bytes()])
+    mean, low, high = (f"{value:,.2f}" for value in (fmean(card.returns), min(card.returns), max(card.returns)))
+    say(f"Saved {path}: an expert of {card.env}, from {source}")
+    say(f"  its return in {len(card.returns)} {card.split} tasks: {mean} on average, {low} to {high}")
+    say(f"  families of imitation take it: --env-kwargs expert:{path}")
     return 0
 
 
