@@ -5,6 +5,7 @@ from metarl.envs.checker.family import FamilyCheckError, check_family
 from metarl.envs.family import SPLITS, Family, State, Step
 from metarl.envs.groups import Group, group_tasks
 from metarl.envs.gym.family import GymFamily, from_gym
+from metarl.envs.imitation import maze as maze_imitation
 from metarl.envs.imitation import point_mass as point_mass_imitation
 from metarl.envs.imitation.expert import Expert
 from metarl.envs.imitation.imitation import Imitation
@@ -50,6 +51,7 @@ __all__ = [
     "group_tasks",
     "half_cheetah",
     "make_family",
+    "maze_imitation",
     "n_tasks",
     "one_task",
     "parse_maze",

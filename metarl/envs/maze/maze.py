@@ -214,6 +214,13 @@ class Maze(Family):
         """
         return np.asarray(self._moves[self._find(tasks)[:, None], state["cell"]])
 
+    def cells(self, obs: np.ndarray) -> np.ndarray:
+        """Return the cells that observations ``[..., *observation]`` were made in."""
+        if obs.shape[-1] == len(self._seen):
+            return np.asarray(obs.argmax(-1))
+        column, row = obs[..., 0] * (self.width - 1), obs[..., 1]
+        return np.asarray(np.rint(column + self.width * row).astype(np.int64))
+
     # --------------------------------------------------------------------------------------------------------- pictures
     def render(self, tasks: Tasks, trail: Sequence[State], task: int, env: int) -> np.ndarray:
         """Return a picture of the maze: obstacles (dark), the start (grey), the goal (green), the way from there and

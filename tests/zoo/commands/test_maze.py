@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import metarl
 from metarl.zoo.__main__ import main
-from metarl.zoo.config import load_hyperparameters
+from metarl.zoo.config import check_hyperparameters, load_hyperparameters
 from tests.meta.small import equal
 from tests.zoo.conftest import Refused
 
@@ -66,3 +66,27 @@ def test_mazes_by_hand_on_the_command_line(tmp_path: Path, refused: Refused) -> 
     assert model.env_kwargs == {"mazes": ["..#./#...", "..../...."]}
     message = refused(*words, "mazes:['..#./.#..']")
     assert "maze '..#./.#..' cannot be solved: no way leads" in message
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_every_wrapper_has_settings_for_imitation(algo: str) -> None:
+    config = check_hyperparameters(load_hyperparameters(algo, "MazeImitation-v0"), metarl.ALGORITHMS[algo])
+    assert (config["learner"], config["n_episodes"], config["env_kwargs"]) == ("cloning", 30, {"order": "trajectory"})
+
+
+def test_imitation_goes_through_every_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--algo", "fomaml", "--env", "MazeImitation-v0", "--seed", "0", "--num-threads", "1", "-n", "60"]
+    words += ["--n-eval-tasks", "2", "--eval-freq", "30", "-f", str(tmp_path), "--verbose", "0"]
+    assert main([*words, "--env-kwargs", "real_kwargs.width:6", "n_demonstrations:1", "-params", *SMALL]) == 0
+    run = tmp_path / "fomaml" / "MazeImitation-v0_1"
+    assert main(["train", "-i", str(run), "-n", "90", "--verbose", "0", "--num-threads", "1"]) == 0
+    assert main(["evaluate", "-i", str(run), "--n-eval-tasks", "2", "--split", "shifted", "--num-threads", "1"]) == 0
+    assert "return where it learns" in capsys.readouterr().out
+    (report,) = (run / "evaluations").glob("*.json")
+    (record,) = json.loads(report.read_text())["reports"]
+    # Scores are those of Maze-v0, and accuracies are beside them.
+    assert min(min(task) for task in record["returns"][0]) >= -1.0
+    assert all(0.0 <= value <= 1.0 for task in record["learning_returns"][0] for value in task)
+    assert main(["export", "-i", str(run)]) == 0
+    assert stable_baselines3.PPO.load(run / "export" / "MazeImitation-v0.zip").observation_space.shape == (12,)
+    assert main(["plot", "-i", str(run)]) == 0
