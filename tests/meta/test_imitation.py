@@ -11,6 +11,7 @@ import torch
 
 import metarl
 from metarl.agents.sampling.collect import collect
+from metarl.agents.sampling.one_env import collect_env
 from metarl.envs import Oracle, make_family
 from metarl.envs.tasks import one_task, take_tasks
 from metarl.envs.views.single import SingleEnv
@@ -109,6 +110,15 @@ def test_one_environment_of_expert_pairs_is_adapted_to_and_acted_in() -> None:
     env.step(action)
     with pytest.raises(ConfigError, match="has no 'target'"):
         model.adapt(env)  # nobody shows anything there
+
+
+def test_one_environment_pays_for_what_is_said_and_clips_nothing() -> None:
+    model = make(learner="vpg")
+    env = SingleEnv(model.family, **one_task(model.family.tasks("test", 1), 0))
+    episodes = collect_env(env, model.policy, model.theta, seed_sequence(0, "one"), 30, None, info=("target",))
+    assert np.abs(episodes.actions).max() > 1.5
+    expected = -np.square(episodes.actions - episodes.info["target"]).sum(-1)
+    np.testing.assert_allclose(episodes.rewards, expected, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------- exports

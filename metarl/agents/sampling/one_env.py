@@ -24,6 +24,7 @@ from metarl.agents.sampling.episodes import (
 from metarl.checks import as_array
 from metarl.envs.promises import is_image
 from metarl.envs.views.rules import as_actions, require_finite
+from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, shorten
 from metarl.params import Params
 
@@ -56,6 +57,8 @@ def collect_env(
     name = str(env)
     require_fit(policy, env.observation_space, env.action_space, name)
     rng, action_rng = split_streams(seed)
+    inner = env.unwrapped
+    clips = not isinstance(inner, SingleEnv) or inner.family.clips_actions
     rows: list[tuple[list[Any], ...]] = []
     ends: list[bool] = []
     finals: list[np.ndarray] = []
@@ -79,7 +82,8 @@ def collect_env(
                 acted = policy.actions_to_env(action)[0]
                 chosen = as_actions(acted, env.action_space, None, name, _of(env, len(row[2])))
                 # The environment's bounds, not the policy's: in float64 they may be a little narrower.
-                obs, reward, terminated, truncated, told = env.step(clip_actions(env.action_space, chosen))
+                taken = clip_actions(env.action_space, chosen) if clips else chosen
+                obs, reward, terminated, truncated, told = env.step(taken)
                 row[2].append(finite_reward(reward, env, len(row[2])))
                 require_reported(info, told, name)
                 for column, each in enumerate(info, start=3):

@@ -103,7 +103,8 @@ class Demonstrations:
         :raises NonFiniteError: an action, an observation or a reward of its episodes is not finite.
         """
         keys = _keys(tasks)
-        found = {key: self._known[key] for key in keys if key in self._known}
+        known = self._known
+        found = {key: known[key] for key in keys if key in known}
         missing = {key: i for i, key in enumerate(keys) if key not in found}
         if self._pool is not None:
             for part in sorted({self._places[key] // MOST_TOGETHER for key in missing if key in self._places}):
@@ -111,19 +112,22 @@ class Demonstrations:
         others = np.array([i for key, i in missing.items() if key not in found], dtype=int)
         for part in range(-(-len(others) // MOST_TOGETHER)):
             found |= self._made(take_tasks(tasks, others[_part(part)]))
-        self._keep(found)
+        if missing:
+            self._keep(found)
         return [found[key] for key in keys]
 
     def _keep(self, found: Mapping[bytes, Pairs]) -> None:
-        """Keep pairs in memory, for as long as there is room."""
-        for key, pairs in found.items():
-            self._known.pop(key, None)  # it comes last again
-            self._known[key] = pairs
-        size = sum(pairs.n_bytes for pairs in self._known.values())
-        for key in list(self._known):
-            if size <= MOST_KEPT or len(self._known) == 1:
-                return
-            size -= self._known.pop(key).n_bytes
+        """Keep pairs in memory, for as long as there is room.
+
+        The dict is never changed, but replaced: threads may look at it meanwhile.
+        """
+        known = {**self._known, **found}
+        size = sum(pairs.n_bytes for pairs in known.values())
+        for key in list(known)[:-1]:
+            if size <= MOST_KEPT:
+                break
+            size -= known.pop(key).n_bytes
+        self._known = known
 
     # ----------------------------------------------------------------------------------------------------- on the disk
     def _made(self, tasks: Tasks) -> dict[bytes, Pairs]:

@@ -188,6 +188,29 @@ def test_writers_at_once_leave_one_whole_file(folder: Path) -> None:
     assert len(list(folder.iterdir())) == 1
 
 
+def test_threads_share_what_is_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METARL_CACHE", "")
+    monkeypatch.setattr(demonstrations, "MOST_KEPT", 3000)
+    family, failed = make(), []
+    tasks = family.tasks("test", 12)
+
+    def work(k: int) -> None:
+        try:
+            for i in range(24):
+                one = take_tasks(tasks, slice((i * k) % 12, (i * k) % 12 + 1))
+                assert len(family.demonstrations.of(one)) == 1
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in (1, 5, 7, 11)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert sum(pairs.n_bytes for pairs in family.demonstrations._known.values()) <= 3000
+
+
 def test_the_oldest_files_give_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demonstrations, "MOST_KEPT", 1500)
     for k in range(1, 6):
