@@ -11,6 +11,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,6 +124,8 @@ class Family(ABC):
     tasks one after another; of one task all copies run."""
     observes_task: bool = False
     """Whether the observation tells the task on purpose, as the oracle view's does."""
+    observed: Mapping[str, Any] = MappingProxyType({})
+    """Arguments that say how things look, beyond a space's shape: what learnt with some is not used with others."""
     render_fps: int | None = None
     """Frames a second of a video; None for a family that is not drawn, the others implement :meth:`render`."""
 

@@ -27,7 +27,11 @@ def has_equal_spaces(family: Family) -> bool:
     """Return whether all tasks of a family have its own spaces."""
     family = family.acts_in  # whose spaces it has
     inner = family.family if isinstance(family, Oracle) else family
-    return type(inner).spaces is Family.spaces
+    if type(inner).spaces is Family.spaces:
+        return True
+    finite = inner.finite_tasks()
+    own = inner.observation_space, inner.action_space
+    return finite is not None and all(inner.spaces(one_task(finite, index)) == own for index in range(n_tasks(finite)))
 
 
 def group_tasks(family: Family, tasks: Tasks) -> list[Group]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import metarl
 from metarl.agents.networks.context import CONTEXT
-from metarl.envs.registry import family_ids, require_family
+from metarl.envs.registry import family_ids, make_family, require_family
 from metarl.errors import (
     CheckpointError,
     ConfigError,
@@ -82,6 +82,10 @@ def with_env_kwargs(model: MetaAlgorithm, env_kwargs: Mapping[str, Any], n_threa
     :raises ConfigError: the policy does not fit that configuration.
     """
     arguments = {**model.arguments(), "env_kwargs": merge(model.env_kwargs, env_kwargs), "n_threads": n_threads}
+    for name, value in make_family(model.family.id, **arguments["env_kwargs"]).observed.items():
+        learnt = model.family.observed[name]
+        if value != learnt:
+            raise ConfigError(f"{name}={shorten(value)}: the policy was trained with {name}={shorten(learnt)}")
     copy = type(model)(model.policy_name, model.family.id, **arguments)
     model.check_env(copy.family)  # type: ignore[arg-type]  # it looks at the two spaces only
     copy.params = model.params

@@ -6,8 +6,10 @@ from gymnasium.spaces import Discrete
 
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import collect
+from metarl.envs.atari.family import Atari
 from metarl.envs.checker.family import check_family
 from metarl.envs.groups import group_tasks, has_equal_spaces
+from metarl.envs.plane.point_mass import PointMass
 from metarl.envs.registry import make_family
 from metarl.envs.views.oracle import Oracle
 from metarl.envs.views.single import SingleEnv
@@ -95,3 +97,9 @@ def test_each_group_is_collected_with_a_policy_of_its_own():
 def test_an_oracle_has_equal_spaces_where_its_family_has() -> None:
     assert has_equal_spaces(Oracle(make_family("PointMass-v0")))
     assert not has_equal_spaces(Oracle(Doors()))
+
+
+def test_a_finite_family_whose_tasks_all_have_its_spaces_has_equal_ones():
+    assert has_equal_spaces(Atari(full_action_set=True))
+    assert not has_equal_spaces(Atari())
+    assert has_equal_spaces(PointMass())

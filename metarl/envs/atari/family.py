@@ -166,6 +166,7 @@ class Atari(Family):
             for index in self._splits["train"]:
                 if index in self._splits[split]:
                     raise ConfigError(f"games: {GAMES[index]} belongs to the {split} split and is not trained on")
+        self.observed = {name: getattr(c, name) for name in ("observation", "n_stack", "screen_size")}
         self.horizon = -(-c.max_frames // c.frame_skip)
         self.task_space = Dict({"game": Discrete(len(GAMES))})
         channels = c.n_stack * (3 if c.observation == "rgb" else 1)
@@ -201,6 +202,9 @@ class Atari(Family):
             known = [game_index(game) if isinstance(game, str) else game for game in games]
             tasks = {**tasks, "game": known}
         return super().validate_tasks(tasks)
+
+    def describe(self, task: Task) -> str:
+        return GAMES[int(task["game"])]
 
     def spaces(self, task: Task) -> tuple[Box, Discrete]:
         return self.observation_space, self._actions_of(int(task["game"]))
