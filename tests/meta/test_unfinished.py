@@ -31,6 +31,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "unequal spaces": (Leap, {"env": Doors(), "learner": "ppo", "metric": "energy"}),
     "stock fomaml": (FOMAML, STOCK),
     "stock leap": (Leap, STOCK),
+    "stock segments": (FOMAML, {**STOCK, "learner_kwargs": {"segments": True}}),
 }
 
 

@@ -29,7 +29,8 @@ class StockAlgorithm(Abilities):
     @classmethod
     def options(cls) -> frozenset[str]:
         own = {"self", "policy_kwargs", "learning_rate", *OWN}
-        return frozenset({*inspect.signature(cls.stock.__init__).parameters, "n_envs", "normalize"} - own)
+        further = {"n_envs", "normalize", *(["segments"] if issubclass(cls.stock, OnPolicyAlgorithm) else [])}
+        return frozenset({*inspect.signature(cls.stock.__init__).parameters, *further} - own)
 
     @classmethod
     def arguments(cls, options: Mapping[str, Any], batch_steps: int) -> dict[str, Any]:

@@ -71,7 +71,14 @@ from metarl.agents.networks.arguments import ACTIVATIONS, require_network_size
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.arguments import check_policy, check_together, check_values
 from metarl.agents.stock.observers import GradientSum, Observer
-from metarl.agents.stock.reuse import ReusableSB3, construct, load_initialisation, read_initialisation
+from metarl.agents.stock.reuse import (
+    ReusableSB3,
+    construct,
+    load_initialisation,
+    load_optimizers,
+    read_initialisation,
+    read_optimizers,
+)
 from metarl.checks import COUNT, check_arguments, plain_tree
 from metarl.envs.family import Family
 from metarl.envs.registry import make_family
@@ -173,6 +180,7 @@ class LearningRun:
     :param eval_env_steps: env steps that learning had taken at each evaluation, from 0 on.
     :param eval_returns: mean undiscounted return of the fresh episodes of each.
     :param eval_lengths: their mean length.
+    :param optimizers: what the optimisers remember, which a further run can go on from.
     """
 
     params: Params
@@ -181,6 +189,7 @@ class LearningRun:
     eval_env_steps: list[int]
     eval_returns: list[float]
     eval_lengths: list[float]
+    optimizers: Params
 
 
 @dataclass(frozen=True)
@@ -337,6 +346,7 @@ class SB3Learner:
         n_evaluations: int = 0,
         n_eval_episodes: int = 5,
         deterministic: bool = False,
+        optimizers: Params | None = None,
     ) -> LearningRun:
         """Learn one task from ``params`` with the algorithm's own ``learn()``.
 
@@ -354,6 +364,7 @@ class SB3Learner:
             begins then; parts that no rollout separates share an evaluation.
         :param n_eval_episodes: episodes of each.
         :param deterministic: evaluate the most likely actions instead of drawn ones.
+        :param optimizers: what the optimisers remember of an earlier run that this one goes on from; None: nothing.
         :raises ConfigError: tensors that do not fit, or a budget that is all warm-up.
         :raises DivergedError: learning diverged.
         :raises NonFiniteError: the family gave an observation or a reward that is not finite.
@@ -363,6 +374,7 @@ class SB3Learner:
         learning, evaluation = map(int, seed.generate_state(2))
         with sb3_generators(), library_torch():
             self._learning.start(params, [task], learning)
+            load_optimizers(self._learning.algorithm, optimizers or {})
             observer = Observer(
                 lambda: self._learning.evaluate(task, evaluation, n_eval_episodes, deterministic),
                 [n_timesteps * part / n_evaluations for part in range(n_evaluations + 1)] if n_evaluations else [],
@@ -376,6 +388,7 @@ class SB3Learner:
                 observer.env_steps,
                 observer.returns,
                 observer.lengths,
+                read_optimizers(self._learning.algorithm),
             )
 
     def run_together(self, params: Params, tasks: Tasks, seed: np.random.SeedSequence, n_timesteps: int) -> LearningRun:
@@ -398,7 +411,7 @@ class SB3Learner:
             joint.start(params, [one_task(tasks, index) for index in range(n)], learning_seed(seed))
             joint.learn(n_timesteps, observer)
             reached = read_initialisation(joint.algorithm)
-            return LearningRun(reached, joint.algorithm.num_timesteps, observer.episode_returns, [], [], [])
+            return LearningRun(reached, joint.algorithm.num_timesteps, observer.episode_returns, [], [], [], {})
 
     def evaluate(
         self, params: Params, task: Task, seed: np.random.SeedSequence, n_episodes: int, deterministic: bool = False

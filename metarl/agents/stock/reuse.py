@@ -114,6 +114,32 @@ def load_initialisation(algorithm: BaseAlgorithm, params: Params) -> None:
             module.load_state_dict(getattr(algorithm.policy, name.removesuffix(_TARGET)).state_dict())
 
 
+def read_optimizers(algorithm: BaseAlgorithm) -> Params:
+    """Return copies of what an algorithm's optimisers remember, as named tensors; none before their first step."""
+    names, found = {id(tensor): name for name, tensor in named_parameters(algorithm).items()}, {}
+    for number, optimizer in enumerate(find_optimizers(algorithm)):
+        for tensor, own in optimizer.state.items():
+            for key, value in own.items():
+                found[f"{number}/{names[id(tensor)]}/{key}"] = torch.as_tensor(value).detach().clone()
+    return found
+
+
+def load_optimizers(algorithm: BaseAlgorithm, state: Params) -> None:
+    """Let an algorithm's optimisers, which have taken no step, go on from what :func:`read_optimizers` returned.
+
+    :raises ConfigError: the state of others.
+    """
+    optimizers, tensors = find_optimizers(algorithm), named_parameters(algorithm)
+    for name, value in state.items():
+        number, _, rest = name.partition("/")
+        owner, _, key = rest.rpartition("/")
+        if owner not in tensors or not number.isdecimal() or int(number) >= len(optimizers):
+            raise ConfigError(f"{shorten(name)} is no state of this {type(algorithm).__name__}'s optimisers")
+        if value.ndim and value.shape != tensors[owner].shape:
+            raise ConfigError(f"{shorten(name)} of an optimiser has shape {list(value.shape)}")
+        optimizers[int(number)].state[tensors[owner]][key] = value.clone()
+
+
 def _named_buffers(algorithm: BaseAlgorithm) -> Params:
     return {name: tensor for name, tensor in algorithm.policy.named_buffers() if not _of_target(name)}
 

@@ -13,12 +13,14 @@ from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.stock.entries import StockAlgorithm
 from metarl.arguments import merge
+from metarl.checks import SWITCH
 from metarl.envs.family import Family
 from metarl.envs.groups import has_equal_spaces
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.base import Adaptation
 from metarl.meta.adaptation.batched import BatchedAdaptation
 from metarl.meta.adaptation.continuing import ContinuingAdaptation
+from metarl.meta.adaptation.segments import SegmentedAdaptation
 from metarl.meta.adaptation.stock import StockAdaptation
 from metarl.synonyms import HYPERPARAMETERS
 
@@ -97,8 +99,11 @@ def make_adaptation(
             raise ConfigError(f"learner {name!r} has a policy of its own, which takes no context")
         if not has_equal_spaces(family):
             raise ConfigError(f"{family.id} has tasks of different spaces: learner {name!r} takes equal ones")
-        arguments = cls.arguments(options, batch_steps)
-        stock = StockAdaptation(cls, family, policy, policy_kwargs, rates, arguments, n_together)
+        in_segments = "segments" in cls.options() and SWITCH("segments", options.get("segments", False))
+        own = {key: value for key, value in options.items() if key != "segments" or key not in cls.options()}
+        of_stock = SegmentedAdaptation if in_segments else StockAdaptation
+        arguments = cls.arguments(own, batch_steps)
+        stock = of_stock(cls, family, policy, policy_kwargs, rates, arguments, n_together)
         if n_inner_steps:
             stock.learner.require_budget(n_inner_steps * batch_steps)
         return stock

@@ -167,7 +167,7 @@ class StockAdaptation:
         """
         (seed,) = request.streams.of([0]).tasks(1)
         n_steps = request.n_tasks * self.size(request.amount)
-        run, row = self.learner.run_together(theta, request.tasks, seed, n_steps), _Row()
+        run, row = self.learner.run_together(theta, request.tasks, seed, n_steps), Row()
         row.add(run.episode_returns, run.env_steps, 1)
         statistics = {name: tensor for name, tensor in run.params.items() if name.startswith(STATISTICS)}
         return Outcome(
@@ -304,7 +304,7 @@ class StockWalk:
         self._query = query
         self._watcher = watcher
         self._reached: list[Params] = []
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
         self._gradients: list[Params] = []
         self.n_units = request.n_tasks
         """Tasks."""
@@ -324,7 +324,7 @@ class StockWalk:
     def work(self, timer: Timer) -> bool:
         """Learn the next task; return whether there is another one."""
         request, size, i = self._request, self._adaptation.size(self._request.amount), self.n_done
-        task, row, n_steps = one_task(request.tasks, i), _Row(), len(request.rates)
+        task, row, n_steps = one_task(request.tasks, i), Row(), len(request.rates)
         phi = theta = {**self._theta, **take(request.local, i)}
         streams = request.streams.of([i])
         if n_steps:
@@ -337,15 +337,21 @@ class StockWalk:
             phi = run.params
             row.add(run.episode_returns, run.env_steps, n_steps)
         if self._query:
-            with timer("outer"):
-                (seed,) = streams.tasks(1, part="/query")
-                result = self._adaptation.learner.query_gradient(phi, task, seed, size)
-            row.add(result.episode_returns, result.env_steps, 1)
-            self._gradients.append(result.gradient)
+            self._look(phi, row, i, timer)
         self._reached.append(phi)
         self._rows.append(row)
         self.n_done += 1
         return self.n_done < self.n_units
+
+    def _look(self, phi: Params, row: Row, i: int, timer: Timer) -> None:
+        """Take the gradient at the parameters that the ``i``-th task reached."""
+        request = self._request
+        with timer("outer"):
+            (seed,) = request.streams.of([i]).tasks(1, part="/query")
+            learner, size = self._adaptation.learner, self._adaptation.size(request.amount)
+            result = learner.query_gradient(phi, one_task(request.tasks, i), seed, size)
+        row.add(result.episode_returns, result.env_steps, 1)
+        self._gradients.append(result.gradient)
 
     def outcome(self) -> Outcome:
         """Return what came of it."""
@@ -377,18 +383,22 @@ class StockWalk:
         """Go on from what :meth:`state` returned."""
         known = dict(state)
         self.n_done = units_done(known, self.n_units)
-        done = range(self.n_done)
+        self._load_tasks(known, self.n_done)
+
+    def _load_tasks(self, known: Params, n_tasks: int) -> None:
+        """Take what tasks that are done came to, and the watcher's sums."""
+        done = range(n_tasks)
         expected = {**self._theta, **take(self._request.local, 0)}
         for i in done:
             require_like(group(known, f"reached/{i}/"), expected)
         self._reached = [group(known, f"reached/{i}/") for i in done]
-        self._rows = [_Row.of(group(known, f"row/{i}/")) for i in done]
+        self._rows = [Row.of(group(known, f"row/{i}/")) for i in done]
         self._gradients = [group(known, f"gradient/{i}/") for i in done] if self._query else []
         if self._watcher is not None:
             self._watcher.load_state(group(known, "watcher/"))
 
 
-class _Row:
+class Row:
     """The batches of one task."""
 
     def __init__(self) -> None:
@@ -408,7 +418,7 @@ class _Row:
         return {name: torch.tensor(values, dtype=torch.float64) for name, values in vars(self).items()}
 
     @classmethod
-    def of(cls, state: Params) -> _Row:
+    def of(cls, state: Params) -> Row:
         """Return the batches that :meth:`state` returned."""
         row = cls()
         row.returns, row.env_steps = state["returns"].tolist(), state["env_steps"].tolist()

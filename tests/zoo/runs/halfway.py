@@ -26,8 +26,10 @@ STOCK = ["learner:sb3_a2c", "learner_kwargs.n_steps:5", "learner_kwargs.n_envs:2
 CASES: dict[str, list[str]] = {
     **{algo: [algo, *CONTINUING, "n_inner_steps:3"] for algo in ("fomaml", "reptile", "leap")},
     "leap_stock": ["leap", *STOCK, "n_inner_steps:1"],
+    "reptile_segments": ["reptile", *STOCK, "n_inner_steps:2", "learner_kwargs.segments:true"],
 }
-"""Three units of work in a meta-iteration: inner steps of all tasks, or tasks; and FOMAML's query batch."""
+N_UNITS = {"fomaml": 4, "reptile_segments": 6}
+"""Units of work in a meta-iteration where they are not three: inner steps of all tasks, or tasks."""
 TINY = ["--env", "PointMass-v0", "--seed", "0", "-n", "400", "--num-threads", "1", "--eval-freq", "-1"]
 TINY += ["--env-kwargs", "horizon:8", "--save-freq", "20", "--verbose", "0"]
 SIZES = ["meta_batch_size:3", "n_transitions:20", "policy_kwargs.net_arch:[12]"]
@@ -57,8 +59,8 @@ def compare(folder: Path, case: str) -> None:
     algo, *params = CASES[case]
     argv = ["train", "--algo", algo, *TINY, "-params", *SIZES, *params]
     ended = [run([*argv, "-f", str(folder / "whole")])]
-    n_units = 4 if algo == "fomaml" else 3
-    ended.append(run([*argv, "-f", str(folder / "killed")], kill_after=n_units + 2))
+    killed = N_UNITS.get(case, 3) + (3 if case == "reptile_segments" else 2)  # in the middle of the second task there
+    ended.append(run([*argv, "-f", str(folder / "killed")], kill_after=killed))
     (place,) = (folder / "killed").glob("*/*")
     tensors, document = load_checkpoint(place / "checkpoint.safetensors")
     halfway = {name: int(tensors[name]) for name in tensors if name.endswith("/n_done")}

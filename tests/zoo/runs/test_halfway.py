@@ -39,7 +39,7 @@ def test_killed_inside_a_meta_iteration_it_ends_with_the_same_bits(case: str, ki
     found = json.loads((killed / case / "found.json").read_text())
     assert found["ended"] == [0, signal.SIGKILL, 0]
     assert found["n_iterations"] == 1
-    assert found["halfway"] == {"unfinished/0/n_done": 2}
+    assert found["halfway"] == {"unfinished/0/n_done": 3 if case == "reptile_segments" else 2}
     (whole,), (again,) = ((killed / case / each).glob("*/*") for each in ("whole", "killed"))
     for name in ("PointMass-v0", "checkpoint"):
         ours, theirs = (load_checkpoint(run / f"{name}.safetensors") for run in (whole, again))
