@@ -7,10 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.family import Family
+from metarl.envs.family import Family, draw_tasks
 from metarl.envs.promises import spaces_of
-from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
+from metarl.envs.tasks import Tasks, concatenate_tasks, n_tasks, one_task, take_tasks
 from metarl.envs.views.oracle import Oracle
+from metarl.errors import ConfigError
+from metarl.streams import stream
+
+SEARCHED = 200
+"""Training tasks that are drawn to find all pairs of spaces that a family has."""
 
 
 class Group(NamedTuple):
@@ -51,3 +56,31 @@ def group_tasks(family: Family, tasks: Tasks) -> list[Group]:
         else:
             found.append((pair, [index]))
     return [Group(np.array(members), take_tasks(tasks, np.array(members)), *pair) for pair, members in found]
+
+
+def known_groups(family: Family) -> list[Group]:
+    """Return tasks of every pair of spaces that a family is found to have, the family's own pair first.
+
+    They are drawn, and taken from the fixed lists.
+    """
+    found = [
+        family.sample_tasks(stream(0, "spaces"), SEARCHED),
+        *(family.tasks(split) for split in ("validation", "test")),
+    ]
+    # The family's own pair comes first: it is what everybody sees who asks the model for its spaces.
+    own = (family.observation_space, family.action_space)
+    groups = group_tasks(family, concatenate_tasks(found))
+    return sorted(groups, key=lambda group: (group.observation_space, group.action_space) != own)
+
+
+def example_task(family: Family, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> Tasks:
+    """Return one task of a pair of spaces, as a batch.
+
+    :raises ConfigError: none was found.
+    """
+    if has_equal_spaces(family):
+        return draw_tasks(family, stream(0, "sb3/env"), 1)
+    for group in known_groups(family):
+        if (group.observation_space, group.action_space) == (observation_space, action_space):
+            return take_tasks(group.tasks, slice(0, 1))
+    raise ConfigError(f"no task of {family.id} is known that has the spaces {observation_space} and {action_space}")

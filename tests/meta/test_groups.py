@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from stable_baselines3 import PPO
 
 from metarl.envs.groups import group_tasks
@@ -27,6 +28,7 @@ from metarl.meta.base import load
 from metarl.meta.export.sb3 import export_sb3, load_sb3, save_sb3
 from metarl.streams import stream
 from tests.envs.families import Doors
+from tests.envs.games import BUTTONS, Games
 from tests.meta.small import copy, equal, small
 
 KWARGS: dict[str, Any] = {"meta_batch_size": 6, "n_episodes": 4, "policy_kwargs": {"net_arch": [8]}}
@@ -92,8 +94,6 @@ def test_models_of_unequal_spaces_are_saved_and_adapt_to_one_task(tmp_path: Path
         assert adapted.predict(env.reset(seed=0)[0])[0] < group.action_space.n
     with pytest.raises(ConfigError, match=r"tensors of each task's own: adapt\(env\) returns a policy that acts"):
         model.predict(np.zeros(2, np.float32))
-    with pytest.raises(ConfigError, match="takes equal ones"):
-        make(Reptile, learner="sb3_ppo", learner_kwargs={"n_steps": 32})
 
 
 @pytest.mark.parametrize(
@@ -172,3 +172,84 @@ def test_heads_of_tasks_own_are_sb3_s_in_an_export_where_spaces_are_equal_too() 
     scratch = export_sb3(model).scratch(seed=0)
     assert torch.equal(stock.policy.action_net.weight, scratch.policy.action_net.weight)
     assert torch.equal(stock.policy.log_std, model.theta["log_std"])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "learner", "options"),
+    [
+        (FOMAML, "sb3_a2c", {}),
+        (FOMAML, "sb3_ppo", {"normalize": {"norm_obs": False}}),
+        (Reptile, "sb3_a2c", {"segments": True}),
+        (Leap, "sb3_ppo", {}),
+        (Leap, "a2c", {"n_steps": 5, "n_envs": 2}),
+    ],
+)
+def test_games_of_unequal_buttons_share_an_encoder_and_no_head_moves_it(
+    algorithm: Any, learner: str, options: dict[str, Any]
+) -> None:
+    sizes = {"n_transitions": 20, "n_inner_steps": 2, "meta_batch_size": 6, "n_threads": 1}
+    network = {"features_extractor_kwargs": {"features_dim": 16}}
+    heads = {"action_net.weight", "action_net.bias", "value_net.weight", "value_net.bias"}
+    model = algorithm(
+        "CnnPolicy",
+        Games(),
+        learner=learner,
+        learner_kwargs=options,
+        policy_kwargs=network,
+        task_local=["value_net"],
+        **sizes,
+    )
+    assert heads.isdisjoint(model.theta)
+    assert {adaptation.shape[0] for adaptation in _heads(model)} == set(BUTTONS)
+    before = copy(model.params)
+    model.train()
+    assert list(model.params) == list(before)
+    moved = [name for name in before if not torch.equal(model.params[name], before[name])]
+    assert moved == [name for name in before if not name.startswith("statistics/obs")]
+    report = model.evaluate("test", 1, n_tasks=3, n_episodes=1)
+    assert np.isfinite(report.returns).all()
+    adapted = model.adapt(SingleEnv(Games(), game=2), 1)
+    assert adapted.params["action_net.weight"].shape == (BUTTONS[2], 16)
+    assert heads.isdisjoint(model.theta)
+
+
+def _heads(model: Any) -> list[torch.Tensor]:
+    return [model.adaptations.of(*pair).init(0)["action_net.weight"] for pair in model.adaptations.pairs]
+
+
+def test_stock_statistics_of_unequal_observations_are_each_task_s_own() -> None:
+    class Wider(Doors):
+        """Tasks of four doors observe a number more."""
+
+        def spaces(self, task: Any) -> Any:
+            seen, acted = super().spaces(task)
+            return (seen, acted) if int(task["doors"]) < 4 else (Box(0.0, 1.0, (3,), np.float32), acted)
+
+        def reset(self, tasks: Any, rngs: Any, n_envs: int) -> Any:
+            state, obs = super().reset(tasks, rngs, n_envs)
+            return state, self._wider(tasks, obs)
+
+        def step(self, tasks: Any, state: Any, actions: Any, rngs: Any, active: Any = None) -> Any:
+            step = super().step(tasks, state, actions, rngs, active)
+            return step._replace(obs=self._wider(tasks, step.obs))
+
+        @staticmethod
+        def _wider(tasks: Any, obs: np.ndarray) -> np.ndarray:
+            return np.concatenate([obs, obs[..., :1]], axis=-1) if (tasks["doors"] == 4).all() else obs
+
+    model = Reptile(
+        "MlpPolicy",
+        Wider(),
+        learner="sb3_ppo",
+        learner_kwargs={"normalize": True},
+        policy_kwargs={"net_arch": [8, 8]},
+        n_transitions=16,
+        n_inner_steps=1,
+        meta_batch_size=4,
+    )
+    assert "statistics/obs_mean" not in model.theta
+    assert "mlp_extractor.policy_net.2.weight" in model.theta
+    before = copy(model.params)
+    model.train()
+    assert not torch.equal(model.params["statistics/return_count"], before["statistics/return_count"])
+    assert np.isfinite(model.evaluate("test", 1, n_tasks=4).returns).all()

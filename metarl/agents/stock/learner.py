@@ -81,8 +81,9 @@ from metarl.agents.stock.reuse import (
 )
 from metarl.checks import COUNT, check_arguments, plain_tree
 from metarl.envs.family import Family
+from metarl.envs.groups import example_task
 from metarl.envs.registry import make_family
-from metarl.envs.tasks import Task, Tasks, n_tasks, one_task
+from metarl.envs.tasks import Task, Tasks, n_tasks, one_task, take_tasks
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.params import Params
 from metarl.synonyms import HYPERPARAMETERS
@@ -215,7 +216,7 @@ class SB3Learner:
         run = learner.run(theta, task, np.random.SeedSequence(0), n_timesteps=32)
         assert run.env_steps == 32
 
-    :param family: a registered name or a family whose tasks have equal spaces.
+    :param family: a registered name or a family.
     :param algorithm: ``"ppo"``, ``"a2c"``, ``"trpo"``, ``"sac"``, ``"td3"``, ``"ddpg"``, ``"tqc"``, ``"crossq"``,
         ``"dqn"`` or ``"qrdqn"``.
     :param policy: one of the algorithm's policies, such as ``"MlpPolicy"``.
@@ -224,6 +225,8 @@ class SB3Learner:
         algorithm's unless given.
     :param n_envs: copies of the task that step together.
     :param n_together: tasks that are learnt together, where they are.
+    :param pair: the spaces of observations and actions of the tasks that are learnt, where a family's have unequal
+        ones; None: the family's own.
     :param kwargs: hyperparameters of the algorithm; ``train_freq`` may be a list of two. Their values are those of
         :data:`metarl.agents.stock.arguments.ALLOWED`.
     :raises UnknownNameError: an unknown algorithm, policy or keyword.
@@ -241,6 +244,7 @@ class SB3Learner:
         normalize: bool | Mapping[str, Any] = False,
         n_envs: int = 1,
         n_together: int = 1,
+        pair: tuple[spaces.Space[Any], spaces.Space[Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         if algorithm in REFUSED:
@@ -251,11 +255,12 @@ class SB3Learner:
         self.algorithm = algorithm
         self.policy = policy
         self._class = ALGORITHMS[algorithm]
-        _require_actions(algorithm, self.family)
+        observed, acted = pair or (self.family.observation_space, self.family.action_space)
+        _require_actions(algorithm, self.family, acted)
         check_names(algorithm, kwargs)
         own = {"n_envs": n_envs, "normalize": normalize, "policy_kwargs": policy_kwargs}
         n_envs, normalize, policy_kwargs = check_values(SB3Learner.__init__, plain_tree(own)).values()
-        check_policy(policy, self.family.observation_space, policy_kwargs or {})
+        check_policy(policy, observed, policy_kwargs or {})
         self.normalize = None if normalize is False else {} if normalize is True else dict(normalize)
         """Arguments of ``VecNormalize``; None where nothing is normalised."""
         kwargs, self.normalize = check_stock(
@@ -265,7 +270,7 @@ class SB3Learner:
         if self.normalize is not None and "gamma" in kwargs:
             self.normalize.setdefault("gamma", kwargs["gamma"])
         policy_kwargs = dict(policy_kwargs or {})
-        require_network_size(policy_kwargs.get("net_arch"), self.family.observation_space)
+        require_network_size(policy_kwargs.get("net_arch"), observed)
         if isinstance(activation := policy_kwargs.get("activation_fn"), str):
             if activation not in ACTIVATIONS:
                 raise unknown_name("activation function", activation, ACTIVATIONS)
@@ -280,6 +285,8 @@ class SB3Learner:
         self.n_together = COUNT("n_together", n_together)
         self.kwargs = {**kwargs, "policy_kwargs": policy_kwargs}
         """Arguments of the algorithm, beside policy, environment and seed."""
+        self.example = example_task(self.family, observed, acted)
+        """A batch of one task of the spaces that are learnt in."""
         self._learning = self._reusable()
         self._queries: dict[int, ReusableSB3] = {}
         self._joint: dict[int, ReusableSB3] = {}
@@ -311,7 +318,8 @@ class SB3Learner:
             raise ConfigError(f"{self._class.__name__}: {reason}") from error
 
     def _reusable(self, seed: int = 0, n_tasks: int = 1, **overrides: Any) -> ReusableSB3:
-        return ReusableSB3(self.family, lambda env: self.build(env, seed, **overrides), self.n_envs, n_tasks)
+        tasks = take_tasks(self.example, np.zeros(n_tasks, np.int64))
+        return ReusableSB3(self.family, lambda env: self.build(env, seed, **overrides), self.n_envs, tasks)
 
     def __getstate__(self) -> dict[str, Any]:
         # An algorithm starts over at every task: a copy goes on as the original does with a new one.
@@ -481,8 +489,7 @@ def _large_minibatches(are_fine: bool) -> Iterator[None]:
         yield
 
 
-def _require_actions(algorithm: str, family: Family) -> None:
-    space = family.action_space
+def _require_actions(algorithm: str, family: Family, space: spaces.Space[Any]) -> None:
     takes = "Discrete" if algorithm in DISCRETE else "Box"
     if algorithm in DISCRETE + CONTINUOUS and type(space).__name__ != takes:
         fitting = ", ".join(

@@ -25,12 +25,11 @@ from metarl.agents.generators import drawing_from, sb3_alone, sb3_generators
 from metarl.agents.learners.watching import Watcher
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.path import FlatStorage, Path, held
-from metarl.envs.family import Family, draw_tasks
-from metarl.envs.tasks import Task
+from metarl.envs.family import Family
+from metarl.envs.tasks import Task, Tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
 from metarl.params import Params
-from metarl.streams import stream
 
 STATISTICS = "statistics/"
 """Begins the names of what is carried with an initialisation, but is moved by no optimiser."""
@@ -204,7 +203,8 @@ def merge_statistics(start: Params, reached: Sequence[Params]) -> Params:
         if name.startswith(_BUFFERS):
             stack = torch.stack([params[name] for params in reached])
             result[name] = stack.mean(0) if tensor.is_floating_point() else stack.amax(0)
-    for name in [f"{STATISTICS}{what}" for what in ("obs", "return") if f"{STATISTICS}{what}_count" in start]:
+    # Where tasks observe otherwise, moments of observations are each task's own, but for their count.
+    for name in [f"{STATISTICS}{what}" for what in ("obs", "return") if f"{STATISTICS}{what}_mean" in start]:
         before, pooled = _moments_of(start, name), _moments_of(start, name)
         for params in reached:
             after = _moments_of(params, name)
@@ -257,12 +257,12 @@ class ReusableSB3:
     :param family: the family.
     :param build: makes the algorithm on an environment.
     :param n_envs: copies of each task.
-    :param n_tasks: tasks that are learnt together.
+    :param tasks: as many as are learnt together, whose spaces are those of all that are learnt.
     """
 
-    def __init__(self, family: Family, build: Callable[[VecEnv], BaseAlgorithm], n_envs: int, n_tasks: int = 1) -> None:
+    def __init__(self, family: Family, build: Callable[[VecEnv], BaseAlgorithm], n_envs: int, tasks: Tasks) -> None:
         self.family = family
-        self._env = FamilyVecEnv(family, draw_tasks(family, stream(0, "sb3/env"), n_tasks), n_envs, seed=0)
+        self._env = FamilyVecEnv(family, tasks, n_envs, seed=0)
         self._n_envs = n_envs
         # SB3 draws random actions from the space itself: the family's own must not be moved by that.
         self._env.action_space = copy.deepcopy(self._env.action_space)

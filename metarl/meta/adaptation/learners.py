@@ -15,7 +15,6 @@ from metarl.agents.stock.entries import StockAlgorithm
 from metarl.arguments import merge
 from metarl.checks import SWITCH
 from metarl.envs.family import Family
-from metarl.envs.groups import has_equal_spaces
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.base import Adaptation
 from metarl.meta.adaptation.batched import BatchedAdaptation
@@ -97,13 +96,11 @@ def make_adaptation(
     if issubclass(cls, StockAlgorithm):
         if context:
             raise ConfigError(f"learner {name!r} has a policy of its own, which takes no context")
-        if not has_equal_spaces(family):
-            raise ConfigError(f"{family.id} has tasks of different spaces: learner {name!r} takes equal ones")
         in_segments = "segments" in cls.options() and SWITCH("segments", options.get("segments", False))
         own = {key: value for key, value in options.items() if key != "segments" or key not in cls.options()}
         of_stock = SegmentedAdaptation if in_segments else StockAdaptation
         arguments = cls.arguments(own, batch_steps)
-        stock = of_stock(cls, family, policy, policy_kwargs, rates, arguments, n_together)
+        stock = of_stock(cls, family, pair, policy, policy_kwargs, rates, arguments, n_together)
         if n_inner_steps:
             stock.learner.require_budget(n_inner_steps * batch_steps)
         return stock

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
@@ -27,7 +28,7 @@ from metarl.agents.stock.reuse import (
     read_initialisation,
     require_finite,
 )
-from metarl.envs.family import Family, draw_tasks
+from metarl.envs.family import Family
 from metarl.envs.tasks import Tasks, one_task, take_tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, shorten
@@ -35,7 +36,7 @@ from metarl.meta.adaptation.adapted import AdaptedPolicy, as_observation, predic
 from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Request, Told, require_like, units_done
 from metarl.meta.progress import Timer
 from metarl.params import Params, Rate, group, grouped, take, total
-from metarl.streams import seed_sequence, stream
+from metarl.streams import seed_sequence
 
 
 class AdaptedSB3(AdaptedPolicy):
@@ -92,7 +93,8 @@ class StockAdaptation:
     step are those of the episodes that ended in its part of learning; evaluations take fresh episodes instead.
 
     :param learner: the learner, such as that of ``"sb3_sac"``.
-    :param family: tasks of equal spaces.
+    :param family: whose tasks are learnt.
+    :param pair: the spaces of observations and actions that those have.
     :param policy: one of the algorithm's policies.
     :param rates: the learning rate, once for each inner step.
     :param options: arguments of :class:`~metarl.agents.stock.learner.SB3Learner`.
@@ -103,6 +105,7 @@ class StockAdaptation:
         self,
         learner: type[StockAlgorithm],
         family: Family,
+        pair: tuple[spaces.Space[Any], spaces.Space[Any]],
         policy: str,
         policy_kwargs: Mapping[str, Any],
         rates: Sequence[float],
@@ -114,7 +117,7 @@ class StockAdaptation:
         self.algorithm = learner.algorithm
         """Its name without what says that it is stock."""
         self._n_together = n_together
-        self._arguments = {"policy": policy, "policy_kwargs": policy_kwargs, **options}
+        self._arguments = {"policy": policy, "policy_kwargs": policy_kwargs, "pair": pair, **options}
         self._learners: dict[float, SB3Learner] = {}
         self.learner = self.at(rates)
         """Learns in training."""
@@ -135,8 +138,7 @@ class StockAdaptation:
     def policy_at(self, theta: Params) -> AdaptedSB3:
         """Return the policy with the parameters ``theta``."""
         if self._shown is None or any(tensor is not self._shown[0].get(name) for name, tensor in theta.items()):
-            tasks = draw_tasks(self.family, stream(0, "sb3/env"), 1)
-            algorithm = self.learner.build(FamilyVecEnv(self.family, tasks, self.learner.n_envs))
+            algorithm = self.learner.build(FamilyVecEnv(self.family, self.learner.example, self.learner.n_envs))
             load_initialisation(algorithm, theta)
             self._shown = (theta, AdaptedSB3(algorithm, theta))
         return self._shown[1]

@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from gymnasium import spaces
+
 from metarl.envs.family import Family
+from metarl.envs.groups import has_equal_spaces
 from metarl.envs.views.oracle import Oracle as OracleView
 from metarl.errors import ConfigError
-from metarl.meta.adaptation.base import Request, Streams
+from metarl.meta.adaptation.base import Adaptation, Request, Streams
 from metarl.meta.adaptation.stock import StockAdaptation
 from metarl.meta.algorithms.maml import MAML
 from metarl.meta.outer.objective import KnownGradient, MetaGradient
@@ -57,6 +60,16 @@ class Pretrain(MAML):
             raise ConfigError(
                 f"task_local={self.task_local}: {self.name} around {self.learner!r} has one policy for all tasks"
             )
+
+    def _make_adaptation(
+        self, observation_space: spaces.Box, action_space: spaces.Space[Any], options: Mapping[str, Any]
+    ) -> Adaptation:
+        if not (self.abilities.differentiable or has_equal_spaces(self.family)):
+            raise ConfigError(
+                f"{self.family.id} has tasks of different spaces: {self.name} around {self.learner!r} has one policy "
+                "for all tasks"
+            )
+        return super()._make_adaptation(observation_space, action_space, options)
 
     def train(self) -> dict[str, float]:
         if self.abilities.differentiable:

@@ -23,7 +23,7 @@ from metarl.meta.blocks.derivatives import BlockDerivatives, Bound, cache_budget
 from metarl.meta.environments import AnyEnv
 from metarl.meta.outer.objective import BlockObjective, KnownGradient, MetaGradient, MetaObjective
 from metarl.meta.progress import Timer
-from metarl.params import RATES, STATISTICS, expand, mean, meta_name
+from metarl.params import RATES, STATISTICS, expand, inner_name, mean
 
 PATIENCE = 5
 """Line searches that fail one after another before a warning says so."""
@@ -140,9 +140,9 @@ class MAML(AdaptiveAlgorithm):
         """Return the mean over tasks of the learner's query loss at the adapted parameters."""
         known = [outcome.gradient for outcome in outcomes if outcome.gradient is not None]
         if known:
-            gradient = mean(known, sum(outcome.n_tasks for outcome in outcomes))
-            found = {meta_name(name): tensor for name, tensor in gradient.items()}
-            return KnownGradient(MetaGradient(math.nan, {name: found[name] for name in self.meta_params}))
+            # Heads that are each task's own have gradients too, of as many shapes as there are spaces.
+            shared = [{name: gradient[inner_name(name)] for name in self.meta_params} for gradient in known]
+            return KnownGradient(MetaGradient(math.nan, mean(shared, sum(outcome.n_tasks for outcome in outcomes))))
         # Asked for by the first curvature product, of which many optimisers need none.
         room = functools.cache(functools.partial(cache_budget, len(blocks)))
         return BlockObjective(

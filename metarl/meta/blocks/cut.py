@@ -10,18 +10,15 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.envs.family import Family
-from metarl.envs.groups import Group, group_tasks, has_equal_spaces
-from metarl.envs.tasks import Tasks, concatenate_tasks, take_tasks
+from metarl.envs.groups import Group, group_tasks, has_equal_spaces, known_groups
+from metarl.envs.tasks import Tasks, take_tasks
 from metarl.errors import ConfigError
 from metarl.meta.adaptation.base import Adaptation, Amount, Outcome, PathWatcher, Request, Streams, Told, finish
 from metarl.meta.progress import Timer
 from metarl.params import Params, Rate, select, stack
-from metarl.streams import stream
 
 BLOCK_TASKS = 64
 """Tasks of one block, at most: what a block keeps is in memory at once."""
-SEARCHED = 200
-"""Training tasks that are drawn to find all pairs of spaces that a family has."""
 Spaces = tuple[spaces.Box, spaces.Space[Any]]
 
 
@@ -182,12 +179,4 @@ def _spaces_of(family: Family) -> list[Spaces]:
     """Return the pairs of spaces that tasks of a family have, in the order in which they are met."""
     if has_equal_spaces(family):
         return [(family.observation_space, family.action_space)]
-    found = [
-        family.sample_tasks(stream(0, "spaces"), SEARCHED),
-        *(family.tasks(split) for split in ("validation", "test")),
-    ]
-    groups = group_tasks(family, concatenate_tasks(found))
-    pairs = [(group.observation_space, group.action_space) for group in groups]
-    # The family's own pair comes first: it is what everybody sees who asks the model for its spaces.
-    own = (family.observation_space, family.action_space)
-    return sorted(pairs, key=lambda pair: pair != own)
+    return [(group.observation_space, group.action_space) for group in known_groups(family)]
