@@ -13,8 +13,10 @@ from typing import Any
 
 from gymnasium import spaces
 from sb3_contrib import CrossQ
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer, DictRolloutBuffer, ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 
 from metarl.checks import (
@@ -173,3 +175,18 @@ def check_together(cls: type, kwargs: Mapping[str, Any], n_envs: int) -> None:
 def _require(name: str, value: Any, fulfilled: bool, allowed: str) -> None:
     if not fulfilled:
         raise ConfigError(f"{name}={shorten(value)} is not {allowed}")
+
+
+def query_arguments(algorithm: BaseAlgorithm, n_steps: int, n_envs: int) -> dict[str, Any]:
+    """Return the hyperparameters with which one ``learn()`` is one rollout and one step of size 0."""
+    batch = n_steps * n_envs
+    kwargs: dict[str, Any] = {"learning_rate": 0.0, "max_grad_norm": math.inf, "batch_size": batch}
+    if isinstance(algorithm, OnPolicyAlgorithm):
+        kwargs |= {"n_steps": n_steps, "n_epochs": 1}
+        kwargs |= {"n_critic_updates": 1, "sub_sampling_factor": 1, "cg_max_steps": 1, "line_search_max_iter": 0}
+    else:
+        kwargs |= {"train_freq": n_steps, "gradient_steps": 1, "learning_starts": 0, "buffer_size": batch}
+        kwargs |= {"policy_delay": 1}
+        kwargs |= {"exploration_initial_eps": getattr(algorithm, "exploration_final_eps", None)}
+    known = inspect.signature(type(algorithm).__init__).parameters
+    return {name: value for name, value in kwargs.items() if name in known}

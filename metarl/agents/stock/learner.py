@@ -50,7 +50,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,7 +68,7 @@ from metarl.agents.generators import sb3_generators
 from metarl.agents.learners.watching import Watcher
 from metarl.agents.networks.arguments import ACTIVATIONS, require_network_size
 from metarl.agents.parallel import library_torch
-from metarl.agents.stock.arguments import check_policy, check_together, check_values
+from metarl.agents.stock.arguments import check_policy, check_together, check_values, query_arguments
 from metarl.agents.stock.observers import GradientSum, Observer
 from metarl.agents.stock.reuse import (
     ReusableSB3,
@@ -272,21 +271,17 @@ class SB3Learner:
         policy_kwargs = dict(policy_kwargs or {})
         require_network_size(policy_kwargs.get("net_arch"), observed)
         if isinstance(activation := policy_kwargs.get("activation_fn"), str):
-            if activation not in ACTIVATIONS:
-                raise unknown_name("activation function", activation, ACTIVATIONS)
-            policy_kwargs["activation_fn"] = ACTIVATIONS[activation]
+            policy_kwargs["activation_fn"] = _activation(activation)
         if isinstance(kwargs.get("train_freq"), (list, tuple)):
             kwargs["train_freq"] = tuple(kwargs["train_freq"])
             if n_envs > 1 and "episode" in kwargs["train_freq"]:
-                raise ConfigError(
-                    f"train_freq={shorten(kwargs['train_freq'])} counts episodes: n_envs={n_envs} is not 1"
-                )
+                given = shorten(kwargs["train_freq"])
+                raise ConfigError(f"train_freq={given} counts episodes: n_envs={n_envs} is not 1")
         self.n_envs = n_envs
         self.n_together = COUNT("n_together", n_together)
         self.kwargs = {**kwargs, "policy_kwargs": policy_kwargs}
         """Arguments of the algorithm, beside policy, environment and seed."""
-        self.example = example_task(self.family, observed, acted)
-        """A batch of one task of the spaces that are learnt in."""
+        self.example = example_task(self.family, observed, acted)  # a batch of one task
         self._learning = self._reusable()
         self._queries: dict[int, ReusableSB3] = {}
         self._joint: dict[int, ReusableSB3] = {}
@@ -452,7 +447,7 @@ class SB3Learner:
         n_timesteps = COUNT("n_timesteps", n_timesteps)
         n_steps = -(-n_timesteps // self.n_envs)
         if n_steps not in self._queries:
-            self._queries[n_steps] = self._reusable(**_query_kwargs(self._learning.algorithm, n_steps, self.n_envs))
+            self._queries[n_steps] = self._reusable(**query_arguments(self._learning.algorithm, n_steps, self.n_envs))
         query, observer = self._queries[n_steps], Observer()
         total = GradientSum(query.parameters)
         if isinstance(query.algorithm, TRPO):
@@ -463,19 +458,11 @@ class SB3Learner:
         return QueryGradient(total.gradient, n_steps * self.n_envs, observer.episode_returns)
 
 
-def _query_kwargs(algorithm: BaseAlgorithm, n_steps: int, n_envs: int) -> dict[str, Any]:
-    """Return the hyperparameters with which one ``learn()`` is one rollout and one step of size 0."""
-    batch = n_steps * n_envs
-    kwargs: dict[str, Any] = {"learning_rate": 0.0, "max_grad_norm": math.inf, "batch_size": batch}
-    if isinstance(algorithm, OnPolicyAlgorithm):
-        kwargs |= {"n_steps": n_steps, "n_epochs": 1}
-        kwargs |= {"n_critic_updates": 1, "sub_sampling_factor": 1, "cg_max_steps": 1, "line_search_max_iter": 0}
-    else:
-        kwargs |= {"train_freq": n_steps, "gradient_steps": 1, "learning_starts": 0, "buffer_size": batch}
-        kwargs |= {"policy_delay": 1}
-        kwargs |= {"exploration_initial_eps": getattr(algorithm, "exploration_final_eps", None)}
-    known = inspect.signature(type(algorithm).__init__).parameters
-    return {name: value for name, value in kwargs.items() if name in known}
+def _activation(name: str) -> Any:
+    """Return an activation function by its name."""
+    if name not in ACTIVATIONS:
+        raise unknown_name("activation function", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
 
 
 @contextmanager
