@@ -13,6 +13,7 @@ from metarl.envs import from_gym
 from metarl.envs.family import Family, State, Step
 from metarl.envs.imitation.expert import Expert
 from metarl.envs.imitation.imitation import Imitation
+from metarl.envs.maze.maze import Maze
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Tasks
 from tests.envs.families import Doors
@@ -126,6 +127,7 @@ KINDS: dict[str, Kind] = {
     ),
     "supervised": Kind(Slope),
     "from gym": Kind(lambda: from_gym("Pendulum-v1", {"g": (5.0, 15.0), "m": (0.5, 2.0)}, horizon=3)),
+    "mazes": Kind(lambda: Maze(4)),
     "imitation": Kind(WalkHome),
     "imitation of choices": Kind(WalkHomeDiscrete),
 }
