@@ -5,6 +5,7 @@ from metarl.envs.checker.family import FamilyCheckError, check_family
 from metarl.envs.family import SPLITS, Family, State, Step
 from metarl.envs.groups import Group, group_tasks
 from metarl.envs.gym.family import GymFamily, from_gym
+from metarl.envs.imitation import ant_leg as ant_leg_imitation
 from metarl.envs.imitation import maze as maze_imitation
 from metarl.envs.imitation import point_mass as point_mass_imitation
 from metarl.envs.imitation.expert import Expert
@@ -43,6 +44,7 @@ __all__ = [
     "Tasks",
     "ant",
     "ant_leg",
+    "ant_leg_imitation",
     "check_family",
     "concatenate_tasks",
     "episode_stream",

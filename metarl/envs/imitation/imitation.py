@@ -75,7 +75,7 @@ class Imitation(OneStep):
         family's own expert.
     :param real_kwargs: arguments of the real family.
     :param n_tasks: training tasks. A real family that is finite has its own.
-    :param n_demonstrations: episodes that the expert shows of each task.
+    :param n_demonstrations: episodes that the expert shows of each task. None takes the family's own default.
     :param n_states: the first so many states of them; None: all.
     :param order: see :data:`ORDERS`.
     :param acting_noise: while the expert acts, a normal deviate of this many half ranges is added to its actions (of
@@ -90,6 +90,8 @@ class Imitation(OneStep):
     """The registered name of the family in which the expert acts."""
     default_acting_noise: float = 0.0
     """The ``acting_noise`` where none is given."""
+    default_demonstrations: int = 5
+    """``n_demonstrations`` where it is not given."""
 
     # The states that an expert visits tell where it goes.
     observes_task = True
@@ -101,7 +103,7 @@ class Imitation(OneStep):
         expert: str | os.PathLike[str] | None = None,
         real_kwargs: Mapping[str, Any] | None = None,
         n_tasks: int = 100,
-        n_demonstrations: int = 5,
+        n_demonstrations: int | None = None,
         n_states: int | None = None,
         order: str = "shuffled",
         acting_noise: float | None = None,
@@ -110,7 +112,8 @@ class Imitation(OneStep):
     ) -> None:
         real_kwargs = plain_tree((MAPPING | NONE)("real_kwargs", real_kwargs) or {})
         n_tasks = integer(1, 10**5)("n_tasks", n_tasks)
-        episodes = integer(1, 10**5)("n_demonstrations", n_demonstrations)
+        given = self.default_demonstrations if n_demonstrations is None else n_demonstrations
+        episodes = integer(1, 10**5)("n_demonstrations", given)
         n_states = (COUNT | NONE)("n_states", n_states)
         self.order = choice(*ORDERS)("order", order)
         self.evaluation_episodes = COUNT("n_eval_episodes", n_eval_episodes)

@@ -7,6 +7,7 @@ zip: PyTorch's reader for weights opens its tensors, and nothing is unpickled.
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.vec_env import VecNormalize
 
 from metarl.envs.family import Family
 from metarl.envs.imitation.demonstrations import Demonstrations, Show
@@ -22,10 +24,11 @@ from metarl.envs.views.oracle import Oracle
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.files.checkpoint import save_checkpoint
 from metarl.files.untrusted import read_bytes
+from metarl.meta.adaptation.stock import StockAdaptation
 from metarl.meta.documents import versions
 from metarl.meta.export.sidecar import read_tensors
 from metarl.meta.model import Model
-from metarl.params import Params
+from metarl.params import STATISTICS, Params
 
 N_TASKS = 40
 """Test tasks on a card."""
@@ -37,7 +40,7 @@ _ACTOR = "mlp_extractor.policy_net."
 def expert_from_model(model: Model, path: str | Path) -> Card:
     """Write the policy of a run that observes the task.
 
-    :param model: a meta-algorithm in the oracle view, around a learner of ours.
+    :param model: a meta-algorithm in the oracle view, around a learner of ours or a stock PPO, A2C or TRPO.
     :param path: the file.
     :return: its card.
     :raises ConfigError: the model does not observe the task, or is no multi-layer perceptron of ours.
@@ -47,18 +50,40 @@ def expert_from_model(model: Model, path: str | Path) -> Card:
         raise ConfigError(
             f"{model.name} on {model.family.id} does not observe the task: an expert is a run of 'oracle'"
         )
-    if not hasattr(model, "policy") or model.policy_name != "MlpPolicy":
-        raise ConfigError(
-            f"the policy of {model.name} is {model.policy_name}, no 'MlpPolicy' of ours: no expert is one"
-        )
-    tensors = model.policy.fold({name: tensor.detach() for name, tensor in model.theta.items()})
+    stock = getattr(model, "adaptation", None)
+    if model.policy_name != "MlpPolicy" or not (hasattr(model, "policy") or isinstance(stock, StockAdaptation)):
+        raise ConfigError(f"the policy of {model.name} is {model.policy_name}, no 'MlpPolicy': no expert is one")
+    tensors = {name: tensor.detach() for name, tensor in model.theta.items()}
+    normalize = None
+    if isinstance(stock, StockAdaptation):
+        normalize = _normalization(stock.normalize, tensors)
+    else:
+        tensors = model.policy.fold(tensors)
     activation = model.policy_kwargs.get("activation_fn", "tanh")
     source = {"algo": model.name, "learner": getattr(model, "learner", None), "seed": model.seed}
     source |= {"num_timesteps": model.num_timesteps, "versions": versions()}
     # The view itself is no argument of the family.
     arguments = dict(model.env_kwargs)
     arguments.pop("oracle", None)
-    return write_expert(path, model.family.family, arguments, tensors, activation, source=source)
+    return write_expert(path, model.family.family, arguments, tensors, activation, normalize=normalize, source=source)
+
+
+def _normalization(arguments: Mapping[str, Any] | None, theta: Params) -> dict[str, Any] | None:
+    """Return how a stock algorithm's ``VecNormalize`` normalises observations; None where it does not.
+
+    :param arguments: of ``VecNormalize``; None where there is none.
+    :param theta: parameters and statistics.
+    """
+    if arguments is None:
+        return None
+    known = inspect.signature(VecNormalize.__init__).parameters
+    norm_obs, epsilon, clip_obs = (
+        arguments.get(name, known[name].default) for name in ("norm_obs", "epsilon", "clip_obs")
+    )
+    if not norm_obs:
+        return None
+    mean, var = (theta[f"{STATISTICS}obs_{name}"] for name in ("mean", "var"))
+    return {"mean": mean, "var": var, "epsilon": epsilon, "clip_obs": clip_obs}
 
 
 def expert_from_sb3(

@@ -58,6 +58,20 @@ def test_it_acts_as_the_policy_does(tmp_path: Path, activation: str) -> None:
     assert card.source["algo"] == "oracle"
 
 
+@pytest.mark.parametrize("normalize", [False, True, {"norm_obs": False}, {"clip_obs": 0.5}])
+def test_it_acts_as_a_stock_algorithm_does_that_was_told_the_task(tmp_path: Path, normalize: Any) -> None:
+    sizes = {"n_steps": 10, "batch_size": 20, "normalize": normalize}
+    model = oracle(learner="sb3_ppo", learner_kwargs=sizes, n_transitions=20)
+    model.learn(1)
+    card = expert_from_model(model, tmp_path / "e")
+    expert = NetworkExpert(tmp_path / "e", make_family("PointMass-v0"))
+    tasks, obs, seen = observed(model.family)
+    theirs = model.predict(seen.reshape(8, -1), deterministic=True)[0].reshape(2, 4, 2)
+    np.testing.assert_allclose(expert.act(tasks, obs), theirs, rtol=1e-5, atol=1e-6)
+    assert (card.normalize is None) == (normalize in (False, {"norm_obs": False}))
+    assert card.source["learner"] == "sb3_ppo"
+
+
 @pytest.mark.parametrize("discrete", [False, True])
 def test_a_stock_model_is_read_without_unpickling(
     tmp_path: Path, discrete: bool, monkeypatch: pytest.MonkeyPatch
