@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ def _next(args: argparse.Namespace, kind: str, source: Source | None, best: str 
     """
     packages = ["--gym-packages", *args.gym_packages] if args.gym_packages else []
     if source is None:
+        typed = {key: value if isinstance(value, str) else json.dumps(value) for key, value in args.env_kwargs.items()}
+        packages += ["--env-kwargs", *(f"{key}:{text}" for key, text in typed.items())] if typed else []
         words = ["train", "--algo", DEFAULT_ALGO, "--env", wanted(args)[1], *packages]
         show_commands({command_line(words): "meta-train"})
         return

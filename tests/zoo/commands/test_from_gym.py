@@ -64,6 +64,16 @@ def test_it_is_evaluated_plotted_exported_and_fine_tuned(pendulum: Path, tmp_pat
     assert load_sb3(out[1]).num_timesteps == 0, "without an environment, on the family that the sidecar names"
 
 
+def test_plain_sb3_from_scratch_needs_the_tasks_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    words = ["finetune", "--from-scratch", "--env", "Pendulum-v1", "-n", "250", "--n-eval-tasks", "2"]
+    words += ["-f", str(tmp_path), "--num-threads", "1"]
+    assert "elsewhere --env-kwargs tasks.gravity:5..15" in refused(*words)
+    assert main([*words, "--env-kwargs", "tasks.g:5..15", "horizon:10"]) == 0
+    assert "--env Pendulum-v1 --env-kwargs tasks.g:5..15 horizon:10" in capsys.readouterr().out
+
+
 def test_a_run_goes_on_where_it_was(pendulum: Path, tmp_path: Path, refused: Refused) -> None:
     train(tmp_path, "--algo", "fomaml", *PENDULUM)
     run = tmp_path / "fomaml" / "Pendulum-v1_1"
