@@ -63,9 +63,10 @@ def is_quick(case: Case) -> bool:
     """Tell whether a case belongs to the default suite: all kinds with two inner steps, one kind with one and three.
 
     A stock algorithm takes all inner steps of a task in one go, so their number is but a number of env steps. Images
-    take long, and one inner step. Imitation is for learners that take targets; of the others one wrapper is enough. To
-    stock algorithms an environment of Gymnasium is as any other family. Mazes end early, and list their tasks; the
-    learner of the trust region is enough for them. A pair that is refused whatever the family is refused once.
+    take long, and one inner step. Imitation is for learners that take targets; of the others one wrapper is enough.
+    What learners see of an environment of Gymnasium they see of any family: those without a critic are enough for them.
+    Mazes end early, and list their tasks; the learner of the trust region is enough for them. A pair that is refused
+    whatever the family is refused once.
     """
     first = next(iter(KINDS))
     if case.learner is None:
@@ -82,7 +83,7 @@ def is_quick(case: Case) -> bool:
     if case.kind == "images":
         return case.n_inner_steps == 1
     if case.kind == "from gym":
-        return case.n_inner_steps == 2 and learner.differentiable
+        return case.n_inner_steps == 2 and learner.differentiable and not learner.needs_critic
     if case.kind == "mazes":
         return case.n_inner_steps == 2 and learner.trust_region
     return case.n_inner_steps == 2 or (learner.differentiable and case.kind == first)
