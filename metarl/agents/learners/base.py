@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.agents.learners.descent import descend, task_blocks
+from metarl.agents.learners.descent import descend, sample_parts, task_blocks
 from metarl.agents.learners.optimizers import SGD, Layout, Optimizer
 from metarl.agents.learners.registry import Abilities
 from metarl.agents.learners.watching import LearnerState, Watcher
@@ -173,6 +173,7 @@ class Learner(Abilities, SetOnce):
             task_blocks(len(samples), samples.obs.shape[1], self.policy.width),
             lambda block: iter([(samples.tasks(block), None)]),
             max_grad_norm=self.max_grad_norm,
+            parts=sample_parts(samples.obs.shape[1], self.policy.width) if self.continuing else (slice(None),),
             parallel=self._parallel,
             watcher=watcher,
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from metarl.agents.derivatives.base import Derivatives
 from metarl.agents.learners.optimizers import FlatRate, Layout, Optimizer, clip_norms, take_step
 from metarl.agents.learners.watching import FlatParams, LearnerState, Watcher
 from metarl.agents.networks.distributions import Distribution
@@ -36,6 +37,19 @@ def task_blocks(n_tasks: int, n_samples: int, width: int) -> list[slice]:
     return [slice(start, min(start + size, n_tasks)) for start in range(0, n_tasks, size)]
 
 
+PART_SAMPLES = 32
+"""Samples of a task, at least, that one thread differentiates where a task's are cut."""
+
+
+def sample_parts(n_samples: int, width: int) -> list[slice]:
+    """Cut the samples of each task, so that a single task with a large network keeps several threads busy.
+
+    Parts depend on the sizes of the data only, as in :func:`task_blocks`, whose parameters these are.
+    """
+    n = max(1, n_samples // PART_SAMPLES) if 4 * n_samples * width > BLOCK_BYTES else 1
+    return [slice(i * n_samples // n, (i + 1) * n_samples // n) for i in range(n)]
+
+
 Minibatch = tuple[Samples, torch.Tensor | None]
 """What one step of a block is computed on, and the tasks that take it, ``[task]`` (None: all)."""
 
@@ -55,6 +69,7 @@ def descend(
     *,
     max_grad_norm: float | None = None,
     stop: Callable[[Distribution, Samples], torch.Tensor] | None = None,
+    parts: Sequence[slice] = (slice(None),),
     parallel: Parallel | None = None,
     watcher: Watcher | None = None,
 ) -> LearnerState:
@@ -73,8 +88,10 @@ def descend(
     :param minibatches: yields those of a block, in order.
     :param max_grad_norm: each task's gradient is scaled down to this norm.
     :param stop: tells, from the distribution at a minibatch's samples, which tasks end before its step, ``[task]``.
+    :param parts: of a minibatch's samples, whose gradients are computed side by side and added; not with ``stop``.
     :param parallel: the threads that blocks run on.
     """
+    threads = parallel or Parallel(1)
     layout = Layout(state.params)
     flat = layout.flatten(state.params)
     gradient = torch.zeros_like(flat)
@@ -85,40 +102,40 @@ def descend(
 
     def walk(block: slice) -> Iterator[bool]:
         own, slope = flat[block], gradient[block]
-        params, parts = layout.views(own), layout.views(slope)
+        params, places = layout.views(own), layout.views(slope)
         own_moments = {name: tensor[block] for name, tensor in moments.items()}
         own_rate = flat_rate[block] if isinstance(flat_rate, torch.Tensor) else flat_rate
         stopped = torch.zeros(len(own), dtype=torch.bool)
         for samples, active in minibatches(block):
 
-            def loss(
-                distribution: Distribution, values: torch.Tensor | None, samples: Samples = samples
-            ) -> torch.Tensor:
-                return head_loss(distribution, samples, values)
+            def derive(part: Samples) -> Derivatives:
+                return policy.differentiate(params, part.obs, lambda heads, values: head_loss(heads, part, values))
 
-            derivatives = policy.differentiate(params, samples.obs, loss)
+            pieces = [samples] if len(parts) == 1 else [samples.part(place) for place in parts]
+            found = threads.map(derive, pieces)
             if stop is not None:
-                stopped |= stop(derivatives.distribution, samples)
+                stopped |= stop(found[0].distribution, samples)
                 active = ~stopped if active is None else active & ~stopped
                 if stopped.all():
                     return
                 if not active.any():
                     continue
-            for name, part in parts.items():
-                part.copy_(derivatives.gradient[name])
+            for name, place in places.items():
+                place.copy_(found[0].gradient[name])
+                for further in found[1:]:
+                    place.add_(further.gradient[name])
             step = slope
             if max_grad_norm is not None:
                 step = slope.clone()  # a watcher sees the loss's gradient
                 clip_norms(step, max_grad_norm)
             take_step(optimizer, own, step, own_moments, own_rate, active)
-            losses[block] = derivatives.losses
+            losses[block] = sum(each.losses for each in found)
             moved[block] = True if active is None else active
             # A walk that waits must not hold memory that the next block could use: fresh pages cost a tenth of a step.
-            del derivatives, loss, samples
+            del found, pieces, samples
             yield True
 
     walks = [walk(block) for block in blocks]
-    threads = parallel or Parallel(1)
     if watcher is None:
         threads.map(lambda steps: deque(steps, maxlen=0), walks)
     else:

@@ -14,8 +14,9 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from metarl.agents.networks.distributions import draw_noise
+from metarl.agents.networks.distributions import Distribution, draw_noise, from_heads
 from metarl.agents.networks.policy import FunctionalPolicy
+from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.episodes import require_fit, split_streams
 from metarl.agents.sampling.fields import PER_EPISODE, PER_STEP, Fields
 from metarl.agents.sampling.one_env import clip_actions
@@ -23,6 +24,10 @@ from metarl.envs.family import Family
 from metarl.envs.tasks import Tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.params import Params, take
+
+PART_COPIES = 8
+PART_BYTES = 200_000
+"""Copies that one thread looks at together where a layer's activations of a task's are larger than this."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,21 @@ class Copies:
     :param env: ``n_tasks × n_envs`` copies, task-major; they are reset here.
     :param policy: of their spaces.
     :param rngs: one generator for each task, for what its policy draws.
+    :param parallel: the threads that a large network is evaluated on; numbers do not depend on them.
     :raises ConfigError: the policy has other spaces.
     """
 
-    def __init__(self, env: VecEnv, policy: FunctionalPolicy, rngs: Sequence[np.random.Generator]) -> None:
+    def __init__(
+        self,
+        env: VecEnv,
+        policy: FunctionalPolicy,
+        rngs: Sequence[np.random.Generator],
+        parallel: Parallel | None = None,
+    ) -> None:
         require_fit(policy, env.observation_space, env.action_space, str(env))
         self._env, self._policy, self._rngs = env, policy, list(rngs)
         self._shape = len(rngs), env.num_envs // len(rngs)
+        self._parallel = parallel or Parallel(1)
         self._rollout: Rollout | None = None
         self._ended: list[list[tuple[float, int]]] = [[] for _ in rngs]
         self._obs = self._seen(env.reset())
@@ -81,15 +94,17 @@ class Copies:
         tasks: Tasks,
         seeds: Sequence[np.random.SeedSequence],
         n_envs: int,
+        parallel: Parallel | None = None,
     ) -> Copies:
         """Return ``n_envs`` fresh copies of each task of a family.
 
         :param tasks: of equal spaces.
         :param seeds: one stream for each task, which its copies and its policy draw from.
+        :param parallel: see :class:`Copies`.
         """
         env = FamilyVecEnv(family, tasks, n_envs, seed=0)
         env.seed_copies([int(n) for seed in seeds for n in seed.generate_state(n_envs)])
-        return cls(env, policy, [split_streams(seed)[1] for seed in seeds])
+        return cls(env, policy, [split_streams(seed)[1] for seed in seeds], parallel)
 
     def _seen(self, obs: object) -> np.ndarray:
         """Return observations ``[task, env, *observation]`` in the dtype of the policy's."""
@@ -110,6 +125,29 @@ class Copies:
             )
         return self._rollout
 
+    def _judge(self, params: Params) -> tuple[Distribution, torch.Tensor]:
+        """Return the action distribution and the critic's values at what is seen now.
+
+        A large network is evaluated task by task, for :data:`PART_COPIES` copies at a time, side by side.
+        """
+        (n_tasks, n_envs), seen = self._shape, torch.from_numpy(self._obs)
+        if 4 * n_envs * self._policy.width <= PART_BYTES:
+            return self._policy.judge(params, seen)
+        places = [(task, start) for task in range(n_tasks) for start in range(0, n_envs, PART_COPIES)]
+
+        def look(place: tuple[int, int]) -> tuple[Distribution, torch.Tensor]:
+            task, start = place
+            with torch.inference_mode():  # which is each thread's own
+                return self._policy.judge(take(params, task), seen[task, start : start + PART_COPIES])
+
+        found = self._parallel.map(look, places)
+        n = len(places) // n_tasks
+        rows = [found[i : i + n] for i in range(0, len(found), n)]
+        values = torch.stack([torch.cat([each for _, each in row]) for row in rows])
+        heads = torch.stack([torch.cat([each.heads[0] for each, _ in row]) for row in rows])
+        others = [torch.stack([row[0][0].heads[k] for row in rows]) for k in range(1, len(rows[0][0][0].heads))]
+        return from_heads((heads, *others)), values
+
     def collect(self, params: Params, n_steps: int) -> Rollout:
         """Act for ``n_steps`` env steps in every copy, each task by its own parameters.
 
@@ -123,7 +161,7 @@ class Copies:
         noise = [draw_noise(policy.action_space, rng, (n_steps, self._shape[1])) for rng in self._rngs]
         with torch.inference_mode():
             for t in range(n_steps):
-                distribution, values = policy.judge(params, torch.from_numpy(self._obs))
+                distribution, values = self._judge(params)
                 actions = distribution.sample(torch.from_numpy(np.stack([own[t] for own in noise])))
                 out.obs[:, :, t], out.values[:, :, t] = self._obs, values.numpy()
                 out.actions[:, :, t], out.log_prob[:, :, t] = actions.numpy(), distribution.log_prob(actions).numpy()
@@ -135,7 +173,7 @@ class Copies:
                 out.final_values[:, :, t] = 0.0
                 if ended.any():
                     self._end(params, np.flatnonzero(ended), infos, out.final_values[:, :, t])
-            out.last_values[:] = policy.judge(params, torch.from_numpy(self._obs))[1].numpy()
+            out.last_values[:] = self._judge(params)[1].numpy()
         return out
 
     def _end(self, params: Params, ended: np.ndarray, infos: list[dict[str, object]], final_values: np.ndarray) -> None:
@@ -167,9 +205,7 @@ class Copies:
         with torch.inference_mode():
             while not lengths.all():
                 noise = [draw_noise(policy.action_space, rng, (self._shape[1],)) for rng in self._rngs]
-                actions = policy.distribution(params, torch.from_numpy(self._obs)).sample(
-                    torch.from_numpy(np.stack(noise))
-                )
+                actions = self._judge(params)[0].sample(torch.from_numpy(np.stack(noise)))
                 acted = clip_actions(env.action_space, policy.actions_to_env(actions))
                 obs, _, ended, infos = env.step(acted.reshape(env.num_envs, *acted.shape[2:]))
                 self._obs = self._seen(obs)

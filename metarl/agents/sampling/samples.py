@@ -46,6 +46,10 @@ class Samples(Fields):
         n = int(self.counts[chunk].max())
         return self.map(lambda axes, each: each[chunk, :n] if "sample" in axes else each[chunk])
 
+    def part(self: Self, samples: slice) -> Self:
+        """Return some samples of every task, with the weights that they have among all."""
+        return self.map(lambda axes, each: each[:, samples] if "sample" in axes else each)
+
     def episodes(self: Self, fraction: float) -> Self:
         """Return the first ``fraction`` (rounded up) of each task's whole episodes, reweighted to a mean."""
         n_episodes = (self.episode_ends < self.counts[:, None]).sum(1) + 1

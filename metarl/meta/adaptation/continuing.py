@@ -46,7 +46,7 @@ class ContinuingAdaptation(BatchedAdaptation):
 
     def copies(self, request: Request, seeds: Sequence[np.random.SeedSequence], n_envs: int) -> Copies:
         """Return fresh copies of the tasks."""
-        return Copies.of(self.family, self.learner.policy, request.tasks, seeds, n_envs)
+        return Copies.of(self.family, self.learner.policy, request.tasks, seeds, n_envs, self._parallel)
 
     def measure(self, params: Params, request: Request) -> tuple[np.ndarray, np.ndarray]:
         n_episodes = request.amount["n_episodes"] or -(-self.size(request.amount) // self.family.horizon)

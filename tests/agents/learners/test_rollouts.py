@@ -12,10 +12,13 @@ from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
+from metarl.agents.learners import descent
 from metarl.agents.learners.a2c import A2C
 from metarl.agents.learners.actor_critic import ActorCritic, ActorCriticSamples
 from metarl.agents.learners.ppo import PPO
 from metarl.agents.networks.policy import FunctionalPolicy
+from metarl.agents.parallel import Parallel
+from metarl.agents.sampling import rollouts
 from metarl.agents.sampling.rollouts import Copies, Rollout
 from metarl.envs.family import Family
 from metarl.envs.registry import make_family
@@ -124,6 +127,23 @@ A2CS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_updates_equal_sb3s_a2c(kind: str, case: str) -> None:
     ours, theirs = A2CS[case]
     learn_beside(kind, sb3.A2C, lambda policy: A2C(policy, n_steps=N_STEPS, n_envs=N_ENVS, **ours), theirs, 4)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_large_network_is_cut_into_parts_that_threads_share(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descent, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(descent, "PART_SAMPLES", 6)
+    monkeypatch.setattr(rollouts, "PART_BYTES", 0)
+    monkeypatch.setattr(rollouts, "PART_COPIES", 3)
+    options = {"n_steps": N_STEPS, "n_envs": N_ENVS, "ent_coef": 0.01}
+    assert descent.sample_parts(N_STEPS * N_ENVS, 1000) == [slice(0, 6), slice(6, 13), slice(13, 20)]
+
+    def learnt(n_threads: int) -> Rollout:
+        make = lambda policy: A2C(policy, **options, parallel=Parallel(n_threads))  # noqa: E731
+        return learn_beside(kind, sb3.A2C, make, {"ent_coef": 0.01}, 3)
+
+    found = [learnt(n_threads) for n_threads in (1, 3)]
+    assert all(np.array_equal(value, getattr(found[1], name)) for name, value in found[0].present().items())
 
 
 def test_updates_equal_sb3s_ppo() -> None:

@@ -61,9 +61,9 @@ def test_every_copy_and_every_update_has_a_stream_of_its_own(use: str, monkeypat
         seen.extend(seeds)
         return update(state, samples, rate, seeds, *more)
 
-    def copies(family: Any, policy: Any, tasks: Any, seeds: Any, n_envs: int) -> Copies:
+    def copies(family: Any, policy: Any, tasks: Any, seeds: Any, n_envs: int, parallel: Any) -> Copies:
         (measured if n_envs == 20 else seen).extend(seeds)
-        return of(family, policy, tasks, seeds, n_envs)
+        return of(family, policy, tasks, seeds, n_envs, parallel)
 
     vars(model.adaptation.learner)["update"] = watched
     monkeypatch.setattr(continuing.Copies, "of", copies)
