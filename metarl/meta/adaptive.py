@@ -46,7 +46,9 @@ class AdaptiveAlgorithm(Iterates):
     :param learner_kwargs: further arguments of the learner: see :class:`~metarl.agents.learners.vpg.VPG`,
         :class:`~metarl.agents.learners.a2c.A2C`, :class:`~metarl.agents.learners.ppo.PPO` and
         :class:`~metarl.agents.stock.learner.SB3Learner`. Around a stock PPO or TRPO an inner step is one rollout,
-        unless ``n_steps`` is given here.
+        unless ``n_steps`` is given here. With ``n_steps`` of ``"a2c"`` and ``"ppo"`` an inner step is as many updates
+        as its env steps give, on episodes that go on; with ``segments`` of a stock on-policy algorithm it is a
+        ``learn()`` of its own. Training that is stopped inside a meta-iteration goes on after the last inner step.
     :param inner_lr: the learner's learning rate, or one for each inner step; None takes the learner's own.
     :param n_inner_steps: inner steps in training.
     :param n_episodes: episodes a task for every batch.

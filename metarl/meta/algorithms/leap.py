@@ -38,6 +38,11 @@ class Leap(PathAlgorithm):
     optimiser made, as TRPO's, are measured in the space of parameters only. See
     :class:`~metarl.meta.algorithms.leap_watcher.LeapWatcher`.
 
+    Which tensors a path consists of is said by leaving others out: those of ``task_local`` are each task's own, as the
+    heads of games are (``task_local=["action_net", "value_net"]`` leaves the encoder of a ``CnnPolicy``), those of
+    ``exclude`` begin every task as they were made. Both are learnt, have no length and pull nothing. Memory does not
+    grow with the path.
+
     With ``metric="energy"``, ``loss=False`` and ``stabilizer=False`` the meta-gradient is θ − mean φ, Reptile's; with
     ``drop_last`` φ is where the last but one step ended.
 

@@ -15,6 +15,7 @@ from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError
 from metarl.meta.adaptation import continuing
 from metarl.meta.adaptation.base import Streams
+from metarl.meta.algorithms.leap_watcher import LeapMetric, LeapWatcher
 from metarl.meta.algorithms.maml import FOMAML
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.progress import Timer
@@ -94,6 +95,25 @@ def test_the_optimiser_goes_on_from_segment_to_segment() -> None:
     for n_segments in (1, 2):
         walk.work(timer)
         assert walk.state()["optimizer/step"].tolist() == [4 * n_segments] * 2
+
+
+def test_what_leap_keeps_of_a_path_does_not_grow_with_it() -> None:
+    model = make(n_inner_steps=4, task_local=["value_net"])
+    (block,) = model._blocks(
+        model.family.tasks("test", 2), model.rates, Streams(0, "test"), model._amount(None, model.n_transitions)
+    )
+    watcher, timer, sizes = LeapWatcher(LeapMetric("energy"), list(block.request.local)), Timer(), []
+    walk = block.adaptation.walk(model.theta, block.request, watcher=watcher)
+    for n_segments in (1, 2, 3):
+        walk.work(timer)
+        assert watcher.n_segments == 2 * (4 * n_segments - 1)  # each update of two tasks; the last ones wait
+        kept = {name: tensor for name, tensor in walk.state().items() if not name.startswith("batch/")}
+        sizes.append(sum(tensor.numel() for tensor in kept.values()))
+    assert sizes[0] == sizes[1] == sizes[2]
+    heads = [name for name in watcher.gradient() if name.startswith("value_net")]
+    assert heads
+    assert not any(watcher.gradient()[name].any() for name in heads)
+    assert watcher.gradient()["action_net.weight"].any()
 
 
 def test_maml_says_why_it_takes_whole_episodes() -> None:
