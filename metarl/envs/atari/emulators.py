@@ -63,7 +63,8 @@ class Emulator:
     """
 
     def __init__(self, rom: str, screen: Screen) -> None:
-        self._screen = screen
+        self._screen, self._grey = screen, screen.grey
+        self._lives_count = screen.terminal_on_life_loss
         self._ale = ALEVectorInterface(
             rom_path=_rom_path(rom),
             num_envs=1,
@@ -147,7 +148,7 @@ class Emulator:
         lives = int(told["lives"][0])
         ended, self.truncated = bool(terminated[0]), bool(truncated[0])
         # As SB3 has it: some games show no lives for a few frames before they are over.
-        lost = self._screen.terminal_on_life_loss and 0 < lives < self.lives
+        lost = self._lives_count and 0 < lives < self.lives
         self._frames, self.score, self.lives = obs[0], float(reward[0]), lives
         self._game_over = ended or self.truncated
         self.terminated = ended or lost
@@ -157,10 +158,10 @@ class Emulator:
     # -------------------------------------------------------------------------------------------------------- pictures
     def write(self, obs: np.ndarray) -> None:
         """Write what is observed, the frames of this episode, into ``obs``, ``[channel, height, width]``."""
-        if self._screen.grey:
+        if self._grey:
             obs[:] = self._frames
         else:
-            np.copyto(obs.reshape(-1, 3, *obs.shape[1:]), self._frames.transpose(0, 3, 1, 2))
+            obs.reshape(-1, 3, *obs.shape[1:])[:] = self._frames.transpose(0, 3, 1, 2)
         missing = self._screen.n_stack - 1 - self._age
         if missing > 0:
             obs[: missing * (len(obs) // self._screen.n_stack)] = 0

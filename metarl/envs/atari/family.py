@@ -272,16 +272,18 @@ class Atari(Family):
         n_actions = self._actions_of(int(tasks["game"][0])).n
         if actions.min() < 0 or actions.max() >= n_actions:
             raise ConfigError(f"{self.id}: actions from {actions.min()} to {actions.max()}, not 0 to {n_actions - 1}")
-        runs = list(runs_in(self, state, active))
+        chosen = actions.tolist()
+        runs: list[tuple[int, int, Run, Emulator]] = [
+            (row, env, run, run.instance) for row, env, run in runs_in(self, state, active)
+        ]
         batch = state["run"].shape
         obs = np.zeros((*batch, *self.observation_space.shape), np.uint8)
         score, lives = np.zeros(batch), np.zeros(batch, np.int64)
         terminated, truncated = np.zeros(batch, bool), np.zeros(batch, bool)
         with NATIVE_WORK:
-            for row, env, run in runs:
-                run.instance.send(int(actions[row, env]))
-            for row, env, run in runs:
-                emulator: Emulator = run.instance
+            for row, env, _, emulator in runs:
+                emulator.send(chosen[row][env])
+            for row, env, run, emulator in runs:
                 emulator.receive()
                 emulator.write(obs[row, env])
                 score[row, env], lives[row, env] = emulator.score, emulator.lives
