@@ -82,6 +82,8 @@ def is_quick(case: Case) -> bool:
         return case.n_inner_steps == 2 and (takes_targets == of_box) and (takes_targets or not cls.learns)
     if case.kind == "images":
         return case.n_inner_steps == 1
+    if case.kind == "unequal spaces" and not learner.differentiable and case.learner not in ("sb3_a2c", "sb3_ppo"):
+        return False
     if case.kind == "from gym":
         return case.n_inner_steps == 2 and learner.differentiable and not learner.needs_critic
     if case.kind == "mazes":
