@@ -16,6 +16,7 @@ from metarl.envs.mujoco import ant, ant_leg, half_cheetah
 from metarl.envs.plane import point_mass
 from metarl.envs.plane.point_mass import PointMass
 from metarl.envs.registry import family_ids, make_family, register_family
+from metarl.envs.score import Score
 from metarl.envs.supervised import sinusoid
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.supervised.sinusoid import Sinusoid
@@ -36,6 +37,7 @@ __all__ = [
     "OneStep",
     "Oracle",
     "PointMass",
+    "Score",
     "SingleEnv",
     "Sinusoid",
     "State",

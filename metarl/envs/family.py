@@ -11,6 +11,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.checks import COUNT, as_array
+from metarl.envs.score import RETURN, SCORES, Score
 from metarl.envs.tasks import (
     Task,
     Tasks,
@@ -106,6 +108,8 @@ class Family(ABC):
     loss: str | None = None
     """What an action costs as a prediction of the ``target`` that ``info`` reports, a key of :data:`LOSSES`; families
     of :mod:`metarl.envs.supervised` declare one. None where actions are moves and there is a reward only."""
+    score: Score | None = None
+    """What its returns are called and how tables show them; None: as its ``loss`` says, see :func:`score_of`."""
     clips_actions: bool = True
     """Whether actions outside a Box are clipped to it; False where an action is a statement, which costs what it says
     wherever it lies, as those of imitation do."""
@@ -117,8 +121,7 @@ class Family(ABC):
     concurrent: bool = False
     """Whether several threads may step the family at once, and it gains from that: its steps are native code."""
     live: bool = False
-    """Whether a state holds running instances of an environment, so that it can be stepped from once only and never
-    copied; see :mod:`metarl.envs.live`."""
+    """Whether states hold running environments: stepped from once only, never copied; see :mod:`metarl.envs.live`."""
     max_copies: int | None = None
     """Most copies that are to run at once, all tasks together; None for any number. Collectors then take blocks of
     tasks one after another; of one task all copies run."""
@@ -313,6 +316,16 @@ class Family(ABC):
 
     def close(self) -> None:  # noqa: B027  (most families have nothing to free)
         """Free native resources, if any. The family can be used again afterwards."""
+
+
+def score_of(family: Family) -> Score:
+    """Return how tables and figures show returns of a family: as it declares, else by its loss, else as they are."""
+    return SCORES.get(family.loss or "", RETURN) if family.score is None else family.score
+
+
+def evaluation_score(family: Family) -> Score:
+    """Return how evaluations are shown: as returns of where policies act, after what adaptation spends here."""
+    return replace(score_of(family.acts_in), budget=score_of(family).budget)
 
 
 def cut_finite(id: str, total: int, split: str) -> np.ndarray:

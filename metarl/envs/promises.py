@@ -15,6 +15,7 @@ step that returns them.
 - ``horizon`` is a whole number of env steps, 1 or more.
 - ``max_copies`` is None, or a whole number of copies, 1 or more.
 - ``loss`` is None, ``"squared_error"`` (with a ``Box`` of actions) or ``"cross_entropy"`` (with ``Discrete`` ones).
+- ``score`` is None or a :class:`~metarl.envs.score.Score`.
 - ``evaluation_family`` is None or a family with equal task, observation and action spaces.
 - Methods take what :class:`~metarl.envs.family.Family` says, by place; ``step`` takes ``active`` too.
 - These, and ``spaces(task)``, stay as they are. ``spaces(task)`` are of the same kinds, and equal the family's own for
@@ -85,6 +86,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.envs.family import LOSSES, Family, State, Step
+from metarl.envs.score import Score
 from metarl.envs.tasks import Task
 from metarl.errors import ConfigError, shorten
 
@@ -115,7 +117,7 @@ def broken_declaration(family: Family) -> str | None:
         if not isinstance(getattr(family, name), bool | np.bool_):
             return f"{name}={shorten(getattr(family, name))}: a bool"
     fault = fault or _broken_methods(family) or broken_spaces(family.observation_space, family.action_space)
-    return fault or _broken_loss(family) or _broken_evaluation(family)
+    return fault or _broken_loss(family) or _broken_score(family) or _broken_evaluation(family)
 
 
 def require_sound_declaration(family: Family) -> None:
@@ -184,6 +186,12 @@ def _broken_loss(family: Family) -> str | None:
         taken = shorten(family.action_space, quote=False)
         return f"loss={loss!r} with action_space {taken}: it takes a {LOSSES[loss].__name__}"
     return None
+
+
+def _broken_score(family: Family) -> str | None:
+    """Return why returns cannot be shown as the family declares, None if they can."""
+    score: Any = family.score
+    return None if score is None or isinstance(score, Score) else f"score is {kind_of(score)}, not None or a Score"
 
 
 def _broken_evaluation(family: Family) -> str | None:

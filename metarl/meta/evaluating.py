@@ -10,7 +10,8 @@ import numpy as np
 
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT, NONE, ROUNDS, SEED, integer, number, plain_tree
-from metarl.envs.family import Family
+from metarl.envs.family import Family, evaluation_score, score_of
+from metarl.envs.score import RETURN
 from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.files.schema import MOST
@@ -159,6 +160,8 @@ class Evaluates(MetaAlgorithm):
             seeds=[self.seed],
             label=label or self.name,
             learning_returns=gather(blocks, learning)[None] if elsewhere else None,
+            score=evaluation_score(self.family),
+            learning_score=score_of(self.family) if elsewhere else RETURN,
             meta={
                 "num_timesteps": self.num_timesteps,
                 "n_iterations": self.n_iterations,

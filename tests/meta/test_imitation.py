@@ -86,8 +86,9 @@ def test_the_report_keeps_both_returns(tmp_path: Path) -> None:
     merged.save(tmp_path / "report.json")
     again = Report.load(tmp_path / "report.json")
     np.testing.assert_array_equal(again.learning_returns, merged.learning_returns)
-    assert "return where it learns" in str(again)
-    assert f"{merged.learning_returns[:, :, 1].mean():.2f}" in str(again)
+    columns = ("inner steps", "expert's states", "return", "gain", "mean squared error where it learns")
+    assert again.table().columns == columns
+    assert f"{-merged.learning_returns[:, :, 1].mean():.2f} [" in again.table().rows[1][4]
     with pytest.raises(ConfigError, match="learning_returns has shape"):
         Report(**{**vars(merged), "learning_returns": merged.learning_returns[:1]})
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from metarl.envs.imitation.demonstrations import Demonstrations, Show, noisy
 from metarl.envs.imitation.expert import Expert
 from metarl.envs.imitation.network import NetworkExpert
 from metarl.envs.registry import make_family
+from metarl.envs.score import SCORES
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Task, Tasks, take_tasks
 from metarl.streams import stream
@@ -128,6 +130,7 @@ class Imitation(OneStep):
         self.observation_space = real.observation_space
         self.action_space = real.action_space
         self.loss = "cross_entropy" if isinstance(real.action_space, spaces.Discrete) else "squared_error"
+        self.score = replace(SCORES[self.loss], budget="expert's states")
         self.expert = self.make_expert(real) if expert is None else NetworkExpert(FILE("expert", expert), real)
         """Says what is to be done."""
         is_finite = real.finite_tasks() is not None

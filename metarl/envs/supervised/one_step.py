@@ -23,9 +23,9 @@ class OneStep(Family):
     ``n_episodes=K`` is K shots.
 
     **Loss and reward.** ``loss = "squared_error"`` goes with a ``Box`` of actions: the reward is minus the squared
-    error, summed over the entries of a prediction, so that a mean return is −MSE. ``loss = "cross_entropy"`` goes with
-    ``Discrete`` ones: the reward is 1 for the right class and 0 for others, so that a mean return is the accuracy.
-    ``info`` has the ``target``.
+    error, summed over the entries of a prediction, so that a mean return is −MSE, which tables and figures show
+    as the mean squared error. ``loss = "cross_entropy"`` goes with ``Discrete`` ones: the reward is 1 for the right
+    class and 0 for others, so that a mean return is the accuracy. ``info`` has the ``target``.
 
     A line through the origin whose slope is the task::
 

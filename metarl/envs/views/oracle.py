@@ -42,6 +42,7 @@ class Oracle(Family):
         self.shifted_space = family.shifted_space
         self.horizon = family.horizon
         self.loss = family.loss
+        self.score = family.score
         self.clips_actions = family.clips_actions
         if family.evaluation_family is not None:
             self.evaluation_family = Oracle(family.evaluation_family)

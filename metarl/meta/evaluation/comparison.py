@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from metarl.envs.score import RETURN, Score, common_score
 from metarl.errors import ConfigError
 from metarl.meta.evaluation.published import Published
 from metarl.meta.evaluation.report import Report, require_same_tasks
@@ -22,7 +23,7 @@ FEW = f"no difference counts as clear with fewer than {MIN_UNITS} tasks"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired differences ``a - b`` on the same tasks and streams.
+    """Paired differences ``a - b`` of returns on the same tasks and streams: above 0 where ``a`` is better.
 
     :param a: label of the first.
     :param b: label of the second.
@@ -33,6 +34,7 @@ class Comparison:
     :param level: of the intervals.
     :param unit: what the intervals are over, in words.
     :param n_units: how many of them, tasks or independent adaptations, whatever the number of runs.
+    :param score: how tables show returns: a higher return is a lower error.
     """
 
     a: str
@@ -44,6 +46,7 @@ class Comparison:
     level: float
     unit: str
     n_units: int
+    score: Score = RETURN
 
     @property
     def is_supported(self) -> bool:
@@ -64,10 +67,12 @@ class Comparison:
             [str(step), cell(self.returns.at(step)), cell(self.gains.at(step)) if step else ""]
             for step in range(self.returns.n_points)
         ]
+        lower = self.score.lower_is_better
+        name, gain = self.score.name, self.score.gain
         return Table(
-            ("inner steps", "return", "gain"),
+            ("inner steps", f"{name} lower by" if lower else name, f"{gain} larger by" if lower else gain),
             rows,
-            f"{self.a} minus {self.b} on {self.env}, {self.split} tasks",
+            f"{self.a} {'against' if lower else 'minus'} {self.b} on {self.env}, {self.split} tasks",
             (f"paired {self.level:.0%} intervals {self.unit}; {'* excludes zero' if self.is_supported else FEW}",),
         )
 
@@ -87,7 +92,8 @@ def compare(a: Report, b: Report, level: float = 0.95, n_resamples: int = 10_000
 
     returns, gains = paired(x, y), paired(x - x[..., :1], y - y[..., :1])
     unit = f"{a.over}, {a.n_runs} and {b.n_runs} runs"
-    return Comparison(a.label, b.label, a.env, a.split, returns, gains, level, unit, a.n_units)
+    score = common_score([a.score, b.score])
+    return Comparison(a.label, b.label, a.env, a.split, returns, gains, level, unit, a.n_units, score)
 
 
 def comparison_table(
@@ -96,21 +102,22 @@ def comparison_table(
     """Return several reports, and published numbers, in one table: one row each, one column for each inner step.
 
     The last columns hold the gain of the last inner step and, of several reports, the paired difference to the first
-    one there, where tasks and streams are the same.
+    one there, where tasks and streams are the same. Of an error it is how much lower it is.
     """
     if not reports:
         raise ConfigError("no reports to compare")
     points = max(report.n_inner_steps for report in reports) + 1
+    score = common_score(report.score for report in reports)
     rows: list[list[str]] = []
     for report in reports:
-        bands = report.bands(level)
+        bands = report.bands(level).signed(score.sign)
         cells = [str(bands.at(step)) if step <= report.n_inner_steps else "" for step in range(points)]
         rows.append([report.label, *cells, str(report.gain(report.n_inner_steps, level))])
     notes = [reports[0].describe_intervals(level)]
     for entry in published or ():
         halves = [*entry.half_widths, *[None] * points]
         cells = [
-            f"{value:.1f}" + (f" ±{half:.1f}" if half is not None else "")
+            f"{score.sign * value:.1f}" + (f" ±{half:.1f}" if half is not None else "")
             for value, half in zip(entry.returns[:points], halves, strict=False)
         ]
         rise = f"{entry.returns[len(cells) - 1] - entry.returns[0]:.1f}" if len(cells) > 1 else ""
@@ -118,13 +125,13 @@ def comparison_table(
     notes += dict.fromkeys(f"{entry.source}: {entry.caveat}" for entry in published or ())
     names = sorted({f"{report.env}, {report.split} tasks" for report in reports})
     header = ["", *(f"{step} steps" if step != 1 else "1 step" for step in range(points))]
-    header.append("gain")
+    header.append(score.gain)
     if len(reports) > 1:
-        header.append(f"minus {reports[0].label}")
+        header.append(f"{'below' if score.lower_is_better else 'minus'} {reports[0].label}")
         notes[0] += f"; {'* paired interval excludes zero' if reports[0].n_units >= MIN_UNITS else FEW}"
         last = [_against(reports[0], report, level) for report in reports]
         rows = [[*row, cell] for row, cell in zip(rows, last + [""] * (len(rows) - len(last)), strict=True)]
-    return Table(header, rows, "; ".join(names), notes)
+    return Table(header, rows, "; ".join(names), [*notes, *score.notes])
 
 
 def _against(first: Report, report: Report, level: float) -> str:

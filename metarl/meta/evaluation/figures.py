@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from metarl.envs.score import Score, common_score
 from metarl.errors import ConfigError, unknown_name
 from metarl.meta.evaluation.published import Published
 from metarl.meta.evaluation.statistics import Bands
 
 BY_STEP = "inner steps"
-BY_ENV_STEP = "env steps of adaptation, per task"
 
 
 class Drawn(Protocol):
@@ -42,6 +42,9 @@ class Drawn(Protocol):
     def tasks(self) -> dict[str, np.ndarray]: ...
 
     @property
+    def score(self) -> Score: ...
+
+    @property
     def n_tasks(self) -> int: ...
 
     @property
@@ -62,6 +65,8 @@ def adaptation_figure(
 ) -> Figure:
     """Draw the return against inner steps and against env steps, with bands.
 
+    Where all reports have one score, it says how returns and env steps are called and shown.
+
     :param reports: one line each.
     :param published: dashed lines against inner steps only; their env steps are not comparable.
     :param task_parameter: a scalar task parameter of the first report; a third panel shows each task before and after
@@ -75,24 +80,26 @@ def adaptation_figure(
     figure = Figure(figsize=(5.0 * panels + 2.0, 4.0), layout="constrained")
     axes = figure.subplots(1, panels, sharey=True)
     by_step, by_env_step = axes[0], axes[1]
+    score = common_score(report.score for report in reports)
     for i, report in enumerate(reports):
-        bands = report.bands(level)
+        bands = report.bands(level).signed(score.sign)
         for axis, x in ((by_step, np.arange(report.n_inner_steps + 1)), (by_env_step, report.env_steps)):
             _curve(axis, x, bands, (colours or {}).get(report.algo, f"C{i}"), report.label)
     for i, entry in enumerate(published or ()):
         colour = (colours or {}).get(entry.method.lower(), f"C{len(reports) + i}")
         style: dict[str, Any] = {"color": colour, "linestyle": "--", "linewidth": 1.0, "marker": "x"}
-        by_step.plot(np.arange(len(entry.returns)), entry.returns, label=f"{entry.method}, published", **style)
+        shown = score.sign * np.array(entry.returns)
+        by_step.plot(np.arange(len(shown)), shown, label=f"{entry.method}, published", **style)
     by_step.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_step.set_xlabel(BY_STEP)
-    by_env_step.set_xlabel(BY_ENV_STEP)
-    by_step.set_ylabel(f"return ({level:.0%} intervals by task)")
+    by_env_step.set_xlabel(_spent(score))
+    by_step.set_ylabel(f"{score.axis} ({level:.0%} intervals by task)")
     # Outside: bands may lie anywhere inside.
     figure.legend(*by_step.get_legend_handles_labels(), fontsize="small", loc="outside right center")
     for axis in (by_step, by_env_step):
         axis.grid(alpha=0.3)
     if task_parameter is not None:
-        _scatter(axes[2], reports[0], task_parameter)
+        _scatter(axes[2], reports[0], task_parameter, score)
     envs = sorted({f"{report.env}, {report.split} tasks" for report in reports})
     figure.suptitle("; ".join(envs))
     return figure
@@ -105,16 +112,17 @@ def adaptation_cards(report: Drawn, level: float = 0.95) -> dict[str, Figure]:
 
     :return: by what to add to the card's name.
     """
-    bands = report.bands(level)
+    score = report.score
+    bands = report.bands(level).signed(score.sign)
     cards = {}
-    axes = {"": (np.arange(report.n_inner_steps + 1), BY_STEP), "_env_steps": (report.env_steps, BY_ENV_STEP)}
+    axes = {"": (np.arange(report.n_inner_steps + 1), BY_STEP), "_env_steps": (report.env_steps, _spent(score))}
     for name, (x, label) in axes.items():
         cards[name] = figure = Figure(figsize=(4.0, 3.0), dpi=100, layout="constrained")
         axis = figure.subplots()
         _curve(axis, x, bands, "C0", report.label)
         axis.set_title(f"{report.env}, {report.n_tasks} {report.split} tasks", fontsize=12)
         axis.set_xlabel(label, fontsize=12)
-        axis.set_ylabel(f"return ({level:.0%})", fontsize=12)
+        axis.set_ylabel(f"{score.name} ({level:.0%})", fontsize=12)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axis.tick_params(labelsize=12)
@@ -124,20 +132,25 @@ def adaptation_cards(report: Drawn, level: float = 0.95) -> dict[str, Figure]:
     return cards
 
 
+def _spent(score: Score) -> str:
+    """Return the caption of an axis of what adaptation spends."""
+    return f"{score.budget} of adaptation, per task"
+
+
 def _curve(axis: Any, x: np.ndarray, bands: Bands, colour: str, label: str) -> None:
     """Draw one report's mean return with its band."""
     axis.plot(x, bands.mean, marker="o", color=colour, label=label)
     axis.fill_between(x, bands.low, bands.high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _scatter(axis: Any, report: Drawn, name: str) -> None:
+def _scatter(axis: Any, report: Drawn, name: str, score: Score) -> None:
     """Show every task's return before and after adaptation against one of its parameters."""
     if name not in report.tasks:
         raise unknown_name("task parameter", name, report.tasks)
     values = report.tasks[name].reshape(report.n_tasks, -1)
     if values.shape[1] != 1:
         raise ConfigError(f"task parameter {name!r} has {values.shape[1]} numbers: only a scalar can be drawn against")
-    means = report.returns.mean(0)
+    means = score.sign * report.returns.mean(0)
     for step, marker in ((0, "o"), (report.n_inner_steps, "^")):
         axis.scatter(values[:, 0], means[:, step], s=14, marker=marker, label=f"{step} inner steps")
     axis.set_xlabel(name)

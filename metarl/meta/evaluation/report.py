@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from metarl.envs.score import RETURN, Score, common_score
 from metarl.errors import CheckpointError, ConfigError, shorten
 from metarl.files.schema import LARGEST, LARGEST_SEED, Range, read_as
 from metarl.files.untrusted import parse_json, read_text
@@ -48,6 +49,8 @@ class Report:
     :param label: how tables and figures name it; the algorithm by default.
     :param learning_returns: ``[run, task, step]``, only of families whose policies are scored in another one: the
         return in the family that they learn in. Of imitation it is minus the loss.
+    :param score: how tables and figures show the returns, which stay returns here and in files.
+    :param learning_score: how they show ``learning_returns``.
     :param meta: what else is worth knowing: command, versions, commit, hyperparameters. Anything strict JSON holds. The
         entries named in :data:`STREAM_KEYS` say which random streams the episodes came from, ``family_tasks`` how many
         tasks a finite family has in all.
@@ -65,6 +68,8 @@ class Report:
     label: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
     learning_returns: np.ndarray | None = None
+    score: Score = RETURN
+    learning_score: Score = RETURN
 
     def __post_init__(self) -> None:
         """Bring everything into one shape and dtype."""
@@ -173,22 +178,23 @@ class Report:
         return str(self.table())
 
     def table(self, level: float = 0.95) -> Table:
-        """Return the table of returns and gains."""
-        bands, gains = self.bands(level), self.gains(level)
+        """Return the table of returns, as the score shows them, and of gains."""
+        score = self.score
+        bands, gains = self.bands(level).signed(score.sign), self.gains(level)
         rows = [
             [str(step), f"{self.env_steps[step]:,.0f}", str(bands.at(step)), str(gains.at(step)) if step else ""]
             for step in range(self.n_inner_steps + 1)
         ]
-        columns: tuple[str, ...] = ("inner steps", "env steps", "return", "gain")
+        columns: tuple[str, ...] = ("inner steps", score.budget, score.name, score.gain)
         if self.learning_returns is not None:
-            columns = (*columns, "return where it learns")
-            learning = self._bands(self.learning_returns, level, n_resamples=10_000)
+            columns = (*columns, f"{self.learning_score.name} where it learns")
+            learning = self._bands(self.learning_returns, level, n_resamples=10_000).signed(self.learning_score.sign)
             rows = [[*row, str(learning.at(step))] for step, row in enumerate(rows)]
         return Table(
             columns,
             rows,
             f"{self.label} on {self.env}, {self.split} tasks",
-            (self.describe_intervals(level),),
+            (self.describe_intervals(level), *score.notes),
         )
 
     def describe_intervals(self, level: float = 0.95) -> str:
@@ -212,7 +218,7 @@ class Report:
         return f"{self.over} and {self.n_runs} runs" if self.n_runs > 1 else f"{self.over}, one run"
 
     def figure(self, task_parameter: str | None = None, level: float = 0.95) -> Figure:
-        """Draw the return against inner steps and against env steps.
+        """Draw the return, as the score shows it, against inner steps and against env steps.
 
         :param task_parameter: a scalar task parameter; a third panel then shows every task against it.
         """
@@ -295,6 +301,8 @@ class _Document:
     strata: list[Annotated[int, Range(0, LARGEST)]] | None
     meta: dict[str, Any]
     learning_returns: list[list[list[Number]]] | None = None
+    score: Score = RETURN
+    learning_score: Score = RETURN
     rest: dict[str, Any] = field(default_factory=dict)
 
 
@@ -316,6 +324,12 @@ class _Meta:
 def _document_of(report: Report) -> dict[str, Any]:
     """Return the JSON of a report, with what can be computed from it."""
     bands, gains = report.bands(), report.gains()
+    learning = {}
+    if report.learning_returns is not None:
+        learning = {
+            "learning_returns": report.learning_returns.tolist(),
+            "learning_score": asdict(report.learning_score),
+        }
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -328,7 +342,8 @@ def _document_of(report: Report) -> dict[str, Any]:
         "returns": report.returns.tolist(),
         "tasks": {name: value.tolist() for name, value in report.tasks.items()},
         "strata": None if report.strata is None else report.strata.tolist(),
-        **({} if report.learning_returns is None else {"learning_returns": report.learning_returns.tolist()}),
+        "score": asdict(report.score),
+        **learning,
         "summary": {
             "return": [list(bands.at(step)) for step in range(report.n_inner_steps + 1)],
             "gain": [list(gains.at(step)) for step in range(report.n_inner_steps + 1)],
@@ -376,6 +391,8 @@ def _merged(reports: Sequence[Report], label: str | None) -> Report:
         label=label or first.label,
         meta={**first.meta, "merged": [report.meta for report in reports[1:]]},
         learning_returns=np.concatenate(learning) if len(learning) == len(reports) else None,
+        score=common_score(report.score for report in reports),
+        learning_score=common_score(report.learning_score for report in reports),
     )
 
 

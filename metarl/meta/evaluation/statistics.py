@@ -62,6 +62,11 @@ class Bands(NamedTuple):
         """Return the interval of one point."""
         return Interval(float(self.mean[point]), float(self.low[point]), float(self.high[point]))
 
+    def signed(self, sign: int) -> Bands:
+        """Return the intervals of the values times 1 or -1."""
+        # Not -x: that of 0 is -0.
+        return self if sign > 0 else Bands(0.0 - self.mean, 0.0 - self.high, 0.0 - self.low)
+
     @property
     def n_points(self) -> int:
         """How many points there are."""

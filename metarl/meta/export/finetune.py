@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from metarl.agents.generators import sb3_generators
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT, NONE, SEED, plain_tree
-from metarl.envs.family import Family
+from metarl.envs.family import Family, score_of
+from metarl.envs.score import RETURN, Score
 from metarl.envs.tasks import Tasks, n_tasks, take_tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError
@@ -61,6 +62,7 @@ class LearningCurves:
         then independent runs.
     :param is_sample: whether these tasks stand for others of the family: then they are the unit of an interval, and
         else the independent run.
+    :param score: how tables and figures show the returns, which stay returns here and in files.
     """
 
     label: str
@@ -70,6 +72,7 @@ class LearningCurves:
     seed: int
     strata: np.ndarray | None = None
     is_sample: bool = False
+    score: Score = RETURN
 
     def units(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return what intervals are over, ``[1, unit, …]``, and the strata of the units.
@@ -94,6 +97,7 @@ class LearningCurves:
             "tasks": {name: value.tolist() for name, value in self.tasks.items()},
             "strata": None if self.strata is None else self.strata.tolist(),
             "seed": self.seed,
+            "score": asdict(self.score),
         }
 
 
@@ -137,7 +141,7 @@ def finetune_sb3(
         env_steps = callback.env_steps
         if progress is not None:
             progress(task + 1, count)
-    return LearningCurves(label, np.array(env_steps), np.array(rows), tasks, seed)
+    return LearningCurves(label, np.array(env_steps), np.array(rows), tasks, seed, score=score_of(family))
 
 
 class _EpisodeReturns(BaseCallback):
@@ -231,17 +235,18 @@ class CurveComparison:
         """Return a table with some of the points, the last one included."""
         table = learning_table([self.a, self.b], self.level, n_rows)
         differences = [*map(str, map(self.points.at, _marks(self.points.n_points, n_rows))), str(self.mean)]
-        saved = self.saved
+        saved, score = self.saved, self.a.score
         return Table(
-            (*table.columns, "difference"),
+            (*table.columns, "lower by" if score.lower_is_better else "difference"),
             [[*row, difference] for row, difference in zip(table.rows, differences, strict=True)],
             f"{self.a.label} against {self.b.label}, {len(self.a.returns)} tasks",
             (
                 f"paired {self.level:.0%} intervals by task, one seed a task; a point is the rollout that starts there",
                 *_left_out(self.points.n_points, n_rows),
-                f"env steps saved on the way to the final return of {self.b.label}: {saved.interval} of "
+                f"{score.budget} saved on the way to the final {score.name} of {self.b.label}: {saved.interval} of "
                 f"{saved.budget:,} (below 0: it took more; {saved.not_reached} of "
                 f"{len(self.a.returns)} tasks never got there)",
+                *score.notes,
             ),
         )
 
@@ -293,18 +298,20 @@ def learning_table(curves: Sequence[LearningCurves], level: float = 0.95, n_rows
 
     :param curves: on the same tasks, with points at the same env steps.
     """
-    bands = [curve.bands(level) for curve in curves]
+    score = curves[0].score
+    bands = [curve.bands(level).signed(score.sign) for curve in curves]
     rows = [
         [f"{curves[0].env_steps[i]:,}", *(str(band.at(i)) for band in bands)] for i in _marks(bands[0].n_points, n_rows)
     ]
-    rows.append(["mean of all", *(f"{curve.returns.mean():.2f}" for curve in curves)])
+    rows.append(["mean of all", *(f"{score.sign * curve.returns.mean():.2f}" for curve in curves)])
     return Table(
-        ("env steps", *(curve.label for curve in curves)),
+        (score.budget, *(curve.label for curve in curves)),
         rows,
-        f"Return while a task is learnt, {len(curves[0].returns)} tasks",
+        f"{score.name[:1].upper()}{score.name[1:]} while a task is learnt, {len(curves[0].returns)} tasks",
         (
             f"{level:.0%} intervals by task, one seed a task; a point is the rollout that starts there",
             *_left_out(bands[0].n_points, n_rows),
+            *score.notes,
         ),
     )
 
@@ -326,13 +333,14 @@ def learning_figure(curves: Sequence[LearningCurves], title: str = "", level: fl
 
     figure = Figure(figsize=(8.0, 4.0), layout="constrained")
     axis = figure.subplots()
+    score = curves[0].score
     for i, curve in enumerate(curves):
-        bands = curve.bands(level)
+        bands = curve.bands(level).signed(score.sign)
         axis.plot(curve.env_steps, bands.mean, color=f"C{i}", label=curve.label)
         axis.fill_between(curve.env_steps, bands.low, bands.high, color=f"C{i}", alpha=0.2, linewidth=0)
     axis.set_title(title)
-    axis.set_xlabel("env steps of learning, per task")
-    axis.set_ylabel(f"return ({level:.0%} intervals by task)")
+    axis.set_xlabel(f"{score.budget} of learning, per task")
+    axis.set_ylabel(f"{score.axis} ({level:.0%} intervals by task)")
     axis.grid(alpha=0.3)
     # Outside: bands may lie anywhere inside.
     figure.legend(fontsize="small", loc="outside right center")

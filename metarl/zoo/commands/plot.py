@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from metarl.envs.score import Score, common_score
 from metarl.errors import ConfigError
 from metarl.meta.evaluation.comparison import comparison_figure
 from metarl.zoo.console import say
-from metarl.zoo.runs.curves import last_evaluation, read_curve, run_on
+from metarl.zoo.runs.curves import column_scores, last_evaluation, read_curve, run_on
 from metarl.zoo.runs.folder import Run
 from metarl.zoo.runs.outputs import Outputs, figure_bytes, figure_format, free_name
 from metarl.zoo.runs.sources import find_runs
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def training_figure(runs: Sequence[Run], keys: Sequence[str], axis: str, window: int) -> Figure:
-    """Draw columns of progress.csv, one panel for each environment.
+    """Draw columns of progress.csv, one panel for each environment; returns as the family's score shows them.
 
     :param keys: the columns.
     :param axis: a key of :data:`AXES`.
@@ -57,26 +58,34 @@ def training_figure(runs: Sequence[Run], keys: Sequence[str], axis: str, window:
     panels = figure.subplots(1, len(envs), squeeze=False)[0]
     column, caption = AXES[axis]
     styles = ["-", "--", ":", "-."]
+    found: dict[str, list[Score | None]] = {env: [] for env in envs}
+    for item in runs:
+        found[item.env_id] += column_scores(item, keys)
+    scores = {env: _common(own) for env, own in found.items()}
     for i, item in enumerate(runs):
         panel = panels[envs.index(item.env_id)]
+        score = scores[item.env_id]
+        sign = 1 if score is None else score.sign
         for j, key in enumerate(keys):
             curve = read_curve(item, column, key)
             x = run_on(curve.x) if axis == "time" else curve.x
             label = f"{item.algo}/{item.folder.name} {key}"
-            panel.plot(x, running_mean(curve.y, window), styles[j % 4], color=f"C{i}", label=label)
+            panel.plot(x, sign * running_mean(curve.y, window), styles[j % 4], color=f"C{i}", label=label)
     for env_id, panel in zip(envs, panels, strict=True):
         panel.set_title(env_id)
         panel.set_xlabel(caption)
-        panel.set_ylabel(quantity(keys))
+        score = scores[env_id]
+        panel.set_ylabel(", ".join(keys) if score is None else score.axis)
         panel.grid(alpha=0.3)
         # Below: curves may lie anywhere inside.
         panel.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15))
     return figure
 
 
-def quantity(keys: Sequence[str]) -> str:
-    """Return what a vertical axis shows: a return, or the columns by name."""
-    return "return" if all("rew" in key or "return" in key for key in keys) else ", ".join(keys)
+def _common(scores: Sequence[Score | None]) -> Score | None:
+    """Return how the columns of a panel are shown together; None where one of them holds no returns."""
+    known = [score for score in scores if score is not None]
+    return common_score(known) if len(known) == len(scores) else None
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

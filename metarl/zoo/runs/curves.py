@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarl.envs import make_family
+from metarl.envs import Family, make_family
+from metarl.envs.family import evaluation_score, score_of
+from metarl.envs.score import RETURN, Score
 from metarl.errors import CheckpointError, MetaRLError, shorten, unknown_name
 from metarl.files.schema import convert
 from metarl.files.untrusted import MAX_LOG, parse_csv, read_text
@@ -93,20 +96,49 @@ def last_evaluation(run: Run, label: str) -> Report:
     returns = np.concatenate([arrays["pre"][-1][:, None], arrays["post"][-1].T], axis=1)
     tasks = {name.removeprefix(TASK): value for name, value in arrays.items() if name.startswith(TASK)}
     steps = arrays["env_steps"][-1]
-    strata, n_family = _strata(run, len(returns))
-    meta = {"family_tasks": n_family}
-    return Report(run.algo, run.env_id, "validation", returns[None], steps, tasks, [0], strata, label, meta)
+    family = validation_family(run)
+    _, strata, n_family = evaluation_tasks(family, "validation", len(returns))
+    family.close()
+    return Report(
+        run.algo,
+        run.env_id,
+        "validation",
+        returns[None],
+        steps,
+        tasks,
+        [0],
+        None if strata is None else np.array(strata),
+        label,
+        {"family_tasks": n_family},
+        score=evaluation_score(family),
+    )
 
 
-def _strata(run: Run, n_tasks: int) -> tuple[np.ndarray | None, int | None]:
-    """Return the strata of a run's evaluations (see :class:`~metarl.meta.evaluation.report.Report`) and how many tasks
-    its family has in all.
+def column_scores(run: Run, keys: Sequence[str]) -> list[Score | None]:
+    """Return how columns of a run's log are shown; None for those that hold no returns."""
+    try:
+        family = validation_family(run)
+    except MetaRLError:
+        # A log can be drawn where its family is not registered: what it holds are returns.
+        learning = evaluation = RETURN
+    else:
+        learning, evaluation = score_of(family), evaluation_score(family)
+        family.close()
+    found: list[Score | None] = []
+    for key in keys:
+        is_return = "rew" in key or "return" in key
+        evaluated = key.startswith("eval/") and "learning" not in key
+        found.append((evaluation if evaluated else learning) if is_return else None)
+    return found
+
+
+def validation_family(run: Run) -> Family:
+    """Return the family of a run's evaluations.
+
+    :raises MetaRLError: there is none of that name, or not with these arguments.
     """
     hint = dict[str, Any] | None
     own = convert("env_kwargs", run.config().get("env_kwargs"), hint) or {}
     changed = convert("eval_env_kwargs", run.args().get("eval_env_kwargs"), hint) or {}
     check_env(run.env_id, run.folder)
-    family = make_family(run.env_id, **merge(own, changed))
-    _, strata, n_family = evaluation_tasks(family, "validation", n_tasks)
-    family.close()
-    return None if strata is None else np.array(strata), n_family
+    return make_family(run.env_id, **merge(own, changed))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from metarl import Pretrain, RandomInit
+from metarl.envs import Score
 from metarl.errors import ConfigError
 from metarl.meta.evaluation.statistics import bootstrap_bands, paired_interval
 from metarl.meta.export.finetune import (
@@ -170,6 +171,27 @@ def test_steps_saved_are_counted_to_the_other_methods_final_return() -> None:
     assert saved.not_reached == 1
     assert saved.budget == 400
     assert saved.interval.mean == pytest.approx(500 / 3)
+
+
+def test_an_error_is_shown_as_what_it_is() -> None:
+    error = Score("mean squared error", -1, "examples")
+    a, b = (
+        dataclasses.replace(make_curves(label, returns), score=error)
+        for label, returns in (("export", [[-3, -1], [-3, -2]]), ("scratch", [[-9, -5], [-9, -4]]))
+    )
+    (table,) = Finetuning([a], [b]).tables()
+    assert table.columns == ("examples", "export", "scratch", "lower by")
+    assert [row[1][:4] for row in table.rows] == ["3.00", "1.50", "2.25"]
+    assert [row[3][:4] for row in table.rows] == ["6.00", "3.00", "4.50"]
+    assert "examples saved on the way to the final mean squared error of scratch" in str(table)
+    assert "mean squared error, lower is better" in table.notes
+    assert learning_table([a, b]).title == "Mean squared error while a task is learnt, 2 tasks"
+    (axis,) = learning_figure([a, b]).axes
+    assert axis.get_ylabel() == "mean squared error, lower is better (95% intervals by task)"
+    assert axis.get_xlabel() == "examples of learning, per task"
+    assert list(axis.lines[0].get_ydata()) == [3.0, 1.5]
+    assert a.to_dict()["score"]["sign"] == -1
+    assert a.to_dict()["returns"][0] == [-3, -1]
 
 
 def test_comparison_is_paired() -> None:

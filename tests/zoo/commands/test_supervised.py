@@ -14,8 +14,12 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl
+from metarl.envs import Score
 from metarl.zoo.__main__ import main
+from metarl.zoo.commands.plot import training_figure
 from metarl.zoo.config import load_hyperparameters
+from metarl.zoo.runs.curves import last_evaluation, read_curve
+from metarl.zoo.runs.folder import open_run
 from tests.meta.small import equal
 from tests.zoo.conftest import Refused
 
@@ -53,6 +57,12 @@ def test_a_run_is_plotted_and_gone_on_with(algo: str, tmp_path: Path) -> None:
     run = train(tmp_path, algo)
     assert main(["plot", "-i", str(run)]) == 0
     assert len(list(run.glob("training_*.png"))) == 1
+    item = open_run(run)
+    for key, sign in (("meta/post_adapt_rew", -1), ("eval/return_after_1", -1), ("eval/adapt_gain", 1)):
+        (panel,) = training_figure([item], [key], "steps", 1).axes
+        assert panel.get_ylabel() == ("mean squared error, lower is better" if sign < 0 else key)
+        assert list(panel.lines[0].get_ydata()) == [sign * y for y in read_curve(item, "time/total_timesteps", key).y]
+    assert last_evaluation(item, "a run").score == Score("mean squared error", -1, "examples")
     events = EventAccumulator(str(run)).Reload()
     assert {"meta/pre_adapt_rew", "meta/post_adapt_rew"} <= set(events.Tags()["scalars"])
     assert main(["train", "-i", str(run), "-n", "80", "--verbose", "0", "--num-threads", "1"]) == 0
