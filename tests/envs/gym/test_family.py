@@ -268,7 +268,7 @@ def test_what_cannot_be_drawn_says_so():
         from_gym(Line, {"where": Box(-1.0, 1.0, (2,)), "mode": ["plain", "fast"], "scale": Discrete(4)}, horizon=5),
         Oracle(from_gym("Pendulum-v1", PENDULUM)),
     ],
-    ids=str,
+    ids=["ranges", "lists", "shifted", "observed", "spaces", "oracle"],
 )
 def test_a_name_and_json_make_the_same_family(family):
     name, arguments = json.loads(json.dumps(family.named()))
