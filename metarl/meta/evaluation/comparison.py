@@ -131,7 +131,9 @@ def comparison_table(
         notes[0] += f"; {'* paired interval excludes zero' if reports[0].n_units >= MIN_UNITS else FEW}"
         last = [_against(reports[0], report, level) for report in reports]
         rows = [[*row, cell] for row, cell in zip(rows, last + [""] * (len(rows) - len(last)), strict=True)]
-    return Table(header, rows, "; ".join(names), [*notes, *score.notes])
+    if score.name != RETURN.name:  # no column says it
+        notes.append(score.axis)
+    return Table(header, rows, "; ".join(names), notes)
 
 
 def _against(first: Report, report: Report, level: float) -> str:

@@ -60,6 +60,12 @@ def test_comparisons_are_above_0_where_the_first_is_better() -> None:
     assert "mean squared error, lower is better" in both.notes
 
 
+def test_a_table_whose_columns_do_not_say_what_is_in_them_says_it_below() -> None:
+    for score, notes in ((Score("accuracy", budget="examples"), ["accuracy"]), (RETURN, []), (Score(budget="x"), [])):
+        both = [errors(algo, 4.0, 1.0, score=score) for algo in ("maml", "random")]
+        assert list(comparison_table(both).notes[1:]) == notes
+
+
 def test_figures_show_the_error() -> None:
     reports = [errors("maml", 4.0, 1.0), errors("random", 4.0, 3.0)]
     by_step, by_example = comparison_figure(reports).axes
