@@ -81,7 +81,7 @@ def test_imitation_goes_through_every_command(tmp_path: Path, capsys: pytest.Cap
     run = tmp_path / "fomaml" / "MazeImitation-v0_1"
     assert main(["train", "-i", str(run), "-n", "90", "--verbose", "0", "--num-threads", "1"]) == 0
     assert main(["evaluate", "-i", str(run), "--n-eval-tasks", "2", "--split", "shifted", "--num-threads", "1"]) == 0
-    assert "return where it learns" in capsys.readouterr().out
+    assert "accuracy where it learns" in capsys.readouterr().out
     (report,) = (run / "evaluations").glob("*.json")
     (record,) = json.loads(report.read_text())["reports"]
     # Scores are those of Maze-v0, and accuracies are beside them.
