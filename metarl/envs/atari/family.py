@@ -29,7 +29,7 @@ from metarl.envs.lineage import choose_constants
 from metarl.envs.live import Pool, Run, next_state, runs_in, start_state
 from metarl.envs.registry import register_family
 from metarl.envs.tasks import Task, Tasks
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, shorten
 from metarl.processes import NATIVE_WORK, ProcessLocal
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ class Atari(Family):
 
     :param lineage: one of ``LINEAGES``.
     :param games: names of the training games, a list or one text with commas; default: see above.
+    :param horizon: the longest episode in env steps, in place of ``max_frames``; default: ``max_frames`` over
+        ``frame_skip``, rounded up.
     :param changes: other values for fields of :class:`AtariConstants`.
     :raises UnknownNameError: a game that there is not.
     :raises ConfigError: a game of another split.
@@ -147,11 +149,23 @@ class Atari(Family):
     max_copies = 512
     render_fps = 15
 
-    def __init__(self, lineage: str = "leap", *, games: str | Sequence[str] = TRAINING, **changes: Any) -> None:
-        self.constants = c = choose_constants(LINEAGES, lineage, changes, "Atari")
+    def __init__(
+        self,
+        lineage: str = "leap",
+        *,
+        games: str | Sequence[str] = TRAINING,
+        horizon: int | None = None,
+        **changes: Any,
+    ) -> None:
+        c = choose_constants(LINEAGES, lineage, changes, "Atari")
         choice("rgb", "grey")("observation", c.observation)
         for name in ("n_stack", "frame_skip", "max_frames"):
             COUNT(name, getattr(c, name))
+        if horizon is not None:
+            if "max_frames" in changes:
+                raise ConfigError(f"horizon={shorten(horizon)} and max_frames={c.max_frames}: give one of them")
+            c = replace(c, max_frames=COUNT("horizon", horizon) * c.frame_skip)
+        self.constants = c
         if c.screen_size < _SMALLEST:
             raise ConfigError(f"screen_size={c.screen_size}: at least {_SMALLEST} pixels, for the network's kernels")
         FRACTION("action_repeat_probability", c.action_repeat_probability)

@@ -34,6 +34,13 @@ def streams(*seeds):
 
 
 # ---------------------------------------------------------------------------------------------------- games and splits
+def test_the_horizon_is_in_env_steps_and_takes_the_place_of_frames():
+    family = Atari(horizon=7)
+    assert (family.horizon, family.constants.max_frames) == (7, 28)
+    with pytest.raises(ConfigError, match=r"horizon=7 and max_frames=100: give one of them"):
+        short(horizon=7)
+
+
 def test_the_splits_are_leap_s():
     family = make_family("Atari-v0")
     assert names(family.tasks("test")) == list(TEST)

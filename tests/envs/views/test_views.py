@@ -524,7 +524,8 @@ def test_gymnasium_s_spec_has_the_horizon(id):
     assert "TimeLimit" not in str(env)
     if takes_argument(id, "horizon"):
         assert gymnasium.make(id, horizon=7).spec.max_episode_steps == 7
-        assert gymnasium.make(id, oracle=True, horizon=7).spec.max_episode_steps == 7
+        if len(family.observation_space.shape) == 1:  # the oracle has no images
+            assert gymnasium.make(id, oracle=True, horizon=7).spec.max_episode_steps == 7
     again = env.spec.make()
     assert again.spec == env.spec
     assert "TimeLimit" not in str(again)
