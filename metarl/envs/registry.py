@@ -95,7 +95,7 @@ def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
         words = f"{shorten(id)} is {kind}, not a family of tasks: say what differs by task, as in env_kwargs={example}"
         flags = "train --task gravity:5..15, elsewhere --env-kwargs tasks.gravity:5..15"
         known = family_ids()
-        raise UnknownNameError(f"{words} ({flags}), or take one of {', '.join(known)}", id, known)
+        raise UnknownNameError(f"{words} ({flags}), or take a family that metarl list names", id, known)
     spec = _REGISTRY.get(id) or FamilySpec(id, from_gym, {"env": id})
     check_arguments(spec.make, kwargs, f"argument of {id}")
     family = spec.make(**{**spec.kwargs, **kwargs})

@@ -49,7 +49,7 @@ class Oracle(Family):
         self.evaluation_episodes = family.evaluation_episodes
         self.concurrent = family.concurrent
         self.live = family.live
-        self.observed = family.observed
+        self.observed = dict(family.observed)
         self.max_copies = family.max_copies
         self.render_fps = family.render_fps
         self.observation_space = self._extend(family.observation_space)

@@ -13,6 +13,7 @@ import metarl
 from metarl.errors import NonFiniteError
 from metarl.files.checkpoint import load_checkpoint
 from metarl.meta.algorithms.maml import MAML
+from metarl.registry import Registry
 from metarl.zoo.__main__ import main
 from metarl.zoo.experiments.jobs import jobs, load_experiment
 from metarl.zoo.runs.folder import open_run
@@ -121,7 +122,10 @@ def test_more_seeds(tmp_path: Path) -> None:
 def test_algorithms_of_other_versions_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = {name: cls for name, cls in metarl.ALGORITHMS.items() if name not in ("reptile", "leap")}
+    known = Registry("algorithm")
+    for name, cls in metarl.ALGORITHMS.items():
+        if name not in ("reptile", "leap"):
+            known.add(name, cls)
     monkeypatch.setattr("metarl.meta.ALGORITHMS", known)
     assert main([*ONE, "--only-algo", "reptile", "random", "-f", str(tmp_path)]) == 0
     out = capsys.readouterr().out
