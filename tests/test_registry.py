@@ -92,7 +92,7 @@ def test_a_second_learner_or_wrapper_of_one_name_is_refused(monkeypatch: pytest.
 
         @register_learner("vpg")
         class Mine(Abilities):
-            pass
+            default_rate = 0.1
 
     with pytest.raises(ConfigError, match=r"^algorithm 'maml': .*MAML has it already$"):
 
@@ -104,3 +104,13 @@ def test_a_second_learner_or_wrapper_of_one_name_is_refused(monkeypatch: pytest.
 
     assert Nameless not in ALGORITHMS.values()
     assert find_learner("vpg").name == "vpg"
+
+
+def test_a_learner_says_its_rate() -> None:
+    with pytest.raises(ConfigError, match=r"learner 'rateless': Rateless has no default_rate, the rate of its steps"):
+
+        @register_learner("rateless")
+        class Rateless(Learner):
+            pass
+
+    assert "rateless" not in LEARNERS

@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from metarl import synonyms
 from metarl.agents.networks.policy import POLICIES
 from metarl.envs.family import Family
+from metarl.errors import ConfigError, shorten
 from metarl.registry import Registry
 
 
@@ -65,10 +66,13 @@ def register_learner(name: str) -> Callable[[Class], Class]:
     """Return a decorator that registers a learner under a name: the constructor, the command line and the tests of
     wrappers find it from then on.
 
-    :raises ConfigError: a name that cannot be typed, or one that another learner has.
+    :raises ConfigError: a name that cannot be typed, or one that another learner has; a class without
+        ``default_rate``.
     """
 
     def register(cls: Class) -> Class:
+        if not hasattr(cls, "default_rate"):
+            raise ConfigError(f"learner {shorten(name)}: {cls.__name__} has no default_rate, the rate of its steps")
         LEARNERS.add(name, cls)
         cls.name = name
         return cls
