@@ -95,7 +95,13 @@ def _repeated(report: Report, n_inner_steps: int) -> Report:
     if report.n_inner_steps > 0:
         return report
     n = n_inner_steps + 1
-    return dataclasses.replace(report, returns=np.repeat(report.returns, n, axis=2), env_steps=np.zeros(n))
+    learning = report.learning_returns
+    return dataclasses.replace(
+        report,
+        returns=np.repeat(report.returns, n, axis=2),
+        learning_returns=None if learning is None else np.repeat(learning, n, axis=2),
+        env_steps=np.zeros(n),
+    )
 
 
 def sentences(found: Sequence[Verdict]) -> list[str]:

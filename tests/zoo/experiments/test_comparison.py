@@ -66,3 +66,12 @@ def test_sentences_say_who_wins() -> None:
     assert comparison.ablation_sentences(cells)[1] == (
         "Ablation, last checkpoints after 3 steps: of 2 settings maml wins 0 and leap 2; 0 show no clear difference."
     )
+
+
+def test_what_stays_as_it_is_has_both_returns_of_imitation() -> None:
+    items = []
+    for algo, n_points in (("fomaml", 3), ("oracle", 1)):
+        values = np.arange(20.0)[None, :, None].repeat(n_points, 2)
+        report = Report(algo, "MazeImitation-v0", "test", values, range(n_points), {"x": np.arange(20)}, [0])
+        items.append(testing.Tested(algo, "last", dataclasses.replace(report, learning_returns=-values), [1]))
+    assert [tuple(item.interval) for item in comparison.verdicts(items, 2)] == [(0.0, 0.0, 0.0)] * 2
