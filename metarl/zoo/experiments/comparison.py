@@ -16,7 +16,8 @@ from metarl.meta.evaluation.published import Published
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Interval
 from metarl.meta.evaluation.tables import Table
-from metarl.zoo.experiments.testing import CHECKPOINTS, Tested, Trained, by_cell, of_checkpoint, tested
+from metarl.zoo.experiments.jobs import CHECKPOINTS
+from metarl.zoo.experiments.testing import Tested, Trained, by_cell, of_checkpoint, tested
 
 
 @dataclass(frozen=True)

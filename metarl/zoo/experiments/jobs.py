@@ -26,6 +26,9 @@ from metarl.zoo.runs.folder import Run, open_run, run_number
 
 PARTS = ("comparison", "ablation")
 """Entries of an experiment without a grid, and with one."""
+CHECKPOINTS = ("last", "best")
+"""A run's final model, adapted at the rates of the experiment's ``evaluation``; and what validation tasks choose: of
+that model and the one that was best on them in training, each at the rates best for it, the better one."""
 ABLATION = "ablation"
 """The folder of an ablation's runs, below the folder of all runs."""
 
@@ -85,6 +88,8 @@ class Entry:
     :param rates: what :func:`~metarl.zoo.experiments.testing.choose_rates` chooses test rates from, made the same way.
     :param hyperparams: what overrules the algorithms' YAML; dotted keys reach into mappings.
     :param grid: hyperparameters of which every combination is run; an entry without any is no ablation.
+    :param conditions: further environments that the end of training is tested in, by a name: arguments of the family
+        on top of those of training, such as noise on what is seen of a task.
     """
 
     env: str
@@ -96,6 +101,12 @@ class Entry:
     rates: Mapping[str, Any]
     hyperparams: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    conditions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Look for a condition that is named like a checkpoint."""
+        if taken := [name for name in self.conditions if name in CHECKPOINTS]:
+            raise ConfigError(f"conditions {shorten(taken)}: these are names of checkpoints")
 
     @property
     def part(self) -> str:

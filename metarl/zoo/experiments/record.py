@@ -26,13 +26,13 @@ from metarl.meta.evaluation.statistics import Bands
 from metarl.zoo.experiments.jobs import Experiment, Job, Key, State, plain
 from metarl.zoo.experiments.measuring import Learning, Results
 from metarl.zoo.experiments.testing import (
-    CHECKPOINTS,
     Missing,
     Tested,
     Trained,
     by_cell,
     by_entry,
     evaluation_of,
+    kinds,
     tested,
 )
 from metarl.zoo.runs.curves import training_seconds
@@ -58,6 +58,7 @@ class RunDocument:
     training_seconds: float | None
     hyperparams: dict[str, Any]
     rates: dict[str, Any] | None = None
+    conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
     evaluated_at: str | None = None
     rest: dict[str, Any] = field(default_factory=dict)
 
@@ -222,8 +223,10 @@ def _trained(job: Job, facts: Mapping[str, Any], reports: Mapping[tuple[str, str
     # Records had no rates once.
     if facts.get("rates", dict(job.entry.rates)) != plain(dict(job.entry.rates)):
         return None
+    if facts.get("conditions", {}) != plain(dict(job.entry.conditions)):
+        return None
     found = {}
-    for kind in CHECKPOINTS:
+    for kind in kinds(job.entry):
         merged = reports.get((job.entry.env, f"{job.algo}, {kind}", _cell_key(job.cell)))
         if merged is None or job.seed not in merged.seeds:
             return None
@@ -366,6 +369,7 @@ def _run_document(item: Trained, folder: Path) -> dict[str, Any]:
         "inner_lr": {kind: report.meta["inner_lr"] for kind, report in item.reports.items()},
         "evaluation": evaluation_of(item.job),
         "rates": dict(item.job.entry.rates),
+        **({"conditions": dict(item.job.entry.conditions)} if item.job.entry.conditions else {}),
         "evaluated_at": item.reports["best"].meta.get("commit"),
         "training_seconds": training_seconds(item.run),
         "commits": item.run.args().get("commits", []),

@@ -16,9 +16,9 @@ from metarl.meta.evaluation.tables import Table
 from metarl.registry import Registry
 from metarl.zoo.console import console, say
 from metarl.zoo.experiments import comparison
-from metarl.zoo.experiments.jobs import Entry, Experiment
+from metarl.zoo.experiments.jobs import CHECKPOINTS, Entry, Experiment
 from metarl.zoo.experiments.measuring import Results, learning_figure, times_table
-from metarl.zoo.experiments.testing import CHECKPOINTS, Missing, Trained, by_entry, tested
+from metarl.zoo.experiments.testing import Missing, Trained, by_entry, tested
 from metarl.zoo.runs.held_out import published
 from metarl.zoo.runs.outputs import figure_bytes
 

@@ -20,13 +20,9 @@ from metarl.meta.base import MetaAlgorithm
 from metarl.meta.evaluation.report import STREAM_KEYS, Report
 from metarl.zoo.algorithms import algorithm, load_model
 from metarl.zoo.console import say
-from metarl.zoo.experiments.jobs import Entry, Experiment, Job, State, find
+from metarl.zoo.experiments.jobs import CHECKPOINTS, Entry, Experiment, Job, State, find
 from metarl.zoo.runs.folder import Run
 from metarl.zoo.runs.provenance import commit
-
-CHECKPOINTS = ("last", "best")
-"""A run's final model, adapted at the rates of the experiment's ``evaluation``; and what validation tasks choose: of
-that model and the one that was best on them in training, each at the rates best for it, the better one."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class Trained:
 
     :param job: what it was for.
     :param run: its folder; None where only a record is left of it.
-    :param reports: by checkpoint.
+    :param reports: by checkpoint, and by the names of the entry's conditions.
     :param facts: what the record says of a run without a folder.
     """
 
@@ -66,7 +62,7 @@ class Tested:
     """One algorithm's checkpoints of one kind, all seeds together, on test tasks.
 
     :param algo: the algorithm.
-    :param checkpoint: one of :data:`CHECKPOINTS`.
+    :param checkpoint: one of :data:`CHECKPOINTS`; or the name of a condition, which the last ones are tested under.
     :param report: returns of all runs.
     :param num_timesteps: env steps of training of each.
     """
@@ -118,9 +114,13 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
         last["n_inner_steps"] = 0
     best = {**last, "rates": job.entry.rates} if last["n_inner_steps"] else last
     candidates = _candidates(job, run)
+    plan: list[tuple[str, list[Path], dict[str, Any], Mapping[str, Any]]]
+    plan = [("last", [run.final], last, {}), ("best", candidates, best, {})]
+    plan += [(name, [run.final], last, env_kwargs) for name, env_kwargs in job.entry.conditions.items()]
     reports = {}
-    for checkpoint, paths, settings in (("last", [run.final], last), ("best", candidates, best)):
+    for checkpoint, paths, settings, env_kwargs in plan:
         subject = {"models": [hashlib.sha256(read_bytes(path)).hexdigest() for path in paths], "settings": settings}
+        subject |= {"env_kwargs": dict(env_kwargs)} if env_kwargs else {}
         place = run.folder / "evaluations" / f"{experiment.name}_{checkpoint}.json"
         try:
             report = Report.load(place)
@@ -128,7 +128,7 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
             report = None
         if report is None or report.meta.get("subject") != subject or not _is_whole(report, job):
             say(f"Evaluating {job}, {checkpoint}")
-            report = _evaluate([load_model(path, n_threads) for path in paths], settings)
+            report = _evaluate([load_model(path, n_threads, env_kwargs or None) for path in paths], settings)
             report = dataclasses.replace(report, meta={**report.meta, "subject": subject, "commit": commit()})
             write_text_atomic(place, report.to_json(), run.folder)
         reports[checkpoint] = report
@@ -201,12 +201,19 @@ def choose_rates(
     return best([[start, *[factor * start] * n_later] for factor in later]) if n_later else ([start], reached)
 
 
+def kinds(entry: Entry) -> tuple[str, ...]:
+    """Return what a run of an entry is tested as: its checkpoints, and under its conditions."""
+    return (*CHECKPOINTS, *entry.conditions)
+
+
 def tested(runs: Sequence[Trained]) -> list[Tested]:
-    """Return what the runs of one environment and cell came to: each algorithm's checkpoints, last ones first."""
+    """Return what the runs of one environment and cell came to: each algorithm's checkpoints, last ones first, and then
+    what they are under the entry's conditions.
+    """
     found = []
     for algo in dict.fromkeys(item.job.algo for item in runs):
         own = [item for item in runs if item.job.algo == algo]
-        for kind in CHECKPOINTS:
+        for kind in kinds(own[0].job.entry):
             reports = [item.reports[kind] for item in own]
             steps = [int(report.meta["num_timesteps"]) for report in reports]
             found.append(Tested(algo, kind, Report.merge(reports, f"{algo}, {kind}"), steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import pytest
 import torch
 
 import metarl
+from metarl.errors import ConfigError
 from metarl.meta.algorithms.maml import MAML
-from metarl.zoo.experiments.testing import choose_rates
+from metarl.zoo.experiments import testing
+from metarl.zoo.experiments.jobs import find, jobs, load_experiment
+from metarl.zoo.experiments.testing import choose_rates, evaluate_run
 from tests.zoo.experiments.smoke import NAME, read, reports
 
 
@@ -52,6 +56,22 @@ def test_the_best_is_the_checkpoint_and_the_rates_that_validation_tasks_choose(s
     (run, *_) = (run for run in read(smoke / "results")["runs"] if run["algo"] == "fomaml")
     assert run["inner_lr"] == {"last": [0.1, 0.05], "best": pytest.approx(list(chosen))}
     assert run["num_timesteps"]["best"] == models[index].num_timesteps
+
+
+def test_the_last_checkpoint_is_tested_under_further_conditions(smoke: Path) -> None:
+    experiment = load_experiment(NAME, "smoke")
+    (planned,) = jobs(experiment, ["PointMass-v0"], ["random"], [0], ["comparison"])
+    short = dataclasses.replace(planned.entry, conditions={"short": {"horizon": 5}})
+    run = find(planned, smoke).run
+    assert run is not None
+    trained = evaluate_run(experiment, dataclasses.replace(planned, entry=short), run, 1)
+    items = {item.checkpoint: item for item in testing.tested([trained])}
+    assert list(items) == ["last", "best", "short"]
+    assert items["short"].report.meta["env_kwargs"]["horizon"] == 5
+    assert items["last"].report.meta["env_kwargs"]["horizon"] == 10
+    assert set(items["short"].report.meta["ep_lengths"][0]) == {5.0}
+    with pytest.raises(ConfigError, match="names of checkpoints"):
+        dataclasses.replace(short, conditions={"best": {"horizon": 5}})
 
 
 def test_the_first_rate_is_chosen_by_the_first_step_and_the_later_ones_by_all(smoke: Path) -> None:
