@@ -17,11 +17,13 @@ from metarl.errors import ConfigError
 class SetOnce:
     """Base of classes whose public attributes are set once, by the constructor.
 
-    Private ones may change, and those in :attr:`may_change`, which are checked whenever they are set.
+    Private ones may change, and those in :attr:`may_change`, which are checked whenever they are set. Once an object is
+    used, no public ones are added: what is set by its first use would be refused by its second.
     """
 
     may_change: ClassVar[Mapping[str, Check[Any]]] = {}
     """Public attributes that may change, with what they may be."""
+    _in_use = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.may_change:
@@ -29,6 +31,11 @@ class SetOnce:
         elif not name.startswith("_"):
             if self._is_set(name):
                 raise ConfigError(self._refusal(name))
+            if self._in_use and not callable(getattr(type(self), name, None)):
+                raise ConfigError(
+                    f"{name} of a {type(self).__name__} was not set when it was built: what changes while it is used "
+                    f"has a private name, such as _{name}"
+                )
             if isinstance(value, (dict, list)):
                 value = frozen(value, self._refusal(name))
         object.__setattr__(self, name, value)
@@ -37,6 +44,10 @@ class SetOnce:
         if name not in self.may_change and not name.startswith("_") and self._is_set(name):
             raise ConfigError(self._refusal(name))
         object.__delattr__(self, name)
+
+    def take_into_use(self) -> None:
+        """Add no public attributes from here on."""
+        self._in_use = True
 
     def _is_set(self, name: str) -> bool:
         """Return whether there is such an attribute; a method may be replaced, as a test or a profiler does."""

@@ -50,6 +50,22 @@ def test_public_attributes_are_set_once() -> None:
     assert thing.act() == 8
 
 
+def test_no_public_attribute_is_added_to_what_is_in_use() -> None:
+    thing = Thing()
+    thing.take_into_use()
+    said = (
+        r"^note of a Thing was not set when it was built: what changes while it is used has a private name, such as _n"
+    )
+    with pytest.raises(ConfigError, match=said):
+        thing.note = "mine"  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="sizes of a Thing is set when it is built"):
+        thing.sizes = {}
+    thing._private, thing.count = 4, 5
+    thing.act = lambda: 7  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="note of a Thing was not set"):
+        copy.copy(thing).note = "mine"  # type: ignore[attr-defined]
+
+
 CHANGES: dict[str, Any] = {
     "d[]": lambda d: d.__setitem__("a", 1),
     "del d[]": lambda d: d.__delitem__("a"),

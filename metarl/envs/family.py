@@ -96,6 +96,8 @@ class Family(ABC):
 
     id: str = ""
     """The registered name, set by :func:`~metarl.envs.registry.make_family`."""
+    _made_with: Mapping[str, Any] | None = None
+    """The arguments that make_family was given; None where it did not make the family."""
     task_space: spaces.Dict
     """What tells one task from another."""
     observation_space: spaces.Box
@@ -131,6 +133,13 @@ class Family(ABC):
     """Arguments that say how things look, beyond a space's shape: what learnt with some is not used with others."""
     render_fps: int | None = None
     """Frames a second of a video; None for a family that is not drawn, the others implement :meth:`render`."""
+
+    def __repr__(self) -> str:
+        """Return the call that makes such a family, as far as make_family knows."""
+        name, arguments = self.named() or (self.id, self._made_with)
+        if arguments is None:
+            return f"<{' '.join(filter(None, [type(self).__name__, name]))}>"
+        return f"make_family({', '.join([repr(name), *(f'{key}={value!r}' for key, value in arguments.items())])})"
 
     @property
     def acts_in(self) -> Family:
@@ -232,20 +241,7 @@ class Family(ABC):
             raise TaskError(f"task parameters differ in length: {shorten(lengths)}")
         if 0 in lengths.values():
             raise TaskError(f"no tasks of {self.id} were given")
-        shifted = {} if self.shifted_space is None else self.shifted_space.spaces
-        foreign = np.zeros(n_tasks(result), dtype=bool)
-        for name, space in self.task_space.spaces.items():
-            outside = ~inside(space, result[name])
-            if name in shifted:
-                foreign |= outside
-                outside &= ~inside(shifted[name], result[name])
-            if outside.any():
-                extra = f" (or {describe_space(shifted[name])}, shifted)" if name in shifted else ""
-                value = result[name][int(np.argmax(outside))].tolist()
-                raise TaskError(
-                    f"{name}={shorten(value)} is outside the task space of {self.id}: {describe_space(space)}{extra}"
-                )
-        _require_known(self, result, foreign)
+        _require_known(self, result, _require_inside(self, result))
         return result
 
     def spaces(self, task: Task) -> tuple[spaces.Box, spaces.Space[Any]]:
@@ -337,6 +333,27 @@ def cut_finite(id: str, total: int, split: str) -> np.ndarray:
     order = stream(0, f"{id}/split").permutation(total)
     a, b = int(0.6 * total), int(0.8 * total)
     return {"train": order[:a], "validation": order[a:b], "test": order[b:]}[split]
+
+
+def _require_inside(family: Family, tasks: Tasks) -> np.ndarray:
+    """Return which tasks are shifted ones, ``[task]``.
+
+    :raises TaskError: one that is outside both ranges.
+    """
+    shifted = {} if family.shifted_space is None else family.shifted_space.spaces
+    foreign = np.zeros(n_tasks(tasks), dtype=bool)
+    for name, space in family.task_space.spaces.items():
+        outside = ~inside(space, tasks[name])
+        if name in shifted:
+            foreign |= outside
+            outside &= ~inside(shifted[name], tasks[name])
+        if outside.any():
+            extra = f" (or {describe_space(shifted[name])}, shifted)" if name in shifted else ""
+            value = tasks[name][int(np.argmax(outside))].tolist()
+            raise TaskError(
+                f"{name}={shorten(value)} is outside the task space of {family.id}: {describe_space(space)}{extra}"
+            )
+    return foreign
 
 
 def _require_known(family: Family, tasks: Tasks, foreign: np.ndarray) -> None:

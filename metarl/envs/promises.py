@@ -55,7 +55,7 @@ step that returns them.
 - Copies do not depend on each other, nor on which of them are ``active``. What is random, is random for each copy.
 - Observation and reward belong to the state after the step: they respond to an action no later than the state does.
 - What is observed is part of the state, and does not tell the task, at reset or later, unless ``observes_task``: tasks
-  are told apart by what they do. Every task parameter changes dynamics or reward.
+  are told apart by what they do. Every task parameter changes dynamics or reward; tasks of a list are not all alike.
 - Where ``concurrent``, several threads may step the family at once. After ``close`` it can be used again.
 
 **Live families** (``live``: a state holds running instances, see :mod:`metarl.envs.live`)

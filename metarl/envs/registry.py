@@ -100,9 +100,8 @@ def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
     check_arguments(spec.make, kwargs, f"argument of {id}")
     family = spec.make(**{**spec.kwargs, **kwargs})
     family.id = id
-    if oracle:
-        return Oracle(family)
-    return family
+    family._made_with = dict(kwargs)
+    return Oracle(family) if oracle else family
 
 
 def takes_tasks(id: str) -> bool:

@@ -78,6 +78,7 @@ class MetaAlgorithm(Saves):
         progress_bar = SWITCH("progress_bar", progress_bar)
         self._require_plain_arguments()
         self._require_family_as_built()
+        self.take_into_use()
         if reset_num_timesteps:
             self.num_timesteps = 0
         else:

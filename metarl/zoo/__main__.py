@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn, TextIO
@@ -137,17 +138,25 @@ def _require_working_folder() -> None:
 
 
 def import_package(name: str) -> None:
-    """Import a module that registers families. Whatever else than a failed import it raises keeps its traceback.
+    """Import a module that registers what is somebody's own. Whatever else than a failed import it raises keeps its
+    traceback.
 
     :raises ConfigError: the name is no module's, or the module imports something that is not there.
     """
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(f"--gym-packages {shorten(name, quote=False)}: not the name of a module, such as my_families")
+    what = f"--gym-packages {shorten(name, quote=False)}"
+    module = name.removesuffix(".py").replace(os.sep, ".")
+    if not all(part.isidentifier() for part in name.split(".")) or module != name:
+        example = f"{module}, without .py" if module.isidentifier() else "my_families"
+        raise ConfigError(f"{what}: not the name of a module, such as {example}")
     try:
         importlib.import_module(name)
     except ImportError as error:
-        hint = "(looked for in PYTHONPATH, by `python -m metarl.zoo` in the working directory too)"
-        raise ConfigError(f"--gym-packages {name}: {error} {hint}") from None
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            hint = "(looked for in PYTHONPATH, by `python -m metarl.zoo` in the working directory too)"
+            raise ConfigError(f"{what}: {error} {hint}") from None
+        places = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+        place = f" ({places[-1].filename}, line {places[-1].lineno})" if len(places) > 1 else ""
+        raise ConfigError(f"{what} is there, and an import inside it failed: {error}{place}") from None
 
 
 def _registering(error: BaseException | None) -> str:

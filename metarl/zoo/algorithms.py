@@ -43,12 +43,13 @@ def check_env(env_id: str, run: Path | None = None) -> None:
         raise UnknownNameError(f"{error} ({registering(run)})", env_id, family_ids()) from None
 
 
-def registering(run: Path | None) -> str:
-    """Return what to type for a family that is not registered.
+def registering(run: Path | None, what: str = "families") -> str:
+    """Return what to type for a family, or an algorithm, that is not registered.
 
     What a run's records name is said, and not imported: a run folder may be a stranger's.
 
     :param run: a run folder.
+    :param what: what is not registered.
     """
     names: Any = []
     if run is not None:
@@ -58,7 +59,7 @@ def registering(run: Path | None) -> str:
             names = []
     if names and all(part.isidentifier() for name in names for part in name.split(".")):
         return f"the run was trained with --gym-packages {shorten(' '.join(names), quote=False)}: add that"
-    return "families of your own need --gym-packages MODULE, the module that registers them"
+    return f"{what} of your own need --gym-packages MODULE, the module that registers them"
 
 
 def load_model(

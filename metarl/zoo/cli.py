@@ -400,7 +400,8 @@ def _packages(parser: argparse._ActionsContainer) -> None:
         action="extend",
         default=[],
         metavar="MODULE",
-        help="modules to import first: those that register families of your own",
+        help="modules to import first, named without .py: those that register families, learners, wrappers or outer "
+        "optimisers of your own; looked for in PYTHONPATH and, by python -m metarl.zoo, in the working folder",
     )
 
 

@@ -10,6 +10,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 from metarl.envs import registry
 from metarl.envs.family import Family, Step
+from metarl.envs.gym.family import from_gym
 from metarl.envs.registry import family_ids, make_family, register_family
 from metarl.envs.tasks import concatenate_tasks, n_tasks, one_task, stack_tasks, take_tasks
 from metarl.errors import ConfigError, MetaRLError, TaskError, UnknownNameError
@@ -229,6 +230,23 @@ def test_unknown_argument_of_a_plain_signature(registered):
     register_family("Still-v3", Still)
     with pytest.raises(UnknownNameError, match="unknown argument of Still-v3 'scal': did you mean 'scale'"):
         make_family("Still-v3", scal=2.0)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: make_family("PointMass-v0"), "make_family('PointMass-v0')"),
+        (lambda: make_family("Maze-v0", width=6, oracle=True), "make_family('Maze-v0', width=6, oracle=True)"),
+        (
+            lambda: from_gym("CartPole-v1", tasks={"gravity": (5, 15)}, horizon=9),
+            "make_family('CartPole-v1', tasks={'gravity': '5.0..15.0'}, horizon=9)",
+        ),
+        (Still, "<Still Still-v0>"),
+    ],
+)
+def test_a_family_is_shown_as_the_call_that_makes_it(made, said):
+    family = made()
+    assert repr(family) == str(family) == said
 
 
 @pytest.mark.parametrize("id", ["Still", "Still-v", "St ill-v0", "CartPole-v1"])

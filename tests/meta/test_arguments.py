@@ -88,6 +88,19 @@ def test_parts_of_a_model_are_set_once_as_well() -> None:
             change()
 
 
+def test_what_a_wrapper_of_ones_own_counts_is_private() -> None:
+    class Counting(FOMAML):
+        name = ""
+
+        def train(self) -> dict[str, float]:
+            self.count = self.n_iterations
+            return super().train()
+
+    model = small(Counting)
+    with pytest.raises(ConfigError, match=r"^count of a Counting was not set when .* such as _count$"):
+        model.learn(1)
+
+
 @pytest.mark.parametrize("name", ["horizon", "observation_space", "task_space", "constants"])
 def test_a_family_that_was_changed_is_neither_learnt_on_nor_saved(tmp_path: Path, name: str) -> None:
     model = small()

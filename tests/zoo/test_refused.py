@@ -105,6 +105,23 @@ def test_a_pointer_in_the_place_of_a_large_file_is_said_to_be_one(run: Path, ref
         assert "which `git lfs pull` replaces" in refused(command, "-i", run)
 
 
+def test_an_algorithm_that_is_not_registered_here(run: Path, refused: Refused) -> None:
+    """It is not taken for damage: going on says what to import, as far as the run's records name it."""
+    args = run / "PointMass-v0" / "args.yml"
+    mine = args.read_text().replace("algo: fomaml", "algo: mine")
+    args.write_text(mine)
+    tensors, document = load_checkpoint(run / "checkpoint.safetensors")
+    save_checkpoint(run / "checkpoint.safetensors", tensors, {**document, "algorithm": "mine"})
+    before = tree(run)
+    said = refused("train", "-i", run, "-n", "800")
+    assert f"{run} cannot go on: unknown algorithm 'mine': known: anil, " in said
+    assert "(algorithms of your own need --gym-packages MODULE, the module that registers them)" in said
+    assert "damaged" not in said
+    assert tree(run) == before
+    args.write_text(mine.replace("gym_packages: []", "gym_packages: [my_module]"))
+    assert "(the run was trained with --gym-packages my_module: add that)" in refused("train", "-i", run, "-n", "800")
+
+
 def test_a_family_that_is_not_registered_here(run: Path, refused: Refused) -> None:
     """Its module may be missing, or the package that the module imports."""
     tensors, document = load_checkpoint(run / "checkpoint.safetensors")

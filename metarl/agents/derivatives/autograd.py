@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import torch
 
-from metarl.agents.derivatives.base import HeadLoss, Outputs
+from metarl.agents.derivatives.base import HeadLoss, Outputs, one_each
 from metarl.agents.networks.distributions import from_heads
 from metarl.params import Params
 
@@ -69,7 +69,7 @@ class AutogradDerivatives:
         self._leaves = leaves(params)
         with torch.enable_grad():
             heads, values = outputs(self._leaves)
-            losses = loss(from_heads(heads), values[0] if values else None)
+            losses = one_each(loss(from_heads(heads), values[0] if values else None), len(heads[0]))
             gradient = torch.autograd.grad(
                 losses.sum(), list(self._leaves.values()), create_graph=second_order, materialize_grads=True
             )

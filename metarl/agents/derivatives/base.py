@@ -7,11 +7,12 @@ returns a :class:`Derivatives`, ``linearize`` a :class:`Linearized`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from metarl.agents.networks.distributions import Distribution
+from metarl.errors import ConfigError, shorten
 from metarl.params import Params
 
 HeadLoss = Callable[[Distribution, torch.Tensor | None], torch.Tensor]
@@ -58,6 +59,18 @@ class Linearized(Protocol):
     def vjp(self, cotangents: tuple[torch.Tensor, ...]) -> Params:
         """Return ``Jᵀ c``, the gradient of ``Σ c · heads``; 0 for tensors that the heads do not depend on."""
         ...
+
+
+def one_each(losses: Any, n_tasks: int) -> torch.Tensor:
+    """Return what a loss gave, where that is one number for each task.
+
+    :raises ConfigError: it is something else, such as the mean over all tasks. That could be differentiated too, and
+        every task would learn from a gradient that is smaller by their number.
+    """
+    if isinstance(losses, torch.Tensor) and losses.shape == (n_tasks,):
+        return losses
+    found = f"a tensor of shape {list(losses.shape)}" if isinstance(losses, torch.Tensor) else shorten(losses)
+    raise ConfigError(f"a learner's loss is one number for each task, a tensor of shape [{n_tasks}], not {found}")
 
 
 def complete(found: Params, params: Params) -> Params:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from metarl.agents.derivatives.base import HeadLoss, complete
+from metarl.agents.derivatives.base import HeadLoss, complete, one_each
 from metarl.agents.networks.distributions import from_heads
 from metarl.agents.networks.products import add_product_, linear, outer, product
 from metarl.agents.networks.tower import Tower
@@ -44,7 +44,7 @@ class MlpDerivatives:
         with torch.enable_grad():
             values = tops[1].squeeze(-1) if len(tops) > 1 else None
             self.distribution = from_heads((tops[0], *rest))
-            losses = loss(self.distribution, values)
+            losses = one_each(loss(self.distribution, values), len(x))
             head_gradient = torch.autograd.grad(
                 losses.sum(), self._heads, create_graph=second_order, materialize_grads=True
             )

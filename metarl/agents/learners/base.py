@@ -223,6 +223,7 @@ class GradientSteps(Learner):
         # What classes declare is found before __getattr__ is asked.
         for declared in _KEPT:
             setattr(self, declared, getattr(learner, declared))
+        learner.take_into_use()
         self._learner = learner
 
     def __getattr__(self, name: str) -> Any:

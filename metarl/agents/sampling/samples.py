@@ -10,6 +10,7 @@ import torch
 
 from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.fields import PER_EPISODE, PER_SAMPLE, PER_STEP, PER_TASK, Fields
+from metarl.errors import ConfigError
 
 Self = TypeVar("Self", bound="Samples")
 
@@ -85,8 +86,14 @@ def pack(episodes: Episodes, advantages: np.ndarray | None, target: np.ndarray |
 
     :param advantages: ``[task, env, time]``; None where nothing asks for them.
     :param target: ``[task, env, time, *action]``.
+    :raises ConfigError: either is of other episodes.
     """
     n_task, n_env, n_time = episodes.mask.shape
+    for name, given in (("advantages", advantages), ("target", target)):
+        if given is not None and np.shape(given)[:3] != episodes.mask.shape:
+            raise ConfigError(
+                f"{name} of shape {list(np.shape(given))}: one for each task, env and time, {list(episodes.mask.shape)}"
+            )
     counts = episodes.task_steps
     n = int(counts.max())
 

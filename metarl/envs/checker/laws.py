@@ -10,6 +10,7 @@ from gymnasium import spaces
 from metarl.envs.checker.common import FamilyCheckError, alike, family_name, number, unlike, where
 from metarl.envs.checker.probe import Moment, Probe, Rngs, clones, outcome, rowwise, unmoved
 from metarl.envs.family import Family, State, Step
+from metarl.envs.groups import group_tasks
 from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
 from metarl.errors import shorten
 
@@ -18,6 +19,10 @@ STREAMS, COPIES = 8, 4
 HINT = "(set observes_task if it should)"
 TRIALS, LAGS = 9, 3
 """How many times another action is tried, and for how many env steps it is followed."""
+
+
+LISTED = 32
+"""Tasks of a list that are compared where those that were drawn are alike."""
 
 
 # ------------------------------------------------------------------------------------------------------------- streams
@@ -178,15 +183,24 @@ def check_task_matters(family: Family, tasks: Tasks, lengths: tuple[int, ...], s
 
     :param lengths: env steps to try, one after another: a task may show only far from the start.
     """
-    n = n_tasks(tasks)
+    n, finite = n_tasks(tasks), family.finite_tasks()
     varied: dict[str, Tasks] = {"the task": tasks}
-    if family.finite_tasks() is None:
+    if finite is None:
         varied = {f"task parameter {shorten(name)}": batch for name, batch in one_at_a_time(tasks).items()}
     for what, batch in varied.items():
-        if not any(_matters(family, batch, length, seed) for length in lengths):
+        # Some of a list may be twins, as mazes that the same moves solve, and all of the few that were drawn: the list
+        # is looked at then.
+        found = any(_matters(family, batch, length, seed) for length in lengths)
+        if not (found or (finite is not None and _matters(family, _spread(family, finite), lengths[-1], seed))):
             pair = " and ".join(shorten({name: batch[name][index].tolist() for name in batch}) for index in (0, n - 1))
             message = f"{what} changes neither dynamics nor reward within {lengths[-1]} env steps: {pair}"
             raise FamilyCheckError(f"{family_name(family)}: {message}")
+
+
+def _spread(family: Family, finite: Tasks) -> Tasks:
+    """Return tasks of a list, from its first to its last, of the spaces that the first has."""
+    places = np.unique(np.linspace(0, n_tasks(finite) - 1, LISTED).astype(int))
+    return group_tasks(family, take_tasks(finite, places))[0].tasks
 
 
 def _matters(family: Family, tasks: Tasks, n_steps: int, seed: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -52,7 +52,16 @@ def require_settable(env: Env, label: str, values: Mapping[str, Any]) -> None:
 
 
 def numbers_of(env: Env) -> list[str]:
-    """Return the attributes of an environment that are numbers, which tasks may change."""
-    found: Iterable[tuple[str, Any]] = vars(env.unwrapped).items()
-    kinds = (bool, int, float, np.number)
-    return sorted(name for name, value in found if isinstance(value, kinds) and not name.startswith("_"))
+    """Return the attributes of an environment that are numbers, which tasks may change, its class's among them.
+
+    Switches are left out, most of which say how an environment stands, as ``isopen`` does.
+    """
+    inner = env.unwrapped
+    found: dict[str, Any] = {}
+    for holder in (*reversed(type(inner).__mro__), inner):
+        found |= vars(holder)
+    return sorted(name for name, value in found.items() if _is_number(value) and not name.startswith("_"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)

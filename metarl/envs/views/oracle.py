@@ -38,6 +38,7 @@ class Oracle(Family):
             raise ConfigError(f"{family.id} observes {family.observation_space}: an oracle needs a vector")
         self.family = family
         self.id = family.id
+        self._made_with = None if family._made_with is None else {**family._made_with, "oracle": True}
         self.task_space = family.task_space
         self.shifted_space = family.shifted_space
         self.horizon = family.horizon

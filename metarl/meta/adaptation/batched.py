@@ -12,6 +12,7 @@ import torch
 
 from metarl.agents.learners.base import Learner
 from metarl.agents.learners.optimizers import Layout
+from metarl.agents.learners.returned import require_samples, require_state
 from metarl.agents.learners.watching import LearnerState
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import collect
@@ -57,6 +58,7 @@ class BatchedAdaptation:
     def __init__(self, family: Family, learner: Learner, parallel: Parallel) -> None:
         self.family = family
         self.learner = learner
+        learner.take_into_use()
         self._parallel = parallel
 
     def init(self, seed: int) -> Params:
@@ -129,7 +131,7 @@ class BatchedAdaptation:
                     info=self.learner.info,
                     deterministic=self.learner.deterministic,
                 )
-                samples = self.learner.process(episodes, state.params)
+                samples = self.process(episodes, state.params)
                 returns.append(float(episodes.mean_returns[0]))
                 steps += episodes.n_steps
             state = self.update(state, samples, rate, [seed_sequence(seed, "adapt/update", k)])
@@ -140,6 +142,10 @@ class BatchedAdaptation:
         stack = {**expand(theta, n_tasks), **(local or {})}
         return self.learner.start({name: tensor.contiguous() for name, tensor in stack.items()})
 
+    def process(self, episodes: Episodes, params: Params) -> Samples:
+        """Return what the learner makes of episodes that the stacked ``params`` collected."""
+        return require_samples(self.learner, self.learner.process(episodes, params), len(episodes.lengths))
+
     def update(
         self,
         state: LearnerState,
@@ -149,7 +155,7 @@ class BatchedAdaptation:
         watcher: PathWatcher | None = None,
     ) -> LearnerState:
         """Return the learner's state after an update, with running statistics moved towards those of its batch."""
-        after = self.learner.update(state, samples, rate, seeds, watcher)
+        after = require_state(self.learner, self.learner.update(state, samples, rate, seeds, watcher), state)
         moved = self.learner.policy.moved_statistics(state.params, samples.obs, samples.counts)
         statistics = {name: tensor for name, tensor in moved.items() if name.startswith(STATISTICS)}
         return replace(after, params={**after.params, **statistics})
@@ -280,7 +286,7 @@ class BatchedWalk:
                 episodes = self._adaptation.collect(self._state.params, self._request, k)
             batch = Batch.of(episodes)
             with timer("inner"):
-                samples = learner.process(episodes, self._state.params)
+                samples = self._adaptation.process(episodes, self._state.params)
         self._batches.append(self._measured(batch))
         with timer("inner"):
             self._state = self._step(samples, self._request.rates[k], k)
@@ -317,7 +323,7 @@ class BatchedWalk:
         self._batches.append(self._scored(Batch.of(episodes), self._state.params))
         if not self._measure:
             with timer("outer"):
-                self._last = learner.process(episodes, self._state.params)
+                self._last = self._adaptation.process(episodes, self._state.params)
 
     def _measured(self, batch: Batch) -> Batch:
         """Return a batch with the score of further episodes, where nothing is learnt from what is measured: in every

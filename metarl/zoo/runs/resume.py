@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError, shorten
+from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError, UnregisteredError, shorten
 from metarl.files.logging import cut_logs
 from metarl.files.writing import write_all_atomic
 from metarl.meta.base import MetaAlgorithm
-from metarl.zoo.algorithms import algorithm, load_model
+from metarl.zoo.algorithms import algorithm, load_model, registering
 from metarl.zoo.config import check_hyperparameters, lookup, merge
 from metarl.zoo.console import format_steps, say, warn
 from metarl.zoo.runs.evaluations import read_meta, read_results
@@ -71,9 +71,8 @@ def _read_records(folder: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     :raises CheckpointError: one is missing, or has a wrong type.
     """
     config, recorded = folder.config(), {"commits": [], "gym_packages": [], "tensorboard_mark": None, **folder.args()}
-    path = folder.records / "args.yml"
+    cls, path = _algorithm(folder), folder.records / "args.yml"
     try:
-        cls = algorithm(folder.algo)
         for name in (*RECORDED, "eval_env_kwargs", "tensorboard"):
             if name not in recorded:
                 raise ConfigError(f"{name} is missing")
@@ -81,6 +80,18 @@ def _read_records(folder: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         return check_hyperparameters(config, cls), recorded
     except (ConfigError, UnknownNameError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def _algorithm(folder: Run) -> type[MetaAlgorithm]:
+    """Return the class of the algorithm that a run learns with.
+
+    :raises CheckpointError: nobody registered it.
+    """
+    try:
+        return algorithm(folder.algo)
+    except UnregisteredError as error:
+        how = registering(folder.folder, "algorithms")
+        raise CheckpointError(f"{folder.folder} cannot go on: {error} ({how})") from None
 
 
 def _check_evaluations(folder: Run, n_tasks: int) -> None:

@@ -307,6 +307,12 @@ def test_what_users_write_is_read_alike():
         (lambda: from_gym("CartPole-v1", {}), "tasks={}: a dict of names"),
         (lambda: from_gym("CartPole-v1", {"a b": (0, 1)}), "tasks has the name 'a b': letters"),
         (lambda: from_gym("CartPole-v1", {"gravty": (5, 15)}), "'gravty': did you mean 'gravity'?"),
+        (lambda: from_gym("Acrobot-v1", {"link_lenght_1": (0.5, 2)}), "did you mean 'LINK_LENGTH_1'?"),
+        (
+            lambda: from_gym("Acrobot-v1", {"mass": (0.5, 2)}),
+            "LINK_MASS_1, LINK_MASS_2, LINK_MOI, MAX_VEL_1, MAX_VEL_2",
+        ),
+        (lambda: from_gym("CartPole-v1", {"open": (5, 15)}), "'open': known: force_mag, gravity, length, masscart"),
         (lambda: from_gym("CartPole-v1", {"step": (5, 15)}), "cannot change 'step' of CartPole-v1, which is a method"),
         (lambda: from_gym(Line, {"fixed": (5, 15)}, horizon=3), "cannot change attributes of "),
         (lambda: from_gym("CartPole-v1", {"gravity": (15, 5)}), "tasks.gravity=15..5: the low end of a range is below"),

@@ -312,3 +312,10 @@ def test_the_picture_shows_obstacles_and_the_way():
     assert at(then, 1, 1) == blue
     assert at(then, 0, 0, 0.15) == grey
     assert at(then, 1, 0, 0.3) == at(then, 1, 0) == light
+
+
+def test_a_family_of_twins_and_others_keeps_its_promises():
+    family = make_family("Maze-v0", width=4)
+    assert n_tasks(family.finite_tasks()) == 4
+    for seed in range(4):
+        check_family(family, seed=seed, n_steps=8)

@@ -63,7 +63,9 @@ def test_nothing_is_overwritten_unasked(logs: Path, tmp_path: Path, refused: Ref
         (["evaluate", "--inner-lr-rule", "half"], "inner_lr_rule='half' is unknown: use constant or half_after_first"),
         (["evaluate", "--figure", "x.bmp"], "use a name in .png"),
         (["evaluate", "--gym-packages", "no_such"], "--gym-packages no_such: No module named 'no_such' (looked for in"),
-        (["evaluate", "--gym-packages", "a-b"], "--gym-packages a-b: not the name of a module"),
+        (["evaluate", "--gym-packages", "no_such.part"], "No module named 'no_such' (looked for in"),
+        (["evaluate", "--gym-packages", "a-b"], "--gym-packages a-b: not the name of a module, such as my_families"),
+        (["evaluate", "--gym-packages", "kit.py"], "kit.py: not the name of a module, such as kit, without .py"),
         (["export", "--to", "sac"], "an initialisation that was learnt around 'vpg' starts ppo, a2c, trpo, no sac"),
         (["export", "--to", "pppo"], "unknown export format 'pppo': did you mean 'ppo'"),
         (["export", "--algo", "oracle"], "there is no run of oracle on PointMass-v0"),
@@ -125,6 +127,28 @@ class Line(Family):
 
 register_family("Line-v0", Line)
 """
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import not_there", "No module named 'not_there'"),
+        ("import no_such_kit.part", "No module named 'no_such_kit'"),
+        ("from metarl.envs import Familly", "cannot import name 'Familly' from 'metarl.envs'"),
+        ("import inner_kit", "No module named 'deeper'"),
+    ],
+)
+def test_a_module_that_imports_what_is_missing(
+    code: str, said: str, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_kit.py").write_text(f"import os\n{code}\n")
+    (tmp_path / "inner_kit.py").write_text("import deeper\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    message = refused("list", "--gym-packages", "broken_kit")
+    assert f"--gym-packages broken_kit is there, and an import inside it failed: {said}" in message
+    place = ("inner_kit.py", 1) if "inner" in code else ("broken_kit.py", 2)
+    assert message.endswith(f"({tmp_path / place[0]}, line {place[1]})\n")
+    assert "looked for" not in message
 
 
 def test_a_family_of_ones_own(tmp_path: Path) -> None:
