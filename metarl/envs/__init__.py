@@ -17,7 +17,7 @@ from metarl.envs.plane import point_mass
 from metarl.envs.plane.point_mass import PointMass
 from metarl.envs.registry import family_ids, make_family, register_family
 from metarl.envs.score import Score
-from metarl.envs.supervised import sinusoid
+from metarl.envs.supervised import cosine_sine, sinusoid
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.supervised.sinusoid import Sinusoid
 from metarl.envs.tasks import Task, Tasks, concatenate_tasks, n_tasks, one_task, stack_tasks, take_tasks
@@ -49,6 +49,7 @@ __all__ = [
     "ant_leg_imitation",
     "check_family",
     "concatenate_tasks",
+    "cosine_sine",
     "episode_stream",
     "family_ids",
     "from_gym",

@@ -17,6 +17,9 @@ step that returns them.
 - ``loss`` is None, ``"squared_error"`` (with a ``Box`` of actions) or ``"cross_entropy"`` (with ``Discrete`` ones).
 - ``score`` is None or a :class:`~metarl.envs.score.Score`.
 - ``evaluation_family`` is None or a family with equal task, observation and action spaces.
+- ``support_family`` is None or a supervised one (:class:`~metarl.envs.supervised.one_step.OneStep`) with an equal task
+  space. For every task of the family its ``examples`` are finite, ``[task, n, *space]``, inputs within its observation
+  space; task ``i`` draws them from ``rngs[i]`` only.
 - Methods take what :class:`~metarl.envs.family.Family` says, by place; ``step`` takes ``active`` too.
 - These, and ``spaces(task)``, stay as they are. ``spaces(task)`` are of the same kinds, and equal the family's own for
   some training task. (Learning takes families whose tasks have equal spaces; the interface allows others.)
@@ -87,6 +90,7 @@ from gymnasium import spaces
 
 from metarl.envs.family import LOSSES, Family, State, Step
 from metarl.envs.score import Score
+from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Task
 from metarl.errors import ConfigError, shorten
 
@@ -117,7 +121,8 @@ def broken_declaration(family: Family) -> str | None:
         if not isinstance(getattr(family, name), bool | np.bool_):
             return f"{name}={shorten(getattr(family, name))}: a bool"
     fault = fault or _broken_methods(family) or broken_spaces(family.observation_space, family.action_space)
-    return fault or _broken_loss(family) or _broken_score(family) or _broken_evaluation(family)
+    fault = fault or _broken_loss(family) or _broken_score(family) or _broken_evaluation(family)
+    return fault or _broken_support(family)
 
 
 def require_sound_declaration(family: Family) -> None:
@@ -207,6 +212,21 @@ def _broken_evaluation(family: Family) -> str | None:
     if not _is_count(family.evaluation_episodes):
         return f"evaluation_episodes={shorten(family.evaluation_episodes)}: a number of episodes, at least 1"
     return None
+
+
+def _broken_support(family: Family) -> str | None:
+    """Return why tasks cannot be seen in the family that is declared for it, None if they can or there is none."""
+    other: Any = family.support_family
+    if other is None:
+        return None
+    if not isinstance(other, OneStep):
+        return f"support_family is {kind_of(other)}, not a supervised family: a OneStep"
+    if other.task_space != family.task_space:
+        return f"support_family {_name_of(other)} has another task_space"
+    if other.support_family is not None:
+        return f"support_family {_name_of(other)} has one itself"
+    fault = broken_declaration(other)
+    return None if fault is None else f"support_family {_name_of(other)}: {fault}"
 
 
 def _is_count(value: Any) -> bool:

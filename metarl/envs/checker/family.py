@@ -17,6 +17,7 @@ from metarl.envs.checker.live import check_episodes, check_live_hidden, check_li
 from metarl.envs.checker.pictures import check_pictures
 from metarl.envs.checker.probe import Probe, declarations, require_declared
 from metarl.envs.checker.steps import check_edges, check_starts, check_steps, check_use
+from metarl.envs.checker.support import check_support
 from metarl.envs.checker.tasks import (
     check_declarations,
     check_finite_tasks,
@@ -85,6 +86,7 @@ def _check(family: Family, n: int, n_envs: int, n_steps: int | None, seed: int) 
         check_splits(family)
         check_validation(family, tasks)
         check_spaces(family, tasks)
+        check_support(family, tasks, seed)
         groups = group_tasks(family, tasks)
         probes = [Probe(family, *group[1:], n_envs, n_steps, seed) for group in groups]
         for probe in probes:
@@ -93,6 +95,7 @@ def _check(family: Family, n: int, n_envs: int, n_steps: int | None, seed: int) 
         edges = edge_tasks(family)
         if edges is not None:
             check_spaces(family, edges)
+            check_support(family, edges, seed)
             for group in group_tasks(family, edges):
                 check_edges(Probe(family, *group[1:], n_envs, n_steps, seed))
         if len(groups) == 1:

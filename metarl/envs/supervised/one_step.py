@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from gymnasium import spaces
 
+from metarl.checks import NOT_NEGATIVE
 from metarl.envs.family import Family, State, Step
 from metarl.envs.tasks import Tasks
 
@@ -85,3 +86,19 @@ class OneStep(Family):
         ended = np.ones(reward.shape, dtype=bool)
         after = {**state, "prediction": prediction}
         return Step(after, state["input"], reward, ended, {name: reward, "target": target})
+
+
+SUPPORT_NOISE = NOT_NEGATIVE
+"""Checks an argument ``support_noise``: σ of the normal deviate on what is seen of a task, in the units of targets."""
+
+
+def with_noise(targets: np.ndarray, rngs: Sequence[np.random.Generator], sigma: float) -> np.ndarray:
+    """Return targets ``[task, n, …]`` with a normal deviate of ``sigma`` added to every entry.
+
+    Draw it after the inputs: then examples without noise, and with any amount of it, have the same inputs.
+    """
+    if sigma == 0.0:
+        return targets
+    noise = np.stack([rng.standard_normal(each.shape) for rng, each in zip(rngs, targets, strict=True)])
+    noisy: np.ndarray = targets + sigma * noise
+    return noisy
