@@ -28,7 +28,8 @@ class Cosine(Wave):
 
     @staticmethod
     def wave(x: np.ndarray, phase: np.ndarray) -> np.ndarray:
-        return np.cos(x + phase)
+        curve: np.ndarray = np.cos(x + phase)
+        return curve
 
     def examples(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n: int) -> tuple[np.ndarray, np.ndarray]:
         x, y = super().examples(tasks, rngs, n)
@@ -79,7 +80,8 @@ class CosineSine(Wave):
 
     @staticmethod
     def wave(x: np.ndarray, phase: np.ndarray) -> np.ndarray:
-        return np.sin(x + phase)
+        curve: np.ndarray = np.sin(x + phase)
+        return curve
 
 
 register_family("CosineSine-v0", CosineSine)

@@ -45,7 +45,8 @@ class Sinusoid(Wave):
 
     @staticmethod
     def wave(x: np.ndarray, phase: np.ndarray) -> np.ndarray:
-        return np.sin(x - phase)
+        curve: np.ndarray = np.sin(x - phase)
+        return curve
 
 
 register_family("Sinusoid-v0", Sinusoid)
