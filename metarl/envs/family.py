@@ -119,9 +119,7 @@ class Family(ABC):
     """The family that policies are scored in, where it is another than they learn in: it has the same tasks and spaces.
     Families of :mod:`metarl.envs.imitation` show what an expert does in that one."""
     support_family: Family | None = None
-    """The supervised family in which what is *seen* of a task is drawn, where that is another than this one: it has the
-    same tasks, and spaces of its own. Wrappers that transfer map examples of it to a policy for this family; all others
-    learn in this one. None: what is seen are examples of this family itself, if it is supervised."""
+    """The supervised family, with the same tasks, whose examples wrappers that transfer see of a task; None: this one."""
     evaluation_episodes: int = 5
     """Episodes of the ``evaluation_family`` that the score of a task is the mean over."""
     concurrent: bool = False
