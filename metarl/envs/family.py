@@ -108,18 +108,16 @@ class Family(ABC):
     shifted_space: spaces.Dict | None = None
     """Where the ``shifted`` split draws from, outside the training range; None where that makes no sense."""
     loss: str | None = None
-    """What an action costs as a prediction of the ``target`` that ``info`` reports, a key of :data:`LOSSES`; families
-    of :mod:`metarl.envs.supervised` declare one. None where actions are moves and there is a reward only."""
+    """What an action costs as a prediction of the ``target`` in ``info``, of :data:`LOSSES`; None: there is a reward."""
     score: Score | None = None
     """What its returns are called and how tables show them; None: as its ``loss`` says, see :func:`score_of`."""
     clips_actions: bool = True
     """Whether actions outside a Box are clipped to it; False where an action is a statement, which costs what it says
     wherever it lies, as those of imitation do."""
     evaluation_family: Family | None = None
-    """The family that policies are scored in, where it is another than they learn in: it has the same tasks and spaces.
-    Families of :mod:`metarl.envs.imitation` show what an expert does in that one."""
+    """The family that policies are scored in, where it is another one with the same tasks and spaces: of imitation."""
     support_family: Family | None = None
-    """The supervised family, with the same tasks, whose examples wrappers that transfer see of a task; None: this one."""
+    """The supervised family of the same tasks whose examples wrappers that transfer see of a task; None: this one."""
     evaluation_episodes: int = 5
     """Episodes of the ``evaluation_family`` that the score of a task is the mean over."""
     concurrent: bool = False
