@@ -108,7 +108,7 @@ class Family(ABC):
     shifted_space: spaces.Dict | None = None
     """Where the ``shifted`` split draws from, outside the training range; None where that makes no sense."""
     loss: str | None = None
-    """What an action costs as a prediction of the ``target`` in ``info``, of :data:`LOSSES`; None: there is a reward."""
+    """What an action costs as a prediction of the ``target`` in ``info``, of :data:`LOSSES`; None: a reward."""
     score: Score | None = None
     """What its returns are called and how tables show them; None: as its ``loss`` says, see :func:`score_of`."""
     clips_actions: bool = True
