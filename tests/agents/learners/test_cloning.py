@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 
 from metarl.agents.learners.supervised import Cloning, Supervised
 from metarl.agents.networks.policy import FunctionalPolicy
@@ -39,24 +40,47 @@ def problem(family: Family, n: int, sampled: bool, net_arch: list[int]) -> tuple
 def gradient(value: torch.Tensor, leaves: Params) -> np.ndarray:
     """Return the gradient of a number, as one vector."""
     parts = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
-    return torch.cat([part.flatten() for part in parts]).double().numpy()
+    whole = torch.cat([part.flatten() for part in parts])
+    assert whole.dtype == torch.float64
+    return whole.numpy()
+
+
+def paid(family: Family, learner: Cloning, params: Params, samples: Samples) -> tuple[Samples, np.ndarray]:
+    """Return samples whose actions a policy of float64 drew, and the rewards of these."""
+    rng, shape = np.random.default_rng(1), tuple(samples.actions.shape)
+    noise = rng.standard_normal(shape) if isinstance(family.action_space, Box) else rng.random(shape)
+    with torch.no_grad():
+        distribution = learner.policy.distribution(params, samples.obs)
+        actions = distribution.sample(torch.from_numpy(noise))
+    return replace(samples, actions=actions), pay(family, samples, actions.numpy())
+
+
+def pay(family: Family, samples: Samples, actions: np.ndarray) -> np.ndarray:
+    """Return what the family pays for actions at the samples, ``[n]``."""
+    assert samples.target is not None
+    target = samples.target.numpy()
+    state = {"input": samples.obs.numpy(), "target": target, "prediction": np.zeros_like(target)}
+    return np.asarray(family.step({}, state, actions, []).reward[0])
 
 
 def errors(family: Family, exact: Any) -> tuple[np.ndarray, list[str]]:
     """Return by how many standard errors the score function's gradient differs from an exact one, number by number.
 
+    All of it is in float64: the policy, what it draws, what the family pays for that, and both gradients.
+
     :param exact: what the policy is paid on average for some samples, as a function of learner, parameters, samples.
     """
-    learner, params, samples, rewards = problem(family, BLOCKS * SIZE, True, [3])
-    leaves = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
+    learner, params, samples, _ = problem(family, BLOCKS * SIZE, True, [3])
+    leaves = {name: tensor.double().requires_grad_() for name, tensor in params.items()}
+    samples, rewards = paid(family, learner, leaves, samples.to(torch.float64))
     differences = []
     for block in range(BLOCKS):
         some = slice(block * SIZE, (block + 1) * SIZE)
         part = samples.map(lambda axes, each, s=some: each[:, s] if "sample" in axes else each)  # type: ignore[misc]
         log_prob = learner.policy.distribution(leaves, part.obs).log_prob(part.actions)[0]
-        paid = torch.from_numpy(rewards[some])
+        reward = torch.from_numpy(rewards[some])
         # Without the mean of all, on which one action has next to no influence, the variance is less.
-        score = (log_prob * (paid - float(rewards.mean()))).mean()
+        score = (log_prob * (reward - float(rewards.mean()))).mean()
         differences.append(gradient(score, leaves) - gradient(exact(learner, leaves, part), leaves))
     names = [name for name, tensor in leaves.items() for _ in range(tensor.numel())]
     found = np.array(differences)
@@ -94,12 +118,10 @@ def test_the_score_function_agrees_on_average_with_the_enumerated_reward_of_choi
 
     def enumerated(learner: Cloning, params: Params, part: Samples) -> torch.Tensor:
         """Σ_a π(a|s) r(s, a), with what the family pays for each action."""
-        assert part.target is not None
-        target = part.target[0].numpy()[None]
-        state = {"input": part.obs[0].numpy()[None], "target": target, "prediction": np.zeros_like(target)}
         probs = torch.softmax(learner.policy.distribution(params, part.obs).heads[0], -1)[0]
-        paid = [family.step({}, state, np.full_like(target, a), []).reward[0] for a in range(n_actions)]
-        return (probs * torch.from_numpy(np.stack(paid, -1)).float()).sum(-1).mean()
+        assert probs.dtype == torch.float64
+        rewards = [pay(family, part, np.full(part.actions.shape, a)) for a in range(n_actions)]
+        return (probs * torch.from_numpy(np.stack(rewards, -1))).sum(-1).mean()
 
     found, _ = errors(family, enumerated)
     assert np.abs(found).max() < 4.5
