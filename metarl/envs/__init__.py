@@ -23,6 +23,7 @@ from metarl.envs.supervised.sinusoid import Sinusoid
 from metarl.envs.tasks import Task, Tasks, concatenate_tasks, n_tasks, one_task, stack_tasks, take_tasks
 from metarl.envs.views.oracle import Oracle
 from metarl.envs.views.single import SingleEnv, episode_stream
+from metarl.envs.views.trials import TrialEnv, Trials
 
 __all__ = [
     "SPLITS",
@@ -44,6 +45,8 @@ __all__ = [
     "Step",
     "Task",
     "Tasks",
+    "TrialEnv",
+    "Trials",
     "ant",
     "ant_leg",
     "ant_leg_imitation",

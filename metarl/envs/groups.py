@@ -10,7 +10,7 @@ from gymnasium import spaces
 from metarl.envs.family import Family, draw_tasks
 from metarl.envs.promises import spaces_of
 from metarl.envs.tasks import Tasks, concatenate_tasks, n_tasks, one_task, take_tasks
-from metarl.envs.views.oracle import Oracle
+from metarl.envs.views.around import Around
 from metarl.errors import ConfigError
 from metarl.streams import stream
 
@@ -31,7 +31,9 @@ class Group(NamedTuple):
 def has_equal_spaces(family: Family) -> bool:
     """Return whether all tasks of a family have its own spaces."""
     family = family.acts_in  # whose spaces it has
-    inner = family.family if isinstance(family, Oracle) else family
+    inner = family
+    while isinstance(inner, Around):
+        inner = inner.family
     if type(inner).spaces is Family.spaces:
         return True
     finite = inner.finite_tasks()

@@ -15,6 +15,7 @@ from metarl.envs.family import Family
 from metarl.envs.gym.family import from_gym
 from metarl.envs.gym.making import is_id, may_be_made, unknown_id
 from metarl.envs.views.oracle import Oracle
+from metarl.envs.views.trials import Trials
 from metarl.errors import ConfigError, UnknownNameError, shorten
 
 
@@ -77,12 +78,14 @@ def is_family(id: str) -> bool:
     return id in _REGISTRY or may_be_made(id)
 
 
-def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
+def make_family(id: str, /, *, oracle: bool = False, trial_episodes: int | None = None, **kwargs: Any) -> Family:
     """Build a registered family, or one of a Gymnasium environment: ``make_family("CartPole-v1", tasks={…})`` is
     :func:`~metarl.envs.gym.family.from_gym`.
 
     :param oracle: return the oracle view, whose observation ends with the task
         (:class:`metarl.envs.views.oracle.Oracle`).
+    :param trial_episodes: return the view in which an episode is a trial of that many
+        (:class:`metarl.envs.views.trials.Trials`).
     :param kwargs: arguments of the family.
     :raises UnknownNameError: no such family; the message has the nearest name.
     :raises ConfigError: an argument that the family does not take.
@@ -101,7 +104,9 @@ def make_family(id: str, /, *, oracle: bool = False, **kwargs: Any) -> Family:
     family = spec.make(**{**spec.kwargs, **kwargs})
     family.id = id
     family._made_with = dict(kwargs)
-    return Oracle(family) if oracle else family
+    if oracle:
+        family = Oracle(family)
+    return family if trial_episodes is None else Trials(family, trial_episodes)
 
 
 def takes_tasks(id: str) -> bool:

@@ -20,7 +20,7 @@ from metarl.checks import COUNT, COUNT_OR_ZERO, MAPPING, NONE, SEED, Check, inte
 from metarl.envs.family import Family
 from metarl.envs.promises import require_sound_declaration
 from metarl.envs.registry import make_family
-from metarl.envs.views.oracle import Oracle as OracleView
+from metarl.envs.views.around import Around
 from metarl.errors import ConfigError, shorten
 from metarl.meta.environments import AnyEnv, as_family
 from metarl.meta.kept import KeepsArguments, family_traits, named_activation, policy_name
@@ -141,7 +141,9 @@ class Model(SB3Words, KeepsArguments, ABC):
         by_name = isinstance(env, str)
         if (named := family.named()) is not None:
             by_name, env_kwargs = True, named[1]
-        inner = family.family if isinstance(family, OracleView) else family
+        inner = family
+        while isinstance(inner, Around):
+            inner = inner.family
         if self.n_threads is not None and hasattr(inner, "n_threads"):
             inner.n_threads = self.n_threads
         require_sound_declaration(family)

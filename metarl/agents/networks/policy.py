@@ -99,6 +99,8 @@ class FunctionalPolicy:
         self.context = Context(size, self.network.inputs) if size else None
         self.width = self.network.width
         """Numbers that the widest layer gives for one observation; it sets how many tasks fit a chunk."""
+        self.min_rows = self.network.min_rows
+        """Fewest observations of a task for which it computes the same bits as among more."""
         self.names = [
             *self.network.names,
             *(self.context.names if self.context else ()),
@@ -143,7 +145,7 @@ class FunctionalPolicy:
             self.observation_space,
             self.action_space,
             lambda _: 0.0,
-            optimizer_class=_no_optimizer,  # type: ignore[arg-type]
+            optimizer_class=no_optimizer,  # type: ignore[arg-type]
             **self.policy_kwargs,
         )
 
@@ -262,7 +264,7 @@ class FunctionalPolicy:
         return array
 
 
-def _no_optimizer(parameters: Iterable[nn.Parameter], lr: float) -> None:
+def no_optimizer(parameters: Iterable[nn.Parameter], lr: float) -> None:
     """Stand for the optimiser that a stock policy makes, and that functions have no use for.
 
     Making one imports PyTorch's compiler, and SymPy with it: more than a second before the first line of training.

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from metarl.agents.networks.acting import Acting
 from metarl.agents.networks.distributions import draw_noise
-from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.episodes import (
     ACTIONS,
@@ -40,7 +40,7 @@ the other's physics runs. A fixed number, so that nothing depends on the number 
 
 def collect(
     family: Family,
-    policy: FunctionalPolicy,
+    policy: Acting,
     params: Params,
     tasks: Tasks,
     seeds: Sequence[np.random.SeedSequence],
@@ -85,7 +85,7 @@ class _How:
     """How episodes are collected: see :func:`collect`."""
 
     family: Family
-    policy: FunctionalPolicy
+    policy: Acting
     info: tuple[str, ...]
     deterministic: bool
     parallel: Parallel
@@ -195,7 +195,7 @@ def _collect_block(
     act = policy.actor(params)
     reported: dict[str, list[np.ndarray]] = {name: [] for name in how.info}
     active = np.ones((n, n_envs), dtype=bool)
-    rows, kept, min_rows = np.arange(n)[:, None], None, policy.network.min_rows
+    rows, kept, min_rows = np.arange(n)[:, None], None, policy.min_rows
     for t in range(horizon):
         out.obs[t] = obs
         seen = obs if kept is None else obs[rows, kept]
@@ -233,7 +233,7 @@ def _collect_block(
     return int(horizon), reported
 
 
-def _noise(policy: FunctionalPolicy, rngs: Sequence[np.random.Generator], horizon: int, n_envs: int) -> np.ndarray:
+def _noise(policy: Acting, rngs: Sequence[np.random.Generator], horizon: int, n_envs: int) -> np.ndarray:
     """Return what actions are sampled with, ``[time, task, env, …]``."""
     first = draw_noise(policy.action_space, rngs[0], (horizon, n_envs))
     noise = np.empty((horizon, len(rngs), *first.shape[1:]), dtype=np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from metarl.agents.networks.policy import FunctionalPolicy
+from metarl.agents.networks.acting import Acting
 from metarl.agents.sampling.fields import PER_EPISODE, PER_STEP, Fields
 from metarl.agents.sampling.rounding import warn_of_lost_digits
 from metarl.checks import COUNT
@@ -104,7 +104,7 @@ def require_reported(asked: Sequence[str], info: Mapping[str, Any], name: str) -
 
 
 def require_fit(
-    policy: FunctionalPolicy, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], name: str
+    policy: Acting, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], name: str
 ) -> None:
     """Raise :class:`ConfigError` unless a policy observes and acts as an environment says; bounds may differ."""
     pairs = (("observes", policy.observation_space, observation_space), ("acts in", policy.action_space, action_space))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from metarl.envs.family import Family, State, Step
-from metarl.envs.promises import require_sound_declaration
 from metarl.envs.tasks import Task, Tasks
-from metarl.errors import ConfigError
+from metarl.envs.views.around import Around
 
 
-class Oracle(Family):
+class Oracle(Around):
     """A family whose observation is followed by the flattened task parameters, float32, in ``task_space``'s order.
 
     A Discrete parameter becomes one entry for each of its values, 1 at the task's. Tasks, splits, dynamics, rewards
@@ -33,28 +31,10 @@ class Oracle(Family):
     observes_task = True
 
     def __init__(self, family: Family) -> None:
-        require_sound_declaration(family)
-        if len(family.observation_space.shape) != 1:
-            raise ConfigError(f"{family.id} observes {family.observation_space}: an oracle needs a vector")
-        self.family = family
-        self.id = family.id
-        self._made_with = None if family._made_with is None else {**family._made_with, "oracle": True}
-        self.task_space = family.task_space
-        self.shifted_space = family.shifted_space
-        self.horizon = family.horizon
-        self.loss = family.loss
-        self.score = family.score
-        self.clips_actions = family.clips_actions
+        super().__init__(family, "an oracle", oracle=True)
         if family.evaluation_family is not None:
             self.evaluation_family = Oracle(family.evaluation_family)
-        self.evaluation_episodes = family.evaluation_episodes
-        self.concurrent = family.concurrent
-        self.live = family.live
-        self.observed = dict(family.observed)
-        self.max_copies = family.max_copies
-        self.render_fps = family.render_fps
         self.observation_space = self._extend(family.observation_space)
-        self.action_space = family.action_space
 
     def _extend(self, space: spaces.Box) -> spaces.Box:
         bounds = [(space.low, space.high)]
@@ -87,7 +67,6 @@ class Oracle(Family):
         flat = self.flatten_tasks(tasks)[:, None]
         return np.concatenate([obs, np.broadcast_to(flat, (*obs.shape[:2], flat.shape[-1]))], axis=-1)
 
-    # ------------------------------------------------------------------------------------------ the family, extended
     def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
         state, obs = self.family.reset(tasks, rngs, n_envs)
         return state, self._append(tasks, obs)
@@ -106,41 +85,3 @@ class Oracle(Family):
     def spaces(self, task: Task) -> tuple[spaces.Box, spaces.Space[Any]]:
         observation_space, action_space = self.family.spaces(task)
         return self._extend(observation_space), action_space
-
-    # --------------------------------------------------------------------------------------------- the family, as it is
-    def sample_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
-        return self.family.sample_tasks(rng, n)
-
-    def sample_shifted_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
-        return self.family.sample_shifted_tasks(rng, n)
-
-    def in_training_range(self, tasks: Tasks) -> np.ndarray:
-        return self.family.in_training_range(tasks)
-
-    def finite_tasks(self) -> Tasks | None:
-        return self.family.finite_tasks()
-
-    def finite_split(self, split: str) -> np.ndarray:
-        return self.family.finite_split(split)
-
-    def tasks(self, split: str, n: int = 40) -> Tasks:
-        return self.family.tasks(split, n)
-
-    def describe(self, task: Task) -> str:
-        return self.family.describe(task)
-
-    def validate_tasks(self, tasks: Mapping[str, Any]) -> Tasks:
-        return self.family.validate_tasks(tasks)
-
-    def render(self, tasks: Tasks, trail: Sequence[State], task: int, env: int) -> np.ndarray:
-        return self.family.render(tasks, trail, task, env)
-
-    def named(self) -> tuple[str, dict[str, Any]] | None:
-        named = self.family.named()
-        return None if named is None else (named[0], {**named[1], "oracle": True})
-
-    def shared_by(self, n_callers: int) -> AbstractContextManager[None]:
-        return self.family.shared_by(n_callers)
-
-    def close(self) -> None:
-        self.family.close()

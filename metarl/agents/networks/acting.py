@@ -1,0 +1,31 @@
+"""What collectors ask of a policy, whether it has a memory or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from metarl.params import Params
+
+
+class Acting(Protocol):
+    """A policy that acts for the steps of an episode."""
+
+    observation_space: spaces.Box
+    action_space: spaces.Space[Any]
+    min_rows: int
+    """Fewest observations of a task for which it computes the same bits as among more."""
+
+    def actor(self, params: Params) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
+        """Return the policy at stacked ``params`` as a function ``(obs, noise) → actions`` for one episode's steps, in
+        their order. Without noise actions are the most likely ones.
+        """
+        ...
+
+    def actions_to_env(self, actions: torch.Tensor) -> np.ndarray:
+        """Return actions as the environment takes them."""
+        ...

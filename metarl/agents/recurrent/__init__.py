@@ -1,0 +1,1 @@
+"""Policies with a memory, and how they learn on trials."""
