@@ -12,7 +12,7 @@ from metarl.envs.imitation.expert import Expert
 from metarl.envs.imitation.imitation import Imitation
 from metarl.envs.maze.grid import parse_maze
 from metarl.envs.maze.maze import Maze
-from metarl.envs.mujoco import ant, ant_leg, half_cheetah
+from metarl.envs.mujoco import ant, ant_leg, half_cheetah, pendulum
 from metarl.envs.plane import point_mass
 from metarl.envs.plane.point_mass import PointMass
 from metarl.envs.registry import family_ids, make_family, register_family
@@ -63,6 +63,7 @@ __all__ = [
     "n_tasks",
     "one_task",
     "parse_maze",
+    "pendulum",
     "point_mass",
     "point_mass_imitation",
     "register_family",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,18 +13,16 @@ from metarl.checks import choice, number
 from metarl.envs.lineage import choose_constants
 from metarl.envs.mujoco.ant import Ant, AntConstants, ant_spec
 from metarl.envs.mujoco.bindings import mujoco
-from metarl.envs.mujoco.models import Blueprint, Model
+from metarl.envs.mujoco.models import Blueprint, KeptModels, Model
 from metarl.envs.registry import register_family
 from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, shorten
-from metarl.processes import NATIVE_WORK, ProcessLocal
+from metarl.processes import ProcessLocal
 
 LEGS = ("front_left", "front_right", "back_left", "back_right")
 UPPER_LEG, ANKLE = 0.2, 0.4
 """The lengths of Gymnasium's Ant, m along x and along y."""
 OBSERVATIONS = (111, 105, 27)
-N_KEPT = 256
-"""Tasks whose models a process keeps, unless a batch has more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,41 +43,19 @@ class AntLegConstants(AntConstants):
     ``"trained"``: training takes the whole square, and there is no shifted split."""
 
 
-class LegModels:
-    """The Ants of one process, compiled when they are first asked for; those asked for last are kept.
+def leg_models(physics: str, warm_start: bool, root: str | None, contact_forces: bool) -> KeptModels:
+    """Return the Ants of one process, by lengths ``[task, leg, (upper leg, ankle)]``.
 
     :param physics: ``"reference"`` or ``"gymnasium"``.
     :param warm_start: see :class:`~metarl.envs.mujoco.models.Blueprint`, as the next two.
     """
-
-    def __init__(self, physics: str, warm_start: bool, root: str | None, contact_forces: bool) -> None:
-        spec = ant_spec(physics)
-        # What only pictures show takes 95 % of a model's memory.
-        for geom in spec.geoms:
-            geom.material = ""
-        for part in (*spec.materials, *spec.textures):
-            spec.delete(part)
-        self._blueprint = Blueprint(spec, warm_start, root, contact_forces)
-        self._kept: OrderedDict[bytes, Model] = OrderedDict()
-        self._lock = Lock()
-
-    def __call__(self, lengths: np.ndarray) -> list[Model]:
-        """Return the models of lengths ``[task, leg, (upper leg, ankle)]``."""
-        found = []
-        with NATIVE_WORK, self._lock:
-            for row in lengths:
-                key = row.tobytes()
-                model = self._kept.pop(key) if key in self._kept else self._compile(row)
-                self._kept[key] = model
-                found.append(model)
-            while len(self._kept) > max(N_KEPT, len(lengths)):
-                self._kept.popitem(last=False)
-        return found
-
-    def _compile(self, lengths: np.ndarray) -> Model:
-        for spec in self._blueprint.specs():
-            set_lengths(spec, lengths)
-        return self._blueprint.compile()
+    spec = ant_spec(physics)
+    # What only pictures show takes 95 % of a model's memory.
+    for geom in spec.geoms:
+        geom.material = ""
+    for part in (*spec.materials, *spec.textures):
+        spec.delete(part)
+    return KeptModels(Blueprint(spec, warm_start, root, contact_forces), set_lengths)
 
 
 def set_lengths(spec: mujoco.MjSpec, lengths: np.ndarray) -> None:
@@ -177,8 +151,8 @@ class AntLeg(Ant):
         if chosen.corners == "shifted":
             self.shifted_space = self.task_space
         root = self._root if self._senses else None
-        self._models: ProcessLocal[LegModels] = ProcessLocal(
-            partial(LegModels, chosen.physics, self.warm_start, root, self._contact_forces)
+        self._models: ProcessLocal[KeptModels] = ProcessLocal(
+            partial(leg_models, chosen.physics, self.warm_start, root, self._contact_forces)
         )
 
     # ----------------------------------------------------------------------------------------------------------- tasks

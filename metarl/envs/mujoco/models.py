@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import gymnasium
 import numpy as np
 
 from metarl.envs.mujoco.bindings import mujoco
+from metarl.processes import NATIVE_WORK
+
+N_KEPT = 256
+"""Tasks whose models a process keeps, unless a batch has more."""
 
 _DISABLE = mujoco.mjtDisableBit
 _CONTACT_FIELDS = (
@@ -56,6 +63,38 @@ class Blueprint:
     def compile(self) -> Model:
         """Return the models as the specifications are now."""
         return Model(self.step.compile(), None if self.sense is None else self.sense.compile())
+
+
+class KeptModels:
+    """The robots of one process, compiled when they are first asked for; those asked for last are kept.
+
+    :param blueprint: what they are compiled from.
+    :param change: gives a specification the numbers of one robot.
+    """
+
+    def __init__(self, blueprint: Blueprint, change: Callable[[mujoco.MjSpec, np.ndarray], None]) -> None:
+        self._blueprint = blueprint
+        self._change = change
+        self._kept: OrderedDict[bytes, Model] = OrderedDict()
+        self._lock = Lock()
+
+    def __call__(self, numbers: np.ndarray) -> list[Model]:
+        """Return the model of each row of ``numbers``, ``[task, ...]``."""
+        found = []
+        with NATIVE_WORK, self._lock:
+            for row in numbers:
+                key = row.tobytes()
+                model = self._kept.pop(key) if key in self._kept else self._compile(row)
+                self._kept[key] = model
+                found.append(model)
+            while len(self._kept) > max(N_KEPT, len(numbers)):
+                self._kept.popitem(last=False)
+        return found
+
+    def _compile(self, row: np.ndarray) -> Model:
+        for spec in self._blueprint.specs():
+            self._change(spec, row)
+        return self._blueprint.compile()
 
 
 def gymnasium_spec(name: str) -> mujoco.MjSpec:

@@ -13,9 +13,9 @@ import pytest
 
 from metarl.envs.checker.family import check_family
 from metarl.envs.family import Family
-from metarl.envs.mujoco import ant_leg
+from metarl.envs.mujoco import models as robot_models
 from metarl.envs.mujoco.ant import ant_spec
-from metarl.envs.mujoco.ant_leg import LEGS, LINEAGES, AntLeg, LegModels, set_lengths
+from metarl.envs.mujoco.ant_leg import LEGS, LINEAGES, AntLeg, leg_models, set_lengths
 from metarl.envs.mujoco.models import Blueprint
 from metarl.envs.registry import make_family
 from metarl.envs.tasks import Tasks, take_tasks
@@ -86,7 +86,7 @@ def test_geometry_mass_and_inertia_follow_lengths(each_leg: bool) -> None:
 
 
 def test_models_compiled_again_are_those_of_a_fresh_robot() -> None:
-    models = LegModels("gymnasium", False, "torso", True)
+    models = leg_models("gymnasium", False, "torso", True)
     lengths = stream(0, "lengths").uniform(0.2, 0.6, (3, 4, 2))
     for row, again in zip(lengths, models(lengths), strict=True):
         spec = ant_spec("gymnasium")
@@ -106,7 +106,7 @@ def test_models_compiled_again_are_those_of_a_fresh_robot() -> None:
                 states.append([*data.qpos, *data.qvel, *data.sensordata])
             np.testing.assert_array_equal(*states)
     plain = models(np.broadcast_to([0.2, 0.4], (1, 4, 2)))[0]
-    assert content(plain.step) == content(LegModels("gymnasium", False, "torso", True)._blueprint.compile().step)
+    assert content(plain.step) == content(leg_models("gymnasium", False, "torso", True)._blueprint.compile().step)
 
 
 @pytest.mark.parametrize("physics", ["gymnasium", "reference"])
@@ -299,7 +299,7 @@ def test_the_check_knows_shifted_tasks_inside_the_task_space(make: type[AntLeg],
 
 # -------------------------------------------------------------------------------------------------------------- models
 def test_models_are_kept_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ant_leg, "N_KEPT", 4)
+    monkeypatch.setattr(robot_models, "N_KEPT", 4)
     family = ant_leg_family()
     kept = family._models.get()._kept
     first = family.models(corner_tasks())
