@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import mujoco
@@ -39,17 +39,23 @@ class Replay:
     the states they went through, so that each length is one call too and no step more is computed than was collected.
 
     :param family: whose collection is replayed.
-    :param model: with what.
+    :param models: with what: one model, or one for each copy.
     :param episodes: as collected.
     :param initial: the physics states they started from, ``[copy, n]``.
     :param hidden: positions, the first ones, that are not observed.
     """
 
     def __init__(
-        self, family: MujocoFamily, model: mujoco.MjModel, episodes: Episodes, initial: np.ndarray, hidden: int = 0
+        self,
+        family: MujocoFamily,
+        models: mujoco.MjModel | Sequence[mujoco.MjModel],
+        episodes: Episodes,
+        initial: np.ndarray,
+        hidden: int = 0,
     ) -> None:
         n_threads = family.n_threads
-        self._model = model
+        self._models = [models] * len(initial) if isinstance(models, mujoco.MjModel) else list(models)
+        self._model = self._models[0]
         self._rollout = Rollout(nthread=n_threads if n_threads > 1 else 0)
         self._data = [mujoco.MjData(self._model) for _ in range(n_threads)]
         self._skip = family.frame_skip
@@ -63,7 +69,7 @@ class Replay:
         states = self._run(initial, self._controls)[:, self._skip - 1 :: self._skip]
         self.exact = self._agrees(states, episodes)
         before = np.concatenate([initial[:, None], states[:, :-1]], axis=1)
-        self._calls: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._calls: list[tuple[list[mujoco.MjModel], np.ndarray, np.ndarray, np.ndarray]] = []
         longest = states.shape[1]
         self._add(before, np.flatnonzero(lengths == longest), 0, longest)
         early = np.flatnonzero(lengths < longest)
@@ -80,16 +86,16 @@ class Replay:
         start = np.broadcast_to(start, rows.shape)
         controls = self._controls[rows[:, None], start[:, None] + np.arange(n_steps)]
         held = np.repeat(controls, self._skip, axis=1)
-        self._calls.append((before[rows, start], held, np.empty((*held.shape[:2], before.shape[2]))))
+        models = [self._models[row] for row in rows.tolist()]
+        self._calls.append((models, before[rows, start], held, np.empty((*held.shape[:2], before.shape[2]))))
 
     def _run(self, initial: np.ndarray, controls: np.ndarray) -> np.ndarray:
         held = np.repeat(controls, self._skip, axis=1)
         out = np.empty((*held.shape[:2], initial.shape[1]))
-        self._call(initial, held, out)
+        self._call(self._models, initial, held, out)
         return out
 
-    def _call(self, initial: np.ndarray, controls: np.ndarray, out: np.ndarray) -> None:
-        models = [self._model] * len(initial)
+    def _call(self, models: list[mujoco.MjModel], initial: np.ndarray, controls: np.ndarray, out: np.ndarray) -> None:
         self._rollout.rollout(
             models, self._data, initial, controls, skip_checks=True, nstep=controls.shape[1], state=out
         )

@@ -65,10 +65,13 @@ def test_a_quick_run_compares_a_plain_loop_over_tasks_with_the_same_steps(tmp_pa
 
 def test_collecting_by_copies_stands_beside_the_same_steps_of_mujoco_alone(tmp_path: Path) -> None:
     path = tmp_path / "copies.json"
-    copies.main(["HalfCheetahVel-v0", "PointMass-v0", "--quick", "-o", str(path)])
-    robot, point = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    assert robot["replayed_bit_for_bit"]
-    assert robot["family/limit"] > 0
+    ids = ["HalfCheetahVel-v0", "AntLeg-v0", "Maze-v0", "PointMass-v0"]
+    copies.main([*ids, "--expert", "--quick", "-o", str(path)])
+    *robots, maze, point, expert = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    for row in (*robots, expert):
+        assert row["replayed_bit_for_bit"]
+        assert row["family/limit"] > 0
+    assert maze["family/loop"] > 0
     assert point["family_env_steps_per_s"] > 0
     assert "family/limit" not in point
 

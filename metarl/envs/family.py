@@ -122,6 +122,8 @@ class Family(ABC):
     """Episodes of the ``evaluation_family`` that the score of a task is the mean over."""
     concurrent: bool = False
     """Whether several threads may step the family at once, and it gains from that: its steps are native code."""
+    draws_in_steps: bool = True
+    """Whether steps may draw from a task's generator; where they do not, its copies can be stepped apart."""
     live: bool = False
     """Whether states hold running environments: stepped from once only, never copied; see :mod:`metarl.envs.live`."""
     max_copies: int | None = None

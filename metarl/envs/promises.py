@@ -59,6 +59,8 @@ step that returns them.
 - Observation and reward belong to the state after the step: they respond to an action no later than the state does.
 - What is observed is part of the state, and does not tell the task, at reset or later, unless ``observes_task``: tasks
   are told apart by what they do. Every task parameter changes dynamics or reward; tasks of a list are not all alike.
+- What a ``stepper`` gives is what ``step`` does, to the last bit. Where ``draws_in_steps`` is False, ``step`` leaves
+  generators as they are.
 - Where ``concurrent``, several threads may step the family at once. After ``close`` it can be used again.
 
 **Live families** (``live``: a state holds running instances, see :mod:`metarl.envs.live`)
@@ -117,7 +119,7 @@ def broken_declaration(family: Family) -> str | None:
     copies: Any = family.max_copies
     if copies is not None and (isinstance(copies, bool) or not isinstance(copies, int | np.integer) or copies < 1):
         return f"max_copies={shorten(copies)}: None, or at least 1"
-    for name in ("concurrent", "live", "observes_task", "clips_actions"):
+    for name in ("concurrent", "draws_in_steps", "live", "observes_task", "clips_actions"):
         if not isinstance(getattr(family, name), bool | np.bool_):
             return f"{name}={shorten(getattr(family, name))}: a bool"
     fault = fault or _broken_methods(family) or broken_spaces(family.observation_space, family.action_space)

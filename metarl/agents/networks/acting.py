@@ -19,6 +19,8 @@ class Acting(Protocol):
     action_space: spaces.Space[Any]
     min_rows: int
     """Fewest observations of a task for which it computes the same bits as among more."""
+    rowwise: bool
+    """Whether an observation's bits then depend on nothing else, however they lie in memory."""
 
     def actor(self, params: Params) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
         """Return the policy at stacked ``params`` as a function ``(obs, noise) → actions`` for one episode's steps, in

@@ -54,6 +54,8 @@ class Network(ABC):
     """Whether what it says of an observation depends on the other ones of the batch."""
     min_rows: int
     """Fewest observations of a task for which the actor computes the same bits as among more."""
+    rowwise: bool = False
+    """Whether a row's bits depend on nothing else, if there are :attr:`min_rows`."""
 
     @classmethod
     @abstractmethod

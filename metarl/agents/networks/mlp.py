@@ -59,6 +59,8 @@ class MlpNetwork(Network):
         self.width = max(shape[0] for name, shape in shapes.items() if name.endswith(".weight"))
         self.depth = len(self._actor.activations)
         self.n_outputs = shapes["action_net.bias"][0]
+        hidden = [shapes[f"{name}.bias"][0] for name in self._actor.linear_names[:-1]]
+        self.rowwise = all(size >= 12 and size % 4 == 0 for size in hidden)
         self.min_rows = fewest_rows([shapes[f"{name}.weight"].numel() for name in self._actor.linear_names])
 
     def outputs(self, params: Params, obs: torch.Tensor, critic: bool) -> Outputs:

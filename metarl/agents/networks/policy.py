@@ -99,7 +99,7 @@ class FunctionalPolicy:
         self.context = Context(size, self.network.inputs) if size else None
         self.width = self.network.width
         """Numbers that the widest layer gives for one observation; it sets how many tasks fit a chunk."""
-        self.min_rows = self.network.min_rows
+        self.rowwise, self.min_rows = self.network.rowwise, self.network.min_rows
         """Fewest observations of a task for which it computes the same bits as among more."""
         self.names = [
             *self.network.names,

@@ -29,7 +29,14 @@ def layer(weight: torch.Tensor, bias: torch.Tensor) -> Callable[[torch.Tensor], 
     """Return :func:`linear` as a function of ``x`` alone, for a layer that is evaluated many times."""
     if weight.ndim == 2:
         return partial(nn.functional.linear, weight=weight, bias=bias)
-    return partial(product, right=weight.mT, added=bias.unsqueeze(1))
+    right, added = weight.mT, bias.unsqueeze(1)
+    if weight.shape[0] == weight.shape[1] == 1:
+        return partial(product, right=right, added=added)
+
+    def applied(x: torch.Tensor) -> torch.Tensor:
+        return torch.baddbmm(added, x, right) if x.size(1) >= MIN_ROWS else product(x, right, added)
+
+    return applied
 
 
 def product(x: torch.Tensor, right: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:

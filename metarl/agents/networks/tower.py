@@ -36,7 +36,9 @@ class Tower:
     def at(self, params: Params) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the head's output as a function of flat observations alone, for many evaluations."""
         *hidden, head = [layer(params[f"{name}.weight"], params[f"{name}.bias"]) for name in self.linear_names]
-        steps = list(zip(hidden, [activation.forward for activation in self.activations], strict=True))
+        # What a ReLU's forward calls in the end: it is evaluated in every env step.
+        functions = [torch.relu if type(each) is nn.ReLU else each.forward for each in self.activations]
+        steps = list(zip(hidden, functions, strict=True))
 
         def output(x: torch.Tensor) -> torch.Tensor:
             for linear, activation in steps:

@@ -120,7 +120,7 @@ class RecurrentPolicy:
 
     has_critic = True
     context = None
-    min_rows = 2**31
+    rowwise, min_rows = False, 2**31
     """No row may be left out of an evaluation while an episode lasts: its memory is at its place."""
 
     def __init__(

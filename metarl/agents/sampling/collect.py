@@ -26,8 +26,9 @@ from metarl.agents.sampling.episodes import (
     require_fit,
     require_reported,
 )
-from metarl.envs.family import Family
+from metarl.envs.family import Family, State
 from metarl.envs.promises import require_sound_step, sound_start
+from metarl.envs.stepping import Reached, Stepper, stepper_of
 from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
 from metarl.errors import DivergedError, NonFiniteError
 from metarl.params import Params
@@ -129,25 +130,35 @@ def _collect_wave(
         final_obs=np.empty((n, n_envs, *seen.shape), dtype=seen.dtype),
     )
 
-    def run(block: slice) -> tuple[int, dict[str, list[np.ndarray]]]:
+    def start(block: slice) -> _Start:
+        return _start(how, take_tasks(tasks, block), streams[block], horizon, n_envs)
+
+    def run(block: slice, begun: _Start | None = None, copies: slice = slice(None)) -> _Block:
         own = {name: tensor[block] for name, tensor in params.items()}
         with torch.inference_mode():
-            out = buffers if len(blocks) == 1 else _rows(buffers, block)
-            return _collect_block(how, own, take_tasks(tasks, block), streams[block], out)
+            return _collect_block(how, own, (begun or start(block)).copies(copies), _rows(buffers, block, copies))
 
-    side_by_side = min(N_BLOCKS, n) if family.concurrent else 1
-    # Of a family that bounds how many copies run at once, block comes after block.
-    at_once = n if family.max_copies is None else max(1, family.max_copies // n_envs)
-    in_turn = -(-n // at_once)
-    n_blocks = min(n, side_by_side * in_turn)
-    blocks = [slice(i * n // n_blocks, (i + 1) * n // n_blocks) for i in range(n_blocks)]
-    with family.shared_by(min(side_by_side, parallel.n_threads)):
-        parts = [
-            part for i in range(0, n_blocks, side_by_side) for part in parallel.map(run, blocks[i : i + side_by_side])
-        ]
+    if _copies_part(how, n, n_envs):
+        blocks, axis = [slice(i * n_envs // N_BLOCKS, (i + 1) * n_envs // N_BLOCKS) for i in range(N_BLOCKS)], 2
+        begun = start(slice(None))
+        with family.shared_by(N_BLOCKS):
+            parts = parallel.map(lambda copies: run(slice(None), begun, copies), blocks)
+    else:
+        side_by_side, axis = min(N_BLOCKS, n) if family.concurrent else 1, 1
+        # Of a family that bounds how many copies run at once, block comes after block.
+        at_once = n if family.max_copies is None else max(1, family.max_copies // n_envs)
+        in_turn = -(-n // at_once)
+        n_blocks = min(n, side_by_side * in_turn)
+        blocks = [slice(i * n // n_blocks, (i + 1) * n // n_blocks) for i in range(n_blocks)]
+        with family.shared_by(min(side_by_side, parallel.n_threads)):
+            parts = [
+                part
+                for i in range(0, n_blocks, side_by_side)
+                for part in parallel.map(run, blocks[i : i + side_by_side])
+            ]
     longest = max(length for length, _ in parts)
     terms = {name: [kept_info(np.stack(reported[name])) for _, reported in parts] for name in how.info}
-    info = {name: _time_last(_beside(each, longest)) for name, each in terms.items()}
+    info = {name: _time_last(_beside(each, longest, axis)) for name, each in terms.items()}
     episodes = buffers.map(lambda axes, each: _time_last(each[:longest]) if "time" in axes else each)
     rewards = kept_rewards(episodes.rewards, episodes.mask, family.id)
     episodes = replace(episodes, rewards=rewards, info=info)
@@ -160,42 +171,72 @@ def _time_last(array: np.ndarray) -> np.ndarray:
     return array.transpose(1, 2, 0, *range(3, array.ndim))
 
 
-def _beside(blocks: Sequence[np.ndarray], longest: int) -> np.ndarray:
-    """Join what blocks of tasks reported, ``[time, task, …]`` each, along the tasks."""
+def _beside(blocks: Sequence[np.ndarray], longest: int, axis: int) -> np.ndarray:
+    """Join what blocks reported, ``[time, task, env, …]`` each, along the axis that they are parts of."""
 
     def padded(array: np.ndarray) -> np.ndarray:
         width = [(0, longest - len(array)), *[(0, 0)] * (array.ndim - 1)]
         return array if len(array) == longest else np.pad(array, width)
 
-    return np.concatenate([padded(array) for array in blocks], axis=1)
+    return np.concatenate([padded(array) for array in blocks], axis=axis)
 
 
-def _rows(buffers: Episodes, block: slice) -> Episodes:
-    """Return the part of buffers ``[time, task, env, …]`` that belongs to a block of tasks."""
-    return buffers.map(lambda axes, each: each[:, block] if "time" in axes else each[block])
+def _rows(buffers: Episodes, block: slice, copies: slice) -> Episodes:
+    """Return the part of buffers ``[time, task, env, …]`` that belongs to a block of tasks, or of copies."""
+    return buffers.map(lambda axes, each: each[:, block, copies] if "time" in axes else each[block, copies])
 
 
-def _collect_block(
-    how: _How,
-    params: Params,
-    tasks: Tasks,
-    streams: Sequence[Streams],
-    out: Episodes,
-) -> tuple[int, dict[str, list[np.ndarray]]]:
-    """Fill ``out``, whose arrays are ``[time, task, env, …]``.
-
-    :return: the length of the longest episode, and of what was asked for what each step reported.
-    """
+def _copies_part(how: _How, n_tasks: int, n_envs: int) -> bool:
+    """Whether the copies of a single task are collected in two blocks, as tasks are: where that changes no bit."""
     family, policy = how.family, how.policy
-    env_rngs = [own[0] for own in streams]
-    horizon, n, n_envs = out.mask.shape
-    batch = n, n_envs
-    state, obs = sound_start(family, family.reset(tasks, env_rngs, n_envs), batch, policy.observation_space)
+    alone = n_tasks == 1 and family.concurrent and not family.draws_in_steps and family.max_copies is None
+    enough = policy.rowwise and n_envs >= N_BLOCKS * policy.min_rows
+    # On one thread a second block is more calls for the same physics.
+    return alone and enough and how.parallel.n_threads >= N_BLOCKS
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where the episodes of a block of tasks begin, and what they draw from."""
+
+    tasks: Tasks
+    state: State
+    obs: np.ndarray
+    rngs: Sequence[np.random.Generator]
+    noise: np.ndarray | None
+    """What actions are sampled with, ``[time, task, env, …]``."""
+
+    def copies(self, part: slice) -> _Start:
+        """Return the part that belongs to some copies of each task."""
+        if part == slice(None):
+            return self
+        state = {name: value[:, part] for name, value in self.state.items()}
+        noise = None if self.noise is None else self.noise[:, :, part]
+        return replace(self, state=state, obs=self.obs[:, part], noise=noise)
+
+
+def _start(how: _How, tasks: Tasks, streams: Sequence[Streams], horizon: int, n_envs: int) -> _Start:
+    family, policy = how.family, how.policy
+    rngs = [own[0] for own in streams]
+    batch = len(rngs), n_envs
+    state, obs = sound_start(family, family.reset(tasks, rngs, n_envs), batch, policy.observation_space)
     noise = None if how.deterministic else _noise(policy, [own[1] for own in streams], horizon, n_envs)
+    return _Start(tasks, state, obs, rngs, noise)
+
+
+_Block = tuple[int, dict[str, list[np.ndarray]]]
+"""The length of a block's longest episode, and of what was asked for what each step reported."""
+
+
+def _collect_block(how: _How, params: Params, start: _Start, out: Episodes) -> _Block:
+    """Fill ``out``, whose arrays are ``[time, task, env, …]``."""
+    family, policy = how.family, how.policy
+    horizon, n, n_envs = out.mask.shape
+    tasks, state, obs, rngs, noise = start.tasks, start.state, start.obs, start.rngs, start.noise
     act = policy.actor(params)
-    reported: dict[str, list[np.ndarray]] = {name: [] for name in how.info}
-    active = np.ones((n, n_envs), dtype=bool)
+    active, lengths = np.ones((n, n_envs), dtype=bool), np.full((n, n_envs), horizon)
     rows, kept, min_rows = np.arange(n)[:, None], None, policy.min_rows
+    stepper: Stepper | None = None
     for t in range(horizon):
         out.obs[t] = obs
         seen = obs if kept is None else obs[rows, kept]
@@ -210,27 +251,36 @@ def _collect_block(
             out.actions[t][rows, kept] = chosen.numpy()
             actions = actions.copy()
             actions[rows, kept] = policy.actions_to_env(chosen)
-        step = family.step(tasks, state, actions, env_rngs, active)
-        if t == 0:
-            require_sound_step(family, step, batch, policy.observation_space)
-            require_reported(how.info, step.info, family.id)
-        for name, values in reported.items():
-            values.append(step.info[name])
-        out.rewards[t] = step.reward
-        out.mask[t] = active
-        state, obs = step.state, step.obs
-        ended = step.ended & active
-        if ended.any():
-            out.terminated[ended] = step.terminated[ended]
-            out.final_obs[ended] = obs[ended]
-            active = active & ~ended
+        if stepper is None:
+            first = family.step(tasks, state, actions, rngs, active)
+            require_sound_step(family, first, (n, n_envs), policy.observation_space)
+            require_reported(how.info, first.info, family.id)
+            stepper = stepper_of(family, tasks, first.state, rngs, how.info)
+            reached = Reached(first.obs, first.terminated, first.ended)
+        else:
+            reached = stepper.step(actions, active)
+        obs, terminated, ended = reached
+        if terminated is None or ended is None:
+            continue
+        over = ended & active
+        if over.any():
+            out.terminated[over] = terminated[over]
+            out.final_obs[over] = obs[over]
+            lengths[over] = t + 1
+            active = active & ~over
             left = int(active.sum(1).max())
             if left == 0:
-                return t + 1, reported
+                break
             if max(left, min_rows) <= 0.75 * seen.shape[1]:
                 kept = np.argsort(~active, axis=1, kind="stable")[:, : max(left, min_rows)]
+    assert stepper is not None
     out.final_obs[active] = obs[active]
-    return int(horizon), reported
+    np.less(np.arange(horizon)[:, None, None], lengths, out=out.mask)
+    rewards, terms = stepper.earned()
+    out.rewards[0] = first.reward
+    for reward, place in zip(rewards, out.rewards[1:], strict=False):
+        place[:] = reward
+    return t + 1, {name: [first.info[name], *terms[name]] for name in how.info}
 
 
 def _noise(policy: Acting, rngs: Sequence[np.random.Generator], horizon: int, n_envs: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from metarl.envs.checker.common import both, number, unlike, where
 from metarl.envs.checker.probe import Moment, Probe, comparable, outcome, picked, rowwise, unmoved
 from metarl.envs.family import State, Step
+from metarl.envs.stepping import has_stepper, stepper_of
 from metarl.envs.tasks import n_tasks, take_tasks
 
 THOROUGH = 6
@@ -204,9 +205,12 @@ def check_use(probe: Probe) -> None:
         tasks, rngs = take_tasks(probe.tasks, slice(index, index + 1)), probe.streams(rows=[index])
         state, _ = family.reset(tasks, rngs, probe.n_envs)
         steps = []
+        drawn = [rng.bit_generator.state for rng in rngs]
         for actions in plan:
             steps.append(family.step(tasks, state, actions[None], rngs))
             state = steps[-1].state
+        if not family.draws_in_steps and drawn != [rng.bit_generator.state for rng in rngs]:
+            probe.refuse("a step draws from its generator, and draws_in_steps is False")
         return steps
 
     def require_same(promise: str, index: int, before: list[Step], after: list[Step]) -> None:
@@ -221,5 +225,33 @@ def check_use(probe: Probe) -> None:
             together = list(pool.map(run, range(len(ways))))
         for index, (a, b) in enumerate(zip(ways, together, strict=True)):
             require_same("two threads that step the family at once get other numbers", index, a, b)
+    if has_stepper(family):
+        _check_stepper(probe, plan)
     family.close()
     require_same("after close the family gives other numbers", 0, ways[0], run(0))
+
+
+def _check_stepper(probe: Probe, plan: np.ndarray) -> None:
+    """Require that a family's own stepper does what its steps do."""
+    family, rngs, others = probe.family, probe.streams(), probe.streams()
+    state, _ = family.reset(probe.tasks, rngs, probe.n_envs)
+    stepper = stepper_of(family, probe.tasks, family.reset(probe.tasks, others, probe.n_envs)[0], others)
+    active = np.ones((probe.n, probe.n_envs), dtype=bool)
+    steps, masks = [], []
+    for actions in np.repeat(plan[:, None], probe.n, axis=1):
+        steps.append(family.step(probe.tasks, state, actions, rngs, active))
+        reached = stepper.step(actions, active)
+        masks.append(active)
+        same = np.array_equal(steps[-1].obs[active], reached.obs[active])
+        none = np.zeros_like(active)
+        for ours, theirs in ((steps[-1].terminated, reached.terminated), (steps[-1].ended, reached.ended)):
+            same = same and np.array_equal(ours & active, (none if theirs is None else theirs) & active)
+        if not same:
+            probe.refuse(f"what stepper() reaches in step {len(steps)} is not what step() does")
+        state, over = steps[-1].state, steps[-1].ended & active
+        active = active & ~over if over.any() else active
+        if not active.any():
+            break
+    rewards, _ = stepper.earned()
+    if not all(np.array_equal(a[mask], b.reward[mask]) for a, b, mask in zip(rewards, steps, masks, strict=True)):
+        probe.refuse("what stepper() earns is not what step() does")

@@ -182,7 +182,7 @@ class Demonstrations:
         real, show, n = self._real, self._show, n_tasks(tasks)
         observation_space, action_space = real.spaces(one_task(tasks, 0))
         batch = (n, show.n_episodes)
-        rngs = [stream(int.from_bytes(key, "little"), "imitation/expert") for key in _keys(tasks)]
+        rngs = expert_streams(tasks)
         state, obs = sound_start(real, real.reset(tasks, rngs, show.n_episodes), batch, observation_space)
         active = np.ones(batch, dtype=bool)
         seen, done, taken = [], [], []
@@ -235,6 +235,11 @@ class Demonstrations:
 
 _ARRAYS = ("obs", "actions", "counts", "returns")
 """What a file holds of its tasks, one after the other."""
+
+
+def expert_streams(tasks: Tasks) -> list[np.random.Generator]:
+    """Return the generators of the episodes that an expert shows, one for each task."""
+    return [stream(int.from_bytes(key, "little"), "imitation/expert") for key in _keys(tasks)]
 
 
 def noisy(

@@ -19,7 +19,7 @@ from gymnasium import spaces
 
 from metarl.envs.family import Family
 from metarl.envs.imitation.expert import Expert
-from metarl.envs.tasks import Tasks, n_tasks
+from metarl.envs.tasks import Tasks
 from metarl.envs.views.oracle import Oracle
 from metarl.errors import CheckpointError, shorten
 from metarl.files.header import digest, dump_json, load_arrays
@@ -129,8 +129,11 @@ class NetworkExpert(Expert):
             mean, var = self._moments
             how = self.card.normalize
             x = np.clip((x - mean) / np.sqrt(var + how.epsilon), -how.clip, how.clip).astype(np.float32)
-        # One task after the other: products of matrices round by their sizes.
-        outputs = np.stack([self._of_one(x[i]) for i in range(n_tasks(tasks))])
+        # A stack is a product for each task, whose size does not depend on how many there are: so it rounds alike.
+        for weight, bias in self._layers[:-1]:
+            x = self._activation(x @ weight.T + bias).astype(np.float32, copy=False)
+        weight, bias = self._layers[-1]
+        outputs = x @ weight.T + bias
         space = self._view.action_space
         if isinstance(space, spaces.Discrete):
             return np.asarray(space.start + outputs.argmax(-1))
@@ -140,12 +143,6 @@ class NetworkExpert(Expert):
     @property
     def _size(self) -> int:
         return int(self._view.observation_space.shape[0])
-
-    def _of_one(self, x: np.ndarray) -> np.ndarray:
-        for weight, bias in self._layers[:-1]:
-            x = self._activation(x @ weight.T + bias).astype(np.float32, copy=False)
-        weight, bias = self._layers[-1]
-        return np.asarray(x @ weight.T + bias)
 
 
 def _layers(arrays: Mapping[str, np.ndarray], path: str) -> list[tuple[np.ndarray, np.ndarray]]:

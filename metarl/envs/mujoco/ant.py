@@ -13,7 +13,8 @@ from metarl.checks import ABOVE_ZERO, choice
 from metarl.envs.lineage import choose_constants
 from metarl.envs.mujoco.bindings import mujoco
 from metarl.envs.mujoco.models import gymnasium_spec
-from metarl.envs.mujoco.physics import Constants, MujocoFamily, Sensed
+from metarl.envs.mujoco.physics import Constants, MujocoFamily
+from metarl.envs.mujoco.rows import Sensed
 from metarl.envs.registry import register_family
 from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, shorten
@@ -149,9 +150,9 @@ class Ant(MujocoFamily):
             return sensed.com_velocity[:, :2]
         return np.asarray((after[:, 1:3] - before[:, 1:3]) / self.dt)
 
-    def judge(
+    def reward_terms(
         self, tasks: Tasks, before: np.ndarray, after: np.ndarray, actions: np.ndarray, sensed: Sensed | None
-    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    ) -> dict[str, np.ndarray]:
         constants = self.constants
         terms = {
             "reward_forward": self.forward_reward(tasks, self.velocity(before, after, sensed)),
@@ -162,8 +163,11 @@ class Ant(MujocoFamily):
             squares = np.einsum("nf,nf->n", sensed.contact, sensed.contact)
             terms["reward_contact"] = -constants.contact_cost * squares
         terms["reward_survive"] = np.full(len(after), constants.survive_bonus)
+        return terms
+
+    def terminates(self, tasks: Tasks, after: np.ndarray) -> np.ndarray:
         z = after[:, 3]
-        return terms, (z < constants.min_z) | (z > self.max_z(tasks))
+        return np.asarray((z < self.constants.min_z) | (z > self.max_z(tasks)))
 
     def max_z(self, tasks: Tasks) -> float | np.ndarray:
         """Return the torso's height above which an episode terminates, m, for all tasks or ``[n]`` for each."""

@@ -13,7 +13,8 @@ from metarl.checks import ABOVE_ZERO, choice
 from metarl.envs.lineage import choose_constants
 from metarl.envs.mujoco.bindings import mujoco
 from metarl.envs.mujoco.models import Model, gymnasium_spec
-from metarl.envs.mujoco.physics import Constants, MujocoFamily, Sensed
+from metarl.envs.mujoco.physics import Constants, MujocoFamily
+from metarl.envs.mujoco.rows import Sensed
 from metarl.envs.registry import register_family
 from metarl.envs.tasks import Tasks
 
@@ -125,18 +126,17 @@ class HalfCheetah(MujocoFamily):
                 obs[:, 19] += physics[:, 2]
         return obs
 
-    def judge(
+    def reward_terms(
         self, tasks: Tasks, before: np.ndarray, after: np.ndarray, actions: np.ndarray, sensed: Sensed | None
-    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    ) -> dict[str, np.ndarray]:
         if self.constants.point == "com":
             velocity = self._com(self.qpos(after), self.qvel(after))[1][:, 0]
         else:
             velocity = (after[:, 1] - before[:, 1]) / self.dt
-        terms = {
+        return {
             "reward_forward": self.forward_reward(tasks, velocity),
             "reward_ctrl": -self.constants.control_cost * np.einsum("na,na->n", actions, actions),
         }
-        return terms, np.zeros(len(after), dtype=bool)
 
     @abstractmethod
     def forward_reward(self, tasks: Tasks, velocity: np.ndarray) -> np.ndarray:

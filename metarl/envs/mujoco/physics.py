@@ -10,71 +10,26 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 import gymnasium
 import numpy as np
 
 from metarl.checks import ABOVE_ZERO, COUNT, SWITCH
 from metarl.envs.family import Family, State, Step
-from metarl.envs.mujoco.bindings import Rollout, mujoco
+from metarl.envs.mujoco.bindings import mujoco
 from metarl.envs.mujoco.models import Blueprint, Model
 from metarl.envs.mujoco.pictures import draw_robot
+from metarl.envs.mujoco.pools import Pools
+from metarl.envs.mujoco.rows import Move, Rows, RowStepper, Sensed, joined, total
 from metarl.envs.tasks import Tasks, n_tasks
 from metarl.errors import unknown_name
-from metarl.processes import NATIVE_WORK, ProcessLocal
 
 _MAX_VALUE = 1e10
 """MuJoCo's own limit on positions, velocities and accelerations (mjMAXVAL)."""
-
-
-class Sensed(NamedTuple):
-    """What the sense model says about a state, for ``n`` copies."""
-
-    com: np.ndarray
-    """``[n, 3]``: centre of mass of the whole robot, m."""
-    com_velocity: np.ndarray
-    """``[n, 3]``: its velocity, m/s."""
-    rotation: np.ndarray
-    """``[n, 9]``: rotation matrix of the root body, row by row."""
-    contact: np.ndarray
-    """``[n, (body - 1) * 6]``: contact torque (N m) and force (N) on every body but the world, as MuJoCo's
-    ``cfrc_ext``: world axes, torque about the robot's centre of mass; clipped to the family's ``contact_limit``. Empty
-    for families without contact forces."""
-
-
-class _Pool:
-    """A thread pool with its scratch data: used by one caller at a time."""
-
-    def __init__(self, n_threads: int) -> None:
-        self.n_threads = n_threads
-        # Without a pool, rollouts run on the calling thread: no hand-over to a lone worker.
-        self.rollout = Rollout(nthread=n_threads if n_threads > 1 else 0)
-        self._data: dict[tuple[int, ...], list[mujoco.MjData]] = {}
-
-    def run(
-        self,
-        models: list[mujoco.MjModel],
-        n_steps: int,
-        physics: np.ndarray,
-        controls: np.ndarray,
-        out: Mapping[str, np.ndarray],
-    ) -> None:
-        first = models[0]
-        sizes = (first.nq, first.nv, first.nu, first.nbody, first.ngeom, first.nsensordata, first.narena)
-        if sizes not in self._data:
-            self._data[sizes] = [mujoco.MjData(first) for _ in range(self.n_threads)]
-        # MuJoCo's own choice for a few rows hands them out one by one, and wakes a thread for each.
-        chunk = max(len(models) // (10 * self.n_threads), min(4, -(-len(models) // self.n_threads)))
-        self.rollout.rollout(
-            models, self._data[sizes], physics, controls, skip_checks=True, nstep=n_steps, chunk_size=chunk, **out
-        )
-
-    def close(self) -> None:
-        self.rollout.close()
 
 
 class MujocoFamily(Family):
@@ -104,6 +59,7 @@ class MujocoFamily(Family):
     """
 
     concurrent = True
+    draws_in_steps = False
 
     def __init__(
         self,
@@ -135,8 +91,7 @@ class MujocoFamily(Family):
         self._contact_forces = contact_forces
         self._contact_limit = contact_limit
         self._reset_noise = reset_noise
-        self._callers: ProcessLocal[list[int]] = ProcessLocal(list)
-        self._pools: ProcessLocal[list[_Pool]] = ProcessLocal(list)
+        self._pools = Pools()
         self.model = self.compile(spec)
         model = self.model.step
         self.dt = float(model.opt.timestep) * frame_skip
@@ -176,9 +131,9 @@ class MujocoFamily(Family):
         for address in self._quaternions:
             quaternion = physics[..., 1 + address : 5 + address]
             quaternion /= np.linalg.norm(quaternion, axis=-1, keepdims=True)
+        rows = self._rows(tasks, self.models(tasks), (n, n_envs), None)
         flat = physics.reshape(n * n_envs, -1)
-        controls = np.zeros((len(flat), self.model.step.nu))
-        sensed, _ = self._sense(self.models(tasks), np.repeat(np.arange(n), n_envs), flat, controls)
+        sensed, _ = self._sense(rows, flat, np.zeros((len(flat), self.model.step.nu)))
         obs = self.observe(flat, sensed).reshape(n, n_envs, -1)
         return {"physics": physics, "diverged": np.zeros((n, n_envs), dtype=bool)}, obs
 
@@ -191,54 +146,55 @@ class MujocoFamily(Family):
         active: np.ndarray | None = None,
     ) -> Step:
         del rngs
-        shape = state["physics"].shape[:2]
+        shape = state["physics"].shape[0], state["physics"].shape[1]
         everything = state["physics"].reshape(-1, self._n_physics)
-        row_tasks = np.arange(len(everything)) // shape[1]
-        rows = None if active is None or np.count_nonzero(active) == active.size else np.flatnonzero(active)
-        actions = np.asarray(actions, dtype=np.float64).reshape(len(everything), -1)
-        before = everything
-        if rows is not None:
-            before, actions, row_tasks = everything[rows], actions[rows], row_tasks[rows]
-        before = np.ascontiguousarray(before)
-        actions = np.minimum(np.maximum(actions / self._action_scale, -1.0), 1.0)
-        controls = self._control_mean + self._control_half * actions
-        models = self.models(tasks)
+        index = None if active is None or np.count_nonzero(active) == active.size else np.flatnonzero(active)
+        rows = self._rows(tasks, self.models(tasks), shape, index)
+        flat = np.asarray(actions).reshape(len(everything), -1)
+        move = self._move(rows, np.ascontiguousarray(rows.of(everything)), rows.of(flat))
+        terms = self._judge(rows, [move])
+        diverged, terminated = (
+            np.zeros(rows.n, dtype=bool) if each is None else each for each in (move.diverged, move.terminated)
+        )
+        new = {
+            "physics": rows.whole(move.after, everything),
+            "diverged": rows.whole(diverged, state["diverged"].reshape(-1)),
+        }
+        info = {name: rows.whole(value) for name, value in terms.items()}
+        reward = rows.whole(total(terms, rows.n))
+        return Step(new, rows.whole(move.obs), reward, rows.whole(terminated), info)
 
-        after, diverged = self._advance(models, row_tasks, before, controls)
-        sensed, unsound = self._sense(models, row_tasks, after, controls)
-        diverged |= unsound
-        obs = self.observe(after, sensed)
-        batch = {name: value[row_tasks] for name, value in tasks.items()}
-        terms, terminated = self.judge(batch, before, after, actions, sensed)
-        terminated |= diverged
-        reward = sum(terms.values(), np.zeros(len(after)))
-
-        def whole(value: np.ndarray, held: np.ndarray | None = None) -> np.ndarray:
-            if rows is not None:
-                result = np.zeros((len(everything), *value.shape[1:]), value.dtype) if held is None else held.copy()
-                result[rows] = value
-                value = result
-            return value.reshape(*shape, *value.shape[1:])
-
-        new = {"physics": whole(after, everything), "diverged": whole(diverged, state["diverged"].reshape(-1))}
-        info = {name: whole(value) for name, value in terms.items()}
-        return Step(new, whole(obs), whole(reward), whole(terminated), info)
+    def stepper(
+        self, tasks: Tasks, state: State, rngs: Sequence[np.random.Generator], info: Sequence[str] = ()
+    ) -> RowStepper:
+        del rngs
+        shape = state["physics"].shape[0], state["physics"].shape[1]
+        choose = partial(self._rows, tasks, self.models(tasks), shape)
+        physics = np.ascontiguousarray(state["physics"].reshape(-1, self._n_physics))
+        return RowStepper(choose, physics, self._move, self._judge, info)
 
     @abstractmethod
     def observe(self, physics: np.ndarray, sensed: Sensed | None) -> np.ndarray:
         """Return the observations ``[n, *observation]``, float32, of ``n`` states ``[n, physics]``."""
 
     @abstractmethod
-    def judge(
+    def reward_terms(
         self, tasks: Tasks, before: np.ndarray, after: np.ndarray, actions: np.ndarray, sensed: Sensed | None
-    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Return the reward's terms, by name, each ``[n]``, whose sum is the reward; and ``[n]`` terminated.
+    ) -> dict[str, np.ndarray]:
+        """Return the reward's terms, by name, each ``[n]``, whose sum is the reward.
 
-        :param tasks: the task of each of the ``n`` copies.
+        Rows may come from several env steps of the same copies.
+
+        :param tasks: the task of each of the ``n`` rows.
         :param before: physics states ``[n, physics]`` before the step; ``after``: after it.
         :param actions: ``[n, action]``, clipped, in units of the motors' half range.
         :param sensed: of the states after the step.
         """
+
+    def terminates(self, tasks: Tasks, after: np.ndarray) -> np.ndarray | None:
+        """Return which episodes terminate, ``[n]``, at physics states ``[n, physics]``; None (the default): none."""
+        del tasks, after
+        return None
 
     def qpos(self, physics: np.ndarray) -> np.ndarray:
         """Return the positions ``[..., nq]`` in a physics state, a view."""
@@ -257,76 +213,63 @@ class MujocoFamily(Family):
         models = self.models(tasks)
         return models[task if len(models) > 1 else 0].step
 
-    @contextmanager
-    def shared_by(self, n_callers: int) -> Iterator[None]:
-        callers = self._callers.get()
-        callers.append(n_callers)
-        try:
-            yield
-        finally:
-            callers.remove(n_callers)
+    def shared_by(self, n_callers: int) -> AbstractContextManager[None]:
+        return self._pools.shared_by(n_callers)
 
     def close(self) -> None:
-        pools = self._pools.get()
-        with suppress(IndexError):
-            while True:
-                pools.pop().close()
+        self._pools.close()
 
-    def _advance(
-        self, models: Sequence[Model], row_tasks: np.ndarray, before: np.ndarray, controls: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _rows(self, tasks: Tasks, models: Sequence[Model], shape: tuple[int, int], index: np.ndarray | None) -> Rows:
+        return Rows(tasks, models, shape, index, self.frame_skip, self._n_physics)
+
+    def _move(self, rows: Rows, before: np.ndarray, actions: np.ndarray) -> Move:
+        """Take one env step of rows, from their states ``[n, physics]``."""
+        actions = np.asarray(actions, dtype=np.float64)
+        if self._action_scale != 1.0:
+            actions = actions / self._action_scale
+        actions = np.minimum(np.maximum(actions, -1.0), 1.0)
+        controls = self._control_mean + self._control_half * actions
+        after, diverged = self._advance(rows, before, controls)
+        sensed, unsound = self._sense(rows, after, controls)
+        terminated = self.terminates(rows.tasks, after)
+        if unsound is not None:
+            diverged = unsound if diverged is None else diverged | unsound
+        if diverged is not None:
+            terminated = diverged if terminated is None else terminated | diverged
+        return Move(before, after, actions, sensed, self.observe(after, sensed), diverged, terminated)
+
+    def _judge(self, rows: Rows, moves: Sequence[Move]) -> dict[str, np.ndarray]:
+        """Return the terms of the rewards of moves of the same rows, one after the other."""
+        tasks = rows.tasks
+        if len(moves) > 1:
+            tasks = {name: np.concatenate([value] * len(moves)) for name, value in tasks.items()}
+        return self.reward_terms(tasks, *joined(moves))
+
+    def _advance(self, rows: Rows, before: np.ndarray, controls: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the states after ``frame_skip`` physics steps, and which copies diverged: they stay as they were."""
-        n = len(before)
-        held = np.empty((n, self.frame_skip, controls.shape[1]))
-        held[:] = controls[:, None]
-        states = np.empty((n, self.frame_skip, self._n_physics))
-        self._run(_each_row([model.step for model in models], row_tasks), self.frame_skip, before, held, state=states)
-        after = states[:, 0] if self.frame_skip == 1 else states[:, -1].copy()
-        diverged = np.zeros(n, dtype=bool)
+        rows.controls[:] = controls[:, None]
+        self._pools.run(rows.step, self.n_threads, before, rows.controls, state=rows.states)
+        after = rows.states[:, -1].copy()
         # Written so that NaN counts as too large. A dot product would be one call instead of two, but BLAS works on it
         # with threads of its own, which keep the cores from physics.
-        if not (after.max(initial=0.0) <= _MAX_VALUE and after.min(initial=0.0) >= -_MAX_VALUE):
-            diverged = ~(np.abs(after).max(axis=1) <= _MAX_VALUE)
-            after[diverged] = before[diverged]
+        if after.max(initial=0.0) <= _MAX_VALUE and after.min(initial=0.0) >= -_MAX_VALUE:
+            return after, None
+        diverged = ~(np.abs(after).max(axis=1) <= _MAX_VALUE)
+        after[diverged] = before[diverged]
         return after, diverged
 
-    def _sense(
-        self, models: Sequence[Model], row_tasks: np.ndarray, physics: np.ndarray, controls: np.ndarray
-    ) -> tuple[Sensed | None, np.ndarray]:
+    def _sense(self, rows: Rows, physics: np.ndarray, controls: np.ndarray) -> tuple[Sensed | None, np.ndarray | None]:
         """Evaluate states; return what the sensors say, and which copies have no finite answer (theirs is 0)."""
-        n = len(physics)
-        unsound = np.zeros(n, dtype=bool)
-        if self.model.sense is None:
-            return None, unsound
-        data = np.empty((n, 1, self.model.sense.nsensordata))
-        self._run(
-            _each_row([model.sense for model in models], row_tasks), 1, physics, controls[:, None], sensordata=data
-        )
+        if rows.sense is None or self.model.sense is None:
+            return None, None
+        data = np.empty((len(physics), 1, self.model.sense.nsensordata))
+        self._pools.run(rows.sense, self.n_threads, physics, controls[:, None], sensordata=data)
         data = data[:, 0]
-        if not np.isfinite(data.sum()):
-            unsound |= ~np.isfinite(data).all(axis=1)
-            data[unsound] = 0.0
+        if np.isfinite(data.sum()):
+            return _sensed(data, self._contact_limit), None
+        unsound = np.asarray(~np.isfinite(data).all(axis=1))
+        data[unsound] = 0.0
         return _sensed(data, self._contact_limit), unsound
-
-    def _run(
-        self, models: list[mujoco.MjModel], n_steps: int, physics: np.ndarray, controls: np.ndarray, **out: np.ndarray
-    ) -> None:
-        """Fill ``out`` from one rollout of every row."""
-        if not models:
-            return
-        # Callers on several threads get a pool each; list operations are atomic.
-        n_threads = -(-self.n_threads // (sum(self._callers.get()) or 1))
-        pools, pool = self._pools.get(), None
-        while pools and pool is None:
-            with suppress(IndexError):
-                pool = pools.pop()
-            if pool is not None and pool.n_threads != n_threads:
-                pool.close()
-                pool = None
-        with NATIVE_WORK:
-            pool = pool or _Pool(n_threads)
-            pool.run(models, n_steps, physics, controls, out)
-        pools.append(pool)
 
 
 _RESET_NOISE = {
@@ -372,13 +315,6 @@ def _contact_forces(sensors: np.ndarray, com: np.ndarray, limit: float) -> np.nd
     np.maximum(wrench, -limit, out=wrench)
     result[touching] = np.minimum(wrench, limit, out=wrench)
     return result.reshape(n, n_bodies * 6)
-
-
-def _each_row(models: Sequence[mujoco.MjModel], row_tasks: np.ndarray) -> list[mujoco.MjModel]:
-    """Return the model of each row of a flat batch."""
-    if len(models) == 1:
-        return [models[0]] * len(row_tasks)
-    return [models[task] for task in row_tasks.tolist()]
 
 
 # ------------------------------------------------------------------------------------------------------------ constants

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from metarl.envs.family import Family, State, Step
+from metarl.envs.stepping import Earned, Reached, Stepper, stepper_of
 from metarl.envs.tasks import Task, Tasks
 from metarl.envs.views.around import Around
 
@@ -34,6 +36,7 @@ class Oracle(Around):
         super().__init__(family, "an oracle", oracle=True)
         if family.evaluation_family is not None:
             self.evaluation_family = Oracle(family.evaluation_family)
+        self.draws_in_steps = family.draws_in_steps
         self.observation_space = self._extend(family.observation_space)
 
     def _extend(self, space: spaces.Box) -> spaces.Box:
@@ -82,6 +85,29 @@ class Oracle(Around):
         step = self.family.step(tasks, state, actions, rngs, active)
         return step._replace(obs=self._append(tasks, step.obs))
 
+    def stepper(
+        self, tasks: Tasks, state: State, rngs: Sequence[np.random.Generator], info: Sequence[str] = ()
+    ) -> Stepper:
+        return _Told(stepper_of(self.family, tasks, state, rngs, info), partial(self._append, tasks))
+
     def spaces(self, task: Task) -> tuple[spaces.Box, spaces.Space[Any]]:
         observation_space, action_space = self.family.spaces(task)
         return self._extend(observation_space), action_space
+
+
+class _Told(Stepper):
+    """Steps a family, and tells the task.
+
+    :param inner: steps the family.
+    :param append: returns observations with the task.
+    """
+
+    def __init__(self, inner: Stepper, append: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._inner, self._append = inner, append
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> Reached:
+        reached = self._inner.step(actions, active)
+        return reached._replace(obs=self._append(reached.obs))
+
+    def earned(self) -> Earned:
+        return self._inner.earned()

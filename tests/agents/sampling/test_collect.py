@@ -132,6 +132,27 @@ def test_blocks_on_threads_change_nothing() -> None:
     family.close()
 
 
+@pytest.mark.parametrize(("id", "falls"), [("AntVel-v0", {"min_z": 0.52}), ("HalfCheetahVel-v0", {})])
+@pytest.mark.parametrize(("n_episodes", "width"), [(16, 64), (9, 20), (5, 64), (40, 13)])
+def test_the_copies_of_one_task_in_two_blocks_change_nothing(
+    id: str, falls: dict[str, float], n_episodes: int, width: int
+) -> None:
+    family = make_family(id, horizon=25, **falls)
+    kwargs = {"net_arch": [width, width]}
+    policy = FunctionalPolicy("MlpPolicy", family.observation_space, family.action_space, kwargs)
+    tasks, info = family.sample_tasks(np.random.default_rng(0), 1), ("reward_ctrl",)
+    whole, parts = (
+        collect(
+            family, policy, make_stack(policy, 1), tasks, make_seeds(1), n_episodes=n_episodes, info=info, parallel=each
+        )
+        for each in (Parallel(1), Parallel(2))
+    )
+    assert_same(whole, parts)
+    np.testing.assert_array_equal(whole.final_obs, parts.final_obs)
+    np.testing.assert_array_equal(whole.info["reward_ctrl"], parts.info["reward_ctrl"])
+    assert bool(falls) != bool(whole.mask.all())
+
+
 def test_streams_differ_by_task_and_repeat() -> None:
     family = Staircase(random=True)
     same = make_tasks([1.0, 1.0], [0, 0])

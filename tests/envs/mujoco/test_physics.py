@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
 import pytest
 
-from metarl.envs.family import Family, State
+from metarl.envs.family import Family, State, Step
+from metarl.envs.mujoco import rows
 from metarl.envs.mujoco.ant import AntVel
 from metarl.envs.mujoco.half_cheetah import HalfCheetahVel
 from metarl.envs.mujoco.models import Model, _pair_with_ground, gymnasium_spec
 from metarl.envs.registry import make_family
+from metarl.envs.stepping import stepper_of
 from metarl.envs.tasks import Tasks, take_tasks
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.streams import stream
@@ -108,6 +111,56 @@ def test_inactive_copies_are_not_stepped(id: str) -> None:
     assert not part.terminated[~active].any()
     none = family.step(tasks, state, action, rngs, np.zeros_like(active))
     np.testing.assert_array_equal(none.state["physics"], kept)
+
+
+@pytest.mark.parametrize("judged_together", [1, 40, 10_000])
+@pytest.mark.parametrize("id", ["AntVel-v0", "AntLeg-v0", "HalfCheetahVel-v0"])
+@pytest.mark.parametrize("oracle", [False, True])
+def test_a_stepper_does_what_steps_do(
+    id: str, oracle: bool, judged_together: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings into a file in the working directory.
+    monkeypatch.setattr(rows, "JUDGED_TOGETHER", judged_together)
+    family = make_family(id, oracle=oracle)
+    tasks = family.sample_tasks(stream(0, "tasks"), N_TASKS)
+    state, _ = family.reset(tasks, task_streams(0, "test", 0, N_TASKS), N_ENVS)
+    state["physics"][1, 2, 26 if "Ant" in id else 15] = 1e9  # it diverges at once
+    names = list(family.step(tasks, state, actions_of(family)[0], []).info)
+    stepper = stepper_of(family, tasks, state, [], names)
+    active = np.ones((N_TASKS, N_ENVS), dtype=bool)
+    steps = []
+    for time, action in enumerate(actions_of(family)):
+        step, reached = family.step(tasks, state, action, [], active), stepper.step(action, active)
+        np.testing.assert_array_equal(reached.obs, step.obs)
+        np.testing.assert_array_equal(np.zeros_like(active) if reached.ended is None else reached.ended, step.ended)
+        steps.append(step)
+        state, over = step.state, step.ended.copy()
+        over[2, 0] |= time == 6
+        active = active & ~over if (over & active).any() else active
+    assert steps[0].ended[1, 2]
+    rewards, terms = stepper.earned()
+    np.testing.assert_array_equal(np.stack(list(rewards)), np.stack([step.reward for step in steps]))
+    for name in names:
+        np.testing.assert_array_equal(np.stack(list(terms[name])), np.stack([step.info[name] for step in steps]))
+
+
+class Doubled(HalfCheetahVel):
+    """It has a step of its own, and the stepper of the class above knows nothing of it."""
+
+    def step(self, *args: Any, **kwargs: Any) -> Step:
+        step = super().step(*args, **kwargs)
+        return step._replace(reward=2 * step.reward)
+
+
+def test_a_step_of_ones_own_is_what_is_collected() -> None:
+    family = Doubled(horizon=5)
+    tasks = family.sample_tasks(stream(0, "tasks"), N_TASKS)
+    state, _ = family.reset(tasks, task_streams(0, "test", 0, N_TASKS), N_ENVS)
+    action = actions_of(family)[0]
+    stepper = stepper_of(family, tasks, state, [])
+    stepper.step(action, np.ones((N_TASKS, N_ENVS), dtype=bool))
+    plain = HalfCheetahVel(horizon=5).step(tasks, state, action, [])
+    np.testing.assert_array_equal(stepper.earned()[0][0], 2 * plain.reward)
 
 
 @pytest.mark.parametrize("id", IDS)
