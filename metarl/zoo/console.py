@@ -27,6 +27,8 @@ from metarl.meta.progress import Work
 NARROW = 76
 """Columns of a terminal below which a bar says how much is done and how long it takes, and nothing else: not part of a
 number."""
+LEARNING = "what is being learnt"
+"""What a run does where nothing more is known."""
 LINE_SECONDS = 60.0
 """Seconds between two lines where a meta-iteration takes longer."""
 PRE, POST = "meta/pre_adapt_rew", "meta/post_adapt_rew"
@@ -136,6 +138,8 @@ class Reporter:
         self._began = self._told = time.monotonic()
         self._progress: Progress | None = None
         self._task = TaskID(0)
+        self.doing = LEARNING
+        """What is done at the moment, in a few words."""
         if bar:
             screen = Console(highlight=False)
             left = TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(min_width=7, no_wrap=True))
@@ -164,7 +168,7 @@ class Reporter:
 
     def update(self, num_timesteps: int, iteration: int) -> None:
         """Show the state after a meta-iteration."""
-        self._told = time.monotonic()
+        self._told, self.doing = time.monotonic(), LEARNING
         # A line tells what is new; the bar shows the last that is known.
         returns = self.writer.text() if self._progress is not None else self.writer.news()
         # Env steps a second of this process, those of an earlier one not counted.
@@ -186,6 +190,8 @@ class Reporter:
         """Show how far a meta-iteration is; as a line once a minute, which short ones are over before."""
         rate = (num_timesteps - self.start) / max(time.monotonic() - self._began, 1e-9)
         where = f"{work.tasks}: {work.n_done}/{work.n_units}"
+        more = work.n_done < work.n_units
+        self.doing = f"part {work.n_done + 1} of {work.n_units} of learning {work.tasks}" if more else LEARNING
         if self._progress is not None:
             words = f"iteration {iteration + 1}, {where}" if work.n_units > 1 else f"iteration {iteration + 1}"
             self._progress.update(
@@ -196,8 +202,13 @@ class Reporter:
             done = f"{format_steps(num_timesteps)}/{format_steps(self.total)} env steps"
             say(f"in meta-iteration {iteration + 1}  {done}  {format_steps(rate)}/s  {where}")
 
-    def busy(self, what: str) -> None:
-        """Say in the bar what goes on until the next update."""
+    def busy(self, what: str, doing: str) -> None:
+        """Say what goes on until the next update.
+
+        :param what: for the bar.
+        :param doing: what a stop waits for.
+        """
+        self.doing = doing
         if self._progress is not None:
             self._progress.update(self._task, description=what)
 

@@ -16,11 +16,12 @@ class Interrupts:
     done again, number for number, when the run goes on.
 
     :param announce: called at the first signal, with a line to show.
+    :param doing: says in a few words what is done at the moment, which the stop waits for.
     """
 
-    def __init__(self, announce: Callable[[str], None]) -> None:
+    def __init__(self, announce: Callable[[str], None], doing: Callable[[], str]) -> None:
         self.requested = False
-        self._announce = announce
+        self._announce, self._doing = announce, doing
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -41,4 +42,4 @@ class Interrupts:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._announce("stopping as soon as what was done can be saved (once more: at once)")
+        self._announce(f"stopping after {self._doing()}, so that all is saved (once more: at once)")

@@ -12,6 +12,7 @@ import yaml
 
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.files.untrusted import dump_yaml
+from metarl.meta.adaptation.learners import merge_arguments
 from metarl.zoo import config
 
 
@@ -216,3 +217,13 @@ def test_a_key_that_is_given_twice_is_an_error(tmp_path: Path) -> None:
     path.write_text("PointMass-v0:\n")
     with pytest.raises(ConfigError, match="the entry for PointMass-v0 is None"):
         config.load_hyperparameters("maml", "PointMass-v0", str(path))
+
+
+def test_a_number_of_episodes_replaces_one_of_env_steps() -> None:
+    """The env steps would be taken before it, and the number of episodes be without effect."""
+    base = {"n_transitions": 50_000, "meta_batch_size": 2}
+    assert merge_arguments(base, {"n_episodes": 2}) == {"n_episodes": 2, "meta_batch_size": 2}
+    assert merge_arguments({"n_episodes": 2}, {"n_transitions": 9})["n_transitions"] == 9
+    assert merge_arguments(base, {"n_episodes": 2, "n_transitions": None}) == {"n_episodes": 2, "meta_batch_size": 2}
+    with pytest.raises(ConfigError, match="n_episodes and n_transitions both say how large a batch is"):
+        merge_arguments({}, {"n_episodes": 2, "n_transitions": 9})

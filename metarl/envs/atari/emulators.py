@@ -161,7 +161,9 @@ class Emulator:
         if self._grey:
             obs[:] = self._frames
         else:
-            obs.reshape(-1, 3, *obs.shape[1:])[:] = self._frames.transpose(0, 3, 1, 2)
+            # As two axes NumPy turns them twice as fast as as four.
+            for own, frame in zip(obs.reshape(-1, 3, obs[0].size), self._frames, strict=True):
+                own[:] = frame.reshape(-1, 3).T
         missing = self._screen.n_stack - 1 - self._age
         if missing > 0:
             obs[: missing * (len(obs) // self._screen.n_stack)] = 0

@@ -48,9 +48,16 @@ def require_learner(name: Any, learner_kwargs: Any) -> None:
 def merge_arguments(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return a meta-algorithm's arguments with others on top, as :func:`metarl.arguments.merge` does.
 
-    Another learner inherits the discount factor only where it has one.
+    Another learner inherits the discount factor only where it has one. A number of episodes replaces one of env steps,
+    which would be taken before it.
+
+    :raises ConfigError: both are on top.
     """
     result = merge(base, overrides)
+    if overrides.get("n_episodes") is not None:
+        if overrides.get("n_transitions") is not None:
+            raise ConfigError("n_episodes and n_transitions both say how large a batch is: give one of them")
+        result.pop("n_transitions", None)
     learner = LEARNERS.get(str(result.get("learner")))
     if learner is not None and "learner" in overrides and "gamma" not in {*learner.options(), *overrides}:
         result.pop("gamma", None)

@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from metarl.agents.generators import sb3_generators
+from metarl.agents.learners.base import Continuing
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT, NONE, SEED, plain_tree
 from metarl.envs.family import Family, score_of
@@ -110,11 +111,12 @@ def finetune_sb3(
     seed: int = 0,
     label: str = "",
     progress: Progress | None = None,
+    n_rollouts: int = 1,
 ) -> LearningCurves:
     """Learn every task on its own with plain SB3.
 
-    A point is one rollout: the returns of the episodes that ended in it, so the first point is the policy before any
-    update. SB3's global generators are seeded for each task and put back afterwards.
+    A point is one rollout, or ``n_rollouts`` of them: the returns of the episodes that ended in it, so the first point of one rollout is the policy before
+    any update. SB3's global generators are seeded for each task and put back afterwards.
 
     :param make_model: builds the model for a task.
     :param family: the family.
@@ -124,7 +126,8 @@ def finetune_sb3(
     :param seed: task ``i`` has the same streams whatever the model.
     :param label: names the curves.
     :param progress: called with (tasks done, tasks in all).
-    :raises ConfigError: no episode ends in a rollout.
+    :param n_rollouts: of a point; at the end, what is no whole point is left out.
+    :raises ConfigError: no episode ends in a point.
     """
     rows: list[list[float]] = []
     env_steps: list[int] = []
@@ -132,30 +135,35 @@ def finetune_sb3(
     for task in range(count):
         task_seed = int(seed_sequence(seed, "finetune", task).generate_state(1)[0])
         env = FamilyVecEnv(family, take_tasks(tasks, slice(task, task + 1)), n_envs=n_envs, seed=task_seed)
-        callback = _EpisodeReturns()
+        callback = _EpisodeReturns(n_rollouts)
         with sb3_generators(), library_torch():
             model = make_model(env, task_seed)
             model.set_random_seed(task_seed)
             model.learn(total_timesteps, callback=callback)
         rows.append(callback.returns)
-        env_steps = callback.env_steps
+        env_steps = callback.env_steps[: len(callback.returns)]
         if progress is not None:
             progress(task + 1, count)
     return LearningCurves(label, np.array(env_steps), np.array(rows), tasks, seed, score=score_of(family))
 
 
 class _EpisodeReturns(BaseCallback):
-    """Records the mean return of the episodes that end in each rollout."""
+    """Records the mean return of the episodes that end in each point.
 
-    def __init__(self) -> None:
+    :param n_rollouts: of a point.
+    """
+
+    def __init__(self, n_rollouts: int) -> None:
         super().__init__()
         self.returns: list[float] = []
         self.env_steps: list[int] = []
         self._ended: list[float] = []
+        self._n_rollouts, self._n_done = n_rollouts, 0
 
     def _on_rollout_start(self) -> None:
-        self.env_steps.append(self.model.num_timesteps)
-        self._ended = []
+        if self._n_done % self._n_rollouts == 0:
+            self.env_steps.append(self.model.num_timesteps)
+            self._ended = []
 
     def _on_step(self) -> bool:
         if self.locals["dones"].any():
@@ -163,10 +171,12 @@ class _EpisodeReturns(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
+        self._n_done += 1
+        if self._n_done % self._n_rollouts:
+            return
         if not self._ended:
-            raise ConfigError(
-                f"no episode ends in a rollout of n_steps={getattr(self.model, 'n_steps', None)}: use more"
-            )
+            n_steps = self._n_rollouts * getattr(self.model, "n_steps", 1)
+            raise ConfigError(f"no episode ends in {n_steps} env steps of a copy: take more, for inner steps too")
         self.returns.append(float(np.mean(self._ended)))
 
 
@@ -395,18 +405,19 @@ def finetune(
 ) -> Finetuning:
     """Learn held-out tasks with plain SB3, from the export and from scratch with equal hyperparameters.
 
-    A rollout is as many env steps as an inner step of ``model`` collects. With SGD the other hyperparameters are those
+    A rollout is as many env steps as an inner step of ``model`` collects; around a learner that takes many updates in
+    one it is that of an update, and a point of the curves as many as an inner step has. With SGD the other hyperparameters are those
     that make an update an inner step, see :mod:`metarl.meta.export.sb3`; with Adam they are SB3's defaults, but for the
     discount factor and, for PPO, minibatches of a quarter of a rollout.
 
     :param model: a meta-algorithm: its initialisation, its family, and its network also from scratch.
-    :param total_timesteps: env steps for each task, start and optimiser; rounded up to whole rollouts, at least two.
+    :param total_timesteps: env steps for each task, start and optimiser; rounded up to whole rollouts; more than a point of the curves has.
     :param kind: ``"ppo"``, ``"a2c"`` or ``"trpo"``.
     :param optimizers: ``"sgd"``, ``"adam"`` or both; TRPO takes ``"adam"`` only.
     :param from_export: False learns from scratch only.
     :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
     :param n_tasks: tasks; where the family has fewer, each is learnt several times with its own streams.
-    :param n_envs: copies of a task that step together; None: as many as an inner step has episodes.
+    :param n_envs: copies of a task that step together; None: as many as an inner step has episodes, or an update copies.
     :param seed: of the streams.
     :param progress: called with (label of the curves, tasks done, tasks in all).
     :param hyperparameters: of the stock class, for all.
@@ -419,13 +430,19 @@ def finetune(
     tasks, strata, n_family = evaluation_tasks(model.family, split, n_tasks)
     is_sample = strata is not None and (n_family or 0) > len(set(strata))
     family, episodes = model.family.acts_in, getattr(model, "n_episodes", 20)
-    n_envs = episodes if n_envs is None else n_envs
+    learner = getattr(getattr(model, "adaptation", None), "learner", None)
+    continuing: Continuing | None = getattr(learner, "continuing", None)
+    if n_envs is None:
+        n_envs = episodes if continuing is None else continuing.n_envs
     batch = getattr(model, "n_transitions", None) or episodes * family.horizon
-    n_steps = COUNT("n_steps", hyperparameters.pop("n_steps", -(-batch // n_envs)))
+    size = batch if continuing is None else continuing.size
+    n_steps = COUNT("n_steps", hyperparameters.pop("n_steps", -(-size // n_envs)))
     rollout = n_steps * n_envs
-    if total_timesteps <= rollout:
+    n_rollouts = 1 if continuing is None else -(-batch // rollout)
+    if total_timesteps <= n_rollouts * rollout:
         raise ConfigError(
-            f"{total_timesteps:,} env steps are no more than a rollout ({rollout:,}): nothing would be learnt"
+            f"{total_timesteps:,} env steps are no more than a rollout ({n_rollouts * rollout:,}): nothing would be "
+            "learnt"
         )
     exports = {}
     for name in dict.fromkeys(optimizers):
@@ -444,6 +461,6 @@ def finetune(
     curves = []
     for label, make in starts:
         report = None if progress is None else partial(progress, label)
-        curve = finetune_sb3(make, family, tasks, total_timesteps, n_envs, seed, label, report)
+        curve = finetune_sb3(make, family, tasks, total_timesteps, n_envs, seed, label, report, n_rollouts)
         curves.append(replace(curve, strata=None if strata is None else np.array(strata), is_sample=is_sample))
     return Finetuning(curves[: -len(exports)], curves[-len(exports) :])

@@ -57,8 +57,6 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
         raise ConfigError(
             f"--task says what differs by task in an environment of Gymnasium: {env_id} has tasks already"
         )
-    if {"n_episodes", "n_transitions"} <= args.hyperparams.keys():
-        raise ConfigError("n_episodes and n_transitions both say how large a batch is: give one of them")
     config = merge_arguments(load_hyperparameters(algo, env_id, args.conf_file), args.hyperparams)
     if args.n_timesteps is not None:
         config["n_timesteps"] = args.n_timesteps

@@ -91,7 +91,7 @@ class RunCallback(UnitCallback):
         self._seen = now
         self._held.require_in_place()
         if self._evaluation is not None and self._evaluation.due(before, now, now >= self._total):
-            self._reporter.busy("validating")
+            self._reporter.busy("validating", "the evaluation on validation tasks")
             try:
                 self._evaluation.run(self.model)
             except DivergedError as error:

@@ -86,7 +86,7 @@ def train(
     # The checkpoint holds all that the final model of a shorter run held.
     folder.final.unlink(missing_ok=True)
     try:
-        with _rescuing(held, model), reporter, Interrupts(reporter.note) as interrupts:
+        with _rescuing(held, model), reporter, Interrupts(reporter.note, lambda: reporter.doing) as interrupts:
             callback = RunCallback(held, reporter, interrupts, total, recorded["save_freq"], evaluation)
             if model.num_timesteps < total:
                 model.learn(

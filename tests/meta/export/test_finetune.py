@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import Pretrain, RandomInit
+from metarl import Pretrain, RandomInit, Reptile
 from metarl.envs import Score
 from metarl.errors import ConfigError
 from metarl.meta.evaluation.statistics import bootstrap_bands, paired_interval
@@ -154,8 +154,26 @@ def test_reproducible_and_leaves_the_global_generators_alone(model: Pretrain) ->
 
 def test_a_rollout_must_end_an_episode(model: Pretrain) -> None:
     exported = export_sb3(model, optimizer="adam", value_tasks=0, n_envs=1, n_steps=2, batch_size=2)
-    with pytest.raises(ConfigError, match="no episode ends in a rollout of n_steps=2"):
+    with pytest.raises(ConfigError, match="no episode ends in 2 env steps of a copy"):
         finetune_sb3(exported.on, model.family, model.family.tasks("test", 1), 8, 1)
+
+
+def test_a_point_has_as_many_rollouts_as_an_inner_step_has_updates() -> None:
+    model = Reptile(
+        "MlpPolicy",
+        "PointMass-v0",
+        env_kwargs={"horizon": 10},
+        learner="a2c",
+        learner_kwargs={"n_steps": 5, "n_envs": 2},
+        n_inner_steps=1,
+        n_transitions=40,
+        meta_batch_size=1,
+        policy_kwargs={"net_arch": [4]},
+    )
+    found = finetune(model, 90, kind="a2c", optimizers=["adam"], n_tasks=1)
+    (curves,) = found.exports
+    assert curves.env_steps.tolist() == [0, 40]
+    assert curves.returns.shape == (1, 2)
 
 
 def make_curves(label: str, returns: list[list[float]], seed: int = 0) -> LearningCurves:

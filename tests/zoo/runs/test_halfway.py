@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -50,17 +51,22 @@ def test_killed_inside_a_meta_iteration_it_ends_with_the_same_bits(case: str, ki
     assert numbers(whole) == numbers(again)
 
 
-def test_an_interrupt_stops_inside_and_is_gone_on_with_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_stops_inside_and_is_gone_on_with_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["train", "--algo", "reptile", *TINY, "-params", *SIZES, *CONTINUING, "n_inner_steps:3"]
     inside = Reporter.inside
 
     def interrupted(self: Reporter, *args: Any) -> None:
         monkeypatch.setattr(Reporter, "inside", inside)
-        signal.raise_signal(signal.SIGINT)
         inside(self, *args)
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Reporter, "inside", interrupted)
-    assert main([*argv, "-f", str(tmp_path / "stopped")]) == 130
+    assert main([*argv, "-f", str(tmp_path / "stopped"), "--verbose", "1"]) == 130
+    says = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stopping")]
+    assert len(says) == 1
+    assert re.fullmatch(r"stopping after part 2 of 3 of learning goal .* and 2 more, so that all is saved .*", says[0])
     run = tmp_path / "stopped" / "reptile" / "PointMass-v0_1"
     assert int(load_checkpoint(run / "checkpoint.safetensors")[0]["unfinished/0/n_done"]) == 1
     assert metarl.load(run / "checkpoint").num_timesteps == 0
