@@ -417,7 +417,7 @@ def finetune(
     :param from_export: False learns from scratch only.
     :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
     :param n_tasks: tasks; where the family has fewer, each is learnt several times with its own streams.
-    :param n_envs: copies of a task that step together; None: as many as an inner step has episodes, or an update copies.
+    :param n_envs: copies of a task that step together; None: as an inner step has episodes, or an update copies.
     :param seed: of the streams.
     :param progress: called with (label of the curves, tasks done, tasks in all).
     :param hyperparameters: of the stock class, for all.
