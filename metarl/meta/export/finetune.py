@@ -406,12 +406,13 @@ def finetune(
     """Learn held-out tasks with plain SB3, from the export and from scratch with equal hyperparameters.
 
     A rollout is as many env steps as an inner step of ``model`` collects; around a learner that takes many updates in
-    one it is that of an update, and a point of the curves as many as an inner step has. With SGD the other hyperparameters are those
-    that make an update an inner step, see :mod:`metarl.meta.export.sb3`; with Adam they are SB3's defaults, but for the
-    discount factor and, for PPO, minibatches of a quarter of a rollout.
+    one it is that of an update, and a point of the curves as many as an inner step has. With SGD the other
+    hyperparameters are those that make an update an inner step, see :mod:`metarl.meta.export.sb3`; with Adam they are
+    SB3's defaults, but for the discount factor and, for PPO, minibatches of a quarter of a rollout.
 
     :param model: a meta-algorithm: its initialisation, its family, and its network also from scratch.
-    :param total_timesteps: env steps for each task, start and optimiser; rounded up to whole rollouts; more than a point of the curves has.
+    :param total_timesteps: env steps for each task, start and optimiser, more than a point of the curves has; rounded
+        up to whole rollouts.
     :param kind: ``"ppo"``, ``"a2c"`` or ``"trpo"``.
     :param optimizers: ``"sgd"``, ``"adam"`` or both; TRPO takes ``"adam"`` only.
     :param from_export: False learns from scratch only.
