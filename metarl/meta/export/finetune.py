@@ -115,8 +115,9 @@ def finetune_sb3(
 ) -> LearningCurves:
     """Learn every task on its own with plain SB3.
 
-    A point is one rollout, or ``n_rollouts`` of them: the returns of the episodes that ended in it, so the first point of one rollout is the policy before
-    any update. SB3's global generators are seeded for each task and put back afterwards.
+    A point is one rollout, or ``n_rollouts`` of them: the returns of the episodes that ended in it, so the first point
+    of one rollout is the policy before any update. SB3's global generators are seeded for each task and put back
+    afterwards.
 
     :param make_model: builds the model for a task.
     :param family: the family.
