@@ -1,0 +1,198 @@
+"""The report of ``meta-transfer-*.yml``: encoders beside each other, under noise on the support."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from metarl.errors import ConfigError
+from metarl.files.schema import read_as
+from metarl.meta.evaluation.comparison import compare
+from metarl.meta.evaluation.report import Report
+from metarl.meta.evaluation.tables import Table
+from metarl.zoo.experiments.comparison import Verdict
+from metarl.zoo.experiments.jobs import Entry
+from metarl.zoo.experiments.report import PaperReport, Section, register_report
+from metarl.zoo.experiments.testing import Tested, Trained, by_cell, tested
+
+ENCODER = "encoder"
+"""The hyperparameter that an entry's grid runs over; each further one makes a column for each of its values."""
+NOISE = "support_noise"
+"""The argument of the family that an entry's conditions set."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the YAML says for this report.
+
+    :param source: the table or figure of the paper.
+    :param gradient: the encoders that take a gradient.
+    :param pooling: those that they are compared with.
+    :param published: by encoder, the mean and the standard deviation over seeds, for each column.
+    """
+
+    source: str
+    gradient: list[str]
+    pooling: list[str]
+    published: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One setting that all encoders are tested in.
+
+    :param words: what it is called.
+    :param noise: the standard deviation of the noise on the support.
+    :param reports: by encoder, in the order of the grid.
+    """
+
+    words: str
+    noise: float
+    reports: Mapping[str, Report]
+
+
+@register_report("meta-transfer-ant")
+@register_report("meta-transfer-cosine")
+@register_report("meta-transfer-maze")
+@register_report("meta-transfer-parameters")
+@register_report("meta-transfer-pendulum")
+class MetaTransfer(PaperReport):
+    """A row for each encoder, a column for each amount of noise, with the published numbers below."""
+
+    about: ClassVar[str] = (
+        "Scores on held-out tasks, once the support of a task was decoded to a network. Cells are the mean over "
+        "training seeds with the standard deviation over them, as the paper prints it; pairs of encoders are compared "
+        "on the same tasks and streams by 95% bootstrap intervals by task, then by seed. Noise is added to the targets "
+        "of the support when it is tested, and not in training, unless the settings say so."
+    )
+
+    @property
+    def settings(self) -> Settings:
+        """What the YAML says for this report."""
+        return read_as(Settings, self.experiment.settings, f"report of {self.experiment.name}.yml", ConfigError)
+
+    def file_names(self) -> list[str]:
+        """Return the names of what the results may be written to beside the record."""
+        envs = dict.fromkeys(entry.env for entry in self.experiment.entries if entry.grid)
+        return [*super().file_names(), *(f"{_figure_name(env)}.png" for env in envs)]
+
+    def ablation(self, entry: Entry, runs: Sequence[Trained]) -> Section:
+        """Return how the encoders compare."""
+        settings, found = self.settings, columns(entry, runs)
+        verdicts = [item for column in found for item in _verdicts(column, settings)]
+        return Section(
+            [_table(found, settings, entry.env)],
+            [line for column in found for line in _sentences(column, settings)],
+            {_figure_name(entry.env): _figure(found, entry.env)},
+            [{"env": entry.env, "cell": {}, **item.to_dict()} for item in verdicts],
+        )
+
+
+def columns(entry: Entry, runs: Sequence[Trained]) -> list[Column]:
+    """Return what the runs of one environment came to: without noise first, for each of the grid's other settings."""
+    others = {name: values for name, values in entry.grid.items() if name != ENCODER}
+    trained: dict[tuple[Any, ...], dict[str, list[Tested]]] = {}
+    for cell, own in by_cell(runs):
+        trained.setdefault(tuple(cell[name] for name in others), {})[str(cell[ENCODER])] = tested(own)
+    plain = float(dict(entry.hyperparams).get(f"env_kwargs.{NOISE}", 0.0))
+    noise = {"last": plain} | {name: float(kwargs.get(NOISE, plain)) for name, kwargs in entry.conditions.items()}
+    found = []
+    for values, (kind, sigma) in itertools.product(itertools.product(*others.values()), noise.items()):
+        by_encoder = trained.get(values, {})
+        reports = {name: item.report for name, items in by_encoder.items() for item in items if item.checkpoint == kind}
+        words = [f"{name.rsplit('.', 1)[-1]} {value}" for name, value in zip(others, values, strict=True)]
+        words += [f"σ = {sigma:g}"] if len(noise) > 1 else []
+        if reports:
+            found.append(Column(", ".join(words) or "score", sigma, reports))
+    return found
+
+
+def scores(report: Report) -> np.ndarray:
+    """Return ``[run]``, each training seed's mean score over tasks, once the whole support was seen."""
+    means: np.ndarray = report.score.sign * report.returns[..., -1].mean(1)
+    return means
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{values.mean():.3f} ±{values.std():.3f}" if len(values) > 1 else f"{values.mean():.3f}"
+
+
+def _table(found: Sequence[Column], settings: Settings, env: str) -> Table:
+    encoders = dict.fromkeys(name for column in found for name in column.reports)
+    rows = [
+        [name, *(_spread(scores(c.reports[name])) if name in c.reports else "" for c in found)] for name in encoders
+    ]
+    for name, values in settings.published.items():
+        cells = [f"{mean:.3f} ±{spread:.3f}" for mean, spread in values][: len(found)]
+        rows.append([f"{name}, published", *cells, *[""] * (len(found) - len(cells))])
+    first = next(iter(found[0].reports.values()))
+    n_runs = max(report.n_runs for column in found for report in column.reports.values())
+    seeds = f"mean ± standard deviation over {n_runs} training seeds" if n_runs > 1 else "one training seed"
+    notes = [f"{seeds}, {first.n_tasks} test tasks; {first.score.axis}", f"published: {settings.source}"]
+    return Table(["", *(column.words for column in found)], rows, f"{env}, test tasks", notes)
+
+
+def _verdicts(column: Column, settings: Settings) -> list[Verdict]:
+    """Compare each encoder that takes a gradient with each other one."""
+    found = []
+    for a, b in itertools.product(settings.gradient, settings.pooling):
+        if a in column.reports and b in column.reports:
+            pair = compare(column.reports[a], column.reports[b])
+            last = pair.returns.n_points - 1
+            found.append(Verdict(a, b, column.words, last, pair.returns.at(last), pair.is_supported))
+    return found
+
+
+def _sentences(column: Column, settings: Settings) -> list[str]:
+    """Say of each encoder that takes a gradient whom it beats, and who beats it."""
+    lines = []
+    found = _verdicts(column, settings)
+    for encoder in dict.fromkeys(item.a for item in found):
+        own = [item for item in found if item.a == encoder]
+        groups = {
+            "is ahead of": [item for item in own if item.winner == item.a],
+            "is behind": [item for item in own if item.winner == item.b],
+            "is not clearly different from": [item for item in own if item.winner is None],
+        }
+        clauses = [
+            f"{words} {', '.join(f'{item.b} ({item.interval})' for item in items)}"
+            for words, items in groups.items()
+            if items
+        ]
+        lines.append(
+            f"{column.words}: {encoder} {'; '.join(clauses)}. Differences of returns, above 0 where it is ahead."
+        )
+    return lines
+
+
+def _figure_name(env: str) -> str:
+    return f"{env}_noise"
+
+
+def _figure(found: Sequence[Column], env: str) -> Figure:
+    """Draw each encoder's score against the noise on the support, with the standard deviation over seeds."""
+    panels: dict[str, list[Column]] = {}
+    for column in found:
+        panels.setdefault(column.words.rpartition("σ")[0].rstrip(", "), []).append(column)
+    figure = Figure(figsize=(5.0 * len(panels) + 1.5, 4.0), layout="constrained")
+    encoders = list(dict.fromkeys(name for column in found for name in column.reports))
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, own) in zip(axes, panels.items(), strict=True):
+        for index, name in enumerate(encoders):
+            points = [(column.noise, scores(column.reports[name])) for column in own if name in column.reports]
+            if points:
+                mean, spread = (np.array([getattr(values, what)() for _, values in points]) for what in ("mean", "std"))
+                axis.errorbar(
+                    [x for x, _ in points], mean, spread, marker="o", capsize=2, label=name, color=f"C{index}"
+                )
+        axis.set_title(title or env)
+        axis.set_xlabel("σ of the noise on the support")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(next(iter(found[0].reports.values())).score.axis)
+    axes[-1].legend(fontsize="small")
+    return figure
