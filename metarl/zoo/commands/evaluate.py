@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from metarl.errors import ConfigError
+from metarl.meta.base import MetaAlgorithm
 from metarl.meta.evaluation.report import Report
 from metarl.zoo.algorithms import load_model
 from metarl.zoo.console import CountBars, say
@@ -30,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
     families = list(dict.fromkeys(model.family.id for model in models))
     if len(families) > 1:
         raise ConfigError(f"runs on {' and '.join(families)} cannot be compared: their tasks differ")
-    sizes = list(dict.fromkeys(getattr(model, "n_episodes", None) for model in models))
+    sizes = list(dict.fromkeys(map(_batch, models)))
     if args.episodes is None and len(sizes) > 1:
-        words = " and ".join(map(str, sizes))
-        raise ConfigError(f"the runs adapt with n_episodes {words}: compare them at the same --episodes N")
+        words = " and ".join(f"{name} {size}" for name, size in sizes)
+        raise ConfigError(f"the runs adapt with {words}: compare them at the same --episodes N")
     reports: list[Report] = []
     for source, model in zip(sources, models, strict=True):
         say(f"{source.path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps")
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         reports.append(dataclasses.replace(report, meta=meta))
     reports = _labelled(reports, sources, args.merge)
     tables = show_reports(reports)
-    trained = max((size for size in sizes if size is not None), default=0)
+    trained = max((size for name, size in sizes if name == "n_episodes" and size is not None), default=0)
     if args.episodes is not None and 2 * args.episodes <= trained:
         say(
             f"{args.episodes} episodes for each inner step, where training had {trained}: steps are noisier than the "
@@ -65,6 +66,12 @@ def run(args: argparse.Namespace) -> int:
     record, figure = outputs.write([record_bytes(document(reports, tables, args.argv, args.seed)), drawn])
     say(f"Saved {record} and {figure}")
     return 0
+
+
+def _batch(model: MetaAlgorithm) -> tuple[str, int | None]:
+    """Return what says how much a model collects for an inner step, and how much that is; nothing where it has none."""
+    name = "n_episodes" if getattr(model, "n_transitions", None) is None else "n_transitions"
+    return name, getattr(model, name, None)
 
 
 def _labelled(reports: list[Report], sources: Sequence[Source], merge: bool) -> list[Report]:

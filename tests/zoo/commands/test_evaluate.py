@@ -93,7 +93,7 @@ def test_runs_of_other_episodes_are_compared_at_the_same(logs: Path, tmp_path: P
     assert main(tiny("-params", "n_episodes:3", "--algo", "random", "-f", str(logs))) == 0
     paths = [str(path) for path in sorted(logs.glob("*/*"))]
     argv = ["evaluate", "-i", *paths, *QUICK, "-o", str(tmp_path / "all.json")]
-    assert "the runs adapt with n_episodes 2 and 3: compare them at the same --episodes N" in refused(*argv)
+    assert "the runs adapt with n_episodes 2 and n_episodes 3: compare them at the same --episodes N" in refused(*argv)
     assert main([*argv, "--episodes", "2"]) == 0
 
 
