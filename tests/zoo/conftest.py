@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import writer
 
 from metarl.zoo.__main__ import main
 from tests.zoo.experiments.smoke import ALGOS, SMOKE
@@ -33,11 +36,29 @@ def tiny(*words: str) -> list[str]:
 Refused = Callable[..., str]
 
 
+DRAWN = writer.figure_to_image
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cards_are_blank() -> Iterator[None]:
+    """Drawing the figures of each evaluation for TensorBoard is half of a tiny run; ``trained`` does it."""
+
+    def blank(figure: Figure, close: bool = True) -> np.ndarray:
+        width, height = (figure.get_size_inches() * figure.dpi).astype(int)
+        return np.full((3, height, width), 255, np.uint8)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "figure_to_image", blank)
+        yield
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished FOMAML run; tests must not write into it."""
     logs = tmp_path_factory.mktemp("logs")
-    assert main([*TINY, "--algo", "fomaml", "-f", str(logs)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "figure_to_image", DRAWN)
+        assert main([*TINY, "--algo", "fomaml", "-f", str(logs)]) == 0
     return logs / "fomaml" / "PointMass-v0_1"
 
 

@@ -110,12 +110,14 @@ def adaptation_cards(report: Drawn, level: float = 0.95) -> dict[str, Figure]:
 
     A card is about 400 pixels wide and shows a figure at its own size: so one panel, few ticks, large text.
 
-    :return: by what to add to the card's name.
+    :return: by what to add to the card's name; the second one only where inner steps after the first spend something.
     """
     score = report.score
     bands = report.bands(level).signed(score.sign)
     cards = {}
-    axes = {"": (np.arange(report.n_inner_steps + 1), BY_STEP), "_env_steps": (report.env_steps, _spent(score))}
+    axes = {"": (np.arange(report.n_inner_steps + 1), BY_STEP)}
+    if len(set(report.env_steps.tolist())) == len(report.env_steps):
+        axes["_env_steps"] = report.env_steps, f"{score.budget} per task"
     for name, (x, label) in axes.items():
         cards[name] = figure = Figure(figsize=(4.0, 3.0), dpi=100, layout="constrained")
         axis = figure.subplots()

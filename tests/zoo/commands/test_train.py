@@ -129,6 +129,7 @@ def test_the_logs_agree(trained: Path) -> None:
         images = events.Images(card)
         assert [event.step for event in images] == evaluated
         assert {(image.width, image.height) for image in images} == {(400, 300)}
+        assert all(len(image.encoded_image_string) > 5000 for image in images), "a blank picture"
 
 
 @pytest.mark.parametrize("algo", sorted(metarl.ALGORITHMS))
