@@ -6,6 +6,7 @@ from metarl.envs.family import SPLITS, Family, State, Step
 from metarl.envs.groups import Group, group_tasks
 from metarl.envs.gym.family import GymFamily, from_gym
 from metarl.envs.imitation import ant_leg as ant_leg_imitation
+from metarl.envs.imitation import ant_leg_transfer, maze_transfer
 from metarl.envs.imitation import maze as maze_imitation
 from metarl.envs.imitation import point_mass as point_mass_imitation
 from metarl.envs.imitation.expert import Expert
@@ -50,6 +51,7 @@ __all__ = [
     "ant",
     "ant_leg",
     "ant_leg_imitation",
+    "ant_leg_transfer",
     "check_family",
     "concatenate_tasks",
     "cosine_sine",
@@ -60,6 +62,7 @@ __all__ = [
     "half_cheetah",
     "make_family",
     "maze_imitation",
+    "maze_transfer",
     "n_tasks",
     "one_task",
     "parse_maze",

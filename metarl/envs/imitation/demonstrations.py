@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,27 +75,30 @@ class Show:
     acting_noise: float
 
 
-class Demonstrations:
-    """The pairs of any task of a family.
+class Shown(ABC):
+    """Pairs of any task of a family, made in batch and kept in memory and on the disk; a subclass makes them.
 
-    :param real: the family in which the expert acts.
-    :param expert: the expert.
-    :param show: what it is to show.
+    :param real: the family that they are made in.
+    :param show: what is to be shown.
     :param origin: from what the family was made, as JSON holds it: its name and arguments. None: nothing is kept on the
         disk.
     :param pool: tasks that are asked for again and again: where one is wanted, its neighbours are made too.
+    :param maker: its class, and its ``fingerprint``, tell what is made from what others make.
     """
 
     def __init__(
-        self, real: Family, expert: Expert, show: Show, origin: Mapping[str, Any] | None, pool: Tasks | None
+        self, real: Family, show: Show, origin: Mapping[str, Any] | None, pool: Tasks | None, maker: Any
     ) -> None:
         self._real = real
-        self._expert = expert
         self._show = show
         self._pool = pool
         self._places = {} if pool is None else {key: place for place, key in enumerate(_keys(pool))}
         self._known: dict[bytes, Pairs] = {}
-        self._address = None if origin is None else _address(real, expert, show, origin)
+        self._address = None if origin is None else _address(real, maker, show, origin)
+
+    @abstractmethod
+    def _shown(self, tasks: Tasks) -> list[Pairs]:
+        """Make the pairs of each task, of each as if it were alone."""
 
     def of(self, tasks: Tasks) -> list[Pairs]:
         """Return the pairs of each task.
@@ -176,7 +180,22 @@ class Demonstrations:
             Pairs(*each) for each in zip(np.split(obs, ends), np.split(actions, ends), returns.tolist(), strict=True)
         ]
 
-    # ------------------------------------------------------------------------------------------------------ the expert
+
+class Demonstrations(Shown):
+    """The pairs that an expert shows of any task of a family.
+
+    :param real: the family in which the expert acts.
+    :param expert: the expert.
+    :param show: what it is to show.
+    :param origin: see :class:`Shown`, as ``pool``.
+    """
+
+    def __init__(
+        self, real: Family, expert: Expert, show: Show, origin: Mapping[str, Any] | None, pool: Tasks | None
+    ) -> None:
+        super().__init__(real, show, origin, pool, expert)
+        self._expert = expert
+
     def _shown(self, tasks: Tasks) -> list[Pairs]:
         """Let the expert act in each task."""
         real, show, n = self._real, self._show, n_tasks(tasks)
@@ -239,7 +258,7 @@ _ARRAYS = ("obs", "actions", "counts", "returns")
 
 def expert_streams(tasks: Tasks) -> list[np.random.Generator]:
     """Return the generators of the episodes that an expert shows, one for each task."""
-    return [stream(int.from_bytes(key, "little"), "imitation/expert") for key in _keys(tasks)]
+    return task_streams(tasks, "imitation/expert")
 
 
 def noisy(
@@ -261,6 +280,11 @@ def noisy(
     half = (space.high.astype(np.float64) - space.low) / 2.0
     drawn = np.stack([rng.standard_normal(actions.shape[1:]) for rng in rngs])
     return np.asarray(actions + noise * half * drawn, dtype=np.float32)
+
+
+def task_streams(tasks: Tasks, purpose: str) -> list[np.random.Generator]:
+    """Return a stream for each task, from its parameters alone."""
+    return [stream(int.from_bytes(key, "little"), purpose) for key in _keys(tasks)]
 
 
 def cache_folder() -> Path | None:
@@ -315,17 +339,17 @@ def _digest(arrays: Sequence[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _address(real: Family, expert: Expert, show: Show, origin: Mapping[str, Any]) -> bytes | None:
+def _address(real: Family, maker: Any, show: Show, origin: Mapping[str, Any]) -> bytes | None:
     """Return a name for what all pairs are made from, but for the tasks; None where that cannot be seen."""
     try:
-        code = sorted({_source(cls) for each in (real, expert) for cls in type(each).__mro__ if cls is not object})
+        code = sorted({_source(cls) for each in (real, maker) for cls in type(each).__mro__ if cls is not object})
     except (OSError, TypeError):  # typed in at a prompt
         return None
     made_from = {
         "format": _FORMAT,
         "metarl": __version__,
         "family": dict(origin),
-        "expert": [type(expert).__qualname__, expert.fingerprint],
+        "expert": [type(maker).__qualname__, maker.fingerprint],
         "show": [show.n_episodes, show.n_states, show.acting_noise],
         "code": code,
     }

@@ -38,9 +38,9 @@ from metarl.envs.family import Family, draw_tasks
 from metarl.envs.imitation.demonstrations import Demonstrations, Show, noisy
 from metarl.envs.imitation.expert import Expert
 from metarl.envs.imitation.network import NetworkExpert
+from metarl.envs.imitation.real_tasks import RealTasks
 from metarl.envs.registry import make_family
 from metarl.envs.score import SCORES
-from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Task, Tasks, take_tasks
 from metarl.streams import stream
 
@@ -50,7 +50,7 @@ ORDERS = ("shuffled", "trajectory")
 follow each other as the expert visited them, from a random one on; after the last comes the first."""
 
 
-class Imitation(OneStep):
+class Imitation(RealTasks):
     """Base of families that show what an expert does in another family; the module says how.
 
     An expert that walks straight to the goal of a point mass::
@@ -138,8 +138,9 @@ class Imitation(OneStep):
         """The training tasks; None: those of the real family."""
         # What another method made cannot be told from its name and arguments.
         registered = type(self).make_real is Imitation.make_real
-        origin = {"id": real.id, "kwargs": real_kwargs} if registered else None
-        self.demonstrations = Demonstrations(real, self.expert, show, origin, self.pool)
+        self.origin = {"id": real.id, "kwargs": real_kwargs} if registered else None
+        """From what the real family was made; None where its name does not say it."""
+        self.demonstrations = Demonstrations(real, self.expert, show, self.origin, self.pool)
         """What the expert shows."""
 
     def make_real(self, real_kwargs: Mapping[str, Any]) -> Family:
@@ -181,24 +182,3 @@ class Imitation(OneStep):
             return self.real.sample_tasks(rng, n)
         size = len(next(iter(self.pool.values())))
         return take_tasks(self.pool, rng.choice(size, n, replace=n > size))
-
-    def sample_shifted_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
-        return self.real.sample_shifted_tasks(rng, n)
-
-    def in_training_range(self, tasks: Tasks) -> np.ndarray:
-        return self.real.in_training_range(tasks)
-
-    def finite_tasks(self) -> Tasks | None:
-        return self.real.finite_tasks()
-
-    def finite_split(self, split: str) -> np.ndarray:
-        return self.real.finite_split(split)
-
-    def tasks(self, split: str, n: int = 40) -> Tasks:
-        return self.real.tasks(split, n)
-
-    def validate_tasks(self, tasks: Mapping[str, Any]) -> Tasks:
-        return self.real.validate_tasks(tasks)
-
-    def close(self) -> None:
-        self.real.close()

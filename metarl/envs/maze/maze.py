@@ -14,6 +14,7 @@ from metarl.envs.family import Family, State, Step, cut_finite
 from metarl.envs.maze.grid import MOVES, ROWS, distances, draw_maze, parse_maze, shortest_moves, transitions
 from metarl.envs.plane.canvas import Canvas
 from metarl.envs.registry import register_family
+from metarl.envs.score import Score
 from metarl.envs.tasks import Task, Tasks, take_tasks
 from metarl.errors import ConfigError, shorten
 from metarl.streams import stream
@@ -24,6 +25,7 @@ LARGEST_WIDTH = 24
 DISTANCES = ("path", "manhattan")
 OBSERVATIONS = ("cell", "position")
 COLUMNS = ("odd", "even")
+REWARDS = ("progress", "distance")
 LARGEST_SHIFTED = 0.25
 """Largest part of all mazes that the split ``shifted`` holds."""
 SIZE = 480
@@ -71,7 +73,8 @@ class Maze(Family):
     .. math:: 1 + score - c T
 
     after T env steps: without a step cost the return is the paper's measure plus 1, and 1 is perfect.
-    ``distance="manhattan"`` takes d from the coordinates alone, as if there were no obstacles.
+    With ``reward="distance"`` it is that measure itself, and 0 is perfect: the first env step costs 1 more
+    (``reward_start``). ``distance="manhattan"`` takes d from the coordinates alone, as if there were no obstacles.
 
     **Episode.** Starts in the upper left cell, terminates at the goal, and is truncated after 2 N env steps: no
     shortest way takes more than 1.5 N - 1. Uniformly random moves return 0.17 (N = 6), 0.13 (12) and 0.10 (24). Who
@@ -102,6 +105,7 @@ class Maze(Family):
     :param obstacle_columns: ``"odd"`` or ``"even"``: columns 0, 2, 4, …, where an obstacle on the start is left out.
     :param observation: ``"cell"`` or ``"position"``.
     :param distance: ``"path"`` or ``"manhattan"``.
+    :param reward: ``"progress"`` or ``"distance"``.
     :param step_cost: what every env step costs.
     :param horizon: longest episode, env steps; None for 2 N.
     """
@@ -117,12 +121,16 @@ class Maze(Family):
         obstacle_columns: str = "odd",
         observation: str = "cell",
         distance: str = "path",
+        reward: str = "progress",
         step_cost: float = 0.0,
         horizon: int | None = None,
     ) -> None:
         choice(*COLUMNS)("obstacle_columns", obstacle_columns)
         choice(*OBSERVATIONS)("observation", observation)
         choice(*DISTANCES)("distance", distance)
+        self._pays_distance = choice(*REWARDS)("reward", reward) == "distance"
+        if self._pays_distance:
+            self.score = Score("score")
         self.step_cost = NOT_NEGATIVE("step_cost", step_cost)
         if mazes is None:
             bits, occupied, self._twins = _all_mazes(_checked_width(width), obstacle_columns == "odd")
@@ -178,6 +186,10 @@ class Maze(Family):
         (maze,) = self._find({"obstacles": np.asarray(task["obstacles"])[None]})
         return draw_maze(self._occupied[maze])
 
+    def occupied(self, tasks: Tasks) -> np.ndarray:
+        """Return which cells of the mazes are occupied, ``[task, row, column]``, bool."""
+        return np.asarray(self._occupied[self._find(tasks)])
+
     def _find(self, tasks: Tasks) -> np.ndarray:
         """Return which of the family's mazes each task is."""
         return np.searchsorted(self._codes, _code(tasks["obstacles"]))
@@ -185,7 +197,10 @@ class Maze(Family):
     # -------------------------------------------------------------------------------------------------------- dynamics
     def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
         cell = np.zeros((len(rngs), n_envs), dtype=np.int64)
-        return {"cell": cell}, self._seen[cell]
+        state = {"cell": cell}
+        if self._pays_distance:
+            state["begun"] = np.zeros(cell.shape, dtype=bool)
+        return state, self._seen[cell]
 
     def step(
         self,
@@ -202,10 +217,15 @@ class Maze(Family):
         left = self._distance[maze, after]
         reward = (self._distance[maze, before] - left) / start
         info = {"reward_progress": reward, "score": -left / start}
+        new = {"cell": after}
+        if self._pays_distance:
+            info["reward_start"] = np.where(state["begun"], 0.0, -1.0)
+            reward = reward + info["reward_start"]
+            new["begun"] = np.ones(after.shape, dtype=bool)
         if self.step_cost:
             info["reward_time"] = np.full(reward.shape, -self.step_cost)
             reward = reward + info["reward_time"]
-        return Step({"cell": after}, self._seen[after], reward, after == ROWS * self.width - 1, info)
+        return Step(new, self._seen[after], reward, after == ROWS * self.width - 1, info)
 
     def expert(self, tasks: Tasks, state: State) -> np.ndarray:
         """Return the next move of a shortest way to the goal, ``[task, env]``.
