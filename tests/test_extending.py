@@ -90,6 +90,8 @@ def test_commands(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     words[words.index("-n") + 1] = "40"
     env = words[words.index("--env") + 1]
     tiny = [*(["--env-kwargs", "horizon:10"] if env == "PointMass-v0" else []), *TINY]
+    if "meta_transfer" in words:  # its episodes are a support
+        tiny = [pair.replace("n_episodes", "n_support") for pair in tiny]
     tiny = [pair for pair in tiny if pair.split(":")[0] not in {given.split(":")[0] for given in words[pairs + 1 :]}]
     assert main([*words[:pairs], "-f", str(tmp_path / "logs"), *tiny, *words[pairs + 1 :]]) == 0
     algo = words[words.index("--algo") + 1]

@@ -8,6 +8,7 @@ from metarl.meta.algorithms.cavia import CAVIA
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.meta_sgd import MetaSGD
+from metarl.meta.algorithms.meta_transfer import MetaTransfer
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.base import MetaAlgorithm, load
 from metarl.meta.saving import ALGORITHMS
@@ -23,6 +24,7 @@ __all__ = [
     "Leap",
     "MetaAlgorithm",
     "MetaSGD",
+    "MetaTransfer",
     "Oracle",
     "Pretrain",
     "RandomInit",

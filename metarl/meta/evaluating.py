@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class Evaluates(MetaAlgorithm):
     rates: list[float]
     """The learning rate of each inner step in training."""
     n_inner_steps: int
+    default_test_steps: ClassVar[int] = 3
+    """Inner steps of an evaluation where their number is not given."""
     n_episodes: int
     n_transitions: int | None
 
@@ -122,7 +124,7 @@ class Evaluates(MetaAlgorithm):
         ``[task, step]``, the mean length of the episodes.
 
         :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
-        :param n_inner_steps: K; 3 if None.
+        :param n_inner_steps: K; :attr:`default_test_steps` if None.
         :param n_tasks: tasks; where the split has fewer, each is adapted to several times with its own streams, and the
             report says how many distinct ones there are.
         :param n_episodes: episodes for each gradient step; as in training if None.
@@ -137,7 +139,8 @@ class Evaluates(MetaAlgorithm):
             raise unknown_name("argument of evaluate:", next(iter(kwargs)), ["n_tasks", "n_episodes", "inner_lr_rule"])
         n_tasks, seed = ROUNDS("n_tasks", n_tasks), SEED("seed", seed)
         amount = self._amount(n_episodes, n_transitions)
-        rates = self.test_rates(3 if n_inner_steps is None else n_inner_steps, inner_lr_rule, inner_lr)
+        n_inner_steps = self.default_test_steps if n_inner_steps is None else n_inner_steps
+        rates = self.test_rates(n_inner_steps, inner_lr_rule, inner_lr)
         tasks, strata, n_family = evaluation_tasks(self.family, split, n_tasks)
         blocks = self._blocks(tasks, rates, Streams(seed, f"evaluate/{split}"), amount)
         told = counted(progress, sum(block.adaptation.n_told(block.request) for block in blocks))

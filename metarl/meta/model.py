@@ -165,6 +165,11 @@ class Model(SB3Words, KeepsArguments, ABC):
         return {inner_name(name): tensor for name, tensor in self.params.items() if not name.startswith(RATES)}
 
     @property
+    def initial_policy(self) -> Params:
+        """The tensors of the policy that acts before adaptation, which an export starts at."""
+        return self.theta
+
+    @property
     def meta_params(self) -> Params:
         """What is meta-learnt: all groups, but for the statistics that stock algorithms carry."""
         return {name: tensor for name, tensor in self.params.items() if not name.startswith(STATISTICS)}

@@ -67,6 +67,28 @@ class Slope(OneStep):
         return x, tasks["slope"][:, None, None] * x
 
 
+class Bend(Slope):
+    """What is seen of the tasks of :class:`Bent`: a parabola in two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.id = "Bend-v0"
+        self.observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def examples(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n: int) -> tuple[np.ndarray, np.ndarray]:
+        x = np.stack([rng.uniform(-1.0, 1.0, (n, 2)) for rng in rngs]).astype(np.float32)
+        return x, tasks["slope"][:, None, None] * np.square(x).sum(-1, keepdims=True)
+
+
+class Bent(Slope):
+    """Supervised, with another family in which tasks are seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.id = "Bent-v0"
+        self.support_family = Bend()
+
+
 class WalkHome(Imitation):
     """Imitation of one who walks to the task's side, and stays there."""
 
@@ -126,6 +148,7 @@ KINDS: dict[str, Kind] = {
         {"net_arch": [4], "features_extractor_kwargs": {"features_dim": 4}, "normalize_images": False},
     ),
     "supervised": Kind(Slope),
+    "seen elsewhere": Kind(Bent),
     "from gym": Kind(lambda: from_gym("Pendulum-v1", {"g": (5.0, 15.0), "m": (0.5, 2.0)}, horizon=3)),
     "mazes": Kind(lambda: Maze(4)),
     "imitation": Kind(WalkHome),

@@ -20,6 +20,7 @@ from metarl.envs.family import Family
 from metarl.envs.tasks import one_task
 from metarl.envs.views.single import SingleEnv
 from metarl.errors import MetaRLError
+from metarl.meta.adaptive import AdaptiveAlgorithm
 from tests.contract.kinds import KINDS, TOYS, Kind
 
 SMALL: dict[str, Any] = {
@@ -74,12 +75,18 @@ def is_quick(case: Case) -> bool:
     cls, learner = metarl.ALGORITHMS[case.algorithm], LEARNERS[case.learner]
     if cls.refusal(learner) is not None:  # type: ignore[attr-defined]
         return case.kind == first and case.n_inner_steps == 2
+    if "n_inner_steps" not in cls.argument_names():
+        # It sees a support, and learns by gradients of the learner's query loss: quick on each kind where it goes.
+        return "target" in learner.info
     if not (learner.differentiable or getattr(cls, "adapts", True)) and case.kind != first:
         # Joint training by stock algorithms: what tasks show is all that differs.
         return False
     if case.kind.startswith("imitation"):
         takes_targets, of_box = "target" in learner.info, case.kind == "imitation"
         return case.n_inner_steps == 2 and (takes_targets == of_box) and (takes_targets or not cls.learns)
+    if case.kind == "seen elsewhere":
+        # To all that do not transfer it is a supervised family like others.
+        return case.n_inner_steps == 2 and "target" in learner.info and not issubclass(cls, AdaptiveAlgorithm)
     if case.kind == "images":
         return case.n_inner_steps == 1
     if case.kind == "unequal spaces" and not learner.differentiable and case.learner not in ("sb3_a2c", "sb3_ppo"):
@@ -108,7 +115,7 @@ def make(case: Case, **kwargs: Any) -> Any:
     """
     kind, cls = _kind_of(case), metarl.ALGORITHMS[case.algorithm]
     known = cls.argument_names()
-    own: dict[str, Any] = {"n_inner_steps": case.n_inner_steps, "n_episodes": 2}
+    own: dict[str, Any] = {"n_inner_steps": case.n_inner_steps, "n_episodes": 2, "n_support": 2}
     if case.learner is not None:
         options = LEARNERS[case.learner].options()
         # MAML differentiates plain gradient steps, and refuses what says how a learner goes down its loss.
@@ -173,8 +180,11 @@ def check(case: Case, folder: Path) -> str | None:
 
 def improvement(case: Case) -> tuple[float, float]:
     """Return the mean return on held-out tasks after adaptation, before and after a short training; 0 is the best."""
-    network, outer = {"net_arch": [16]}, {"outer": "adam", "outer_kwargs": {"learning_rate": 0.03}}
-    model = make(case, meta_batch_size=8, n_episodes=8, policy_kwargs=network, **outer)
+    arguments = metarl.ALGORITHMS[case.algorithm].argument_names()
+    # Wrappers that transfer see a support, where others have episodes, and all that they learn is a large network.
+    size, rate = ({"n_episodes": 8}, 0.03) if "n_episodes" in arguments else ({"n_support": 8}, 0.003)
+    outer = {"outer": "adam", "outer_kwargs": {"learning_rate": rate}}
+    model = make(case, meta_batch_size=8, policy_kwargs={"net_arch": [16]}, **size, **outer)
     found = []
     for n in (0, 30):
         if n:

@@ -8,10 +8,14 @@ import torch
 
 from metarl.agents.learners.registry import LEARNERS
 from metarl.envs.registry import make_family
+from metarl.meta import ALGORITHMS
+from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.algorithms.maml import FOMAML
 from metarl.meta.base import MetaAlgorithm
 from metarl.params import Params
 
+ADAPTIVE = sorted(name for name, cls in ALGORITHMS.items() if issubclass(cls, AdaptiveAlgorithm))
+"""The wrappers that take inner steps of a learner."""
 SIZES: dict[str, Any] = {
     "meta_batch_size": 4,
     "n_episodes": 5,

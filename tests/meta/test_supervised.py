@@ -18,7 +18,7 @@ from metarl.meta.adaptation import batched
 from metarl.params import expand
 from metarl.streams import stream
 from tests.envs.supervised.test_one_step import Halves
-from tests.meta.small import equal, run_iterations
+from tests.meta.small import ADAPTIVE, equal, run_iterations
 
 SMALL: dict[str, Any] = {
     "learner": "supervised",
@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
     "policy_kwargs": {"net_arch": [16], "activation_fn": "relu"},
     "n_threads": 1,
 }
-WRAPPERS = {name: cls for name, cls in metarl.ALGORITHMS.items() if name != "random"}
+WRAPPERS = {name: metarl.ALGORITHMS[name] for name in ADAPTIVE if name != "random"}
 
 
 def make(name: str = "maml", env: Any = "Sinusoid-v0", **kwargs: Any) -> Any:

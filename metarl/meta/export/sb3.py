@@ -154,6 +154,7 @@ def export_sb3(
     n_envs: int = 1,
     value_tasks: int = 40,
     value_episodes: int = 5,
+    params: Params | None = None,
     **kwargs: Any,
 ) -> Exported:
     """Prepare an export: choose hyperparameters, copy the parameters, fit the value network where there is none.
@@ -166,6 +167,7 @@ def export_sb3(
     :param n_envs: environments that will step together; what SB3 counts for each of them is chosen accordingly.
     :param value_tasks: training tasks that a value network is fitted on; 0 leaves it random.
     :param value_episodes: episodes of each.
+    :param params: tensors of a policy that adaptation reached (``adapted.params``), instead of the initialisation's.
     :param kwargs: hyperparameters of the stock class that overrule the chosen ones.
     :raises ConfigError: an unknown kind, optimiser or hyperparameter; gSDE; an action space that SB3 cannot step.
     """
@@ -188,10 +190,13 @@ def export_sb3(
     settings.arguments.update(kwargs)
     value_fit = None
     if settings.is_stock:
+        if params is not None:
+            raise ConfigError(f"params with learner {settings.kind!r}: an adapted stock algorithm is stock already")
         tensors = {name.removeprefix("policy/"): tensor.detach().clone() for name, tensor in model.params.items()}
     else:
         # Without the layers that are each task's own there is nothing to fit values to.
-        tensors, value_fit = _actor_and_critic(model, 0 if has_local else value_tasks, value_episodes)
+        start = model.initial_policy if params is None else params
+        tensors, value_fit = _actor_and_critic(model, start, 0 if has_local else value_tasks, value_episodes)
     if has_local:
         shared = {name.removeprefix("policy/") for name in model.params}
         tensors = {name: tensor for name, tensor in tensors.items() if name in shared}
@@ -199,18 +204,22 @@ def export_sb3(
     return Exported(settings, tensors, value_fit, document, n_envs, model.family.acts_in, has_local)
 
 
-def _actor_and_critic(model: Model, value_tasks: int, value_episodes: int) -> tuple[Params, ValueFit | None]:
-    """Return every parameter of a stock policy, the value network's fitted where the learner has none."""
+def _actor_and_critic(
+    model: Model, start: Params, value_tasks: int, value_episodes: int
+) -> tuple[Params, ValueFit | None]:
+    """Return every parameter of a stock policy that acts as one of ours with the tensors ``start``, the value network's
+    fitted where the learner has none.
+    """
     module = model.policy.build(int(stream(model.seed, "export/policy").integers(2**31)))
     tensors = {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
-    learnt = model.policy.fold({name: tensor.detach() for name, tensor in model.theta.items()})
+    learnt = model.policy.fold({name: tensor.detach() for name, tensor in start.items()})
     for name in tensors.keys() & learnt.keys():
         tensor = learnt[name].float()
         tensors[name] = tensor.clamp(min=MIN_LOG_STD) if name == "log_std" else tensor
     module.load_state_dict({name: t for name, t in tensors.items() if name.startswith("features_")}, strict=False)
     if model.policy.has_critic or value_tasks == 0:
         return tensors, None
-    value_fit, fitted = fit_value(model, module, value_tasks, value_episodes)
+    value_fit, fitted = fit_value(model, start, module, value_tasks, value_episodes)
     return {**tensors, **fitted}, value_fit
 
 

@@ -42,15 +42,18 @@ class ValueFit(NamedTuple):
 
 
 @library_torch()  # a small network on small batches: threads would only wait for each other
-def fit_value(model: Model, policy: ActorCriticPolicy, n_tasks: int, n_episodes: int) -> tuple[ValueFit, Params]:
-    """Fit the value network of ``policy`` to discounted returns of training tasks at the meta-learnt initialisation.
+def fit_value(
+    model: Model, start: Params, policy: ActorCriticPolicy, n_tasks: int, n_episodes: int
+) -> tuple[ValueFit, Params]:
+    """Fit the value network of ``policy`` to discounted returns of training tasks at the actor ``start``.
 
     Targets are what SB3 means by returns: the rewards of the episode and, where it was cut at the horizon, the value of
     the last observation. Returns that end at the horizon would be smaller the later the env step, which the network
     cannot see and SB3's advantages would be full of. So this is fitted value iteration over whole episodes (Adam, with
     a rate that falls to 0, on standardised targets; the scale is folded into the last layer).
 
-    :param model: gives the initialisation, the family and the discount factor.
+    :param model: gives the family and the discount factor.
+    :param start: the actor's tensors, such as the initialisation.
     :param policy: a stock policy; its value network is the starting point and is changed, its features are as learnt.
     :param n_tasks: training tasks to collect on, at least 2; a fifth of them is held out.
     :param n_episodes: episodes of each.
@@ -59,7 +62,7 @@ def fit_value(model: Model, policy: ActorCriticPolicy, n_tasks: int, n_episodes:
     n_tasks, n_episodes = integer(2)("value_tasks", n_tasks), COUNT("value_episodes", n_episodes)
     tasks = draw_tasks(model.family, stream(model.seed, "export/tasks"), n_tasks)
     seeds = [seed_sequence(model.seed, "export/value", task) for task in range(n_tasks)]
-    theta = {name: tensor.contiguous() for name, tensor in expand(model.theta, n_tasks).items()}
+    theta = {name: tensor.contiguous() for name, tensor in expand(start, n_tasks).items()}
     episodes = collect(
         model.family.acts_in, model.policy, theta, tasks, seeds, n_episodes=n_episodes, parallel=model.parallel
     )

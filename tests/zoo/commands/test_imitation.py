@@ -15,7 +15,7 @@ from metarl.envs.registry import make_family
 from metarl.meta.export import expert, value_fit
 from metarl.zoo.__main__ import main
 from metarl.zoo.config import load_hyperparameters
-from tests.meta.small import equal
+from tests.meta.small import ADAPTIVE, equal
 from tests.zoo.conftest import Refused
 
 ENV = "PointMassImitation-v0"
@@ -37,7 +37,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expert, "N_TASKS", 2)
 
 
-@pytest.mark.parametrize("algo", sorted(metarl.ALGORITHMS))
+@pytest.mark.parametrize("algo", ADAPTIVE)
 def test_every_wrapper_has_settings(algo: str) -> None:
     assert load_hyperparameters(algo, ENV)["learner"] == "cloning"
 

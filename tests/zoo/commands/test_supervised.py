@@ -20,10 +20,10 @@ from metarl.zoo.commands.plot import training_figure
 from metarl.zoo.config import load_hyperparameters
 from metarl.zoo.runs.curves import last_evaluation, read_curve
 from metarl.zoo.runs.folder import open_run
-from tests.meta.small import equal
+from tests.meta.small import ADAPTIVE, equal
 from tests.zoo.conftest import Refused
 
-ALGOS = sorted(metarl.ALGORITHMS)
+ALGOS = ADAPTIVE
 SMALL = ["meta_batch_size:2", "n_episodes:3", "policy_kwargs.net_arch:[8]"]
 
 

@@ -22,6 +22,7 @@ from metarl.files.writing import read_npz, write_npz_atomic
 from metarl.meta.evaluation.report import Report
 from metarl.zoo.__main__ import main
 from metarl.zoo.runs.event_folders import MARK
+from tests.meta.small import ADAPTIVE
 from tests.zoo.conftest import TINY, Refused, contents, tiny
 
 
@@ -132,7 +133,7 @@ def test_the_logs_agree(trained: Path) -> None:
         assert all(len(image.encoded_image_string) > 5000 for image in images), "a blank picture"
 
 
-@pytest.mark.parametrize("algo", sorted(metarl.ALGORITHMS))
+@pytest.mark.parametrize("algo", ADAPTIVE)
 def test_every_algorithm_has_a_file_and_trains(algo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [*TINY, "--algo", algo, "-f", str(tmp_path), "-tb", str(tmp_path / "tb"), "--verbose", "1", "-n", "100"]
     assert main(argv) == 0

@@ -1,0 +1,154 @@
+"""Encoders: what was seen of a task as a latent z, a pure function of named tensors, batched over tasks.
+
+Each encoder is a file beside this one, and registers itself::
+
+    @register_encoder("sum")
+    class Sum(Encoder):
+        def __init__(self, sizes, *, gain=1.0):
+            super().__init__(sizes)
+            self.gain = gain
+
+        def init(self, generator):
+            return {"matrix": torch.randn(self.sizes.latent, self.sizes.inputs, generator=generator)}
+
+        def encode(self, params, seen, second_order=True):
+            return self.gain * row(params["matrix"], (seen.weights[..., None] * seen.x).sum(1))
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+
+from metarl.errors import unknown_name
+from metarl.files.schema import constructor_hints
+from metarl.params import Params
+from metarl.registry import Registry
+
+
+class Sizes(NamedTuple):
+    """What an encoder is built for.
+
+    :param inputs: numbers of one input x of the support.
+    :param outputs: numbers of one target y of the support; of classes, how many there are.
+    :param latent: numbers of z.
+    :param loss: ``"squared_error"`` or ``"cross_entropy"``, the loss of the support.
+    """
+
+    inputs: int
+    outputs: int
+    latent: int
+    loss: str = "squared_error"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of a batch of tasks: their support.
+
+    :param x: inputs ``[task, n, inputs]``.
+    :param y: targets ``[task, n, outputs]``; classes are one-hot.
+    :param weights: ``[task, n]``, 1/n, so that a weighted sum is the mean.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    weights: torch.Tensor
+
+    @classmethod
+    def of(cls, x: torch.Tensor, y: torch.Tensor) -> Seen:
+        """Return the support that counts each example alike."""
+        n = max(1, x.shape[1])
+        return cls(x, y, torch.full(x.shape[:2], 1.0 / n, dtype=x.dtype))
+
+    @property
+    def pairs(self) -> torch.Tensor:
+        """Inputs beside targets, ``[task, n, inputs + outputs]``."""
+        return torch.cat([self.x, self.y], dim=-1)
+
+
+class Encoder(ABC):
+    """From a support to z.
+
+    :param sizes: what it is built for.
+    """
+
+    name: ClassVar[str]
+    """On the command line; registering sets it."""
+    is_gradient: ClassVar[bool] = False
+    """Whether z is a gradient of a loss on the support, so that training differentiates twice."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        self.sizes = sizes
+
+    @abstractmethod
+    def init(self, generator: torch.Generator) -> Params:
+        """Return fresh tensors."""
+
+    @abstractmethod
+    def encode(self, params: Params, seen: Seen, second_order: bool = True) -> torch.Tensor:
+        """Return z of every task, ``[task, k]``, differentiable in the tensors.
+
+        :param params: shared by tasks, or stacked ``[task, …]``.
+        :param seen: of one example at least.
+        :param second_order: of encoders by a gradient: differentiate that too; otherwise it is a constant.
+        """
+
+    def support_loss(self, params: Params, seen: Seen) -> torch.Tensor:
+        """Return the loss on the support, ``[task]``, of an encoder by a gradient, at what it has learnt."""
+        raise NotImplementedError
+
+    def __call__(self, params: Params, seen: Seen, second_order: bool = True) -> torch.Tensor:
+        """Return z of every task, ``[task, k]``: 0 where nothing was seen, as a gradient of no loss is."""
+        if seen.x.shape[1] == 0:
+            return seen.x.new_zeros(len(seen.x), self.sizes.latent)
+        return self.encode(params, seen, second_order)
+
+    @classmethod
+    def options(cls) -> list[str]:
+        """Return the names of its arguments."""
+        return [name for name in constructor_hints(cls) if name != "sizes"]
+
+
+ENCODERS: Registry[type[Encoder]] = Registry("encoder")
+"""The encoders by name."""
+Class = TypeVar("Class", bound=type[Encoder])
+
+
+def register_encoder(name: str) -> Callable[[Class], Class]:
+    """Return a decorator that registers an encoder under a name."""
+
+    def register(cls: Class) -> Class:
+        ENCODERS.add(name, cls)
+        cls.name = name
+        return cls
+
+    return register
+
+
+def make_encoder(name: str, sizes: Sizes, kwargs: Mapping[str, Any]) -> Encoder:
+    """Build an encoder by name.
+
+    :raises UnknownNameError: no such encoder, or an argument that it does not take.
+    """
+    cls = ENCODERS.find(name)
+    for argument in kwargs:
+        if argument not in cls.options():
+            raise unknown_name(f"argument of encoder {name!r}:", argument, cls.options())
+    encoder: Encoder = cls(sizes, **kwargs)
+    return encoder
+
+
+def support_losses(outputs: torch.Tensor, seen: Seen, loss: str) -> torch.Tensor:
+    """Return the mean loss of each task's support, ``[task]``: ‖f(x) − y‖², or −log softmax(f(x)) at the class."""
+    each = (outputs - seen.y).square() if loss == "squared_error" else -seen.y * outputs.log_softmax(-1)
+    return (seen.weights * each.sum(-1)).sum(-1)
+
+
+def gradient(losses: torch.Tensor, at: torch.Tensor, second_order: bool) -> torch.Tensor:
+    """Return the gradient of each task's loss ``[task]`` at its own vector ``[task, d]``."""
+    (found,) = torch.autograd.grad(losses.sum(), at, create_graph=second_order)
+    return found if second_order else found.detach()

@@ -1,0 +1,50 @@
+"""The linear encoder: a learnt projection of the gradient of all parameters (S0, eq. 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+
+from metarl.meta.transfer.encoder import Encoder, Seen, Sizes, gradient, register_encoder, support_losses
+from metarl.meta.transfer.layers import Mlp, flatten, of_each, row, unflatten
+from metarl.params import Params
+
+
+@register_encoder("linear")
+class LinearEncoder(Encoder):
+    """``z = E[V ∇_θ L(f_θ(x), y)]`` with a learnt θ and ``V``, ``[k, d]``: k directional derivatives.
+
+    The rows of V begin as independent normal deviates of length about 1.
+
+    :param net_arch: hidden units of f, an MLP of three layers.
+    :param activation_fn: of f.
+    """
+
+    is_gradient = True
+
+    def __init__(self, sizes: Sizes, *, net_arch: Sequence[int] = (40, 40), activation_fn: str = "relu") -> None:
+        super().__init__(sizes)
+        self._learner = Mlp("learner", sizes.inputs, net_arch, sizes.outputs, activation_fn)
+
+    def init(self, generator: torch.Generator) -> Params:
+        theta = self._learner.init(generator)
+        size = sum(tensor.numel() for tensor in theta.values())
+        return {"V": torch.randn(self.sizes.latent, size, generator=generator) / sqrt(size), **theta}
+
+    def _losses(self, params: Params, seen: Seen, moved: torch.Tensor | None) -> torch.Tensor:
+        theta = {name: params[name] for name in self._learner.shapes}
+        if moved is not None:
+            ranks = {name: len(shape) for name, shape in self._learner.shapes.items()}
+            theta = {name: of_each(tensor, len(moved), ranks[name]) for name, tensor in theta.items()}
+            theta = unflatten(flatten(theta) + moved, self._learner.shapes)
+        return support_losses(self._learner(theta, seen.x), seen, self.sizes.loss)
+
+    def encode(self, params: Params, seen: Seen, second_order: bool = True) -> torch.Tensor:
+        with torch.enable_grad():
+            moved = seen.x.new_zeros(len(seen.x), params["V"].shape[-1], requires_grad=True)
+            return row(params["V"], gradient(self._losses(params, seen, moved), moved, second_order))
+
+    def support_loss(self, params: Params, seen: Seen) -> torch.Tensor:
+        return self._losses(params, seen, None)

@@ -1,0 +1,52 @@
+"""The non-linear encoder: the gradient of the latent of a hypernetwork (S0, eq. 5; after LEO, Rusu et al., 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from metarl.meta.transfer.encoder import Encoder, Seen, Sizes, gradient, register_encoder, support_losses
+from metarl.meta.transfer.hypernetwork import Hypernetwork
+from metarl.meta.transfer.layers import Mlp, of_each
+from metarl.params import Params
+
+
+@register_encoder("nonlinear")
+class NonlinearEncoder(Encoder):
+    """``z = E[∇_z L(f_{h(z)}(x), y)]`` at a learnt z and hypernetwork h, an MLP of two layers.
+
+    :param net_arch: hidden units of f, an MLP of three layers.
+    :param activation_fn: of f and h.
+    :param hyper_arch: hidden units of h.
+    """
+
+    is_gradient = True
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        net_arch: Sequence[int] = (40, 40),
+        activation_fn: str = "relu",
+        hyper_arch: Sequence[int] = (128,),
+    ) -> None:
+        super().__init__(sizes)
+        self._learner = Mlp("learner", sizes.inputs, net_arch, sizes.outputs, activation_fn)
+        # With a head of zeros no gradient would reach z, and all z would be 0: so it is initialised as any layer is.
+        self._hyper = Hypernetwork("hyper", self._learner.shapes, sizes.latent, hyper_arch, activation_fn, "naive")
+
+    def init(self, generator: torch.Generator) -> Params:
+        return {"z": torch.zeros(self.sizes.latent), **self._hyper.init(generator, {})}
+
+    def _losses(self, params: Params, seen: Seen, moved: torch.Tensor) -> torch.Tensor:
+        theta = self._hyper(params, of_each(params["z"], len(moved), 1) + moved)
+        return support_losses(self._learner(theta, seen.x), seen, self.sizes.loss)
+
+    def encode(self, params: Params, seen: Seen, second_order: bool = True) -> torch.Tensor:
+        with torch.enable_grad():
+            moved = seen.x.new_zeros(len(seen.x), self.sizes.latent, requires_grad=True)
+            return gradient(self._losses(params, seen, moved), moved, second_order)
+
+    def support_loss(self, params: Params, seen: Seen) -> torch.Tensor:
+        return self._losses(params, seen, seen.x.new_zeros(len(seen.x), self.sizes.latent))

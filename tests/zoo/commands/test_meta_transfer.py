@@ -1,0 +1,59 @@
+"""Meta-transfer on the command line: CosineSine-v0 with its settings, through every command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import stable_baselines3
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import metarl
+from metarl.zoo.__main__ import main
+from metarl.zoo.config import check_hyperparameters, load_hyperparameters
+from tests.meta.small import equal
+from tests.zoo.conftest import Refused
+
+SMALL = ["meta_batch_size:2", "n_support:3", "n_query:3", "policy_kwargs.net_arch:[8]"]
+
+
+def train(logs: Path, *pairs: str, env: str = "CosineSine-v0", n: int = 48) -> Path:
+    words = ["train", "--algo", "meta_transfer", "--env", env, "--seed", "0", "--num-threads", "1", "--verbose", "0"]
+    words += ["-n", str(n), "--n-eval-tasks", "3", "--eval-freq", str(n // 2), "-f", str(logs), "-params"]
+    assert main([*words, *SMALL, *pairs]) == 0
+    return logs / "meta_transfer" / f"{env}_1"
+
+
+@pytest.mark.parametrize("env", ["CosineSine-v0", "Sinusoid-v0"])
+def test_it_has_settings(env: str) -> None:
+    config = load_hyperparameters("meta_transfer", env)
+    assert check_hyperparameters(config, metarl.MetaTransfer)
+    assert config["outer_kwargs"] == {"learning_rate": 0.0005}
+
+
+def test_a_run_is_evaluated_plotted_exported_and_gone_on_with(tmp_path: Path) -> None:
+    run = train(tmp_path, "init:naive")
+    assert {"meta/post_adapt_rew", "meta/meta_loss"} <= set(EventAccumulator(str(run)).Reload().Tags()["scalars"])
+    few = ["-i", str(run), "--n-eval-tasks", "3"]
+    assert main(["evaluate", *few, "--n-inner-steps", "2"]) == 0
+    assert main(["evaluate", *few, "--n-inner-steps", "2", "--env-kwargs", "support_noise:3.0"]) == 0
+    records = [json.loads(path.read_text())["reports"][0] for path in (run / "evaluations").glob("*.json")]
+    clean, noisy = sorted(records, key=lambda record: record["meta"]["env_kwargs"].get("support_noise", 0.0))
+    assert clean["env_steps"] == noisy["env_steps"] == [0.0, 3.0, 6.0]
+    assert clean["returns"] != noisy["returns"]
+    assert main(["plot", "-i", str(run)]) == 0
+    assert main(["export", "-i", str(run)]) == 0
+    stable_baselines3.PPO.load(run / "export" / "CosineSine-v0.zip")
+    assert main(["finetune", "-i", str(run), "-n", "20", "--n-eval-tasks", "2", "--num-threads", "1"]) == 0
+    assert main(["train", "-i", str(run), "-n", "96", "--verbose", "0", "--num-threads", "1"]) == 0
+    whole = train(tmp_path / "whole", "init:naive", n=96)
+    assert equal(*(metarl.load(folder / "CosineSine-v0.safetensors").params for folder in (run, whole)))
+
+
+def test_every_encoder_is_an_argument(tmp_path: Path, refused: Refused) -> None:
+    run = train(tmp_path, "encoder:recurrent", "encoder_kwargs.hidden_size:8", env="Sinusoid-v0", n=12)
+    assert metarl.load(run / "Sinusoid-v0.safetensors").encoder_kwargs == {"hidden_size": 8}
+    words = ["train", "--algo", "meta_transfer", "-f", tmp_path / "none"]
+    assert "'context'" in refused(*words, "--env", "CosineSine-v0", "-params", "encoder:contex")
+    assert "nothing that is supervised is seen" in refused(*words, "--env", "PointMass-v0")
