@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from threading import Lock
 
 import numpy as np
 
-from metarl.envs.mujoco.bindings import Rollout, mujoco
+from metarl.envs.mujoco.bindings import mujoco
 from metarl.envs.mujoco.models import Blueprint, KeptModels, gymnasium_spec
-from metarl.processes import NATIVE_WORK, ProcessLocal
+from metarl.envs.mujoco.pools import Pools
+from metarl.envs.mujoco.rows import Bodies
+from metarl.processes import ProcessLocal
 
 FILES = {1: "inverted_pendulum.xml", 2: "inverted_double_pendulum.xml"}
 FRAME_SKIP = {1: 2, 2: 5}
@@ -36,8 +37,7 @@ class Poles:
         self.frame_skip = FRAME_SKIP[n_poles]
         self.n_threads = n_threads
         self._models: ProcessLocal[KeptModels] = ProcessLocal(partial(pole_models, n_poles))
-        self._lock: ProcessLocal[Lock] = ProcessLocal(Lock)
-        self._rollout: ProcessLocal[Rollout] = ProcessLocal(partial(_rollout, n_threads))
+        self._pools = Pools()
         (model,) = self.models(np.array([LENGTH]), np.array([GRAVITY]))
         self.largest_action = float(model.actuator_ctrlrange[0, 1])
         """The motor's limit, in the units of its control: 3 of the single, 1 of the double pendulum."""
@@ -62,21 +62,19 @@ class Poles:
         :param actions: ``[task, episode, time]``, controls of the motor, which are clipped to its limits.
         """
         n_tasks, n_episodes, n_steps = actions.shape
-        models = [model for model in self.models(length, gravity) for _ in range(n_episodes)]
-        physics = np.zeros((len(models), self._n_physics))
-        physics[:, 1 : 1 + start.shape[-1]] = start.reshape(len(models), -1)
-        controls = np.repeat(actions.reshape(len(models), n_steps, 1), self.frame_skip, axis=1)
-        with NATIVE_WORK, self._lock.get():
-            data = [mujoco.MjData(models[0]) for _ in range(self.n_threads)]
-            states, _ = self._rollout.get().rollout(models, data, physics, controls)
+        n = n_tasks * n_episodes
+        physics = np.zeros((n, self._n_physics))
+        physics[:, 1 : 1 + start.shape[-1]] = start.reshape(n, -1)
+        controls = np.repeat(actions.reshape(n, n_steps, 1), self.frame_skip, axis=1)
+        states = np.empty((n, n_steps * self.frame_skip, self._n_physics))
+        bodies = Bodies(self.models(length, gravity), np.repeat(np.arange(n_tasks), n_episodes))
+        self._pools.run(bodies, self.n_threads, physics, controls, state=states)
         after = states[:, self.frame_skip - 1 :: self.frame_skip, 1 : 1 + start.shape[-1]]
         return np.ascontiguousarray(after).reshape(n_tasks, n_episodes, n_steps, -1)
 
     def close(self) -> None:
         """Free the threads; they are made again when they are needed."""
-        rollout = self._rollout.take()
-        if rollout is not None:
-            rollout.close()
+        self._pools.close()
 
 
 def pole_models(n_poles: int) -> KeptModels:
@@ -100,8 +98,3 @@ def set_poles(spec: mujoco.MjSpec, numbers: np.ndarray) -> None:
         upper.pos[2] = length
         spec.geom("cpole2").fromto[5] = length
         spec.site("tip").pos[2] = length
-
-
-def _rollout(n_threads: int) -> Rollout:
-    # Without a pool, rollouts run on the calling thread: no hand-over to a lone worker.
-    return Rollout(nthread=n_threads if n_threads > 1 else 0)
