@@ -15,6 +15,7 @@ The schema of a document is a dataclass; :func:`read_as` checks the one and buil
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import types
@@ -230,14 +231,26 @@ def constructor_hints(cls: type) -> dict[str, Any]:
         init = part.__dict__.get("__init__")
         if init is None:
             continue
-        try:
-            annotations = typing.get_type_hints(init, include_extras=True)
-        except NameError:  # somebody's class whose hints are for type checkers only
-            annotations = {}
-        parameters = inspect.signature(init).parameters.values()
-        for parameter in parameters:
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name != "self":
-                hints.setdefault(parameter.name, annotations.get(parameter.name, Any))
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        own, passes_on = _taken_by(init)
+        for name, hint in own:
+            hints.setdefault(name, hint)
+        if not passes_on:
             break
     return hints
+
+
+@functools.lru_cache(maxsize=1000)
+def _taken_by(init: Any) -> tuple[tuple[tuple[str, Any], ...], bool]:
+    """Return the names and hints of what one constructor takes, and whether it passes ``**kwargs`` on.
+
+    It is kept: reading signatures was a tenth of a short run, whose model, files and records ask again and again.
+    """
+    try:
+        annotations = typing.get_type_hints(init, include_extras=True)
+    except NameError:  # somebody's class whose hints are for type checkers only
+        annotations = {}
+    parameters = inspect.signature(init).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    own = [(each.name, annotations.get(each.name, Any)) for each in parameters if each.kind in named]
+    passes_on = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
+    return tuple(item for item in own if item[0] != "self"), passes_on
