@@ -1,0 +1,63 @@
+"""The report of meta-transfer: columns, cells as the paper has them, and which encoder beats which."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from metarl.envs.score import SCORES
+from metarl.meta.evaluation.report import Report
+from metarl.zoo.experiments.jobs import Job, load_experiment
+from metarl.zoo.experiments.reports import report_of
+from metarl.zoo.experiments.reports.meta_transfer import MetaTransfer, columns
+from metarl.zoo.experiments.testing import Trained, kinds
+
+ERRORS = {"linear": {"last": 0.4, "noise 0.5": 0.5}, "mean": {"last": 0.3, "noise 0.5": 0.9}}
+
+
+def trained(job: Job) -> Trained:
+    """Return a run whose error is the same on 20 tasks, but for what its seed adds."""
+    errors = ERRORS[job.cell["encoder"]]
+    reports = {}
+    for kind in kinds(job.entry):
+        error = errors.get(kind, errors["last"]) + 0.02 * job.seed
+        returns = np.stack([np.full(20, -4.0), np.full(20, -error)], axis=-1)[None]
+        tasks = {"x": np.arange(20)}
+        score, meta = SCORES["squared_error"], {"num_timesteps": 1}
+        report = Report("meta_transfer", job.entry.env, "test", returns, [0, 10], tasks, [job.seed], score=score)
+        reports[kind] = Report(**{**vars(report), "meta": meta})
+    return Trained(job, None, reports)
+
+
+def test_encoders_are_rows_and_amounts_of_noise_are_columns() -> None:
+    experiment = load_experiment("meta-transfer-cosine", "smoke")
+    (entry,) = experiment.entries
+    runs = [trained(Job(entry, "meta_transfer", seed, cell)) for seed in (0, 1) for cell in entry.cells()]
+    found = columns(entry, runs)
+    assert [(column.words, column.noise) for column in found] == [("σ = 0", 0.0), ("σ = 0.5", 0.5)]
+    report = report_of(experiment)
+    assert isinstance(report, MetaTransfer)
+    section = report.ablation(entry, runs)
+    (table,) = section.tables
+    rows = {row[0]: list(row[1:]) for row in table.rows}
+    assert rows["linear"] == ["0.410 ±0.010", "0.510 ±0.010"]
+    assert rows["linear, published"] == ["0.310 ±0.050", "0.360 ±0.090"]
+    assert "recurrent" not in rows
+    ahead, behind = section.sentences
+    assert ahead.startswith("σ = 0: linear is behind mean (-0.10")
+    assert behind.startswith("σ = 0.5: linear is ahead of mean (0.40")
+    winners = [(item["checkpoint"], item["winner"]) for item in section.verdicts]
+    assert winners == [("σ = 0", "mean"), ("σ = 0.5", "linear")]
+    assert {f"{name}.png" for name in section.figures} <= set(report.file_names())
+
+
+@pytest.mark.parametrize("name", ["ant", "cosine", "maze", "parameters", "pendulum"])
+def test_every_experiment_of_the_paper_has_its_settings(name: str) -> None:
+    experiment = load_experiment(f"meta-transfer-{name}", "laptop")
+    report = report_of(experiment)
+    assert isinstance(report, MetaTransfer)
+    (entry,) = experiment.entries
+    others = [values for key, values in entry.grid.items() if key != "encoder"]
+    n_columns = (len(entry.conditions) + 1) * int(np.prod([len(values) for values in others]))
+    assert all(len(values) == n_columns for values in report.settings.published.values())
+    assert {*report.settings.gradient, *report.settings.pooling} <= set(entry.grid["encoder"])
