@@ -120,8 +120,7 @@ class MetaTransfer(TransferAlgorithm):
         """
         model, learner = self.adaptation.model, self.adaptation.learner
         seen = model.seen(support)
-        z = model.latent(meta, seen, second_order=not self.first_order)  # eq. 4, 5 or 6
-        psi = model.decode(meta, z)  # eq. 7
+        psi = model.tensors(meta, seen, second_order=not self.first_order)  # eq. 7 of eq. 4, 5 or 6
         values = model.policy.values(psi, query.obs) if learner.needs_critic else None
         losses = learner.query_loss(model.policy.distribution(psi, query.obs), query, values)  # eq. 8
         coef = float(self.first_order) if self.support_coef is None else self.support_coef

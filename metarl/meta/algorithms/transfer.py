@@ -39,7 +39,7 @@ class TransferAlgorithm(Iterates):
     :param policy: ``"MlpPolicy"`` or another whose tensors are all learnt by gradients.
     :param env: a registered family's name or a family.
     :param encoder: ``"context"``, ``"nonlinear"``, ``"linear"`` (gradients), ``"mean"``, ``"max"``, ``"transformer"``,
-        or ``"recurrent"``.
+        ``"recurrent"``, or ``"deep_kernel"``, which has no z and no decoder, and no stock policy to be exported to.
     :param encoder_kwargs: its arguments, see :mod:`metarl.meta.transfer`.
     :param n_latent: k, numbers of z; None takes as many as tell a task.
     :param n_support: examples of the support.
@@ -135,11 +135,11 @@ class TransferAlgorithm(Iterates):
         policy = FunctionalPolicy(
             self.policy_name, observation_space, action_space, self.policy_kwargs, critic=cls.needs_critic
         )
-        learner = cls(policy, **self.learner_kwargs, parallel=self.parallel)
         k = self.n_latent or task_dimension(self.family.task_space)
         model = TransferModel(
             support_of(self.family), policy, self.encoder, self.encoder_kwargs, k, self.decoder_kwargs, self.init
         )
+        learner = cls(model.policy, **self.learner_kwargs, parallel=self.parallel)
         return TransferAdaptation(self.family, model, learner, self.n_query or self.n_support, self.parallel)
 
     def _rule(self, rates: Sequence[float]) -> InnerRule:

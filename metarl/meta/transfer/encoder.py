@@ -81,6 +81,9 @@ class Encoder(ABC):
     is_gradient: ClassVar[bool] = False
     """Whether z is a gradient of a loss on the support, so that training differentiates twice."""
 
+    decodes: ClassVar[bool] = True
+    """Whether a decoder makes the policy of z; False where what was seen is part of the policy itself."""
+
     def __init__(self, sizes: Sizes) -> None:
         self.sizes = sizes
 

@@ -18,8 +18,10 @@ from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, shorten
 from metarl.meta.transfer import context, linear, nonlinear, pooling, recurrent, transformer  # noqa: F401  (register)
+from metarl.meta.transfer.deep_kernel import DeepKernel, KernelPolicy
 from metarl.meta.transfer.encoder import Seen, Sizes, make_encoder
 from metarl.meta.transfer.hypernetwork import Hypernetwork
+from metarl.meta.transfer.layers import of_each
 from metarl.params import Params, group, grouped
 
 ENCODER, DECODER = "encoder/", "decoder/"
@@ -58,6 +60,12 @@ class TransferModel:
         self.encoder = make_encoder(encoder, sizes, encoder_kwargs)
         own = ("name", "shapes", "n_latent", "init")
         check_arguments(Hypernetwork.__init__, decoder_kwargs, "argument of the decoder", own=own)
+        if isinstance(self.encoder, DeepKernel):
+            if policy.has_critic:
+                raise ConfigError(f"encoder={encoder!r} has no critic: take a learner that needs none")
+            self.policy = KernelPolicy(policy.observation_space, policy.action_space, self.encoder)
+            self._fresh = self.policy.shared(0)
+            return
         shapes = {name: tensor.shape for name, tensor in policy.init(0).items()}
         self.decoder = Hypernetwork("psi", shapes, n_latent, init=init, **decoder_kwargs)
 
@@ -65,6 +73,8 @@ class TransferModel:
         """Return fresh meta-parameters."""
         generator = torch.Generator().manual_seed(seed)
         encoder = self.encoder.init(generator)
+        if isinstance(self.policy, KernelPolicy):
+            return {**grouped(encoder, ENCODER), **grouped(self.policy.shared(seed), DECODER)}
         decoder = self.decoder.init(generator, self.policy.init(seed))
         return {**grouped(encoder, ENCODER), **grouped(decoder, DECODER)}
 
@@ -76,6 +86,14 @@ class TransferModel:
         """Return the policy's tensors ψ of every task, ``[task, …]``, from z."""
         return self.decoder(group(meta, DECODER), z)
 
+    def tensors(self, meta: Params, seen: Seen, second_order: bool = True) -> Params:
+        """Return the policy's tensors ψ of every task, ``[task, …]``, differentiable in the meta-parameters."""
+        if not isinstance(self.encoder, DeepKernel):
+            return self.decode(meta, self.latent(meta, seen, second_order))  # eq. 4, 5 or 6, and 7
+        shared, ranks = group(meta, DECODER), {name: t.ndim for name, t in self._fresh.items()}
+        own = {name: of_each(tensor, len(seen.x), ranks[name]) for name, tensor in shared.items()}
+        return {**own, **self.encoder.read(group(meta, ENCODER), seen)}
+
     def support_loss(self, meta: Params, seen: Seen) -> torch.Tensor:
         """Return the loss on the support, ``[task]``, of an encoder by a gradient."""
         return self.encoder.support_loss(group(meta, ENCODER), seen)
@@ -83,7 +101,7 @@ class TransferModel:
     def policies(self, meta: Params, seen: Seen) -> Params:
         """Return the policy's tensors ψ of every task, to act with: nothing is differentiated."""
         detached = {name: tensor.detach() for name, tensor in meta.items()}
-        psi = self.decode(detached, self.latent(detached, seen, second_order=False))
+        psi = self.tensors(detached, seen, second_order=False)
         return {name: tensor.detach().contiguous() for name, tensor in psi.items()}
 
     # ---------------------------------------------------------------------------------------------- what is seen of it

@@ -23,6 +23,8 @@ TANH: dict[str, Any] = {"net_arch": [6, 5], "activation_fn": "tanh"}
 def build(encoder="linear", **kwargs):
     """Return a small model whose decoder is away from where it begins."""
     own = {} if encoder == "recurrent" else {"encoder_kwargs": TANH}
+    if encoder == "deep_kernel":
+        own = {"encoder_kwargs": {"width": 6, "activation_fn": "tanh"}}
     sizes = {"meta_batch_size": 3, "n_support": 4, "n_query": 5, "policy_kwargs": {"net_arch": [5]}, "n_threads": 1}
     model = MetaTransfer("MlpPolicy", **{"env": Bent(), "init": "naive", "encoder": encoder, **sizes, **own, **kwargs})
     return model
@@ -45,7 +47,7 @@ def gradient(model, meta, *data):
 
 
 @pytest.mark.parametrize("env", [Bent, WalkHomeDiscrete])
-@pytest.mark.parametrize("encoder", [*GRADIENTS, "mean", "max", "transformer", "recurrent"])
+@pytest.mark.parametrize("encoder", [*GRADIENTS, "mean", "max", "transformer", "recurrent", "deep_kernel"])
 def test_the_meta_gradient_is_that_of_finite_differences(encoder, env):
     model = build(encoder, env=env())
     meta, *data = batches(model)
@@ -220,3 +222,40 @@ def test_classes_that_the_support_has_not_are_refused():
     with pytest.raises(ConfigError, match="support has targets"):
         model.adapt(support=(np.zeros((2, 2)), np.array([0, 7])))
     assert model.adapt(support=(np.zeros((2, 2)), np.array([0, 2]))).env_steps == 2
+
+
+# --------------------------------------------------------------------------------------------------------- deep kernel
+def test_the_deep_kernel_compares_the_query_with_each_sample():
+    model = build("deep_kernel")
+    meta, support, query = batches(model)
+    inner = model.adaptation.model
+    psi = inner.tensors(meta, inner.seen(support))
+    p = {name.split("/", 1)[1]: tensor.numpy() for name, tensor in meta.items()}
+
+    def two(name, x):
+        hidden = np.tanh(p[f"{name}.0.weight"] @ x + p[f"{name}.0.bias"])
+        return p[f"{name}.1.weight"] @ hidden + p[f"{name}.1.bias"]
+
+    for task in range(3):
+        x, y = support[0].obs[task].numpy(), support[0].target[task].numpy()
+        for obs, found in zip(
+            query.obs[task].numpy(), inner.policy.distribution(psi, query.obs).mean[task], strict=True
+        ):
+            u = two("look/look", obs)
+            k = [np.exp(-np.square(u - two("point", each)).sum() / 2) for each in x]
+            each = [two("value", np.concatenate(pair)) for pair in zip(x, y, strict=True)]
+            features = np.einsum("i,ij->j", k, each)
+            hidden = p["mlp_extractor.policy_net.0.weight"] @ features + p["mlp_extractor.policy_net.0.bias"]
+            expected = p["action_net.weight"] @ np.tanh(hidden) + p["action_net.bias"]
+            np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-8, atol=1e-10)
+
+
+def test_a_deep_kernel_adapts_evaluates_goes_on_and_is_not_exported(tmp_path):
+    model = build("deep_kernel", n_reptile_steps=1).learn(1)
+    again = metarl.load(model.save(tmp_path / "model"), env=model.family)
+    report = again.evaluate("test", 2, n_tasks=2)
+    np.testing.assert_array_equal(report.returns, model.evaluate("test", 2, n_tasks=2).returns)
+    adapted = model.adapt(model.family)
+    assert adapted.predict(np.zeros(1, np.float32), deterministic=True)[0].shape == (1,)
+    with pytest.raises(ConfigError, match="nothing to export to"):
+        model.to_sb3(value_tasks=0)

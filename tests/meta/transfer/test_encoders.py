@@ -37,7 +37,7 @@ def build(name, sizes=SIZES, **kwargs):
 
 
 def test_all_that_are_registered_are_tried():
-    assert set(ENCODERS) == set(SMALL)
+    assert {name for name, cls in ENCODERS.items() if cls.decodes} == set(SMALL)
 
 
 # --------------------------------------------------------------------------- of each sample, by other code

@@ -25,7 +25,17 @@ def train(logs: Path, *pairs: str, env: str = "CosineSine-v0", n: int = 48) -> P
     return logs / "meta_transfer" / f"{env}_1"
 
 
-@pytest.mark.parametrize("env", ["CosineSine-v0", "Sinusoid-v0"])
+@pytest.mark.parametrize(
+    "env",
+    [
+        "CosineSine-v0",
+        "Sinusoid-v0",
+        "DoublePendulum-v0",
+        "PendulumParameters-v0",
+        "AntLegTransfer-v0",
+        "MazeTransfer-v0",
+    ],
+)
 def test_it_has_settings(env: str) -> None:
     config = load_hyperparameters("meta_transfer", env)
     assert check_hyperparameters(config, metarl.MetaTransfer)
