@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from torch.utils.tensorboard import writer
 
 from metarl.zoo.__main__ import main
+from tests.zoo.cards import blank
 from tests.zoo.experiments.smoke import ALGOS, SMOKE
 
 TINY = [
@@ -42,11 +41,6 @@ DRAWN = writer.figure_to_image
 @pytest.fixture(scope="session", autouse=True)
 def _cards_are_blank() -> Iterator[None]:
     """Drawing the figures of each evaluation for TensorBoard is half of a tiny run; ``trained`` does it."""
-
-    def blank(figure: Figure, close: bool = True) -> np.ndarray:
-        width, height = (figure.get_size_inches() * figure.dpi).astype(int)
-        return np.full((3, height, width), 255, np.uint8)
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "figure_to_image", blank)
         yield

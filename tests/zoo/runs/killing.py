@@ -19,11 +19,13 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+from torch.utils.tensorboard import writer
 
 from metarl.files.checkpoint import load_checkpoint
 from metarl.files.writing import write_bytes_atomic
 from metarl.meta.algorithms.maml import MAML
 from metarl.zoo.__main__ import main as run_command
+from tests.zoo.cards import blank
 
 WITHIN = 3
 """A process is killed before it has done, or saved, so many meta-iterations."""
@@ -132,5 +134,6 @@ def main(folder: Path, seed: int, envs: list[str], argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    writer.figure_to_image = blank
     cut = sys.argv.index("--")
     sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:cut], sys.argv[cut + 1 :]) > 0)
