@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from metarl.errors import ConfigError
-from metarl.files.schema import read_as
+from metarl.files.schema import Range, read_as
 from metarl.meta.evaluation.comparison import compare
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tables import Table
@@ -34,12 +34,14 @@ class Settings:
     :param gradient: the encoders that take a gradient.
     :param pooling: those that they are compared with.
     :param published: by encoder, the mean and the standard deviation over seeds, for each column.
+    :param n_entries: numbers of a prediction: our errors are sums over them, and the paper's are means.
     """
 
     source: str
     gradient: list[str]
     pooling: list[str]
     published: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    n_entries: Annotated[int, Range(1, 1000)] = 1
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class MetaTransfer(PaperReport):
         return Section(
             [_table(found, settings, entry.env)],
             [line for column in found for line in _sentences(column, settings)],
-            {_figure_name(entry.env): _figure(found, entry.env)},
+            {_figure_name(entry.env): _figure(found, entry.env, settings.n_entries)},
             [{"env": entry.env, "cell": {}, **item.to_dict()} for item in verdicts],
         )
 
@@ -112,9 +114,12 @@ def columns(entry: Entry, runs: Sequence[Trained]) -> list[Column]:
     return found
 
 
-def scores(report: Report) -> np.ndarray:
-    """Return ``[run]``, each training seed's mean score over tasks, once the whole support was seen."""
-    means: np.ndarray = report.score.sign * report.returns[..., -1].mean(1)
+def scores(report: Report, n_entries: int = 1) -> np.ndarray:
+    """Return ``[run]``, each training seed's mean score over tasks, once the whole support was seen.
+
+    :param n_entries: what a score is divided by.
+    """
+    means: np.ndarray = report.score.sign * report.returns[..., -1].mean(1) / n_entries
     return means
 
 
@@ -125,7 +130,8 @@ def _spread(values: np.ndarray) -> str:
 def _table(found: Sequence[Column], settings: Settings, env: str) -> Table:
     encoders = dict.fromkeys(name for column in found for name in column.reports)
     rows = [
-        [name, *(_spread(scores(c.reports[name])) if name in c.reports else "" for c in found)] for name in encoders
+        [name, *(_spread(scores(c.reports[name], settings.n_entries)) if name in c.reports else "" for c in found)]
+        for name in encoders
     ]
     for name, values in settings.published.items():
         cells = [f"{mean:.3f} ±{spread:.3f}" for mean, spread in values][: len(found)]
@@ -133,7 +139,8 @@ def _table(found: Sequence[Column], settings: Settings, env: str) -> Table:
     first = next(iter(found[0].reports.values()))
     n_runs = max(report.n_runs for column in found for report in column.reports.values())
     seeds = f"mean ± standard deviation over {n_runs} training seeds" if n_runs > 1 else "one training seed"
-    notes = [f"{seeds}, {first.n_tasks} test tasks; {first.score.axis}", f"published: {settings.source}"]
+    mean = f", a mean over the {settings.n_entries} numbers of a prediction" if settings.n_entries > 1 else ""
+    notes = [f"{seeds}, {first.n_tasks} test tasks; {first.score.axis}{mean}", f"published: {settings.source}"]
     return Table(["", *(column.words for column in found)], rows, f"{env}, test tasks", notes)
 
 
@@ -174,7 +181,7 @@ def _figure_name(env: str) -> str:
     return f"{env}_noise"
 
 
-def _figure(found: Sequence[Column], env: str) -> Figure:
+def _figure(found: Sequence[Column], env: str, n_entries: int) -> Figure:
     """Draw each encoder's score against the noise on the support, with the standard deviation over seeds."""
     panels: dict[str, list[Column]] = {}
     for column in found:
@@ -184,7 +191,9 @@ def _figure(found: Sequence[Column], env: str) -> Figure:
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (title, own) in zip(axes, panels.items(), strict=True):
         for index, name in enumerate(encoders):
-            points = [(column.noise, scores(column.reports[name])) for column in own if name in column.reports]
+            points = [
+                (column.noise, scores(column.reports[name], n_entries)) for column in own if name in column.reports
+            ]
             if points:
                 mean, spread = (np.array([getattr(values, what)() for _, values in points]) for what in ("mean", "std"))
                 axis.errorbar(
