@@ -10,6 +10,7 @@ from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.meta_sgd import MetaSGD
 from metarl.meta.algorithms.meta_transfer import MetaTransfer
 from metarl.meta.algorithms.reptile import Reptile
+from metarl.meta.algorithms.rl2 import RL2
 from metarl.meta.base import MetaAlgorithm, load
 from metarl.meta.saving import ALGORITHMS
 
@@ -20,6 +21,7 @@ __all__ = [
     "CAVIA",
     "FOMAML",
     "MAML",
+    "RL2",
     "AdaptedPolicy",
     "Leap",
     "MetaAlgorithm",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
-from metarl.agents.learners.registry import Abilities
 from metarl.envs.family import draw_tasks
 from metarl.envs.tasks import Tasks, n_tasks, one_task
 from metarl.errors import DivergedError
@@ -55,11 +54,6 @@ class Iterates(Evaluates):
     outer_optimizer: Outer
     """Takes the outer steps."""
 
-    @property
-    @abstractmethod
-    def abilities(self) -> type[Abilities]:
-        """What the learner declares."""
-
     def _sample_tasks(self) -> Tasks:
         """Return the training tasks of this meta-iteration."""
         return draw_tasks(self.family, stream(self.seed, "tasks", self.n_iterations), self.meta_batch_size)
@@ -104,13 +98,17 @@ class Iterates(Evaluates):
 
         :raises Halfway: a callback asked for a stop.
         """
-        assert self._unfinished is not None
         how = {"query": query, "keep": keep, "second_order": second_order}
-        walk = self._unfinished.take(block.adaptation.walk(self.theta, block.request, **how, watcher=watcher))
+        return self._walked(block, timer, **how, watcher=watcher).outcome()
+
+    def _walked(self, block: Block, timer: Timer, **how: Any) -> Walk:
+        """Return the walk of a block, with all its units done; see :meth:`_learn_block`."""
+        assert self._unfinished is not None
+        walk = self._unfinished.take(block.adaptation.walk(self.theta, block.request, **how))
         while walk.n_done < walk.n_units:
             walk.work(timer)
             self._tell_of(walk)
-        return walk.outcome()
+        return walk
 
     def _tell_of(self, walk: Walk) -> None:
         if not self._listeners:

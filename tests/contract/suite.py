@@ -6,6 +6,7 @@ here knows one by its name.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,7 +125,13 @@ def make(case: Case, **kwargs: Any) -> Any:
         own |= {"learner": case.learner, "learner_kwargs": small}
     sizes = {name: value for name, value in own.items() if name in known}
     common = {"policy_kwargs": kind.policy_kwargs, "meta_batch_size": 2, "n_threads": 1, "seed": 3}
-    return cls(kind.policy, family_of(case), **{**common, **sizes, **kwargs})  # type: ignore[arg-type]
+    return cls(_policy_of(cls, kind), family_of(case), **{**common, **sizes, **kwargs})  # type: ignore[arg-type]
+
+
+def _policy_of(cls: type[Any], kind: Kind) -> str:
+    """Return the policy for a kind of family: a wrapper whose own has a memory takes those with a memory."""
+    has_memory = "Lstm" in inspect.signature(cls).parameters["policy"].default
+    return kind.policy.replace("Policy", "LstmPolicy") if has_memory else kind.policy
 
 
 def require_a_sentence(error: MetaRLError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ def small(algorithm: type[MetaAlgorithm] = FOMAML, **kwargs: Any) -> Any:
     learner = LEARNERS.get(kwargs.get("learner", "vpg"))
     if learner is not None and learner.misfit(make_family("PointMass-v0")):
         sizes = {**sizes, "env": "Sinusoid-v0", "env_kwargs": {}}
-    return algorithm("MlpPolicy", **{**sizes, **kwargs})
+    policy = inspect.signature(algorithm).parameters["policy"].default  # with a memory, where that is what adapts
+    return algorithm(policy, **{**sizes, **kwargs})
 
 
 def copy(params: Params) -> Params:

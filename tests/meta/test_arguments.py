@@ -18,6 +18,7 @@ from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.reptile import Reptile
+from metarl.meta.algorithms.rl2 import RL2
 from metarl.meta.base import load
 from metarl.meta.saving import ALGORITHMS
 from tests.meta.small import SIZES, equal, run_iterations, small
@@ -34,6 +35,7 @@ EVERY: dict[str, Any] = {
     "pretrain": Pretrain,
     "random": RandomInit,
     "reptile": Reptile,
+    "rl2": RL2,
 }
 FREE = {"verbose", "tensorboard_log"}
 """Arguments that may be set on a model: they are read whenever it learns, and belong to no checkpoint."""

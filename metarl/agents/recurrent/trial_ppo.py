@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -209,6 +210,16 @@ class TrialPPO:
         clipped = (torch.expm1(log_ratio).abs() > self.loss.clip_range).to(log_ratio.dtype)
         each = (torch.expm1(log_ratio) - log_ratio, clipped, distribution.entropy())
         return torch.stack([(samples.weights * own).sum() for own in each]).double()
+
+    def sb3_arguments(self, horizon: int, n_envs: int) -> dict[str, Any]:
+        """Return the arguments of sb3-contrib's ``RecurrentPPO`` that make its update this one, on a trial of each
+        environment.
+
+        :param horizon: env steps of a trial.
+        """
+        names = ("n_epochs", "gamma", "gae_lambda", "clip_range", "clip_range_vf", "normalize_advantage", "ent_coef")
+        own = {name: getattr(self.loss, name) for name in (*names, "vf_coef", "target_kl")}
+        return {**own, "n_steps": horizon, "batch_size": horizon * min(self.batch_size, n_envs)}
 
     def is_too_far(self, found: TrialGradient) -> bool:
         """Tell whether an update stops before a step, as SB3's does at ``target_kl``."""

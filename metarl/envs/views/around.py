@@ -30,7 +30,8 @@ class Around(Family, ABC):
             raise ConfigError(f"{family.id} observes {family.observation_space}: {reader} needs a vector")
         self.family = family
         self.id = family.id
-        self._argument = argument
+        self.made_by = argument
+        """The argument of make_family that makes the view."""
         self._made_with = None if family._made_with is None else {**family._made_with, **argument}
         self.task_space = family.task_space
         self.shifted_space = family.shifted_space
@@ -48,7 +49,7 @@ class Around(Family, ABC):
 
     def named(self) -> tuple[str, dict[str, Any]] | None:
         named = self.family.named()
-        return None if named is None else (named[0], {**named[1], **self._argument})
+        return None if named is None else (named[0], {**named[1], **self.made_by})
 
     def sample_tasks(self, rng: np.random.Generator, n: int) -> Tasks:
         return self.family.sample_tasks(rng, n)

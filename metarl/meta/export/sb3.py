@@ -52,7 +52,6 @@ from metarl.agents.generators import sb3_alone
 from metarl.agents.networks.arguments import ACTIVATIONS, require_network_size
 from metarl.agents.networks.distributions import MIN_LOG_STD
 from metarl.agents.parallel import library_torch
-from metarl.agents.stock.learner import ALGORITHMS
 from metarl.agents.stock.reuse import (
     STATISTICS,
     construct,
@@ -64,12 +63,13 @@ from metarl.agents.stock.reuse import (
 from metarl.checks import COUNT, COUNT_OR_ZERO, NONE, SEED, check_arguments, plain_tree
 from metarl.envs.family import Family
 from metarl.envs.registry import make_family
+from metarl.envs.views.around import Around
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 from metarl.files.writing import write_all_atomic
 from metarl.meta.documents import require_finite_tensors, versions
 from metarl.meta.environments import AnyEnv, as_any_env
-from metarl.meta.export.settings import KINDS, OPTIMIZERS, Settings, choose
+from metarl.meta.export.settings import EXPORTED, KINDS, OPTIMIZERS, Settings, choose
 from metarl.meta.export.sidecar import FORMAT, VERSION, read_export, read_moments, read_settings, read_tensors
 from metarl.meta.export.value_fit import ValueFit, fit_value
 from metarl.meta.kept import unwritable
@@ -182,7 +182,7 @@ def export_sb3(
     for name in ("policy", "env", "policy_kwargs", "_init_setup_model", "rollout_buffer_class"):
         if name in kwargs:
             raise ConfigError(f"{name} cannot be changed by an export")
-    cls = ALGORITHMS[settings.kind]
+    cls = EXPORTED[settings.kind]
     check_arguments(cls.__init__, kwargs, f"argument of {cls.__name__}:")
     action_space = model.action_space
     if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
@@ -262,7 +262,7 @@ def _build(settings: Settings, env: AnyEnv, seed: int = 0) -> BaseAlgorithm:
         # The last minibatch of an epoch is smaller in the learner, too.
         warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
         init_seed = seed if own is None else own
-        return construct(ALGORITHMS[settings.kind], settings.policy, env, init_seed=init_seed, seed=own, **arguments)
+        return construct(EXPORTED[settings.kind], settings.policy, env, init_seed=init_seed, seed=own, **arguments)
 
 
 def _refuse_normalized(env: AnyEnv) -> None:
@@ -311,7 +311,7 @@ def _document(model: Model, settings: Settings, tensors: Params, value_fit: Valu
             "algo": model.name,
             "learner": getattr(model, "learner", None),
             "env": model.family.id,
-            "env_kwargs": model.env_kwargs,
+            "env_kwargs": {**model.env_kwargs, **_view_of(model.family)},
             "seed": model.seed,
             "n_iterations": model.n_iterations,
             "num_timesteps": model.num_timesteps,
@@ -325,6 +325,11 @@ def _document(model: Model, settings: Settings, tensors: Params, value_fit: Valu
     except (TypeError, ValueError) as error:
         raise ConfigError(f"the export cannot be described in JSON: {error}") from None
     return document
+
+
+def _view_of(family: Family) -> Mapping[str, Any]:
+    """Return by which argument the view is made that a model learnt on, which an export is for."""
+    return family.made_by if isinstance(family, Around) else {}
 
 
 # ----------------------------------------------------------------------------------------------------------- spaces
@@ -443,8 +448,8 @@ def load_sb3(path: str | Path, env: AnyEnv | None = None, kind: str | None = Non
     path, sidecar, _ = export_files(path)
     data, card, document = read_export(path, sidecar)
     found = card.algo
-    if found not in ALGORITHMS or (kind is not None and kind != found):
-        known = kind or "one of " + ", ".join(ALGORITHMS)
+    if found not in EXPORTED or (kind is not None and kind != found):
+        known = kind or "one of " + ", ".join(EXPORTED)
         raise ConfigError(f"{path} is a {shorten(found, quote=False)} model: it cannot be loaded as {known}")
     settings, moments = read_settings(card, str(sidecar)), read_moments(card, str(sidecar))
     parameters, variables = read_tensors(data, str(path))

@@ -9,12 +9,14 @@ from typing import Any
 import sb3_contrib
 import stable_baselines3
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from metarl.agents.learners.base import Learner
 from metarl.agents.stock.learner import ALGORITHMS
 from metarl.errors import ConfigError, shorten, unknown_name
+from metarl.meta.adaptation.memory import MemoryAdaptation
 from metarl.meta.adaptation.stock import StockAdaptation
 from metarl.meta.model import Model
 
@@ -24,6 +26,10 @@ KINDS: dict[str, type[OnPolicyAlgorithm]] = {
     "trpo": sb3_contrib.TRPO,
 }
 """What an actor of ours can be exported to."""
+WITH_MEMORY = "ppo_lstm"
+"""What a policy with a memory is exported to, by the name that RL-Zoo3 gives it."""
+EXPORTED: dict[str, type[BaseAlgorithm]] = {**ALGORITHMS, WITH_MEMORY: sb3_contrib.RecurrentPPO}
+"""What there may be in an export."""
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
@@ -77,6 +83,8 @@ def choose(model: Model, kind: str | None, optimizer: str | None, n_envs: int) -
             raise ConfigError(f"optimizer={shorten(optimizer)}: {adaptation.algorithm!r} goes on with its own")
         arguments = {**adaptation.stock_arguments(n_envs), "device": "cpu"}
         return Settings(adaptation.algorithm, model.policy_name, arguments, adaptation.normalize, is_stock=True)
+    if isinstance(adaptation, MemoryAdaptation):
+        return _with_memory(model, adaptation, kind, optimizer, n_envs)
     learner: Learner | None = getattr(adaptation, "learner", None)
     name = "a policy" if learner is None else repr(learner.name)
     sizes = {} if learner is None else _sizes(model, n_envs)
@@ -111,6 +119,25 @@ def choose(model: Model, kind: str | None, optimizer: str | None, n_envs: int) -
     if of_optimizer:
         policy_kwargs["optimizer_kwargs"] = of_optimizer
     return Settings(kind, model.policy_name, {**arguments, "policy_kwargs": policy_kwargs, "device": "cpu"})
+
+
+def _with_memory(
+    model: Any, adaptation: MemoryAdaptation, kind: str | None, optimizer: str | None, n_envs: int
+) -> Settings:
+    """Return how sb3-contrib's recurrent PPO goes on with a policy that has a memory."""
+    if kind not in (None, WITH_MEMORY):
+        raise ConfigError(f"a policy with a memory starts {WITH_MEMORY} (sb3-contrib's RecurrentPPO), not {kind}")
+    if optimizer not in (None, "adam"):
+        raise ConfigError(f"optimizer={shorten(optimizer)}: {WITH_MEMORY} goes on with Adam")
+    outer = model.outer_optimizer
+    arguments = {
+        **adaptation.learner_on_trials.sb3_arguments(adaptation.family.horizon, n_envs),
+        "learning_rate": outer.learning_rate,
+        "max_grad_norm": min(outer.max_grad_norm or NO_CLIPPING, NO_CLIPPING),
+        "policy_kwargs": dict(adaptation.policy.policy_kwargs),
+        "device": "cpu",
+    }
+    return Settings(WITH_MEMORY, model.policy_name, arguments, is_stock=True)
 
 
 def has_repeatable_steps(model: Model) -> bool:

@@ -17,12 +17,12 @@ from typing import Annotated, Any, Literal
 import torch
 
 from metarl.agents.networks.arguments import ACTIVATIONS
-from metarl.agents.stock.learner import ALGORITHMS, check_stock
+from metarl.agents.stock.learner import check_stock
 from metarl.checks import check_arguments
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 from metarl.files.schema import LARGEST_SEED, Range, read_as
 from metarl.files.untrusted import parse_json, read_bytes, read_text
-from metarl.meta.export.settings import OPTIMIZERS, Settings
+from metarl.meta.export.settings import EXPORTED, OPTIMIZERS, Settings
 from metarl.params import Params
 
 FORMAT = "metarl-sb3-export"
@@ -123,7 +123,7 @@ def read_settings(card: Sidecar, source: str) -> Settings:
     :param source: the sidecar, for the error message.
     :raises CheckpointError: an argument or a value that the stock class does not take.
     """
-    cls = ALGORITHMS[card.algo]
+    cls = EXPORTED[card.algo]
     policy_kwargs = dict(card.policy_kwargs)
     # A file does not say where on this machine something is written.
     arguments = {name: value for name, value in card.hyperparameters.items() if name != "tensorboard_log"}

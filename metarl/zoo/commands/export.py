@@ -11,7 +11,6 @@ from typing import Any
 
 import gymnasium as gym
 
-from metarl.agents.stock.learner import ALGORITHMS
 from metarl.envs.imitation.network import EXPERT, Card
 from metarl.envs.registry import make_family
 from metarl.envs.views.single import SingleEnv
@@ -19,7 +18,7 @@ from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.export.expert import expert_from_model, expert_from_sb3
 from metarl.meta.export.sb3 import export_files, export_sb3, sb3_files
-from metarl.meta.export.settings import choose
+from metarl.meta.export.settings import EXPORTED, choose
 from metarl.zoo.algorithms import load_model
 from metarl.zoo.console import say
 from metarl.zoo.runs.folder import file_name
@@ -30,8 +29,8 @@ from metarl.zoo.runs.sources import Source, find_sources
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     kind = None if args.to is None else args.to.lower()
-    if kind is not None and kind not in (*ALGORITHMS, EXPERT):
-        raise unknown_name("export format", args.to, [*ALGORITHMS, EXPERT])
+    if kind is not None and kind not in (*EXPORTED, EXPERT):
+        raise unknown_name("export format", args.to, [*EXPORTED, EXPERT])
     if kind == EXPERT and args.trained_agent and args.trained_agent[0].endswith(".zip"):
         return _write_expert_of_sb3(args)
     (source,) = find_sources(args)
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     exported = export_sb3(model, kind, optimizer=args.optimizer)
     contents = sb3_files(exported, path, env)
     path, *others = Outputs(list(contents), args.overwrite, within).write(list(contents.values()))
-    cls = ALGORITHMS[kind]
+    cls = EXPORTED[kind]
     package = cls.__module__.partition(".")[0]
     say(f"Saved {path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps, from {source.path}")
     say(f"  {others[0].name} beside it says what it was exported from")
