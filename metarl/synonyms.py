@@ -176,7 +176,7 @@ LEARNERS: Words = {
     **{name: (f"sb3_{name}", name) for name in ("ppo", "a2c")},
     **dict.fromkeys(
         ("ppo_lstm", "recurrent_ppo", "recurrentppo", "sb3_recurrent_ppo", "sb3_recurrentppo"),
-        "recurrent policies carry a hidden state, which is not part of an initialisation",
+        "recurrent policies carry a hidden state, which is not part of an initialisation; algorithm rl2 has one",
     ),
     **dict.fromkeys(
         ("ppo_mask", "maskable_ppo", "maskableppo", "sb3_maskable_ppo", "sb3_maskableppo"),
@@ -199,6 +199,7 @@ ALGORITHMS: Words = {
     },
     "vpg": "it is a learner, not a meta-algorithm: -params learner:vpg",
     "reinforce": "it is a learner, not a meta-algorithm: -params learner:vpg",
+    **dict.fromkeys(("ppo_lstm", "recurrent_ppo", "recurrentppo", "rl-2", "rl^2", "rl²"), ("rl2",)),
     "scratch": ("random",),
     "fo-maml": ("fomaml",),
     "joint": ("pretrain",),
