@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import commits, copies, coverage, measure, search, sinusoid, speed, watching
+from benchmarks import commits, copies, coverage, measure, meta_transfer, search, sinusoid, speed, watching
 from metarl.meta.evaluation.statistics import MIN_UNITS
 from metarl.zoo import __main__ as zoo
 
@@ -60,6 +60,14 @@ def test_a_quick_run_compares_a_plain_loop_over_tasks_with_the_same_steps(tmp_pa
     (row,) = json.loads(path.read_text(encoding="utf-8"))["rows"]
     assert row["met"] == (row["ratio"] >= 5.0)
     assert row["iterations_a_second"] > 0
+    assert row["largest_difference_of_parameters"] < 1e-4
+
+
+def test_a_quick_run_compares_a_plain_loop_over_tasks_with_the_same_transfer(tmp_path: Path) -> None:
+    path = tmp_path / "meta_transfer.json"
+    meta_transfer.main(["--quick", "-o", str(path)])
+    (row,) = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert row["met"] == (row["ratio"] >= 10.0)
     assert row["largest_difference_of_parameters"] < 1e-4
 
 

@@ -27,7 +27,7 @@ from metarl.meta.adaptation.batched import BatchedAdaptation
 from metarl.meta.adaptation.batches import Batch
 from metarl.meta.progress import Timer
 from metarl.meta.transfer.model import TransferModel
-from metarl.params import Params, Rate, take
+from metarl.params import Params, Rate, expand, take
 from metarl.streams import generators, stream
 
 
@@ -202,7 +202,10 @@ class TransferWalk:
     def work(self, timer: Timer) -> bool:
         """Do all of it; there is no other unit."""
         adaptation, request = self._adaptation, self._request
-        unseen = self._psi = adaptation.model.policies(self._theta, adaptation.model.nothing(request.n_tasks))
+        # Of nothing that was seen all tasks have one policy.
+        one = adaptation.policy_at(self._theta).params
+        unseen = {name: tensor.contiguous() for name, tensor in expand(one, request.n_tasks).items()}
+        self._psi = unseen
         for k in range(len(request.rates)):
             with timer("sampling"):
                 self._support.append(adaptation.see(request, k))
