@@ -15,6 +15,7 @@ from metarl.envs.imitation.expert import Expert
 from metarl.envs.imitation.imitation import Imitation
 from metarl.envs.maze.maze import Maze
 from metarl.envs.supervised.one_step import OneStep
+from metarl.envs.supervised.random_steps import RandomSteps
 from metarl.envs.tasks import Tasks
 from tests.envs.families import Doors
 from tests.meta.aim import Aim
@@ -89,6 +90,15 @@ class Bent(Slope):
         self.support_family = Bend()
 
 
+class SeenWalk(Walk):
+    """Nobody says what to do, and what a random policy meets is seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.id = "SeenWalk-v0"
+        self.support_family = RandomSteps("SeenWalk-v0/support", self, "reward")
+
+
 class WalkHome(Imitation):
     """Imitation of one who walks to the task's side, and stays there."""
 
@@ -149,6 +159,7 @@ KINDS: dict[str, Kind] = {
     ),
     "supervised": Kind(Slope),
     "seen elsewhere": Kind(Bent),
+    "seen at random": Kind(SeenWalk),
     "from gym": Kind(lambda: from_gym("Pendulum-v1", {"g": (5.0, 15.0), "m": (0.5, 2.0)}, horizon=3)),
     "mazes": Kind(lambda: Maze(4)),
     "imitation": Kind(WalkHome),

@@ -78,7 +78,8 @@ def is_quick(case: Case) -> bool:
         return case.kind == first and case.n_inner_steps == 2
     if "n_inner_steps" not in cls.argument_names():
         # It sees a support, and learns by gradients of the learner's query loss: quick on each kind where it goes.
-        return "target" in learner.info
+        # Where nobody says what to do, the learner of the trust region is enough.
+        return "target" in learner.info or (case.kind in ("mazes", "seen at random") and learner.trust_region)
     if not (learner.differentiable or getattr(cls, "adapts", True)) and case.kind != first:
         # Joint training by stock algorithms: what tasks show is all that differs.
         return False
@@ -88,6 +89,9 @@ def is_quick(case: Case) -> bool:
     if case.kind == "seen elsewhere":
         # To all that do not transfer it is a supervised family like others.
         return case.n_inner_steps == 2 and "target" in learner.info and not issubclass(cls, AdaptiveAlgorithm)
+    if case.kind == "seen at random":
+        # To all that do not transfer it is a family like the first one.
+        return False
     if case.kind == "images":
         return case.n_inner_steps == 1
     if case.kind == "unequal spaces" and not learner.differentiable and case.learner not in ("sb3_a2c", "sb3_ppo"):

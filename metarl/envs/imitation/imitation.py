@@ -38,9 +38,9 @@ from metarl.envs.family import Family, draw_tasks
 from metarl.envs.imitation.demonstrations import Demonstrations, Show, noisy
 from metarl.envs.imitation.expert import Expert
 from metarl.envs.imitation.network import NetworkExpert
-from metarl.envs.imitation.real_tasks import RealTasks
 from metarl.envs.registry import make_family
 from metarl.envs.score import SCORES
+from metarl.envs.supervised.real_tasks import RealTasks
 from metarl.envs.tasks import Task, Tasks, take_tasks
 from metarl.streams import stream
 

@@ -2,60 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from gymnasium import spaces
-
-from metarl.checks import MAPPING, NONE, check_arguments, choice
-from metarl.envs.family import Family
+from metarl.checks import MAPPING, NONE, check_arguments
 from metarl.envs.imitation.imitation import Imitation
 from metarl.envs.imitation.maze import MazeImitation
-from metarl.envs.imitation.real_tasks import RealTasks
-from metarl.envs.maze.grid import ROWS
+from metarl.envs.maze.cells import MazeCells
 from metarl.envs.maze.maze import Maze
 from metarl.envs.registry import register_family
-from metarl.envs.supervised.one_step import SUPPORT_NOISE, with_noise
-from metarl.envs.tasks import Tasks
-
-POSITIONS = ("integers", "scaled")
-
-
-class MazeCells(RealTasks):
-    """What is seen of the tasks of :class:`MazeTransfer`: which cells of the maze are occupied.
-
-    :param real: the mazes.
-    :param positions: how cells are told.
-    :param support_noise: σ of the normal deviate that is added to the 0 or 1.
-    """
-
-    id = "MazeTransfer-v0/support"
-    clips_actions = False
-
-    def __init__(self, real: Maze, positions: str, support_noise: float) -> None:
-        self._real = real
-        self.support_noise = SUPPORT_NOISE("support_noise", support_noise)
-        rows, columns = np.divmod(np.arange(ROWS * real.width), real.width)
-        cells = np.stack([columns, rows], axis=-1)
-        largest = cells[-1] if choice(*POSITIONS)("positions", positions) == "scaled" else 1
-        self._cells = (cells / largest).astype(np.float32)
-        self.task_space, self.shifted_space = real.task_space, real.shifted_space
-        self.observation_space = spaces.Box(np.zeros(2, np.float32), self._cells[-1], dtype=np.float32)
-        self.action_space = spaces.Box(-1000.0, 1000.0, (1,), np.float32)
-
-    @property
-    def real(self) -> Family:
-        return self._real
-
-    def examples(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw ``n`` cells of every maze, none twice before each was there: 2 N of them are all."""
-        size = len(self._cells)
-        drawn = [np.concatenate([rng.permutation(size) for _ in range(-(-n // size))])[:n] for rng in rngs]
-        cells = np.stack(drawn)
-        occupied = self._real.occupied(tasks).reshape(len(cells), size)
-        targets = np.take_along_axis(occupied, cells, axis=1).astype(np.float64)
-        return self._cells[cells], with_noise(targets[..., None], rngs, self.support_noise)
 
 
 class MazeTransfer(MazeImitation):
@@ -109,7 +64,8 @@ class MazeTransfer(MazeImitation):
         size = {} if width is None else {"width": width}
         super().__init__(real_kwargs={"reward": "distance", **size, **given}, **arguments)
         assert isinstance(self.real, Maze)
-        self.support_family = MazeCells(self.real, positions, support_noise)
+        id = "MazeTransfer-v0/support"
+        self.support_family = MazeCells(id, self.real, self.real.occupied, self.real.width, positions, support_noise)
 
 
 register_family("MazeTransfer-v0", MazeTransfer)

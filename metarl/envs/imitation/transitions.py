@@ -11,9 +11,9 @@ from gymnasium import spaces
 from metarl.checks import integer
 from metarl.envs.family import Family
 from metarl.envs.imitation.demonstrations import Pairs, Show, Shown, task_streams
-from metarl.envs.imitation.real_tasks import RealTasks
 from metarl.envs.promises import require_sound_step, sound_start
 from metarl.envs.supervised.one_step import SUPPORT_NOISE, with_noise
+from metarl.envs.supervised.real_tasks import RealTasks
 from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
 from metarl.errors import NonFiniteError
 

@@ -11,6 +11,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 from metarl.checks import COUNT, NONE, NOT_NEGATIVE, choice, integer
 from metarl.envs.family import Family, State, Step, cut_finite
+from metarl.envs.maze.cells import MazeCells
 from metarl.envs.maze.grid import MOVES, ROWS, distances, draw_maze, parse_maze, shortest_moves, transitions
 from metarl.envs.plane.canvas import Canvas
 from metarl.envs.registry import register_family
@@ -76,6 +77,9 @@ class Maze(Family):
     With ``reward="distance"`` it is that measure itself, and 0 is perfect: the first env step costs 1 more
     (``reward_start``). ``distance="manhattan"`` takes d from the coordinates alone, as if there were no obstacles.
 
+    **Support.** ``support_family``: what wrappers that transfer see of a maze are its cells, as in ``MazeTransfer-v0``:
+    the input is a cell's (column, row), the target 1 where it is occupied and 0 elsewhere.
+
     **Episode.** Starts in the upper left cell, terminates at the goal, and is truncated after 2 N env steps: no
     shortest way takes more than 1.5 N - 1. Uniformly random moves return 0.17 (N = 6), 0.13 (12) and 0.10 (24). Who
     does not know the maze and goes right in columns without obstacles with a probability of 0.7, and changes the row
@@ -108,6 +112,7 @@ class Maze(Family):
     :param reward: ``"progress"`` or ``"distance"``.
     :param step_cost: what every env step costs.
     :param horizon: longest episode, env steps; None for 2 N.
+    :param support_noise: σ of the normal deviate that is added to what is seen of a maze.
     """
 
     id = "Maze-v0"
@@ -124,6 +129,7 @@ class Maze(Family):
         reward: str = "progress",
         step_cost: float = 0.0,
         horizon: int | None = None,
+        support_noise: float = 0.0,
     ) -> None:
         choice(*COLUMNS)("obstacle_columns", obstacle_columns)
         choice(*OBSERVATIONS)("observation", observation)
@@ -156,6 +162,7 @@ class Maze(Family):
         self.shifted_space = self.task_space if self._is_shifted.any() else None
         self.observation_space = Box(0.0, 1.0, self._seen.shape[1:], np.float32)
         self.action_space = Discrete(len(MOVES))
+        self.support_family = MazeCells("Maze-v0/support", self, self.occupied, n, "integers", support_noise)
 
     # ----------------------------------------------------------------------------------------------------------- tasks
     def finite_tasks(self) -> Tasks:

@@ -15,6 +15,7 @@ from metarl.envs.mujoco.ant import Ant, AntConstants, ant_spec
 from metarl.envs.mujoco.bindings import mujoco
 from metarl.envs.mujoco.models import Blueprint, KeptModels, Model
 from metarl.envs.registry import register_family
+from metarl.envs.supervised.random_steps import RandomSteps
 from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, shorten
 from metarl.processes import ProcessLocal
@@ -99,6 +100,9 @@ class AntLeg(Ant):
     Action, observation (without 125, whose centre of mass tells the lengths) and physics:
     :class:`~metarl.envs.mujoco.ant.Ant`.
 
+    **Support.** ``support_family``: what wrappers that transfer see of a task are env steps of a policy that draws each
+    action uniformly, (observation, action) and the next observation.
+
     **Lineages** (every field of :class:`AntLegConstants` can be given by itself):
 
     | | ``s0`` (default) | ``gymnasium`` | the meta-transfer paper (S0) says |
@@ -127,13 +131,20 @@ class AntLeg(Ant):
     :param lineage: where constants come from.
     :param warm_start: see :class:`~metarl.envs.mujoco.physics.MujocoFamily`.
     :param n_threads: physics threads, None for every core.
+    :param support_noise: σ of the normal deviate that is added to each number of a next observation that is seen.
     :param constants: fields of :class:`AntLegConstants` that differ from the lineage's.
 
     Version history: v0, first version.
     """
 
     def __init__(
-        self, lineage: str = "s0", *, warm_start: bool = False, n_threads: int | None = None, **constants: Any
+        self,
+        lineage: str = "s0",
+        *,
+        warm_start: bool = False,
+        n_threads: int | None = None,
+        support_noise: float = 0.0,
+        **constants: Any,
     ) -> None:
         chosen = choose_constants(LINEAGES, lineage, constants, "AntLeg")
         choice(*OBSERVATIONS)("observation", chosen.observation)
@@ -150,6 +161,7 @@ class AntLeg(Ant):
         self.task_space = Dict({"upper_leg": length, "ankle": length})
         if chosen.corners == "shifted":
             self.shifted_space = self.task_space
+        self.support_family = RandomSteps("AntLeg-v0/support", self, "observation", support_noise)
         root = self._root if self._senses else None
         self._models: ProcessLocal[KeptModels] = ProcessLocal(
             partial(leg_models, chosen.physics, self.warm_start, root, self._contact_forces)

@@ -15,6 +15,7 @@ from metarl.envs.family import Family, State, Step
 from metarl.envs.lineage import choose_constants
 from metarl.envs.plane.canvas import Canvas
 from metarl.envs.registry import register_family
+from metarl.envs.supervised.random_steps import RandomSteps
 from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError
 
@@ -155,16 +156,20 @@ class PointMass(Family):
                        observed, walls at ±5, ends within 0.141
     =================  ===============================================  ================================================
 
+    **Support.** ``support_family``: what wrappers that transfer see of a task are env steps of a policy that draws each
+    action uniformly, (observation, action) and the reward for it.
+
     **Versions.** v0: first version.
 
     :param lineage: constants to start from, a key of ``LINEAGES``.
+    :param support_noise: σ of the normal deviate that is added to each of those rewards.
     :param constants: fields of :class:`PointMassConstants` to replace.
     """
 
     id = "PointMass-v0"
     render_fps = 20
 
-    def __init__(self, lineage: str = "maml_rl", **constants: Any) -> None:
+    def __init__(self, lineage: str = "maml_rl", *, support_noise: float = 0.0, **constants: Any) -> None:
         self.constants = c = choose_constants(LINEAGES, lineage, constants, "PointMass")
         choice("square", "corners")("goals", c.goals)
         choice(*REWARDS)("reward", c.reward)
@@ -188,6 +193,8 @@ class PointMass(Family):
         self._action_bound = high
         self._gain = c.max_step / high
         self.observation_space = self._observation_space()
+        # Where a point moves to is the same in all tasks: what tells them apart is what that pays.
+        self.support_family = RandomSteps("PointMass-v0/support", self, "reward", support_noise)
 
     def _observation_space(self) -> Box:
         c = self.constants

@@ -18,7 +18,7 @@ from metarl.agents.learners.base import Learner
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
-from metarl.envs.tasks import Tasks
+from metarl.envs.tasks import Task, Tasks, stack_tasks
 from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError
 from metarl.meta.adaptation.adapted import AdaptedPolicy
@@ -103,7 +103,11 @@ class TransferAdaptation:
         n = examples_of(amount) * len(rates)
         if n == 0:
             return AdaptedPolicy(self.model.policy, self.policy_at(theta).params, 0, (), seed)
-        shown, rng, pairs = self._in_which_it_is_seen(env, seed), stream(seed, "adapt"), []
+        rng = stream(seed, "adapt")
+        task = self._task_of(env, seed)
+        if task is not None:
+            return self._decoded(theta, self.model.draw(stack_tasks([task]), [rng], n), seed)
+        shown, pairs = self._require_seen(env), []
         for _ in range(n):
             obs, _ = shown.reset(seed=int(rng.integers(2**31)))
             *_, told = shown.step(_nothing(shown))
@@ -115,18 +119,27 @@ class TransferAdaptation:
 
     def adapt_to(self, theta: Params, support: Any, seed: int) -> AdaptedPolicy:
         """Return the policy that is decoded from examples of one task, which are given."""
-        samples = self.model.given(support)
+        return self._decoded(theta, self.model.given(support), seed)
+
+    def _decoded(self, theta: Params, samples: Samples, seed: int) -> AdaptedPolicy:
         psi = self.model.policies(theta, self.model.seen([samples]))
         return AdaptedPolicy(self.model.policy, take(psi, 0), int(samples.counts[0]), (), seed)
 
-    def _in_which_it_is_seen(self, env: gym.Env[Any, Any], seed: int) -> gym.Env[Any, Any]:
-        """Return the environment in which the task of ``env`` is seen."""
-        inner, support = env.unwrapped, self.model.support
-        if isinstance(inner, SingleEnv) and inner.family.task_space == self.family.task_space:
-            if inner.task is None:
-                env.reset(seed=seed)
-            assert inner.task is not None
-            return SingleEnv(support, **inner.task)
+    def _task_of(self, env: gym.Env[Any, Any], seed: int) -> Task | None:
+        """Return the task of an environment of ours; None of others, whose task is not known."""
+        inner = env.unwrapped
+        if not (isinstance(inner, SingleEnv) and inner.family.task_space == self.family.task_space):
+            return None
+        if inner.task is None:
+            env.reset(seed=seed)
+        return inner.task
+
+    def _require_seen(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        """Return an environment of the spaces of what is seen.
+
+        :raises ConfigError: it has others.
+        """
+        support = self.model.support
         if (env.observation_space, env.action_space) != (support.observation_space, support.action_space):
             raise ConfigError(
                 f"env {env} has {env.observation_space} and {env.action_space}; what is seen has "

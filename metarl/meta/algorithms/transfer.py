@@ -43,10 +43,11 @@ class TransferAlgorithm(Iterates):
     :param encoder_kwargs: its arguments, see :mod:`metarl.meta.transfer`.
     :param n_latent: k, numbers of z; None takes as many as tell a task.
     :param n_support: examples of the support.
-    :param n_query: examples of the query; None takes as many.
+    :param n_query: examples of the query, episodes where it is no supervised family; None takes as many.
     :param decoder_kwargs: arguments of the decoder, see :class:`~metarl.meta.transfer.hypernetwork.Hypernetwork`.
     :param init: ``"bias"`` (Bias-HyperInit) or ``"naive"``, see there.
-    :param learner: whose loss the query has; None: ``"cloning"`` of an expert, else ``"supervised"``.
+    :param learner: whose loss the query has; None: ``"cloning"`` of an expert, ``"supervised"`` where actions are
+        predictions, and ``"vpg"`` elsewhere: the score function of episodes that the decoded policy collects.
     :param learner_kwargs: its arguments.
     :param outer: the outer optimiser; None takes Adam at 5e-4, as the paper has it.
     :param outer_kwargs: its arguments.
@@ -108,7 +109,8 @@ class TransferAlgorithm(Iterates):
         support = support_of(self.family)
         if not (has_equal_spaces(self.family) and has_equal_spaces(support)):
             raise ConfigError(f"{self.family.id} has tasks of different spaces: one decoder has one policy for all")
-        own = "supervised" if self.family.evaluation_family is None else "cloning"
+        own = "vpg" if self.family.loss is None else "supervised"
+        own = own if self.family.evaluation_family is None else "cloning"
         self.learner: str = self._learner or own
         require_learner(self.learner, self.learner_kwargs)
         reason = self.refusal(self.abilities)
