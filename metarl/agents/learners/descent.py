@@ -126,7 +126,7 @@ def descend(
                     place.add_(further.gradient[name])
             step = slope
             if max_grad_norm is not None:
-                step = slope.clone()  # a watcher sees the loss's gradient
+                step = slope if watcher is None else slope.clone()  # a watcher sees the loss's gradient
                 clip_norms(step, max_grad_norm)
             take_step(optimizer, own, step, own_moments, own_rate, active)
             losses[block] = sum(each.losses for each in found)

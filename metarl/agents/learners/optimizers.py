@@ -7,7 +7,8 @@ which state is kept, are those of ``torch.optim`` with the settings that SB3 giv
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import repeat
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,19 @@ from metarl.params import Params
 
 FlatRate = float | torch.Tensor
 """A learning rate: one number, or one for each entry, ``[task, n]``."""
+
+
+CHUNK = 1 << 18
+"""Entries whose step is taken before the next ones': what a large step needs in between would be memory that the system
+hands out anew, page by page, which takes longer than the step."""
+
+
+def chunks(rate: FlatRate, *matrices: torch.Tensor) -> Iterator[tuple[Any, ...]]:
+    """Yield the rate and the matrices, which are contiguous, in pieces of at most :data:`CHUNK` entries."""
+    if matrices[0].numel() <= CHUNK:
+        return iter([(rate, *matrices)])
+    rates = rate.view(-1).split(CHUNK) if isinstance(rate, torch.Tensor) else repeat(rate)
+    return zip(rates, *(matrix.view(-1).split(CHUNK) for matrix in matrices), strict=False)
 
 
 class Layout:
@@ -115,8 +129,13 @@ class RMSProp:
         return {"square_avg": torch.zeros_like(flat)}
 
     def move(self, flat: torch.Tensor, gradient: torch.Tensor, state: Params, rate: FlatRate) -> None:
-        square = state["square_avg"].mul_(self.alpha).addcmul_(gradient, gradient, value=1.0 - self.alpha)
-        flat.sub_((gradient / square.sqrt().add_(self.eps)).mul_(rate))
+        for own_rate, own, slope, square in chunks(rate, flat, gradient, state["square_avg"]):
+            square.mul_(self.alpha).addcmul_(slope, slope, value=1.0 - self.alpha)
+            own.sub_((slope / self._root(square)).mul_(own_rate))
+
+    def _root(self, square: torch.Tensor) -> torch.Tensor:
+        """Return what the gradient is divided by."""
+        return square.sqrt().add_(self.eps)
 
 
 class RMSPropTFLike(RMSProp):
@@ -125,9 +144,8 @@ class RMSPropTFLike(RMSProp):
     def start(self, flat: torch.Tensor) -> Params:
         return {"square_avg": torch.ones_like(flat)}
 
-    def move(self, flat: torch.Tensor, gradient: torch.Tensor, state: Params, rate: FlatRate) -> None:
-        square = state["square_avg"].mul_(self.alpha).addcmul_(gradient, gradient, value=1.0 - self.alpha)
-        flat.sub_((gradient / square.add(self.eps).sqrt_()).mul_(rate))
+    def _root(self, square: torch.Tensor) -> torch.Tensor:
+        return square.add(self.eps).sqrt_()
 
 
 OPTIMIZERS: dict[str, type[SGD] | type[Adam] | type[RMSProp]] = {

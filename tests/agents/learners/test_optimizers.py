@@ -8,6 +8,7 @@ import pytest
 import torch
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
+from metarl.agents.learners import optimizers
 from metarl.agents.learners.optimizers import Layout, clip_norms, make_optimizer, take_step
 from metarl.errors import UnknownNameError
 
@@ -45,6 +46,22 @@ def test_steps_equal_torchs_whoever_else_steps(name: str) -> None:
                 assert torch.equal(flat[task], before[0][task])
                 assert all(torch.equal(state[key][task], tensor[task]) for key, tensor in before[1].items())
             torch.testing.assert_close(flat[task], rows[task].detach(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "rmsprop_tf_like"])
+@pytest.mark.parametrize("rate", [0.1, torch.linspace(0.0, 0.2, 2 * 1000).view(2, 1000)], ids=["one", "each"])
+def test_a_large_matrix_is_stepped_in_pieces_to_the_same_bits(
+    name: str, rate: float | torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for size in (1 << 18, 128):
+        monkeypatch.setattr(optimizers, "CHUNK", size)
+        optimizer, flat = make_optimizer(name), normal(2, 1000).float()
+        state = optimizer.start(flat)
+        for turn in range(3):
+            take_step(optimizer, flat, normal(2, 1000, seed=turn + 1).float(), state, rate)
+        found.append((flat, state["square_avg"]))
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.parametrize("name", TORCH)
