@@ -172,7 +172,7 @@ def learning(game: str, n_envs: int, n_updates: int, rounds: int) -> Row:
     @library_torch()
     def ours() -> None:
         for update in range(n_updates):
-            samples = process(copies.collect(states[0].params, UNROLL))
+            samples = process(copies.collect(states[0].params, UNROLL, keep=True))
             states[0] = learner.update(states[0], samples, 7e-4, [seed_sequence(SEED, "update", update)])
 
     stock = StockA2C("CnnPolicy", stock_envs(game, n_envs), n_steps=UNROLL, seed=SEED, device="cpu", **settings)
@@ -200,7 +200,7 @@ def watching(game: str, n_steps: int) -> Row:
     resident: list[float] = []
     for update in range(n_updates):
         began = time.process_time()
-        samples = process(copies.collect(states["watched"].params, UNROLL))
+        samples = process(copies.collect(states["watched"].params, UNROLL, keep=True))
         seconds["collecting"] += time.process_time() - began
         for name in ("watched", "plain") if update % 2 else ("plain", "watched"):
             began = time.process_time()

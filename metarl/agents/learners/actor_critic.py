@@ -101,7 +101,9 @@ class ActorCritic(Learner):
         self.n_steps = (integer(1, 10**6) | NONE)("n_steps", n_steps)
         self.n_envs = integer(1, 10**4)("n_envs", n_envs)
         if self.n_steps is not None:
-            self.continuing = Continuing(self.n_steps, self.n_envs, self.process_rollout)
+            self.continuing = Continuing(
+                self.n_steps, self.n_envs, self.process_rollout, keeps=self.steps_per_update == 1
+            )
         elif self.n_envs != 1:
             raise ConfigError(f"n_envs={self.n_envs} without n_steps: whole episodes are collected together anyway")
 
@@ -175,6 +177,7 @@ class ActorCritic(Learner):
             counts=counts,
             episode_ends=counts[:, None],
             log_prob=packed(rollout.log_prob),
+            kept=None if rollout.kept is None else {name: each.flatten(1, 2) for name, each in rollout.kept.items()},
             values=values,
             returns=returns,
         )

@@ -51,11 +51,14 @@ class Continuing:
     :param n_steps: env steps of each copy that an update learns from.
     :param n_envs: copies of a task.
     :param process: turns a rollout into samples.
+    :param keeps: an update takes one step, at the parameters that collected its rollout, so that what the network
+        computed there need not be computed again.
     """
 
     n_steps: int
     n_envs: int
     process: Callable[[Rollout], Samples]
+    keeps: bool = False
 
     @property
     def size(self) -> int:

@@ -109,7 +109,8 @@ def descend(
         for samples, active in minibatches(block):
 
             def derive(part: Samples) -> Derivatives:
-                return policy.differentiate(params, part.obs, lambda heads, values: head_loss(heads, part, values))
+                loss = lambda heads, values: head_loss(heads, part, values)  # noqa: E731
+                return policy.differentiate(params, part.obs, loss, kept=part.kept)
 
             pieces = [samples] if len(parts) == 1 else [samples.part(place) for place in parts]
             found = threads.map(derive, pieces)

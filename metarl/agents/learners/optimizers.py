@@ -30,8 +30,8 @@ def chunks(rate: FlatRate, *matrices: torch.Tensor) -> Iterator[tuple[Any, ...]]
     """Yield the rate and the matrices, which are contiguous, in pieces of at most :data:`CHUNK` entries."""
     if matrices[0].numel() <= CHUNK:
         return iter([(rate, *matrices)])
-    rates = rate.view(-1).split(CHUNK) if isinstance(rate, torch.Tensor) else repeat(rate)
-    return zip(rates, *(matrix.view(-1).split(CHUNK) for matrix in matrices), strict=False)
+    rates = torch.split(rate.view(-1), CHUNK) if isinstance(rate, torch.Tensor) else repeat(rate)
+    return zip(rates, *(torch.split(matrix.view(-1), CHUNK) for matrix in matrices), strict=False)
 
 
 class Layout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -50,6 +51,8 @@ class Network(ABC):
     """Activations on the way from an observation to an action."""
     n_outputs: int
     """Outputs of the actor's last layer."""
+    kept: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    """Shapes of what :meth:`keep` keeps of an observation, by name; none where it is not able to."""
     transductive: bool = False
     """Whether what it says of an observation depends on the other ones of the batch."""
     min_rows: int
@@ -87,6 +90,18 @@ class Network(ABC):
     @abstractmethod
     def differentiate(self, params: Params, obs: torch.Tensor, loss: HeadLoss, second_order: bool) -> Derivatives:
         """Return the derivatives of a loss; ``params`` are stacked."""
+
+    def keep(self, params: Params, obs: torch.Tensor, kept: Params) -> Outputs:
+        """Return the heads and values of one task, and fill ``kept``, ``[n, …]``; for networks that have something
+        there.
+        """
+        raise NotImplementedError
+
+    def differentiate_kept(
+        self, params: Params, obs: torch.Tensor, loss: HeadLoss, kept: Mapping[str, torch.Tensor]
+    ) -> Derivatives:
+        """Return the derivatives of a loss at the stacked parameters that ``kept``, ``[task, n, …]``, is of."""
+        raise NotImplementedError
 
     @abstractmethod
     def linearize(self, params: Params, obs: torch.Tensor) -> Linearized:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from math import prod
 from sys import maxsize
 from typing import Any
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from metarl.agents.derivatives.autograd import VMAP_BYTES, AutogradDerivatives, AutogradLinearized, batched
 from metarl.agents.derivatives.base import HeadLoss, Outputs
+from metarl.agents.derivatives.recalled import recalled
 from metarl.agents.networks.arguments import require_network_size
 from metarl.agents.networks.base import Network, register_network, with_own_heads
 from metarl.agents.networks.tower import Tower
@@ -25,6 +27,8 @@ from metarl.checks import COUNT, check_arguments, choice
 from metarl.errors import ConfigError, shorten
 from metarl.params import STATISTICS, Params, group, stack
 
+KEEPS = (nn.Conv2d, nn.Linear, nn.ReLU, nn.Flatten)
+"""Layers of networks that may keep what ReLUs say, which is all that their derivatives need."""
 BATCH_STATISTICS = ("batch", "running")
 
 
@@ -120,11 +124,18 @@ class ConvNetwork(Network):
         # Copies of an environment that ended are evaluated with the others: batch statistics are of all of them, and
         # how many images a convolution is computed for may change its rounding.
         self.min_rows = maxsize
-        x, sizes = torch.zeros(1, *(space.shape or ())), []
+        x, shapes = torch.zeros(1, *(space.shape or ())), {}
         with torch.no_grad():
             for name, layer in self._layers:
                 x = _layer(layer, name, tensors, self.buffers, x)
-                sizes.append(prod(x.shape))
+                shapes[name] = tuple(x.shape[1:])
+        if critic and all(isinstance(layer, KEEPS) for _, layer in self._layers):
+            self.kept = {
+                name: shapes[name]
+                for (_, before), (name, layer) in pairwise(self._layers)
+                if isinstance(layer, nn.ReLU) and isinstance(before, (nn.Conv2d, nn.Linear))
+            }
+        sizes = map(prod, shapes.values())
         self.width = max(*sizes, *(len(tensors[f"{name}.bias"]) for tower in towers for name in tower.linear_names))
 
     def _one(self, params: Params, buffers: Params, obs: torch.Tensor, critic: bool) -> Outputs:
@@ -142,6 +153,31 @@ class ConvNetwork(Network):
             return self._one(own, buffers, obs, critic)
         side_by_side = obs.shape[1] * self.width * own["action_net.bias"].element_size() <= VMAP_BYTES
         return batched(lambda p, b, x: self._one(p, b, x, critic), own, buffers, obs, side_by_side)
+
+    def keep(self, params: Params, obs: torch.Tensor, kept: Params) -> Outputs:
+        x = self._images(params, obs).contiguous(memory_format=torch.channels_last)
+        for name, layer in self._layers:
+            x = _layer(layer, name, params, {}, x)
+            if name in kept:
+                kept[name].copy_(x)
+        return with_own_heads(self._actor(params, x), params), (self._critic(params, x).squeeze(-1),)
+
+    def differentiate_kept(
+        self, params: Params, obs: torch.Tensor, loss: HeadLoss, kept: Mapping[str, torch.Tensor]
+    ) -> AutogradDerivatives:
+        def one(params: Params, kept: Params, obs: torch.Tensor) -> Outputs:
+            x = self._images(params, obs).contiguous(memory_format=torch.channels_last)
+            for (name, layer), (after, _) in pairwise((*self._layers, ("", nn.Identity()))):
+                if after in kept:
+                    x = recalled(layer, params[f"{name}.weight"], params[f"{name}.bias"], x, kept[after])
+                elif name not in kept:
+                    x = _layer(layer, name, params, {}, x)
+            return with_own_heads(self._actor(params, x), params), (self._critic(params, x).squeeze(-1),)
+
+        def outputs(params: Params) -> Outputs:
+            return batched(one, {name: params[name] for name in self.names}, dict(kept), obs, side_by_side=False)
+
+        return AutogradDerivatives(outputs, params, loss)
 
     def values(self, params: Params, obs: torch.Tensor) -> torch.Tensor:
         return self.outputs(params, obs, critic=True)[1][0]

@@ -191,14 +191,18 @@ class FunctionalPolicy:
             raise ConfigError("this policy has no critic: make it with critic=True")
         return self.network.values(self.fold(params), obs)
 
-    def judge(self, params: Params, obs: torch.Tensor) -> tuple[Distribution, torch.Tensor]:
+    def judge(self, params: Params, obs: torch.Tensor, kept: Params | None = None) -> tuple[Distribution, torch.Tensor]:
         """Return the action distribution and the critic's values at ``obs``, in one pass; the parameters are as above.
 
+        :param kept: of one task: takes what the network keeps, see :meth:`differentiate`.
         :raises ConfigError: the policy was made without a critic.
         """
         if not self.has_critic:
             raise ConfigError("this policy has no critic: make it with critic=True")
-        heads, (values,) = self.network.outputs(self.fold(params), obs, critic=True)
+        if kept is None:
+            heads, (values,) = self.network.outputs(self.fold(params), obs, critic=True)
+        else:
+            heads, (values,) = self.network.keep(self.fold(params), obs, kept)
         return from_heads(heads), values
 
     def heads(self, x: torch.Tensor, params: Params) -> tuple[torch.Tensor, ...]:
@@ -223,7 +227,12 @@ class FunctionalPolicy:
 
     # ----------------------------------------------------------------------------------------------------- derivatives
     def differentiate(
-        self, params: Params, obs: torch.Tensor, loss: HeadLoss, second_order: bool = False
+        self,
+        params: Params,
+        obs: torch.Tensor,
+        loss: HeadLoss,
+        second_order: bool = False,
+        kept: Mapping[str, torch.Tensor] | None = None,
     ) -> Derivatives:
         """Return each task's loss and its gradient in the tensors, at ``params``.
 
@@ -231,8 +240,13 @@ class FunctionalPolicy:
         :param obs: ``[task, n, *observation]``.
         :param loss: the losses ``[task]`` at ``obs``, twice differentiable in the distribution's heads and the values.
         :param second_order: keep what products with the Hessian need.
+        :param kept: what :meth:`judge` kept of these observations at these very parameters, ``[task, n, …]``: it is not
+            computed again, and there is no second order.
         """
-        plain = self.network.differentiate(self.fold(params), obs, loss, second_order)
+        if kept is None:
+            plain = self.network.differentiate(self.fold(params), obs, loss, second_order)
+        else:
+            plain = self.network.differentiate_kept(self.fold(params), obs, loss, kept)
         return plain if self.context is None else ContextDerivatives(plain, self.context, params)
 
     def linearize(self, params: Params, obs: torch.Tensor) -> Linearized:

@@ -6,8 +6,9 @@ environment. Observations stay in the dtype of their space until the network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ class Rollout(Fields):
     :param final_values: ``[task, env, time]``, where an episode was cut at its horizon, the critic's at the observation
         after its last step; 0 elsewhere.
     :param last_values: ``[task, env]``, the critic's at the observation after the last step.
+    :param kept: ``[task, env, time, …]``, what the network keeps of ``obs``; only where it was asked for.
     """
 
     obs: np.ndarray = field(metadata=PER_STEP)
@@ -53,6 +55,7 @@ class Rollout(Fields):
     ended: np.ndarray = field(metadata=PER_STEP)
     final_values: np.ndarray = field(metadata=PER_STEP)
     last_values: np.ndarray = field(metadata=PER_EPISODE)
+    kept: Mapping[str, torch.Tensor] | None = field(default=None, metadata=PER_STEP)
 
 
 class Copies:
@@ -83,6 +86,7 @@ class Copies:
         self._shape = len(rngs), env.num_envs // len(rngs)
         self._parallel = parallel or Parallel(1)
         self._rollout: Rollout | None = None
+        self._kept: Params = {}
         self._ended: list[list[tuple[float, int]]] = [[] for _ in rngs]
         self._obs = self._seen(env.reset())
 
@@ -116,29 +120,46 @@ class Copies:
         if self._rollout is None or self._rollout.rewards.shape[2] != n_steps:
             shape, space = (*self._shape, n_steps), self._policy.action_space
             discrete = isinstance(space, spaces.Discrete)
+            told = ("rewards", "values", "log_prob", "final_values")
+            floats: dict[str, Any] = {name: np.empty(shape, np.float32) for name in told}
             self._rollout = Rollout(
                 obs=np.empty((*shape, *self._obs.shape[2:]), self._obs.dtype),
                 actions=np.empty((*shape, *(space.shape or ())), np.int64 if discrete else np.float32),
                 ended=np.empty(shape, bool),
                 last_values=np.empty(self._shape, np.float32),
-                **{name: np.empty(shape, np.float32) for name in ("rewards", "values", "log_prob", "final_values")},
+                **floats,
             )
         return self._rollout
 
-    def _judge(self, params: Params) -> tuple[Distribution, torch.Tensor]:
+    def _room_kept(self, n_steps: int) -> Params:
+        """Return the tensors that take what the network keeps, ``[task, env, time, …]``."""
+        shapes = self._policy.network.kept
+        if any(tensor.shape[2] != n_steps for tensor in self._kept.values()):
+            self._kept = {}
+        for name in shapes.keys() - self._kept.keys():
+            # Channels last, as they come and as they are used.
+            *rest, last = *shapes[name][1:], shapes[name][0]
+            self._kept[name] = torch.empty(*self._shape, n_steps, *rest, last).movedim(-1, 3)
+        return self._kept
+
+    def _judge(self, params: Params, kept: Params | None = None) -> tuple[Distribution, torch.Tensor]:
         """Return the action distribution and the critic's values at what is seen now.
 
         A large network is evaluated task by task, for :data:`PART_COPIES` copies at a time, side by side.
+
+        :param kept: takes what the network keeps, ``[task, env, …]``.
         """
         (n_tasks, n_envs), seen = self._shape, torch.from_numpy(self._obs)
-        if 4 * n_envs * self._policy.width <= PART_BYTES:
+        if kept is None and 4 * n_envs * self._policy.width <= PART_BYTES:
             return self._policy.judge(params, seen)
         places = [(task, start) for task in range(n_tasks) for start in range(0, n_envs, PART_COPIES)]
 
         def look(place: tuple[int, int]) -> tuple[Distribution, torch.Tensor]:
             task, start = place
+            part = slice(start, start + PART_COPIES)
+            own = None if kept is None else {name: tensor[task, part] for name, tensor in kept.items()}
             with torch.inference_mode():  # which is each thread's own
-                return self._policy.judge(take(params, task), seen[task, start : start + PART_COPIES])
+                return self._policy.judge(take(params, task), seen[task, part], own)
 
         found = self._parallel.map(look, places)
         n = len(places) // n_tasks
@@ -148,20 +169,23 @@ class Copies:
         others = [torch.stack([row[0][0].heads[k] for row in rows]) for k in range(1, len(rows[0][0][0].heads))]
         return from_heads((heads, *others)), values
 
-    def collect(self, params: Params, n_steps: int) -> Rollout:
+    def collect(self, params: Params, n_steps: int, keep: bool = False) -> Rollout:
         """Act for ``n_steps`` env steps in every copy, each task by its own parameters.
 
         The next call uses the arrays again.
 
         :param params: ``[task, …]``.
+        :param keep: what the network keeps of an evaluation too, for a gradient at these parameters.
         :raises NonFiniteError: a NaN or infinite reward or observation; names the task.
         :raises DivergedError: such an action.
         """
         policy, env, out = self._policy, self._env, self._room(n_steps)
         noise = [draw_noise(policy.action_space, rng, (n_steps, self._shape[1])) for rng in self._rngs]
+        kept = self._room_kept(n_steps) if keep else {}
         with torch.inference_mode():
             for t in range(n_steps):
-                distribution, values = self._judge(params)
+                now = {name: tensor[:, :, t] for name, tensor in kept.items()}
+                distribution, values = self._judge(params, now or None)
                 actions = distribution.sample(torch.from_numpy(np.stack([own[t] for own in noise])))
                 out.obs[:, :, t], out.values[:, :, t] = self._obs, values.numpy()
                 out.actions[:, :, t], out.log_prob[:, :, t] = actions.numpy(), distribution.log_prob(actions).numpy()
@@ -174,7 +198,7 @@ class Copies:
                 if ended.any():
                     self._end(params, np.flatnonzero(ended), infos, out.final_values[:, :, t])
             out.last_values[:] = self._judge(params)[1].numpy()
-        return out
+        return replace(out, kept=kept or None)
 
     def _end(self, params: Params, ended: np.ndarray, infos: list[dict[str, object]], final_values: np.ndarray) -> None:
         """Keep the returns of episodes that ended, and what the critic expects of those that were cut."""

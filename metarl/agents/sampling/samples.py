@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ class Samples(Fields):
     :param log_prob: ``[task, n]``, log-probability of the actions at the parameters that collected them; only for
         surrogates with a likelihood ratio.
     :param target: ``[task, n, *action]``, what each action was to predict; only for supervised losses.
+    :param kept: ``[task, n, …]``, what the network kept of ``obs`` at the parameters that collected them; only for an
+        update at the same ones.
     """
 
     obs: torch.Tensor = field(metadata=PER_SAMPLE)
@@ -38,6 +41,7 @@ class Samples(Fields):
     episode_ends: np.ndarray = field(metadata=PER_EPISODE)
     log_prob: torch.Tensor | None = field(default=None, metadata=PER_SAMPLE)
     target: torch.Tensor | None = field(default=None, metadata=PER_SAMPLE)
+    kept: Mapping[str, torch.Tensor] | None = field(default=None, metadata=PER_SAMPLE)
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -114,7 +118,9 @@ def pack(episodes: Episodes, advantages: np.ndarray | None, target: np.ndarray |
             return torch.from_numpy(picked)
 
     names = [each.name for each in fields(Samples)]
-    shared = {name: gather(array) for name, array in episodes.present(PER_STEP).items() if name in names}
+    shared: dict[str, Any] = {
+        name: gather(array) for name, array in episodes.present(PER_STEP).items() if name in names
+    }
     return Samples(
         **shared,
         advantages=None if advantages is None else gather(advantages.astype(np.float32, copy=False)),

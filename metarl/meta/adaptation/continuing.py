@@ -70,7 +70,7 @@ class ContinuingAdaptation(BatchedAdaptation):
             view.seed(int(stream.generate_state(1)[0]))
             copies = Copies(view, learner.policy, [split_streams(stream)[1]])
             for u in range(n_updates):
-                samples = how.process(copies.collect(state.params, how.size))
+                samples = how.process(copies.collect(state.params, how.size, how.keeps))
                 state = self.update(state, samples, rate, [seed_sequence(seed, "adapt/update", k, u)])
             returns.append(float(Batch.of_copies(copies, 0).returns[0]))
         return AdaptedPolicy(learner.policy, take(state.params, 0), len(rates) * n_updates * how.size, returns, seed)
@@ -90,7 +90,7 @@ class ContinuingWalk(BatchedWalk):
         n_updates = how.n_updates(adaptation.size(request.amount))
         for u in range(n_updates):
             with timer("sampling"):
-                rollout = copies.collect(self._state.params, how.n_steps)
+                rollout = copies.collect(self._state.params, how.n_steps, how.keeps)
             with timer("inner"):
                 seeds = request.streams.tasks(n_tasks, k, u, part="/update")
                 samples = how.process(rollout)
