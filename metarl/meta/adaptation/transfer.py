@@ -20,7 +20,6 @@ from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
 from metarl.envs.tasks import Task, Tasks, stack_tasks
 from metarl.envs.views.single import SingleEnv
-from metarl.errors import ConfigError
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Request, Told, finish, units_done
 from metarl.meta.adaptation.batched import BatchedAdaptation
@@ -28,7 +27,7 @@ from metarl.meta.adaptation.batches import Batch
 from metarl.meta.progress import Timer
 from metarl.meta.transfer.model import TransferModel
 from metarl.params import Params, Rate, expand, take
-from metarl.streams import generators, stream
+from metarl.streams import seed_sequence
 
 
 class TransferAdaptation:
@@ -103,19 +102,10 @@ class TransferAdaptation:
         n = examples_of(amount) * len(rates)
         if n == 0:
             return AdaptedPolicy(self.model.policy, self.policy_at(theta).params, 0, (), seed)
-        rng = stream(seed, "adapt")
-        task = self._task_of(env, seed)
-        if task is not None:
-            return self._decoded(theta, self.model.draw(stack_tasks([task]), [rng], n), seed)
-        shown, pairs = self._require_seen(env), []
-        for _ in range(n):
-            obs, _ = shown.reset(seed=int(rng.integers(2**31)))
-            *_, told = shown.step(_nothing(shown))
-            if "target" not in told:
-                raise ConfigError(f"{shown} reports no target, from which to learn what is seen")
-            pairs.append((np.array(obs), np.array(told["target"])))
-        x, y = (np.stack(column) for column in zip(*pairs, strict=True))
-        return self.adapt_to(theta, (x, y), seed)
+        own, task = seed_sequence(seed, "adapt"), self._task_of(env, seed)
+        if task is None:
+            return self._decoded(theta, self.model.meet(env, theta, own, n), seed)
+        return self._decoded(theta, self.model.draw(theta, stack_tasks([task]), [own], n), seed)
 
     def adapt_to(self, theta: Params, support: Any, seed: int) -> AdaptedPolicy:
         """Return the policy that is decoded from examples of one task, which are given."""
@@ -134,25 +124,11 @@ class TransferAdaptation:
             env.reset(seed=seed)
         return inner.task
 
-    def _require_seen(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-        """Return an environment of the spaces of what is seen.
-
-        :raises ConfigError: it has others.
-        """
-        support = self.model.support
-        if (env.observation_space, env.action_space) != (support.observation_space, support.action_space):
-            raise ConfigError(
-                f"env {env} has {env.observation_space} and {env.action_space}; what is seen has "
-                f"{support.observation_space} and {support.action_space}: pass such an environment, one of "
-                f"{self.family.id}, or support=(x, y)"
-            )
-        return env
-
     # ------------------------------------------------------------------------------------------------- of many at once
-    def see(self, request: Request, k: int) -> Samples:
+    def see(self, theta: Params, request: Request, k: int) -> Samples:
         """Draw the examples of every task that the ``k``-th step sees."""
         seeds = request.streams.tasks(request.n_tasks, k, part="/support")
-        return self.model.draw(request.tasks, generators(seeds), examples_of(request.amount))
+        return self.model.draw(theta, request.tasks, seeds, examples_of(request.amount))
 
     def collect(self, psi: Params, request: Request) -> tuple[Samples, Batch]:
         """Collect the query batch of every task with its policy."""
@@ -221,7 +197,7 @@ class TransferWalk:
         self._psi = unseen
         for k in range(len(request.rates)):
             with timer("sampling"):
-                self._support.append(adaptation.see(request, k))
+                self._support.append(adaptation.see(self._theta, request, k))
             self._remember(self._support[-1])
             with timer("inner"):
                 self._psi = adaptation.model.policies(self._theta, adaptation.model.seen(self._support))
@@ -241,8 +217,10 @@ class TransferWalk:
     def _remember(self, samples: Samples | None) -> None:
         """Remember how many examples a step saw, and the scores before it."""
         n_tasks = self._request.n_tasks
-        counts = np.zeros(n_tasks, np.int64) if samples is None else samples.counts
-        batch = replace(Batch.nothing(n_tasks), env_steps=counts, n_episodes=counts)
+        batch = Batch.nothing(n_tasks)
+        if samples is not None:
+            n_episodes = np.full(n_tasks, examples_of(self._request.amount))
+            batch = replace(batch, env_steps=samples.counts, n_episodes=n_episodes)
         self._batches.append(self._adaptation.measure(self._psi, self._request, batch) if self._measure else batch)
 
     def outcome(self) -> Outcome:
@@ -274,11 +252,3 @@ class TransferWalk:
 def examples_of(amount: Amount) -> int:
     """Return how many examples a step sees: an episode, and an env step, is one."""
     return amount["n_episodes"] or amount["n_transitions"] or 0
-
-
-def _nothing(env: gym.Env[Any, Any]) -> Any:
-    """Return an action that every environment of these spaces takes: what is predicted does not matter."""
-    space = env.action_space
-    if isinstance(space, gym.spaces.Box):
-        return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
-    return int(getattr(space, "start", 0))

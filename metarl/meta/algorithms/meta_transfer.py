@@ -18,7 +18,7 @@ from metarl.meta.algorithms.transfer import TransferAlgorithm
 from metarl.meta.environments import AnyEnv
 from metarl.meta.outer.objective import KnownGradient, MetaGradient
 from metarl.meta.progress import Timer
-from metarl.meta.transfer.encoder import ENCODERS
+from metarl.meta.transfer.encoder import ENCODERS, gradient_encoders
 from metarl.params import Params, expand, mean
 
 
@@ -75,7 +75,7 @@ class MetaTransfer(TransferAlgorithm):
         super().__init__(policy, env, **kwargs)
         if not ENCODERS.find(self.encoder).is_gradient and (self.first_order or self.support_coef):
             what = "first_order=True" if self.first_order else f"support_coef={self.support_coef}"
-            gradients = ", ".join(repr(name) for name, each in ENCODERS.items() if each.is_gradient)
+            gradients = ", ".join(map(repr, gradient_encoders()))
             raise ConfigError(f"{what} with encoder={self.encoder!r}: it takes no gradient, as {gradients} do")
 
     # -------------------------------------------------------------------------------------------------------- training

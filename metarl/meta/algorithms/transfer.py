@@ -12,7 +12,7 @@ from metarl.agents.learners.base import Learner
 from metarl.agents.learners.registry import Abilities, find_learner
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import library_torch
-from metarl.checks import MAPPING, NONE, SEED, integer, plain, plain_tree
+from metarl.checks import MAPPING, NONE, POSITIVE, SEED, choice, integer, plain, plain_tree
 from metarl.envs.family import Family
 from metarl.envs.groups import has_equal_spaces
 from metarl.errors import ConfigError, shorten, unknown_name
@@ -25,7 +25,9 @@ from metarl.meta.blocks.cut import Adaptations
 from metarl.meta.environments import AnyEnv, as_env
 from metarl.meta.iterating import Iterates
 from metarl.meta.outer.base import Outer, make_outer
-from metarl.meta.transfer.encoder import ENCODERS
+from metarl.meta.transfer.encoder import ENCODERS, gradient_encoders
+from metarl.meta.transfer.exploring.model import ExploringModel
+from metarl.meta.transfer.exploring.surrogates import SURROGATES
 from metarl.meta.transfer.model import TransferModel, support_of, task_dimension
 from metarl.params import Params
 from metarl.synonyms import HYPERPARAMETERS
@@ -46,6 +48,11 @@ class TransferAlgorithm(Iterates):
     :param n_query: examples of the query, episodes where it is no supervised family; None takes as many.
     :param decoder_kwargs: arguments of the decoder, see :class:`~metarl.meta.transfer.hypernetwork.Hypernetwork`.
     :param init: ``"bias"`` (Bias-HyperInit) or ``"naive"``, see there.
+    :param support_surrogate: None: the support is supervised. ``"log_likelihood"``, ``"likelihood_ratio"`` (LVC) or
+        ``"dice"``: it is ``n_support`` episodes of the family itself, in which the encoder's learner f acts as a policy
+        at what is learnt of it, and z is the gradient of that surrogate; see
+        :mod:`metarl.meta.transfer.exploring.surrogates`.
+    :param exploration_std: with it, the deviation of f's continuous actions.
     :param learner: whose loss the query has; None: ``"cloning"`` of an expert, ``"supervised"`` where actions are
         predictions, and ``"vpg"`` elsewhere: the score function of episodes that the decoded policy collects.
     :param learner_kwargs: its arguments.
@@ -69,6 +76,8 @@ class TransferAlgorithm(Iterates):
         n_query: int | None = None,
         decoder_kwargs: Mapping[str, Any] | None = None,
         init: str = "bias",
+        support_surrogate: str | None = None,
+        exploration_std: float = 1.0,
         learner: str | None = None,
         learner_kwargs: Mapping[str, Any] | None = None,
         outer: str | None = None,
@@ -84,6 +93,11 @@ class TransferAlgorithm(Iterates):
         self.n_support = integer(1, 10**6)("n_support", n_support)
         self.n_query = (integer(1, 10**6) | NONE)("n_query", n_query)
         self.init = init
+        self.support_surrogate = (choice(*SURROGATES) | NONE)("support_surrogate", support_surrogate)
+        self.exploration_std = POSITIVE("exploration_std", exploration_std)
+        if self.support_surrogate is not None and not ENCODERS.find(self.encoder).is_gradient:
+            given_as, gradients = f"support_surrogate={support_surrogate!r}", ", ".join(map(repr, gradient_encoders()))
+            raise ConfigError(f"{given_as} with encoder={self.encoder!r}: it takes no gradient, as {gradients} do")
         self._learner = plain(learner)
         self.learner_kwargs = plain_tree((MAPPING | NONE)("learner_kwargs", learner_kwargs) or {})
         given = plain_tree((MAPPING | NONE)("outer_kwargs", outer_kwargs))
@@ -106,7 +120,7 @@ class TransferAlgorithm(Iterates):
         return None
 
     def _setup_model(self, seed: int) -> Params:
-        support = support_of(self.family)
+        support = self._support
         if not (has_equal_spaces(self.family) and has_equal_spaces(support)):
             raise ConfigError(f"{self.family.id} has tasks of different spaces: one decoder has one policy for all")
         own = "vpg" if self.family.loss is None else "supervised"
@@ -138,14 +152,21 @@ class TransferAlgorithm(Iterates):
             self.policy_name, observation_space, action_space, self.policy_kwargs, critic=cls.needs_critic
         )
         k = self.n_latent or task_dimension(self.family.task_space)
-        model = TransferModel(
-            support_of(self.family), policy, self.encoder, self.encoder_kwargs, k, self.decoder_kwargs, self.init
-        )
+        sizes = (self._support, policy, self.encoder, self.encoder_kwargs, k, self.decoder_kwargs, self.init)
+        model = TransferModel(*sizes)
         learner = cls(model.policy, **self.learner_kwargs, parallel=self.parallel)
+        if self.support_surrogate is not None:
+            how = {"surrogate": self.support_surrogate, "std": self.exploration_std}
+            model = ExploringModel(*sizes, **how, gamma=getattr(learner, "gamma", 0.99), parallel=self.parallel)
         return TransferAdaptation(self.family, model, learner, self.n_query or self.n_support, self.parallel)
 
     def _rule(self, rates: Sequence[float]) -> InnerRule:
         return InnerRule(rates)
+
+    @property
+    def _support(self) -> Family:
+        """The family in which tasks are seen."""
+        return support_of(self.family) if self.support_surrogate is None else self.family
 
     @property
     def abilities(self) -> type[Abilities]:
@@ -168,7 +189,9 @@ class TransferAlgorithm(Iterates):
     @property
     def steps_per_iteration(self) -> int:
         """Env steps of one meta-iteration where no episode ends early."""
-        return self.meta_batch_size * (self.n_support + (self.n_query or self.n_support) * self.family.horizon)
+        return self.meta_batch_size * (
+            self.n_support * self._support.horizon + (self.n_query or self.n_support) * self.family.horizon
+        )
 
     @property
     def batch_steps(self) -> int:

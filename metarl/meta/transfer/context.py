@@ -23,16 +23,16 @@ class ContextEncoder(Encoder):
 
     def __init__(self, sizes: Sizes, *, net_arch: Sequence[int] = (40, 40), activation_fn: str = "relu") -> None:
         super().__init__(sizes)
-        self._learner = Mlp("learner", sizes.inputs + sizes.latent, net_arch, sizes.outputs, activation_fn)
+        self.learner = Mlp("learner", sizes.inputs + sizes.latent, net_arch, sizes.outputs, activation_fn)
 
     def init(self, generator: torch.Generator) -> Params:
         # z begins at 0, where the context says nothing yet.
-        return {"z": torch.zeros(self.sizes.latent), **self._learner.init(generator)}
+        return {"z": torch.zeros(self.sizes.latent), **self.learner.init(generator)}
 
     def _losses(self, params: Params, seen: Seen, moved: torch.Tensor) -> torch.Tensor:
         z = (of_each(params["z"], len(moved), 1) + moved).unsqueeze(1)
         x = torch.cat([seen.x, z.expand(-1, seen.x.shape[1], -1)], dim=-1)
-        return support_losses(self._learner(params, x), seen, self.sizes.loss)
+        return support_losses(self.learner(params, x), seen, self.sizes)
 
     def encode(self, params: Params, seen: Seen, second_order: bool = True) -> torch.Tensor:
         with torch.enable_grad():
@@ -41,3 +41,10 @@ class ContextEncoder(Encoder):
 
     def support_loss(self, params: Params, seen: Seen) -> torch.Tensor:
         return self._losses(params, seen, seen.x.new_zeros(len(seen.x), self.sizes.latent))
+
+    def learnt(self, params: Params) -> Params:
+        # A constant input is a part of the first layer's bias.
+        learnt = {name: params[name] for name in self.learner.shapes}
+        weight, n = learnt["learner.0.weight"], self.sizes.inputs
+        bias = learnt["learner.0.bias"] + weight[:, n:] @ params["z"]
+        return {**learnt, "learner.0.weight": weight[:, :n], "learner.0.bias": bias}

@@ -20,12 +20,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import log
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 
+from metarl.agents.networks.distributions import Gaussian
 from metarl.errors import unknown_name
 from metarl.files.schema import constructor_hints
+from metarl.meta.transfer.exploring.surrogates import surrogate_scores
+from metarl.meta.transfer.layers import Mlp
 from metarl.params import Params
 from metarl.registry import Registry
 
@@ -36,13 +40,15 @@ class Sizes(NamedTuple):
     :param inputs: numbers of one input x of the support.
     :param outputs: numbers of one target y of the support; of classes, how many there are.
     :param latent: numbers of z.
-    :param loss: ``"squared_error"`` or ``"cross_entropy"``, the loss of the support.
+    :param loss: ``"squared_error"`` or ``"cross_entropy"``, the loss of the support; of episodes a surrogate.
+    :param std: where the support is episodes, the deviation of a continuous action y; None where y is a choice.
     """
 
     inputs: int
     outputs: int
     latent: int
     loss: str = "squared_error"
+    std: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,17 @@ class Seen:
     :param x: inputs ``[task, n, inputs]``.
     :param y: targets ``[task, n, outputs]``; classes are one-hot.
     :param weights: ``[task, n]``, 1/n, so that a weighted sum is the mean.
+    :param advantages: ``[task, n]``, where the support is steps of episodes, x observations and y actions; as the next.
+    :param log_prob: ``[task, n]``, of the actions at the parameters that took them.
+    :param first: ``[task, n]``, the index of the first step of each step's episode.
     """
 
     x: torch.Tensor
     y: torch.Tensor
     weights: torch.Tensor
+    advantages: torch.Tensor | None = None
+    log_prob: torch.Tensor | None = None
+    first: torch.Tensor | None = None
 
     @classmethod
     def of(cls, x: torch.Tensor, y: torch.Tensor) -> Seen:
@@ -81,6 +93,8 @@ class Encoder(ABC):
     is_gradient: ClassVar[bool] = False
     """Whether z is a gradient of a loss on the support, so that training differentiates twice."""
 
+    learner: Mlp
+    """f, of encoders by a gradient."""
     decodes: ClassVar[bool] = True
     """Whether a decoder makes the policy of z; False where what was seen is part of the policy itself."""
 
@@ -102,6 +116,10 @@ class Encoder(ABC):
 
     def support_loss(self, params: Params, seen: Seen) -> torch.Tensor:
         """Return the loss on the support, ``[task]``, of an encoder by a gradient, at what it has learnt."""
+        raise NotImplementedError
+
+    def learnt(self, params: Params) -> Params:
+        """Return the tensors of f as it is learnt, of an encoder by a gradient: a function of x alone."""
         raise NotImplementedError
 
     def __call__(self, params: Params, seen: Seen, second_order: bool = True) -> torch.Tensor:
@@ -132,6 +150,11 @@ def register_encoder(name: str) -> Callable[[Class], Class]:
     return register
 
 
+def gradient_encoders() -> list[str]:
+    """Return the names of encoders by a gradient."""
+    return [name for name, each in ENCODERS.items() if each.is_gradient]
+
+
 def make_encoder(name: str, sizes: Sizes, kwargs: Mapping[str, Any]) -> Encoder:
     """Build an encoder by name.
 
@@ -145,10 +168,26 @@ def make_encoder(name: str, sizes: Sizes, kwargs: Mapping[str, Any]) -> Encoder:
     return encoder
 
 
-def support_losses(outputs: torch.Tensor, seen: Seen, loss: str) -> torch.Tensor:
-    """Return the mean loss of each task's support, ``[task]``: ‖f(x) − y‖², or −log softmax(f(x)) at the class."""
-    each = (outputs - seen.y).square() if loss == "squared_error" else -seen.y * outputs.log_softmax(-1)
+def support_losses(outputs: torch.Tensor, seen: Seen, sizes: Sizes) -> torch.Tensor:
+    """Return the mean loss of each task's support, ``[task]``: ‖f(x) − y‖², or −log softmax(f(x)) at the class.
+
+    Of episodes it is minus the mean of advantages times what the surrogate says, see
+    :mod:`metarl.meta.transfer.exploring.surrogates`.
+    """
+    if seen.advantages is not None:
+        assert seen.log_prob is not None
+        log_prob = action_log_prob(outputs, seen.y, sizes.std)
+        scores = surrogate_scores(sizes.loss, log_prob, seen.log_prob, seen.first)
+        return -(seen.weights * seen.advantages * scores).sum(-1)
+    each = (outputs - seen.y).square() if sizes.loss == "squared_error" else -seen.y * outputs.log_softmax(-1)
     return (seen.weights * each.sum(-1)).sum(-1)
+
+
+def action_log_prob(outputs: torch.Tensor, actions: torch.Tensor, std: float | None) -> torch.Tensor:
+    """Return the log-probability of actions ``[task, n, action]``, one-hot where they are choices."""
+    if std is None:
+        return (actions * outputs.log_softmax(-1)).sum(-1)
+    return Gaussian(outputs, outputs.new_full(outputs.shape[-1:], log(std))).log_prob(actions)
 
 
 def gradient(losses: torch.Tensor, at: torch.Tensor, second_order: bool) -> torch.Tensor:

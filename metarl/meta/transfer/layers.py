@@ -40,8 +40,9 @@ class Mlp:
     """
 
     def __init__(self, name: str, n_in: int, hidden: Sequence[int], n_out: int, activation_fn: str = "relu") -> None:
+        self.hidden, self.activation_fn = sizes_of("net_arch", hidden), activation_fn
         self._activation = ACTIVATIONS[choice(*ACTIVATIONS)("activation_fn", activation_fn)]()
-        sizes = [n_in, *sizes_of("net_arch", hidden), n_out]
+        sizes = [n_in, *self.hidden, n_out]
         self._layers = [f"{name}.{i}" for i in range(len(sizes) - 1)]
         self.shapes: dict[str, tuple[int, ...]] = {}
         """Names and shapes of the tensors."""

@@ -26,20 +26,20 @@ class LinearEncoder(Encoder):
 
     def __init__(self, sizes: Sizes, *, net_arch: Sequence[int] = (40, 40), activation_fn: str = "relu") -> None:
         super().__init__(sizes)
-        self._learner = Mlp("learner", sizes.inputs, net_arch, sizes.outputs, activation_fn)
+        self.learner = Mlp("learner", sizes.inputs, net_arch, sizes.outputs, activation_fn)
 
     def init(self, generator: torch.Generator) -> Params:
-        theta = self._learner.init(generator)
+        theta = self.learner.init(generator)
         size = sum(tensor.numel() for tensor in theta.values())
         return {"V": torch.randn(self.sizes.latent, size, generator=generator) / sqrt(size), **theta}
 
     def _losses(self, params: Params, seen: Seen, moved: torch.Tensor | None) -> torch.Tensor:
-        theta = {name: params[name] for name in self._learner.shapes}
+        theta = {name: params[name] for name in self.learner.shapes}
         if moved is not None:
-            ranks = {name: len(shape) for name, shape in self._learner.shapes.items()}
+            ranks = {name: len(shape) for name, shape in self.learner.shapes.items()}
             theta = {name: of_each(tensor, len(moved), ranks[name]) for name, tensor in theta.items()}
-            theta = unflatten(flatten(theta) + moved, self._learner.shapes)
-        return support_losses(self._learner(theta, seen.x), seen, self.sizes.loss)
+            theta = unflatten(flatten(theta) + moved, self.learner.shapes)
+        return support_losses(self.learner(theta, seen.x), seen, self.sizes)
 
     def encode(self, params: Params, seen: Seen, second_order: bool = True) -> torch.Tensor:
         with torch.enable_grad():
@@ -48,3 +48,6 @@ class LinearEncoder(Encoder):
 
     def support_loss(self, params: Params, seen: Seen) -> torch.Tensor:
         return self._losses(params, seen, None)
+
+    def learnt(self, params: Params) -> Params:
+        return {name: params[name] for name in self.learner.shapes}

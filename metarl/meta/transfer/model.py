@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -23,6 +24,7 @@ from metarl.meta.transfer.encoder import Seen, Sizes, make_encoder
 from metarl.meta.transfer.hypernetwork import Hypernetwork
 from metarl.meta.transfer.layers import of_each
 from metarl.params import Params, group, grouped
+from metarl.streams import generators
 
 ENCODER, DECODER = "encoder/", "decoder/"
 """Begin the names of the meta-parameters."""
@@ -42,7 +44,7 @@ class TransferModel:
 
     def __init__(
         self,
-        support: OneStep,
+        support: Family,
         policy: FunctionalPolicy,
         encoder: str,
         encoder_kwargs: Mapping[str, Any],
@@ -53,11 +55,7 @@ class TransferModel:
         if policy.network.buffers or policy.network.transductive:
             raise ConfigError(f"{policy.name} normalises by batches, whose statistics no decoder says: take another")
         self.support, self.policy = support, policy
-        space = support.action_space
-        n_classes = int(space.n) if isinstance(space, spaces.Discrete) else None
-        n_inputs, n_outputs = prod(support.observation_space.shape), n_classes or prod(space.shape or ())
-        sizes = Sizes(n_inputs, n_outputs, n_latent, support.loss or "squared_error")
-        self.encoder = make_encoder(encoder, sizes, encoder_kwargs)
+        self.encoder = make_encoder(encoder, self._sizes(n_latent), encoder_kwargs)
         own = ("name", "shapes", "n_latent", "init")
         check_arguments(Hypernetwork.__init__, decoder_kwargs, "argument of the decoder", own=own)
         if isinstance(self.encoder, DeepKernel):
@@ -68,6 +66,12 @@ class TransferModel:
             return
         shapes = {name: tensor.shape for name, tensor in policy.init(0).items()}
         self.decoder = Hypernetwork("psi", shapes, n_latent, init=init, **decoder_kwargs)
+
+    def _sizes(self, n_latent: int) -> Sizes:
+        support, space = self.support, self.support.action_space
+        n_classes = int(space.n) if isinstance(space, spaces.Discrete) else None
+        n_inputs, n_outputs = prod(support.observation_space.shape), n_classes or prod(space.shape or ())
+        return Sizes(n_inputs, n_outputs, n_latent, support.loss or "squared_error")
 
     def init(self, seed: int) -> Params:
         """Return fresh meta-parameters."""
@@ -105,9 +109,33 @@ class TransferModel:
         return {name: tensor.detach().contiguous() for name, tensor in psi.items()}
 
     # ---------------------------------------------------------------------------------------------- what is seen of it
-    def draw(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n: int) -> Samples:
-        """Draw ``n`` further examples of every task."""
-        return self._as_samples(*self.support.examples(tasks, rngs, n))
+    def draw(self, meta: Params, tasks: Tasks, seeds: Sequence[np.random.SeedSequence], n: int) -> Samples:
+        """Draw ``n`` further examples of every task, task ``i`` from ``seeds[i]``."""
+        del meta
+        assert isinstance(self.support, OneStep)
+        return self._as_samples(*self.support.examples(tasks, generators(seeds), n))
+
+    def meet(self, env: gym.Env[Any, Any], meta: Params, seed: np.random.SeedSequence, n: int) -> Samples:
+        """Play ``n`` episodes, of an example each, of an environment whose task need not be known.
+
+        :raises ConfigError: it is not of the spaces of what is seen, or reports no target.
+        """
+        del meta
+        support, rng, pairs = self.support, np.random.default_rng(seed), []
+        if (env.observation_space, env.action_space) != (support.observation_space, support.action_space):
+            raise ConfigError(
+                f"env {env} has {env.observation_space} and {env.action_space}; what is seen has "
+                f"{support.observation_space} and {support.action_space}: pass such an environment, one of "
+                "the family itself, or support=(x, y)"
+            )
+        for _ in range(n):
+            obs, _ = env.reset(seed=int(rng.integers(2**31)))
+            *_, told = env.step(_nothing(env))
+            if "target" not in told:
+                raise ConfigError(f"{env} reports no target, from which to learn what is seen")
+            pairs.append((np.array(obs), np.array(told["target"])))
+        x, y = (np.stack(column) for column in zip(*pairs, strict=True))
+        return self.given((x, y))
 
     def given(self, support: Any) -> Samples:
         """Return the examples of one task that somebody hands over.
@@ -180,3 +208,11 @@ def support_of(family: Family) -> OneStep:
             "has it a support_family"
         )
     return support
+
+
+def _nothing(env: gym.Env[Any, Any]) -> Any:
+    """Return an action that every environment of these spaces takes: what is predicted does not matter."""
+    space = env.action_space
+    if isinstance(space, spaces.Box):
+        return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
+    return int(getattr(space, "start", 0))

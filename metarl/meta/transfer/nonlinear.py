@@ -32,16 +32,16 @@ class NonlinearEncoder(Encoder):
         hyper_arch: Sequence[int] = (128,),
     ) -> None:
         super().__init__(sizes)
-        self._learner = Mlp("learner", sizes.inputs, net_arch, sizes.outputs, activation_fn)
+        self.learner = Mlp("learner", sizes.inputs, net_arch, sizes.outputs, activation_fn)
         # With a head of zeros no gradient would reach z, and all z would be 0: so it is initialised as any layer is.
-        self._hyper = Hypernetwork("hyper", self._learner.shapes, sizes.latent, hyper_arch, activation_fn, "naive")
+        self._hyper = Hypernetwork("hyper", self.learner.shapes, sizes.latent, hyper_arch, activation_fn, "naive")
 
     def init(self, generator: torch.Generator) -> Params:
         return {"z": torch.zeros(self.sizes.latent), **self._hyper.init(generator, {})}
 
     def _losses(self, params: Params, seen: Seen, moved: torch.Tensor) -> torch.Tensor:
         theta = self._hyper(params, of_each(params["z"], len(moved), 1) + moved)
-        return support_losses(self._learner(theta, seen.x), seen, self.sizes.loss)
+        return support_losses(self.learner(theta, seen.x), seen, self.sizes)
 
     def encode(self, params: Params, seen: Seen, second_order: bool = True) -> torch.Tensor:
         with torch.enable_grad():
@@ -50,3 +50,6 @@ class NonlinearEncoder(Encoder):
 
     def support_loss(self, params: Params, seen: Seen) -> torch.Tensor:
         return self._losses(params, seen, seen.x.new_zeros(len(seen.x), self.sizes.latent))
+
+    def learnt(self, params: Params) -> Params:
+        return {name: tensor[0] for name, tensor in self._hyper(params, params["z"].unsqueeze(0)).items()}

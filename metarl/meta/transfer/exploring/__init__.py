@@ -1,0 +1,1 @@
+"""A support of episodes, which the encoder collects itself."""
