@@ -12,6 +12,7 @@ from metarl.envs.registry import make_family
 from metarl.meta import ALGORITHMS
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.algorithms.maml import FOMAML
+from metarl.meta.algorithms.meta_transfer import MetaTransfer
 from metarl.meta.base import MetaAlgorithm
 from metarl.params import Params
 
@@ -27,13 +28,19 @@ SIZES: dict[str, Any] = {
 
 
 def small(algorithm: type[MetaAlgorithm] = FOMAML, **kwargs: Any) -> Any:
-    """Return a small algorithm on PointMass-v0, or on Sinusoid-v0 around a learner of supervised tasks."""
+    """Return a small algorithm on PointMass-v0, or on Sinusoid-v0 around a learner of supervised tasks; what transfers,
+    on CosineSine-v0.
+    """
     sizes = {"env": "PointMass-v0", **SIZES}
     learner = LEARNERS.get(kwargs.get("learner", "vpg"))
     if learner is not None and learner.misfit(make_family("PointMass-v0")):
         sizes = {**sizes, "env": "Sinusoid-v0", "env_kwargs": {}}
-    policy = inspect.signature(algorithm).parameters["policy"].default  # with a memory, where that is what adapts
-    return algorithm(policy, **{**sizes, **kwargs})
+    if issubclass(algorithm, MetaTransfer):
+        rest = {name: value for name, value in SIZES.items() if name not in ("n_episodes", "env_kwargs")}
+        sizes = {**rest, "env": "CosineSine-v0", "n_support": 5}
+    # What adapts by its memory has a policy that has one.
+    given = inspect.signature(algorithm).parameters.get("policy")
+    return algorithm("MlpPolicy" if given is None else given.default, **{**sizes, **kwargs})
 
 
 def copy(params: Params) -> Params:

@@ -17,6 +17,7 @@ from metarl.meta import ANIL, BOIL, CAVIA, MetaSGD
 from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maml import FOMAML, MAML
+from metarl.meta.algorithms.meta_transfer import MetaTransfer
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.algorithms.rl2 import RL2
 from metarl.meta.base import load
@@ -31,6 +32,7 @@ EVERY: dict[str, Any] = {
     "leap": Leap,
     "maml": MAML,
     "meta_sgd": MetaSGD,
+    "meta_transfer": MetaTransfer,
     "oracle": Oracle,
     "pretrain": Pretrain,
     "random": RandomInit,
