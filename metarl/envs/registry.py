@@ -16,7 +16,7 @@ from metarl.envs.gym.family import from_gym
 from metarl.envs.gym.making import is_id, may_be_made, unknown_id
 from metarl.envs.views.oracle import Oracle
 from metarl.envs.views.trials import Trials
-from metarl.errors import ConfigError, UnknownNameError, shorten
+from metarl.errors import ConfigError, MetaRLError, UnknownNameError, shorten
 
 
 class FamilySpec(NamedTuple):
@@ -115,9 +115,16 @@ def takes_tasks(id: str) -> bool:
 
 
 def takes_argument(id: str, name: str) -> bool:
-    """Whether a registered family takes an argument of that name."""
+    """Whether a registered family takes an argument of that name.
+
+    A family may hand arguments on, so that its signature does not say it: it is made with what it has anyway.
+    """
+    make = _REGISTRY[id].make
     try:
-        check_arguments(_REGISTRY[id].make, {name: None}, "argument")
+        check_arguments(make, {name: None}, "argument")
+        make(**{name: getattr(make(), name, None)})
     except UnknownNameError:
         return False
+    except MetaRLError:  # that value is refused, the name is not
+        return True
     return True

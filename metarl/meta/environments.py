@@ -58,8 +58,8 @@ def _family_of_one(env: gym.Env[Any, Any]) -> Family:
     if not isinstance(inner, SingleEnv):
         name = env.spec.id if env.spec is not None else type(inner).__name__
         raise ConfigError(
-            f"env is one environment, {name}, not a family of tasks: known: {', '.join(family_ids())}; "
-            "metarl.envs.from_gym makes one of its id, and register_family adds one"
+            f"env is one environment, {name}, not a family of tasks: metarl.envs.from_gym makes one of its id, "
+            "register_family adds one, and metarl.envs.family_ids() says which there are"
         )
     layer: Any = env
     while isinstance(layer, gym.Wrapper):

@@ -134,7 +134,8 @@ def make(case: Case, **kwargs: Any) -> Any:
 
 def _policy_of(cls: type[Any], kind: Kind) -> str:
     """Return the policy for a kind of family: a wrapper whose own has a memory takes those with a memory."""
-    has_memory = "Lstm" in inspect.signature(cls).parameters["policy"].default
+    policy = inspect.signature(cls).parameters.get("policy")
+    has_memory = policy is not None and "Lstm" in policy.default
     return kind.policy.replace("Policy", "LstmPolicy") if has_memory else kind.policy
 
 

@@ -423,10 +423,12 @@ def test_every_algorithm_has_a_name() -> None:
         "fomaml",
         "leap",
         "maml",
+        "meta_transfer",
         "oracle",
         "pretrain",
         "random",
         "reptile",
+        "rl2",
     }
     assert ALGORITHMS["random"] is RandomInit
 
