@@ -53,7 +53,8 @@ class Families(PaperReport):
 def _sentence(env: str, found: Verdict) -> str:
     """Say how joint training stands beside the oracle after some inner steps."""
     place = {JOINT: "ahead of", ORACLE: "behind", None: "not clearly different from"}[found.winner]
+    few = "" if found.supported else "; fewer than 20 tasks, which is too few for a verdict"
     return (
         f"{env}: joint training after {steps(found.step)} is {place} the oracle, "
-        f"by a return of {found.interval} (joint training minus oracle)."
+        f"by a return of {found.interval} (joint training minus oracle{few})."
     )
