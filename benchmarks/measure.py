@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,35 @@ def judged(ratio: float, target: float, *, at_least: bool) -> Row:
     """Return the columns that compare a ratio with its target."""
     met = ratio >= target if at_least else ratio <= target
     return {"ratio": ratio, "target": f"{'≥' if at_least else '≤'} {target:g}", "met": met}
+
+
+def against_loop(
+    case: str,
+    target: float,
+    rounds: int,
+    iterations: int,
+    sides: tuple[Callable[[], Any], Callable[[], Any]],
+    ends: Callable[[], Iterable[tuple[Any, Any]]],
+) -> Row:
+    """Return the row that compares training with a plain loop over tasks, which take turns.
+
+    :param sides: ``iterations`` meta-iterations of training, and of the loop.
+    :param ends: pairs of their parameters when all rounds are over.
+    """
+    ours, plain = sides
+    timings = interleave({"plain": plain, "ours": ours}, rounds)
+    ratio, least, greatest = paired_ratio(timings["plain"], timings["ours"])
+    return {
+        "case": case,
+        "rounds": rounds,
+        "plain_iterations_a_second": iterations / timings["plain"].seconds,
+        "iterations_a_second": iterations / timings["ours"].seconds,
+        **judged(ratio, target, at_least=True),
+        "ratio_interval": list(median_interval(timings["plain"], timings["ours"])),
+        "ratio_range": [least, greatest],
+        "ratio_of_cpu_time": timings["plain"].cpu_seconds / timings["ours"].cpu_seconds,
+        "largest_difference_of_parameters": max(float((own - other).abs().max()) for own, other in ends()),
+    }
 
 
 def circumstances() -> Row:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.measure import SEED, Row, interleave, judged, median_interval, paired_ratio
+from benchmarks.measure import SEED, Row, against_loop
 from benchmarks.single import run_single
 from metarl.agents.sampling.episodes import env_stream
 from metarl.envs.family import draw_tasks
@@ -107,20 +107,12 @@ def compare(n_tasks: int, rounds: int, iterations: int) -> Row:
         for _ in range(iterations):
             loop.iterate()
 
-    timings = interleave({"plain": plain, "ours": ours}, rounds)
-    ratio, least, greatest = paired_ratio(timings["plain"], timings["ours"])
-    ends = [(model.params[name], tensor.detach()) for name, tensor in loop.params.items()]
-    return {
-        "case": f"linear encoder, {n_tasks} tasks, 10 examples",
-        "rounds": rounds,
-        "plain_iterations_a_second": iterations / timings["plain"].seconds,
-        "iterations_a_second": iterations / timings["ours"].seconds,
-        **judged(ratio, TARGET, at_least=True),
-        "ratio_interval": list(median_interval(timings["plain"], timings["ours"])),
-        "ratio_range": [least, greatest],
-        "ratio_of_cpu_time": timings["plain"].cpu_seconds / timings["ours"].cpu_seconds,
-        "largest_difference_of_parameters": max(float((own - other).abs().max()) for own, other in ends),
-    }
+    def ends() -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(model.params[name], tensor.detach()) for name, tensor in loop.params.items()]
+
+    return against_loop(
+        f"linear encoder, {n_tasks} tasks, 10 examples", TARGET, rounds, iterations, (ours, plain), ends
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

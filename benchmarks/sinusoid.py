@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from benchmarks.measure import SEED, Row, interleave, judged, median_interval, paired_ratio
+from benchmarks.measure import SEED, Row, against_loop
 from benchmarks.single import run_single
 from metarl.agents.sampling.episodes import env_stream
 from metarl.envs.family import draw_tasks
@@ -104,20 +104,12 @@ def compare(n_tasks: int, rounds: int, iterations: int) -> Row:
         for _ in range(iterations):
             loop.iterate()
 
-    timings = interleave({"plain": plain, "ours": ours}, rounds)
-    ratio, least, greatest = paired_ratio(timings["plain"], timings["ours"])
-    ends = [(model.policy_params[sb3_name(name)], tensor.detach()) for name, tensor in loop.network.named_parameters()]
-    return {
-        "case": f"MAML, {n_tasks} tasks, 10 shots",
-        "rounds": rounds,
-        "plain_iterations_a_second": iterations / timings["plain"].seconds,
-        "iterations_a_second": iterations / timings["ours"].seconds,
-        **judged(ratio, TARGET, at_least=True),
-        "ratio_interval": list(median_interval(timings["plain"], timings["ours"])),
-        "ratio_range": [least, greatest],
-        "ratio_of_cpu_time": timings["plain"].cpu_seconds / timings["ours"].cpu_seconds,
-        "largest_difference_of_parameters": max(float((own - other).abs().max()) for own, other in ends),
-    }
+    def ends() -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [
+            (model.policy_params[sb3_name(name)], tensor.detach()) for name, tensor in loop.network.named_parameters()
+        ]
+
+    return against_loop(f"MAML, {n_tasks} tasks, 10 shots", TARGET, rounds, iterations, (ours, plain), ends)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
