@@ -1,22 +1,15 @@
-"""benchmarks.pictures: which tasks it takes, and a figure of episodes before and after adaptation."""
+"""benchmarks.pictures: a figure of episodes before and after adaptation."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from benchmarks.pictures import apart, main
+from benchmarks.pictures import main
 from metarl.errors import ConfigError
 from tests.meta.small import small
-
-
-def test_tasks_that_differ_most_are_taken() -> None:
-    tasks = {"a": np.array([0.0, 0.1, 1.0, 0.9]), "b": np.array([[0.0], [0.1], [0.0], [5.0]])}
-    assert [float(task["a"]) for task in apart(tasks, 3)] == [0.0, 0.9, 1.0]
-    assert len(apart(tasks, 9)) == 4
 
 
 def test_a_figure_has_two_rows_for_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,8 @@ def test_encoders_are_rows_and_amounts_of_noise_are_columns() -> None:
     assert rows["linear"] == ["0.410 ±0.010", "0.510 ±0.010"]
     assert rows["linear, published"] == ["0.310 ±0.050", "0.360 ±0.090"]
     assert "recurrent" not in rows
-    ahead, behind = section.sentences
+    ahead, behind, missing = section.sentences
+    assert missing == "Figure 2 of CosineSine-v0 needs run folders, which are not here."
     assert ahead.startswith("σ = 0: linear is behind mean (-0.10")
     assert behind.startswith("σ = 0.5: linear is ahead of mean (0.40")
     winners = [(item["checkpoint"], item["winner"]) for item in section.verdicts]

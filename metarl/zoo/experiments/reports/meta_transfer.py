@@ -18,6 +18,14 @@ from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.comparison import Verdict
 from metarl.zoo.experiments.jobs import Entry
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
+from metarl.zoo.experiments.reports.transfer_figures import (
+    N_DRAWS,
+    Pictures,
+    cell_name,
+    episodes,
+    models,
+    sinusoids,
+)
 from metarl.zoo.experiments.testing import Tested, Trained, by_cell, tested
 
 ENCODER = "encoder"
@@ -35,6 +43,7 @@ class Settings:
     :param pooling: those that they are compared with.
     :param published: by encoder, the mean and the standard deviation over seeds, for each column.
     :param n_entries: numbers of a prediction: our errors are sums over them, and the paper's are means.
+    :param pictures: which tasks are drawn with what decoded policies do in them; None: none.
     """
 
     source: str
@@ -42,6 +51,7 @@ class Settings:
     pooling: list[str]
     published: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     n_entries: Annotated[int, Range(1, 1000)] = 1
+    pictures: Pictures | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,6 @@ class Column:
 
 
 @register_report("meta-transfer-ant")
-@register_report("meta-transfer-cosine")
 @register_report("meta-transfer-maze")
 @register_report("meta-transfer-parameters")
 @register_report("meta-transfer-pendulum")
@@ -80,29 +89,89 @@ class MetaTransfer(PaperReport):
 
     def file_names(self) -> list[str]:
         """Return the names of what the results may be written to beside the record."""
-        envs = dict.fromkeys(entry.env for entry in self.experiment.entries if entry.grid)
-        return [*super().file_names(), *(f"{_figure_name(env)}.png" for env in envs)]
+        entries = [entry for entry in self.experiment.entries if entry.grid]
+        drawn = [name for entry in entries for name in (_figure_name(entry.env), *self.drawn(entry))]
+        return [*super().file_names(), *(f"{name}.png" for name in dict.fromkeys(drawn))]
+
+    def drawn(self, entry: Entry) -> list[str]:
+        """Return the names of the figures that :meth:`show` may draw."""
+        if self.settings.pictures is None:
+            return []
+        return list(dict.fromkeys(cell_name(entry.env, _others(cell)) for cell in entry.cells()))
+
+    def show(self, entry: Entry, runs: Sequence[Trained]) -> Section:
+        """Return pictures of what the models do in test tasks, of one training seed."""
+        pictures, lines, figures = self.settings.pictures, list[str](), dict[str, Figure]()
+        if pictures is None:
+            return Section()
+        groups: dict[str, list[Trained]] = {}
+        for item in runs:
+            groups.setdefault(cell_name(entry.env, _others(item.job.cell)), []).append(item)
+        for name, own in groups.items():
+            seed, found = models(own, ENCODER)
+            if seed is None:
+                lines.append(f"Pictures of {entry.env} need run folders, which are not here.")
+                continue
+            figure, why = episodes(entry, found, pictures)
+            lines += why
+            if figure is not None:
+                figures[name] = figure
+                lines.append(
+                    f"{name}: test tasks that differ most, policies decoded from {entry.episodes} examples, training "
+                    f"seed {seed}."
+                )
+        return Section((), list(dict.fromkeys(lines)), figures)
 
     def ablation(self, entry: Entry, runs: Sequence[Trained]) -> Section:
         """Return how the encoders compare."""
         settings, found = self.settings, columns(entry, runs)
         verdicts = [item for column in found for item in _verdicts(column, settings)]
+        shown = self.show(entry, runs)
         return Section(
             [_table(found, settings, entry.env)],
-            [line for column in found for line in _sentences(column, settings)],
-            {_figure_name(entry.env): _figure(found, entry.env, settings.n_entries)},
+            [*(line for column in found for line in _sentences(column, settings)), *shown.sentences],
+            {_figure_name(entry.env): _figure(found, entry.env, settings.n_entries), **shown.figures},
             [{"env": entry.env, "cell": {}, **item.to_dict()} for item in verdicts],
         )
 
 
+@register_report("meta-transfer-cosine")
+class CosineReport(MetaTransfer):
+    """The same, with figure 2: what networks predict under noise on what they are decoded from."""
+
+    def drawn(self, entry: Entry) -> list[str]:
+        return [f"{entry.env}_sines"]
+
+    def show(self, entry: Entry, runs: Sequence[Trained]) -> Section:
+        seed, found = models(runs, ENCODER)
+        if seed is None:
+            return Section((), [f"Figure 2 of {entry.env} needs run folders, which are not here."])
+        figure = sinusoids(entry, found, list(noise_of(entry).values()))
+        line = (
+            f"{entry.env}_sines is the paper's figure 2, of one test task and training seed {seed}: predictions as "
+            f"mean and standard deviation over {N_DRAWS} samples of noise on the same {entry.episodes} inputs."
+        )
+        return Section((), [line], {f"{entry.env}_sines": figure})
+
+
+def noise_of(entry: Entry) -> dict[str, float]:
+    """Return the noise on the support that runs are tested with: that of training, and each condition's, by name."""
+    plain = float(dict(entry.hyperparams).get(f"env_kwargs.{NOISE}", 0.0))
+    return {"last": plain} | {name: float(kwargs.get(NOISE, plain)) for name, kwargs in entry.conditions.items()}
+
+
+def _others(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a grid, or a cell of it, without the encoder."""
+    return {name: value for name, value in settings.items() if name != ENCODER}
+
+
 def columns(entry: Entry, runs: Sequence[Trained]) -> list[Column]:
     """Return what the runs of one environment came to: without noise first, for each of the grid's other settings."""
-    others = {name: values for name, values in entry.grid.items() if name != ENCODER}
+    others = _others(entry.grid)
     trained: dict[tuple[Any, ...], dict[str, list[Tested]]] = {}
     for cell, own in by_cell(runs):
         trained.setdefault(tuple(cell[name] for name in others), {})[str(cell[ENCODER])] = tested(own)
-    plain = float(dict(entry.hyperparams).get(f"env_kwargs.{NOISE}", 0.0))
-    noise = {"last": plain} | {name: float(kwargs.get(NOISE, plain)) for name, kwargs in entry.conditions.items()}
+    noise = noise_of(entry)
     found = []
     for values, (kind, sigma) in itertools.product(itertools.product(*others.values()), noise.items()):
         by_encoder = trained.get(values, {})
