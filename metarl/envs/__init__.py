@@ -14,14 +14,15 @@ from metarl.envs.imitation.imitation import Imitation
 from metarl.envs.maze.grid import parse_maze
 from metarl.envs.maze.maze import Maze
 from metarl.envs.mujoco import ant, ant_leg, half_cheetah, pendulum
-from metarl.envs.plane import point_mass
+from metarl.envs.plane import point_mass, point_mass_families
 from metarl.envs.plane.point_mass import PointMass
 from metarl.envs.registry import family_ids, make_family, register_family
 from metarl.envs.score import Score
-from metarl.envs.supervised import cosine_sine, sinusoid
+from metarl.envs.supervised import cosine_sine, sinusoid, sinusoid_families
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.supervised.sinusoid import Sinusoid
 from metarl.envs.tasks import Task, Tasks, concatenate_tasks, n_tasks, one_task, stack_tasks, take_tasks
+from metarl.envs.two_levels import TwoLevels
 from metarl.envs.views.oracle import Oracle
 from metarl.envs.views.single import SingleEnv, episode_stream
 from metarl.envs.views.trials import TrialEnv, Trials
@@ -48,6 +49,7 @@ __all__ = [
     "Tasks",
     "TrialEnv",
     "Trials",
+    "TwoLevels",
     "ant",
     "ant_leg",
     "ant_leg_imitation",
@@ -68,9 +70,11 @@ __all__ = [
     "parse_maze",
     "pendulum",
     "point_mass",
+    "point_mass_families",
     "point_mass_imitation",
     "register_family",
     "sinusoid",
+    "sinusoid_families",
     "stack_tasks",
     "take_tasks",
 ]

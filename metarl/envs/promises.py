@@ -32,6 +32,11 @@ step that returns them.
   ones lie outside the training range (``in_training_range``, which training draws lie in), and training draws hold none
   that are held out.
 - ``finite_tasks`` lists every task once.
+- Of a family of two levels (:class:`~metarl.envs.two_levels.TwoLevels`) ``family_space`` is such a ``Dict`` too.
+  ``sample_families(rng, n)`` draws ``n`` points of it, and ``sample_tasks(rng, n, families=families)`` ``n`` tasks of
+  each family, one family after the other; both from ``rng`` and nothing else. Parameters that ``family_space`` and
+  ``task_space`` both have are the same in a family and its tasks. Training draws hold no family of the validation or
+  test split.
 
 **Arrays** (learning refuses other shapes and dtypes too)
 
@@ -94,6 +99,7 @@ from metarl.envs.family import LOSSES, Family, State, Step
 from metarl.envs.score import Score
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Task
+from metarl.envs.two_levels import TwoLevels
 from metarl.errors import ConfigError, shorten
 
 HINT = "(metarl.envs.check_family says more)"
@@ -116,6 +122,8 @@ def broken_declaration(family: Family) -> str | None:
         fault = _broken_task_space("shifted_space", family.shifted_space)
         if fault is None and _parameters(family.shifted_space) != _parameters(family.task_space):
             return "shifted_space and task_space have different parameters"
+    if fault is None and isinstance(family, TwoLevels):
+        fault = _broken_task_space("family_space", getattr(family, "family_space", None))
     copies: Any = family.max_copies
     if copies is not None and (isinstance(copies, bool) or not isinstance(copies, int | np.integer) or copies < 1):
         return f"max_copies={shorten(copies)}: None, or at least 1"
@@ -124,7 +132,7 @@ def broken_declaration(family: Family) -> str | None:
             return f"{name}={shorten(getattr(family, name))}: a bool"
     fault = fault or _broken_methods(family) or broken_spaces(family.observation_space, family.action_space)
     fault = fault or _broken_loss(family) or _broken_score(family) or _broken_evaluation(family)
-    return fault or _broken_support(family)
+    return fault or _broken_support(family) or _broken_levels(family)
 
 
 def require_sound_declaration(family: Family) -> None:
@@ -167,7 +175,12 @@ _CALLS = {
 
 def _broken_methods(family: Family) -> str | None:
     """Return which method cannot be called as all families' can, None if each can."""
-    for name, arguments in _CALLS.items():
+    return _broken_calls(family, _CALLS)
+
+
+def _broken_calls(family: Family, calls: Mapping[str, tuple[str, ...]]) -> str | None:
+    """Return which of some methods cannot be called with what it is to be called with, None if each can."""
+    for name, arguments in calls.items():
         method = getattr(family, name)
         if not callable(method):
             return f"{name} is {kind_of(method)}, not a method"
@@ -229,6 +242,18 @@ def _broken_support(family: Family) -> str | None:
         return f"support_family {_name_of(other)} has one itself"
     fault = broken_declaration(other)
     return None if fault is None else f"support_family {_name_of(other)}: {fault}"
+
+
+def _broken_levels(family: Family) -> str | None:
+    """Return which method of a family of two levels cannot be called as all can, None if each can or it has one."""
+    if not isinstance(family, TwoLevels):
+        return None
+    calls = {
+        "sample_families": ("rng", "n"),
+        "tasks_within": ("rng", "families"),
+        "sample_tasks": ("rng", "n", "families"),
+    }
+    return _broken_calls(family, calls)
 
 
 def _is_count(value: Any) -> bool:

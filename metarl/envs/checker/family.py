@@ -13,6 +13,7 @@ import numpy as np
 from metarl.checks import COUNT, NONE, SEED, integer
 from metarl.envs.checker.common import FamilyCheckError, blame, equal, family_name, require
 from metarl.envs.checker.laws import check_hidden, check_streams, check_task_matters, check_timing
+from metarl.envs.checker.levels import check_levels
 from metarl.envs.checker.live import check_episodes, check_live_hidden, check_live_streams
 from metarl.envs.checker.pictures import check_pictures
 from metarl.envs.checker.probe import Probe, declarations, require_declared
@@ -81,6 +82,7 @@ def _check(family: Family, n: int, n_envs: int, n_steps: int | None, seed: int) 
     with _global_generators_kept(family):
         finite = family.finite_tasks()
         check_finite_tasks(family)
+        check_levels(family, seed)
         check_training_draws(family, n, seed)
         tasks = different_tasks(family, n, seed)
         check_splits(family)

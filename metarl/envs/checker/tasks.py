@@ -43,9 +43,9 @@ def check_finite_tasks(family: Family) -> None:
     finite = family.finite_tasks()
     if finite is None:
         return
-    _require_valid(family, finite, "finite_tasks")
+    require_valid(family, finite, "finite_tasks")
     count = n_tasks(finite)
-    rows = _row_list(finite)
+    rows = row_list(finite)
     for copy, row in enumerate(rows):
         first = rows.index(row)
         require(first == copy, family, f"finite_tasks holds task {first} {_words(finite, first)} twice, as {copy} too")
@@ -67,13 +67,13 @@ def check_splits(family: Family) -> None:
     """Require that the fixed lists stay as they are, in the task space and apart from training."""
     finite = family.finite_tasks()
     if family.shifted_space is not None:
-        _require_valid(family, family.sample_shifted_tasks(stream(0, "check/shifted"), 2), "sample_shifted_tasks")
+        require_valid(family, family.sample_shifted_tasks(stream(0, "check/shifted"), 2), "sample_shifted_tasks")
     for split in SPLITS:
         if split == "shifted" and family.shifted_space is None:
             continue
         many, few = family.tasks(split, 8), family.tasks(split, 3)
         for tasks, asked in ((many, 8), (few, 3)):
-            _require_valid(family, tasks, f"the {split} split")
+            require_valid(family, tasks, f"the {split} split")
             count = n_tasks(tasks)
             require(
                 count == asked or (finite is not None and count < asked),
@@ -103,9 +103,9 @@ def check_splits(family: Family) -> None:
 def _check_apart(family: Family) -> None:
     """Require that the splits of a family that lists no tasks are lists of their own."""
     lists = {split: family.tasks(split, 20) for split in ("validation", "test")}
-    validation, test = _row_list(lists["validation"]), _row_list(lists["test"])
+    validation, test = row_list(lists["validation"]), row_list(lists["test"])
     require(validation != test, family, "the validation split and the test split hold the same tasks")
-    trained = _row_list(family.sample_tasks(stream(0, "check/apart"), 100))
+    trained = row_list(family.sample_tasks(stream(0, "check/apart"), 100))
     if len(set(trained)) < len(trained):
         # Draws from few tasks, such as a Discrete space's, coincide anyhow.
         return
@@ -130,27 +130,27 @@ def _check_finite_splits(family: Family, finite: Tasks) -> None:
         expected = take_tasks(finite, np.array(sorted(parts[part])))
         listed = family.tasks(part, n_tasks(finite))
         require(
-            set(_row_list(listed)) == set(_row_list(expected)),
+            set(row_list(listed)) == set(row_list(expected)),
             family,
             f"the {part} split is not the {part} part of finite_tasks",
         )
     drawn = family.sample_tasks(stream(0, "check/finite"), 200)
-    trained = set(_row_list(take_tasks(finite, np.array(parts["train"]))))
-    for index, row in enumerate(_row_list(drawn)):
+    trained = set(row_list(take_tasks(finite, np.array(parts["train"]))))
+    for index, row in enumerate(row_list(drawn)):
         require(row in trained, family, f"training draws hold held-out tasks: {_words(drawn, index)}")
 
 
 def check_training_draws(family: Family, n: int, seed: int) -> None:
     """Require that draws are tasks and come from the generator that is given."""
     tasks = family.sample_tasks(stream(seed, "check/tasks"), n)
-    _require_valid(family, tasks, "sample_tasks")
+    require_valid(family, tasks, "sample_tasks")
     require(n_tasks(tasks) == n, family, f"sample_tasks(rng, {n}) returned {n_tasks(tasks)} tasks")
     again = family.sample_tasks(stream(seed, "check/tasks"), n)
     require(equal(tasks, again), family, "sample_tasks draws from something else than the generator it is given")
     for index in np.flatnonzero(~_in_training_range(family, tasks))[:1]:
         what = f"sample_tasks draws {_words(tasks, index)}, which in_training_range says training does not"
         require(False, family, what)
-    many = [_row_list(family.sample_tasks(stream(seed, "check/draws", index), 32)) for index in range(2)]
+    many = [row_list(family.sample_tasks(stream(seed, "check/draws", index), 32)) for index in range(2)]
     require(
         many[0] != many[1] or len(set(many[0])) == 1,
         family,
@@ -186,7 +186,8 @@ def _ends(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(space.start, space.dtype), np.asarray(space.start + space.n - 1, space.dtype)
 
 
-def _require_valid(family: Family, tasks: Tasks, source: str) -> None:
+def require_valid(family: Family, tasks: Tasks, source: str) -> None:
+    """Require a batch of tasks of the task space."""
     require(_is_arrays(tasks), family, f"{source} gives {kind_of(tasks)}, not a dict of arrays [task, ...]")
     try:
         # Users write tasks as lists.
@@ -218,10 +219,10 @@ def different_tasks(family: Family, n: int, seed: int) -> Tasks:
     apart = family.finite_tasks() is None
     for attempt in range(50):
         parts = [{name: tasks[name]} for name in tasks] if apart else [tasks]
-        if all(len(set(_row_list(part))) > 1 for part in parts):
+        if all(len(set(row_list(part))) > 1 for part in parts):
             return tasks
         tasks = concatenate_tasks([tasks, family.sample_tasks(stream(seed, "check/tasks", attempt), 1)])
-    if len(set(_row_list(tasks))) > 1:
+    if len(set(row_list(tasks))) > 1:
         return tasks
     raise FamilyCheckError(f"{family_name(family)}: sample_tasks draws the same task every time")
 
@@ -309,7 +310,7 @@ def _is_arrays(value: Any) -> TypeGuard[Mapping[str, np.ndarray]]:
     )
 
 
-def _row_list(tasks: Tasks) -> list[bytes]:
+def row_list(tasks: Tasks) -> list[bytes]:
     """Return a batch of tasks as a list of values that compare."""
     return [b"".join(np.asarray(value[index]).tobytes() for value in tasks.values()) for index in range(n_tasks(tasks))]
 

@@ -15,7 +15,7 @@ from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Tasks
 
 LARGEST_INPUT = 5.0
-LARGEST_AMPLITUDE = 5.0
+SMALLEST_AMPLITUDE, LARGEST_AMPLITUDE = 0.1, 5.0
 SIZE = 400
 """Height and width of a picture, pixels."""
 
@@ -31,7 +31,9 @@ class Wave(OneStep):
 
     def __init__(self, phases: tuple[float, float]) -> None:
         phase = Box(*phases, (), np.float64)
-        self.task_space = Dict({"amplitude": Box(0.1, LARGEST_AMPLITUDE, (), np.float64), "phase": phase})
+        self.task_space = Dict(
+            {"amplitude": Box(SMALLEST_AMPLITUDE, LARGEST_AMPLITUDE, (), np.float64), "phase": phase}
+        )
         shifted = Box(LARGEST_AMPLITUDE, 1.5 * LARGEST_AMPLITUDE, (), np.float64)
         self.shifted_space = Dict({"amplitude": shifted, "phase": phase})
         self.observation_space = Box(-LARGEST_INPUT, LARGEST_INPUT, (1,), np.float32)

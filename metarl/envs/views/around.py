@@ -12,6 +12,7 @@ import numpy as np
 from metarl.envs.family import Family, State
 from metarl.envs.promises import require_sound_declaration
 from metarl.envs.tasks import Task, Tasks
+from metarl.envs.two_levels import TwoLevels
 from metarl.errors import ConfigError
 
 
@@ -83,3 +84,11 @@ class Around(Family, ABC):
 
     def close(self) -> None:
         self.family.close()
+
+
+def two_levels(family: Family) -> TwoLevels | None:
+    """Return the family of two levels that a family is, or is a view of; None where its tasks have one level."""
+    inner = family
+    while isinstance(inner, Around):
+        inner = inner.family
+    return inner if isinstance(inner, TwoLevels) else None
