@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from metarl.files.schema import MOST
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.adaptation.base import Adaptation, Amount, Streams
 from metarl.meta.adaptation.gradient import InnerRule
+from metarl.meta.adaptation.tuning import Tuning
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.blocks.cut import Adaptations, Block, gather
 from metarl.meta.documents import versions
@@ -25,7 +27,7 @@ from metarl.meta.environments import AnyEnv, as_env
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.progress import Progress, counted
-from metarl.params import take
+from metarl.params import Rate, take
 
 RATE_RULES: dict[str, float | None] = {"constant": None, "half_after_first": 0.5, "hundredth_after_first": 0.01}
 """Test rates after the first step, as parts of the first training rate; None: the training rates go on."""
@@ -52,12 +54,36 @@ class Evaluates(MetaAlgorithm):
     n_transitions: int | None
 
     @abstractmethod
-    def _blocks(self, tasks: Tasks, rates: Sequence[float], streams: Streams, amount: Amount) -> list[Block]:
-        """Cut tasks into the blocks that are learnt together."""
-
-    @abstractmethod
     def _rule(self, rates: Sequence[float]) -> InnerRule:
         """Return how inner steps with these rates go."""
+
+    def _blocks(
+        self,
+        tasks: Tasks,
+        rates: Sequence[float],
+        streams: Streams,
+        amount: Amount,
+        tuning: Tuning | None = None,
+    ) -> list[Block]:
+        """Cut tasks into the blocks that are learnt together."""
+        fresh = [] if tuning is None else tuning.fresh(self.adaptations.shared)
+        return self.adaptations.cut(tasks, self._steps(rates, tuning), streams, amount, fresh=fresh)
+
+    def _steps(self, rates: Sequence[float], tuning: Tuning | None = None) -> list[Rate]:
+        """Return the learning rate of each inner step.
+
+        :raises ConfigError: what adapts here has no rate for each tensor.
+        """
+        rule = self._rule(rates)
+        if tuning is None:
+            return rule.steps(self.params)
+        if not self.adaptation.has_rates:
+            raise ConfigError(
+                f"tuning={tuning}: what adapts {self.name} has no rate for each tensor: it is for gradient steps of "
+                "learners that are batched over tasks, and for finetune, which has it for stock algorithms"
+            )
+        start = self.adaptation.init(0)
+        return replace(rule, factors=[tuning.factors(start, step) for step in range(len(rates))]).steps(self.params)
 
     def _amount(self, n_episodes: int | None, n_transitions: int | None) -> Amount:
         """Return how much to collect for a batch, as in training where nothing is said."""
@@ -110,6 +136,7 @@ class Evaluates(MetaAlgorithm):
         n_transitions: int | None = None,
         inner_lr_rule: str = "constant",
         inner_lr: float | Sequence[float] | None = None,
+        tuning: Tuning | Mapping[str, Any] | None = None,
         seed: int = 0,
         label: str | None = None,
         progress: Progress | None = None,
@@ -131,18 +158,21 @@ class Evaluates(MetaAlgorithm):
         :param n_transitions: instead of episodes, env steps for each gradient step (4,000 in the reference).
         :param inner_lr_rule: see :meth:`test_rates`.
         :param inner_lr: rates that overrule it, see there.
+        :param tuning: fine-tune in another way than by these rates alone: a
+            :class:`~metarl.meta.adaptation.tuning.Tuning`, or a mapping with its fields.
         :param seed: seed of the evaluation's streams.
-        :param label: the report's name in tables; the algorithm's name if None.
+        :param label: the report's name in tables; if None the algorithm's name, and how it is tuned.
         :param progress: called with (batches done, batches in all); around a stock algorithm with tasks.
         """
         if kwargs:
             raise unknown_name("argument of evaluate:", next(iter(kwargs)), ["n_tasks", "n_episodes", "inner_lr_rule"])
         n_tasks, seed = ROUNDS("n_tasks", n_tasks), SEED("seed", seed)
         amount = self._amount(n_episodes, n_transitions)
+        how = None if tuning is None else Tuning.of(tuning)
         n_inner_steps = self.default_test_steps if n_inner_steps is None else n_inner_steps
         rates = self.test_rates(n_inner_steps, inner_lr_rule, inner_lr)
         tasks, strata, n_family = evaluation_tasks(self.family, split, n_tasks)
-        blocks = self._blocks(tasks, rates, Streams(seed, f"evaluate/{split}"), amount)
+        blocks = self._blocks(tasks, rates, Streams(seed, f"evaluate/{split}"), amount, how)
         told = counted(progress, sum(block.adaptation.n_told(block.request) for block in blocks))
         with library_torch():
             outcomes = [block.evaluate(self.theta, told) for block in blocks]
@@ -161,7 +191,7 @@ class Evaluates(MetaAlgorithm):
             tasks={name: value.tolist() for name, value in tasks.items()},
             strata=None if strata is None else np.array(strata),
             seeds=[self.seed],
-            label=label or self.name,
+            label=label or (self.name if how is None else f"{self.name}, {how}"),
             learning_returns=gather(blocks, learning)[None] if elsewhere else None,
             score=evaluation_score(self.family),
             learning_score=score_of(self.family) if elsewhere else RETURN,
@@ -171,6 +201,7 @@ class Evaluates(MetaAlgorithm):
                 "inner_lr": rates,
                 "inner_lr_rule": inner_lr_rule if inner_lr is None else None,
                 **amount,
+                **({} if how is None else {"tuning": how.to_dict()}),
                 "evaluation_seed": seed,
                 "env_kwargs": plain_tree(self.env_kwargs),
                 "family_tasks": n_family,
@@ -189,6 +220,7 @@ class Evaluates(MetaAlgorithm):
         n_transitions: int | None = None,
         inner_lr_rule: str = "constant",
         inner_lr: float | Sequence[float] | None = None,
+        tuning: Tuning | Mapping[str, Any] | None = None,
         seed: int = 0,
         **kwargs: Any,
     ) -> AdaptedPolicy:
@@ -201,6 +233,7 @@ class Evaluates(MetaAlgorithm):
         :param n_transitions: instead of episodes, env steps for each of them, in whole episodes.
         :param inner_lr_rule: see :meth:`test_rates`.
         :param inner_lr: rates that overrule it, see there.
+        :param tuning: as in :meth:`evaluate`.
         :param seed: seed of the streams that episodes and actions are drawn from.
         :raises ConfigError: spaces that differ from the family's.
         """
@@ -212,11 +245,13 @@ class Evaluates(MetaAlgorithm):
         if self.adaptations.has_one:
             self.check_env(one)
         steps = self.n_inner_steps if n_inner_steps is None else n_inner_steps
-        rule = self._rule(self.test_rates(steps, inner_lr_rule, inner_lr))
+        how = None if tuning is None else Tuning.of(tuning)
+        rates = self._steps(self.test_rates(steps, inner_lr_rule, inner_lr), how)
         adaptation = self.adaptations.of(one.observation_space, one.action_space)  # type: ignore[arg-type]
-        local = self.adaptations.local(adaptation, Streams(seed, "adapt"), 1)
+        fresh = [] if how is None else how.fresh(self.adaptations.shared)
+        local = self.adaptations.local(adaptation, Streams(seed, "adapt"), 1, fresh)
         theta = {**self.theta, **take(local, 0)}
-        return adaptation.adapt(one, theta, rule.steps(self.params), seed, amount)
+        return adaptation.adapt(one, theta, rates, seed, amount)
 
 
 def checked_rates(inner_lr: Any) -> float | list[float]:

@@ -12,7 +12,7 @@ import numpy as np
 from metarl.envs.family import draw_tasks
 from metarl.envs.tasks import Tasks, n_tasks, one_task
 from metarl.errors import DivergedError
-from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Streams, Walk
+from metarl.meta.adaptation.base import Outcome, PathWatcher, Walk
 from metarl.meta.blocks.cut import Block
 from metarl.meta.evaluating import Evaluates
 from metarl.meta.outer.base import Outer
@@ -57,10 +57,6 @@ class Iterates(Evaluates):
     def _sample_tasks(self) -> Tasks:
         """Return the training tasks of this meta-iteration."""
         return draw_tasks(self.family, stream(self.seed, "tasks", self.n_iterations), self.meta_batch_size)
-
-    def _blocks(self, tasks: Tasks, rates: Sequence[float], streams: Streams, amount: Amount) -> list[Block]:
-        """Cut tasks into the blocks that are learnt together."""
-        return self.adaptations.cut(tasks, self._rule(rates).steps(self.params), streams, amount)
 
     @contextmanager
     def _whole(self) -> Iterator[None]:

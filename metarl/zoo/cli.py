@@ -248,6 +248,7 @@ def _evaluate(parser: Parser) -> Parser:
         metavar="RATE",
         help="the rate of each inner step, the last one for those left: 0.1 0.001 is the reference's on AntDir",
     )
+    _tune(parser, "adapted to")
     parser.add_argument(
         "--merge", action="store_true", help="join runs of one algorithm: intervals by task and by training seed"
     )
@@ -298,6 +299,7 @@ def _finetune(parser: Parser) -> Parser:
     parser.add_argument(
         "-n", "--n-timesteps", type=values.count, default=20_000, metavar="N", help="env steps for each task and method"
     )
+    _tune(parser, "learnt from the export")
     parser.add_argument("--split", default="test", help="validation, test or shifted tasks")
     parser.add_argument("--n-eval-tasks", type=values.tasks, default=20, help="tasks")
     parser.add_argument("--seed", type=values.seed, default=0, help="seed of the tasks' streams (default: 0)")
@@ -443,6 +445,11 @@ def _record_and_figure(parser: Parser) -> None:
         "--figure", type=values.path, default=None, metavar="FILE", help="the figure, png or svg (default: beside it)"
     )
     _overwrite(parser)
+
+
+def _tune(parser: Parser, done: str) -> None:
+    text = f"tasks are also {done} so, a row each time: freeze:body unfreeze_every:2 layer_decay:0.5 new_head:true"
+    parser.add_argument("--tune", nargs="+", action="append", default=[], metavar="k:v", help=text)
 
 
 def _overwrite(parser: Parser) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -189,6 +189,9 @@ class Walk(Protocol):
 
 class Adaptation(Protocol):
     """How tasks of equal spaces are learnt from an initialisation."""
+
+    has_rates: ClassVar[bool]
+    """Whether an inner step takes a rate for each tensor."""
 
     def init(self, seed: int) -> Params:
         """Return a fresh initialisation, by the names of the inner loop."""

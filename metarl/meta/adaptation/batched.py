@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -54,6 +54,8 @@ class BatchedAdaptation:
     :param learner: learns them.
     :param parallel: the threads to collect on.
     """
+
+    has_rates: ClassVar[bool] = True
 
     def __init__(self, family: Family, learner: Learner, parallel: Parallel) -> None:
         self.family = family

@@ -31,12 +31,14 @@ class InnerRule:
     :param stays: names of the tensors that no inner step moves.
     :param base: the learning rate that meta-learnt ones began with.
     :param local: names of the tensors of each task's own, and of statistics, whose rates are never meta-learnt.
+    :param factors: of each step, by which the rates of tensors are multiplied; empty: all go on as they are.
     """
 
     rates: Sequence[float] = ()
     stays: frozenset[str] = frozenset()
     base: float = 1.0
     local: tuple[str, ...] = ()
+    factors: Sequence[Mapping[str, float]] = ()
 
     def start(self, meta: Params) -> Params:
         """Return the tensors of the inner loop, by their names in it."""
@@ -45,16 +47,22 @@ class InnerRule:
     def steps(self, meta: Params) -> list[Rate]:
         """Return the learning rate of each step."""
         learnt = group(dict(meta), RATES)
-        if not learnt and not self.stays:
+        if not learnt and not self.stays and not self.factors:
             return list(self.rates)
         shared, numbers = self.start(meta), [torch.tensor(rate, dtype=torch.float64) for rate in self.rates]
         stays = self.stays.union(name for name in shared if learnt and name not in learnt)
-        return [
+        found: list[Params] = [
             {
                 name: learnt[name] * (rate / self.base) if name in learnt else _ZERO if name in stays else number
                 for name in (*shared, *self.local)
             }
             for rate, number in zip(self.rates, numbers, strict=True)
+        ]
+        if not self.factors:
+            return list(found)
+        return [
+            {name: rate * factor.get(name, 1.0) for name, rate in step.items()}
+            for step, factor in zip(found, self.factors, strict=True)
         ]
 
     def tangents(self, vector: Params) -> list[Params]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -130,6 +130,8 @@ class MemoryAdaptation:
     :param learner: how the policy that acts in them is learnt.
     :param parallel: the threads to collect on.
     """
+
+    has_rates: ClassVar[bool] = False
 
     def __init__(self, family: Trials, learner: TrialPPO, parallel: Parallel) -> None:
         self.family = family

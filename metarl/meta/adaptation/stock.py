@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -100,6 +100,8 @@ class StockAdaptation:
     :param options: arguments of :class:`~metarl.agents.stock.learner.SB3Learner`.
     :param n_together: tasks that are learnt together in training, where they are.
     """
+
+    has_rates: ClassVar[bool] = False
 
     def __init__(
         self,

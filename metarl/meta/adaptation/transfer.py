@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -39,6 +39,8 @@ class TransferAdaptation:
     :param n_query: episodes of a query batch: of supervised families, examples.
     :param parallel: the threads to collect on.
     """
+
+    has_rates: ClassVar[bool] = False
 
     def __init__(
         self, family: Family, model: TransferModel, learner: Learner, n_query: int, parallel: Parallel

@@ -7,15 +7,13 @@ from typing import Any, ClassVar
 
 from stable_baselines3.common.policies import BasePolicy
 
+from metarl.agents.networks.layers import head_of
 from metarl.envs.family import Family
 from metarl.errors import ConfigError, shorten
 from metarl.meta.adaptive import names_of
 from metarl.meta.algorithms.maml import MAML
 from metarl.meta.environments import AnyEnv
 from metarl.params import Params, select
-
-HEAD = ("action_net", "value_net", "log_std")
-"""The modules of SB3's policies that the last layers are."""
 
 
 class ANIL(MAML):
@@ -57,7 +55,4 @@ class ANIL(MAML):
 
     def _default_modules(self, theta: Params) -> list[str]:
         """Return the tensors that inner steps move where nothing is said."""
-        return self._of_head()
-
-    def _of_head(self) -> list[str]:
-        return [name for name in self.adaptations.names if name in HEAD or name.rpartition(".")[0] in HEAD]
+        return head_of(self.adaptations.names)

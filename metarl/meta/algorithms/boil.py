@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from metarl.agents.networks.layers import head_of
 from metarl.meta.algorithms.anil import ANIL
 from metarl.params import Params
 
@@ -24,5 +25,5 @@ class BOIL(ANIL):
     name: ClassVar[str] = "boil"
 
     def _default_modules(self, theta: Params) -> list[str]:
-        head = self._of_head()
+        head = head_of(self.adaptations.names)
         return [name for name in self.adaptations.names if name not in head]

@@ -14,7 +14,6 @@ from metarl.agents.recurrent.trial_ppo import TrialGradient, TrialPPO, explained
 from metarl.checks import COUNT, MAPPING, NONE, integer, plain, plain_tree
 from metarl.envs.family import Family
 from metarl.envs.groups import has_equal_spaces
-from metarl.envs.tasks import Tasks
 from metarl.envs.views.trials import TrialEnv, Trials
 from metarl.errors import ConfigError, NonFiniteError, shorten
 from metarl.meta.adaptation.adapted import AdaptedPolicy
@@ -22,7 +21,7 @@ from metarl.meta.adaptation.base import Amount, Streams
 from metarl.meta.adaptation.gradient import InnerRule
 from metarl.meta.adaptation.memory import MemoryAdaptation, MemoryWalk
 from metarl.meta.adaptive import LARGEST_BATCH
-from metarl.meta.blocks.cut import Adaptations, Block
+from metarl.meta.blocks.cut import Adaptations
 from metarl.meta.environments import AnyEnv, as_env
 from metarl.meta.iterating import Iterates
 from metarl.meta.kept import policy_name
@@ -191,9 +190,6 @@ class RL2(Iterates):
 
     def _rule(self, rates: Sequence[float]) -> InnerRule:
         return InnerRule(rates)
-
-    def _blocks(self, tasks: Tasks, rates: Sequence[float], streams: Streams, amount: Amount) -> list[Block]:
-        return self.adaptations.cut(tasks, rates, streams, amount)
 
     # -------------------------------------------------------------------------------------------------------- training
     def train(self) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,20 +134,31 @@ class Adaptations:
         self._known.append(((observation_space, action_space), adaptation))
         return adaptation
 
-    def local(self, adaptation: Adaptation, streams: Streams, n_tasks: int) -> Params:
-        """Return the tensors of each task's own, ``[task, …]``, drawn from its stream; empty where all are shared."""
-        if not self.has_local:
+    def local(self, adaptation: Adaptation, streams: Streams, n_tasks: int, fresh: Collection[str] = ()) -> Params:
+        """Return the tensors of each task's own, ``[task, …]``, drawn from its stream; empty where all are shared.
+
+        :param fresh: names of shared ones that are each task's own here.
+        """
+        if not (self.has_local or fresh):
             return {}
         seeds = [int(seed.generate_state(1)[0]) % 2**31 for seed in streams.tasks(n_tasks, part="/local")]
-        fresh = [adaptation.init(seed) for seed in seeds]
-        return stack([{name: each[name] for name in each if name not in self.shared} for each in fresh])
+        drawn = [adaptation.init(seed) for seed in seeds]
+        own = [name for name in drawn[0] if name not in self.shared or name in fresh]
+        return stack([{name: each[name] for name in own} for each in drawn])
 
     def cut(
-        self, tasks: Tasks, rates: Sequence[Rate], streams: Streams, amount: Amount, size: int | None = None
+        self,
+        tasks: Tasks,
+        rates: Sequence[Rate],
+        streams: Streams,
+        amount: Amount,
+        size: int | None = None,
+        fresh: Collection[str] = (),
     ) -> list[Block]:
         """Return the blocks of a batch of tasks, in the order of their spaces' first task.
 
         :param size: tasks of one block, at most; None takes :data:`BLOCK_TASKS`.
+        :param fresh: names of shared tensors that every task starts with anew.
         """
         blocks: list[Block] = []
         size = size or BLOCK_TASKS
@@ -157,7 +168,7 @@ class Adaptations:
                 part = slice(start, start + size)
                 indices = tuple(int(i) for i in group.indices[part])
                 own, streams_of = take_tasks(group.tasks, part), streams.of(indices)
-                local = self.local(adaptation, streams_of, len(indices))
+                local = self.local(adaptation, streams_of, len(indices), fresh)
                 blocks.append(Block(indices, adaptation, Request(own, rates, streams_of, amount, local)))
         return blocks
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from metarl.envs.score import RETURN, Score
 from metarl.envs.tasks import Tasks, n_tasks, take_tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError
+from metarl.meta.adaptation.tuning import Tuning
 from metarl.meta.evaluation.statistics import (
     Bands,
     Interval,
@@ -35,6 +36,7 @@ from metarl.meta.evaluation.tables import Table
 from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.export.sb3 import export_sb3
 from metarl.meta.export.settings import KINDS
+from metarl.meta.export.tuned import tuned
 from metarl.meta.model import Model
 from metarl.meta.progress import Progress
 from metarl.streams import seed_sequence
@@ -363,7 +365,8 @@ def learning_figure(curves: Sequence[LearningCurves], title: str = "", level: fl
 class Finetuning:
     """Held-out tasks learnt with plain SB3.
 
-    :param exports: the curves from the export, one for each optimiser; none where only scratch was asked for.
+    :param exports: the curves from the export, one for each optimiser, and for each way to tune it; none where only
+        scratch was asked for.
     :param scratch: the curves from scratch, likewise.
     """
 
@@ -401,6 +404,7 @@ def finetune(
     n_tasks: int = 20,
     n_envs: int | None = None,
     seed: int = 0,
+    tunings: Sequence[Tuning | Mapping[str, Any]] = (),
     progress: Callable[[str, int, int], None] | None = None,
     **hyperparameters: Any,
 ) -> Finetuning:
@@ -421,6 +425,8 @@ def finetune(
     :param n_tasks: tasks; where the family has fewer, each is learnt several times with its own streams.
     :param n_envs: copies of a task that step together; None: as an inner step has episodes, or an update copies.
     :param seed: of the streams.
+    :param tunings: further ways to learn from the export, beside the one with equal rates for all layers: each a
+        :class:`~metarl.meta.adaptation.tuning.Tuning`, or a mapping with its fields.
     :param progress: called with (label of the curves, tasks done, tasks in all).
     :param hyperparameters: of the stock class, for all.
     :raises ConfigError: fewer env steps than two rollouts, and whatever :func:`~metarl.meta.export.sb3.export_sb3`
@@ -428,7 +434,7 @@ def finetune(
     """
     total_timesteps, n_tasks = COUNT("total_timesteps", total_timesteps), COUNT("n_tasks", n_tasks)
     n_envs, seed = (COUNT | NONE)("n_envs", n_envs), SEED("seed", seed)
-    hyperparameters = plain_tree(hyperparameters)
+    hyperparameters, ways = plain_tree(hyperparameters), [Tuning.of(tuning) for tuning in tunings]
     tasks, strata, n_family = evaluation_tasks(model.family, split, n_tasks)
     is_sample = strata is not None and (n_family or 0) > len(set(strata))
     family, episodes = model.family.acts_in, getattr(model, "n_episodes", 20)
@@ -458,7 +464,10 @@ def finetune(
         # The actor and the value network do not depend on the optimiser.
         tensors = export_sb3(model, kind, optimizer=next(iter(exports)), n_envs=n_envs).tensors
         exports = {name: replace(exported, tensors=tensors) for name, exported in exports.items()}
-        starts += [(f"{kind.upper()} from {model.name}, {name}", export.on) for name, export in exports.items()]
+        named = {f"{kind.upper()} from {model.name}, {name}": export for name, export in exports.items()}
+        starts += [(label, export.on) for label, export in named.items()]
+        for way in ways:
+            starts += [(f"{label}, {way}", tuned(export, way)) for label, export in named.items()]
     starts += [(f"{kind.upper()} from scratch, {name}", export.scratch) for name, export in exports.items()]
     curves = []
     for label, make in starts:

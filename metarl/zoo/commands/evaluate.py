@@ -6,12 +6,15 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from metarl.errors import ConfigError
+from metarl.meta.adaptation.tuning import Tuning
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.evaluation.report import Report
 from metarl.zoo.algorithms import load_model
+from metarl.zoo.config import parse_pairs
 from metarl.zoo.console import CountBars, say
 from metarl.zoo.runs.curves import training_seconds
 from metarl.zoo.runs.folder import command_line
@@ -23,6 +26,7 @@ from metarl.zoo.runs.sources import Source, find_sources
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     sources = find_sources(args)
+    tunings = [None, *(Tuning.of(parse_pairs(words, "--tune")) for words in args.tune)]
     only = sources[0].run if len(sources) == 1 else None
     folder = Path(args.log_folder) if only is None else only.folder
     outputs = record_and_figure(args, folder / "evaluations", only)
@@ -36,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         words = " and ".join(f"{name} {size}" for name, size in sizes)
         raise ConfigError(f"the runs adapt with {words}: compare them at the same --episodes N")
     reports: list[Report] = []
-    for source, model in zip(sources, models, strict=True):
+    for (source, model), tuning in product(zip(sources, models, strict=True), tunings):
         say(f"{source.path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps")
         with CountBars("done", lines=False) as bars:
             report = model.evaluate(
@@ -46,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
                 n_episodes=args.episodes,
                 inner_lr_rule=args.inner_lr_rule,
                 inner_lr=args.inner_lr,
+                tuning=tuning,
                 seed=args.seed,
                 progress=partial(bars.update, model.name),
             )
@@ -54,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         if source.run is not None:
             meta["training_seconds"] = training_seconds(source.run)
         reports.append(dataclasses.replace(report, meta=meta))
-    reports = _labelled(reports, sources, args.merge)
+    reports = _labelled(reports, [source for source, _ in product(sources, tunings)], args.merge)
     tables = show_reports(reports)
     trained = max((size for name, size in sizes if name == "n_episodes" and size is not None), default=0)
     if args.episodes is not None and 2 * args.episodes <= trained:
@@ -75,18 +80,24 @@ def _batch(model: MetaAlgorithm) -> tuple[str, int | None]:
 
 
 def _labelled(reports: list[Report], sources: Sequence[Source], merge: bool) -> list[Report]:
-    """Name each report: its algorithm where that is enough, else with the run's number, else its path."""
+    """Name each report: its algorithm where that is enough, else with the run's number, else its path.
+
+    How it was tuned is said too.
+    """
     if merge:
         groups: dict[tuple[str, str], list[Report]] = {}
         for report in reports:
-            groups.setdefault((report.algo, report.env), []).append(report)
+            groups.setdefault((report.label, report.env), []).append(report)
         return [Report.merge(group) if len(group) > 1 else group[0] for group in groups.values()]
     for label in (_by_algorithm, _by_number):
         names = [label(report, source) for report, source in zip(reports, sources, strict=True)]
         if len(set(names)) == len(names):
             break
     else:
-        names = [source.name for source in sources]
+        names = [
+            f"{source.name}{report.label.removeprefix(report.algo)}"
+            for report, source in zip(reports, sources, strict=True)
+        ]
     return [dataclasses.replace(report, label=name) for report, name in zip(reports, names, strict=True)]
 
 

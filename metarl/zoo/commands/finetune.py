@@ -18,6 +18,7 @@ from metarl.zoo.config import (
     check_hyperparameters,
     load_hyperparameters,
     merge_env_kwargs,
+    parse_pairs,
 )
 from metarl.zoo.console import CountBars, console, say, show_commands
 from metarl.zoo.runs.folder import command_line
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
             split=args.split,
             n_tasks=args.n_eval_tasks,
             seed=args.seed,
+            tunings=[parse_pairs(words, "--tune") for words in args.tune],
             progress=bars.update,
         )
     for table in found.tables():
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     )
     say(f"Saved {record} and {figure}")
     averages = [float(curves.returns.mean()) for curves in found.exports]
-    best = optimizers[averages.index(max(averages))] if averages else None
+    best = optimizers[averages.index(max(averages)) % len(optimizers)] if averages else None
     if averages and max(averages) < float(found.baseline.returns.mean()):
         say(f"{kind.upper()} from scratch learnt better than from any export: train the initialisation for longer")
     _next(args, kind, source, best)
@@ -74,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
     """Return the meta-learnt initialisation; from scratch and without ``-i``, a new model by the YAML."""
+    if args.tune and args.from_scratch:
+        raise ConfigError("--tune says how an export is learnt from: --from-scratch has none")
     if args.trained_agent or not args.from_scratch:
         (source,) = find_sources(args)
         return load_model(source.path, args.num_threads, args.env_kwargs), source

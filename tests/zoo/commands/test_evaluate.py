@@ -48,6 +48,21 @@ def test_evaluate_with_rates_of_ones_own(logs: Path, tmp_path: Path) -> None:
     assert np.array_equal(report["returns"], expected.returns)
 
 
+def test_ways_to_fine_tune_are_rows_of_their_own(logs: Path, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    tune = ["--tune", "freeze:body", "--tune", "new_head:true", "layer_decay:0.5"]
+    assert main(["evaluate", "-f", str(logs), *QUICK, *tune, "-o", str(record)]) == 0
+    reports = json.loads(record.read_text())["reports"]
+    assert [each["label"] for each in reports] == [
+        "fomaml",
+        "fomaml, body frozen",
+        "fomaml, new head, layer decay 0.5",
+    ]
+    model = metarl.load(logs / "fomaml" / "PointMass-v0_1" / "PointMass-v0")
+    expected = model.evaluate("test", 2, n_tasks=3, tuning={"freeze": ["body"]})
+    assert np.array_equal(reports[1]["returns"], expected.returns)
+
+
 def test_which_model_is_evaluated(logs: Path, tmp_path: Path) -> None:
     run = logs / "fomaml" / "PointMass-v0_1"
     flags = {"--load-best": "best_model", "--load-checkpoint": "checkpoint", "--load-last-checkpoint": "checkpoint"}
