@@ -22,9 +22,11 @@ POLICY = "policy/"
 """Begins the names of the policy's tensors among the meta-parameters."""
 RATES = "rates/"
 """Begins the names of learning rates."""
+HEADS = "heads/"
+"""Begins the names of what each training task has of its own: ``heads/<task>/action_net.weight``."""
 STATISTICS = "statistics/"
 """Begins the names of what stock algorithms carry beside parameters: no optimiser moves it."""
-GROUPS = (POLICY, RATES, "context/", "encoder/", "decoder/", STATISTICS)
+GROUPS = (POLICY, RATES, "context/", "encoder/", "decoder/", HEADS, STATISTICS)
 """Begin the names of all meta-parameters."""
 
 

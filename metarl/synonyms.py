@@ -203,6 +203,6 @@ ALGORITHMS: Words = {
     "scratch": ("random",),
     "fo-maml": ("fomaml",),
     "joint": ("pretrain",),
-    "multitask": ("pretrain",),
+    **dict.fromkeys(("multitask", "multi-task", "multi_head", "multihead", "multi-head"), ("multi_task",)),
 }
 """What RL-Zoo3's ``--algo`` takes, and papers' names."""

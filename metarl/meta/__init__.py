@@ -9,6 +9,7 @@ from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.meta_sgd import MetaSGD
 from metarl.meta.algorithms.meta_transfer import MetaTransfer
+from metarl.meta.algorithms.multi_task import MultiTask
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.algorithms.rl2 import RL2
 from metarl.meta.base import MetaAlgorithm, load
@@ -27,6 +28,7 @@ __all__ = [
     "MetaAlgorithm",
     "MetaSGD",
     "MetaTransfer",
+    "MultiTask",
     "Oracle",
     "Pretrain",
     "RandomInit",

@@ -18,7 +18,7 @@ from metarl.meta.adaptation.base import Adaptation
 from metarl.meta.adaptation.batched import BatchedAdaptation
 from metarl.meta.adaptation.gradient import InnerRule
 from metarl.meta.adaptation.learners import make_adaptation, require_learner
-from metarl.meta.blocks.cut import Adaptations
+from metarl.meta.blocks.cut import Adaptations, MakeAdaptation
 from metarl.meta.environments import AnyEnv
 from metarl.meta.evaluating import checked_rates
 from metarl.meta.iterating import Iterates
@@ -164,9 +164,7 @@ class AdaptiveAlgorithm(Iterates):
             )
         given = {name: value for name, value in self._options.items() if value is not None}
         options = {**given, **plain_tree(self.learner_kwargs)}
-        self.adaptations = Adaptations(
-            self.family, functools.partial(self._make_adaptation, options=options), self.task_local
-        )
+        self.adaptations = self._make_adaptations(functools.partial(self._make_adaptation, options=options))
         """How tasks are learnt, for each pair of spaces."""
         self.adaptation = self.adaptations.first
         """How tasks of the family's own spaces are learnt."""
@@ -180,6 +178,13 @@ class AdaptiveAlgorithm(Iterates):
         self.stays = self._stays(theta)
         """Names of the tensors that inner steps leave as they are."""
         return {**theta, **self._further_params(theta)}
+
+    def _make_adaptations(self, make: MakeAdaptation) -> Adaptations:
+        """Return how tasks of all spaces are learnt.
+
+        :param make: see :meth:`_make_adaptation`.
+        """
+        return Adaptations(self.family, make, self.task_local)
 
     def _make_adaptation(
         self, observation_space: spaces.Box, action_space: spaces.Space[Any], options: Mapping[str, Any]

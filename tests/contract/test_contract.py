@@ -31,7 +31,12 @@ def test_the_contract_is_kept_or_refused_with_a_sentence(case: Case, tmp_path: P
 
 # ---------------------------------------------------------------------------------------------------- known answers
 IMPROVING = [
-    *(Case(name, "supervised", "supervised", 1) for name, cls in metarl.ALGORITHMS.items() if cls.learns),
+    # One step from a head that is drawn anew is no measure of a trunk.
+    *(
+        Case(name, "supervised", "supervised", 1)
+        for name, cls in metarl.ALGORITHMS.items()
+        if cls.learns and not getattr(cls, "has_heads", False)
+    ),
     *(
         Case("fomaml", name, toy, 1)
         for name, cls in LEARNERS.items()

@@ -20,6 +20,8 @@ from metarl.params import Params, Rate, select, stack
 BLOCK_TASKS = 64
 """Tasks of one block, at most: what a block keeps is in memory at once."""
 Spaces = tuple[spaces.Box, spaces.Space[Any]]
+MakeAdaptation = Callable[[spaces.Box, spaces.Space[Any]], Adaptation]
+"""Returns the adaptation to a pair of spaces."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Adaptations:
     def __init__(
         self,
         family: Family,
-        make: Callable[[spaces.Box, spaces.Space[Any]], Adaptation],
+        make: MakeAdaptation,
         task_local: Sequence[str] = (),
     ) -> None:
         self._family = family
@@ -154,11 +156,14 @@ class Adaptations:
         amount: Amount,
         size: int | None = None,
         fresh: Collection[str] = (),
+        own: Callable[[tuple[int, ...]], Params] | None = None,
     ) -> list[Block]:
         """Return the blocks of a batch of tasks, in the order of their spaces' first task.
 
         :param size: tasks of one block, at most; None takes :data:`BLOCK_TASKS`.
         :param fresh: names of shared tensors that every task starts with anew.
+        :param own: returns the tensors of each task's own, ``[task, …]``, of tasks with these places in the batch; None
+            draws them.
         """
         blocks: list[Block] = []
         size = size or BLOCK_TASKS
@@ -167,9 +172,11 @@ class Adaptations:
             for start in range(0, len(group.indices), size):
                 part = slice(start, start + size)
                 indices = tuple(int(i) for i in group.indices[part])
-                own, streams_of = take_tasks(group.tasks, part), streams.of(indices)
-                local = self.local(adaptation, streams_of, len(indices), fresh)
-                blocks.append(Block(indices, adaptation, Request(own, rates, streams_of, amount, local)))
+                streams_of = streams.of(indices)
+                local = self.local(adaptation, streams_of, len(indices), fresh) if own is None else own(indices)
+                blocks.append(
+                    Block(indices, adaptation, Request(take_tasks(group.tasks, part), rates, streams_of, amount, local))
+                )
         return blocks
 
     def _groups(self, tasks: Tasks) -> list[Group]:
