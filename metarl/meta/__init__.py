@@ -7,6 +7,7 @@ from metarl.meta.algorithms.boil import BOIL
 from metarl.meta.algorithms.cavia import CAVIA
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maml import FOMAML, MAML
+from metarl.meta.algorithms.maml_plus_plus import MAMLPlusPlus
 from metarl.meta.algorithms.meta_sgd import MetaSGD
 from metarl.meta.algorithms.meta_transfer import MetaTransfer
 from metarl.meta.algorithms.multi_task import MultiTask
@@ -25,6 +26,7 @@ __all__ = [
     "RL2",
     "AdaptedPolicy",
     "Leap",
+    "MAMLPlusPlus",
     "MetaAlgorithm",
     "MetaSGD",
     "MetaTransfer",

@@ -68,7 +68,8 @@ def is_quick(case: Case) -> bool:
     take long, and one inner step. Imitation is for learners that take targets; of the others one wrapper is enough.
     What learners see of an environment of Gymnasium they see of any family: those without a critic are enough for them.
     Mazes end early, and list their tasks; the learner of the trust region is enough for them. A pair that is refused
-    whatever the family is refused once.
+    whatever the family is refused once. A wrapper that inherits from another one makes something else of inner steps,
+    not of critics: that it takes them is looked at on one kind.
     """
     first = next(iter(KINDS))
     if case.learner is None:
@@ -80,6 +81,9 @@ def is_quick(case: Case) -> bool:
         # It sees a support, and learns by gradients of the learner's query loss: quick on each kind where it goes.
         # Where nobody says what to do, the learner of the trust region is enough.
         return "target" in learner.info or (case.kind in ("mazes", "seen at random") and learner.trust_region)
+    inherits = any(cls is not other and issubclass(cls, other) for other in metarl.ALGORITHMS.values())
+    if inherits and learner.differentiable and learner.needs_critic and (case.kind != first or case.n_inner_steps != 2):
+        return False
     if not (learner.differentiable or getattr(cls, "adapts", True)) and case.kind != first:
         # Joint training by stock algorithms: what tasks show is all that differs.
         return False

@@ -13,7 +13,7 @@ import torch
 import metarl
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
 from metarl.files.checkpoint import load_checkpoint
-from metarl.meta import ANIL, BOIL, CAVIA, MetaSGD
+from metarl.meta import ANIL, BOIL, CAVIA, MAMLPlusPlus, MetaSGD
 from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maml import FOMAML, MAML
@@ -31,6 +31,7 @@ EVERY: dict[str, Any] = {
     "fomaml": FOMAML,
     "leap": Leap,
     "maml": MAML,
+    "maml_plus_plus": MAMLPlusPlus,
     "meta_sgd": MetaSGD,
     "meta_transfer": MetaTransfer,
     "oracle": Oracle,

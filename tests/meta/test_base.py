@@ -423,6 +423,7 @@ def test_every_algorithm_has_a_name() -> None:
         "fomaml",
         "leap",
         "maml",
+        "maml_plus_plus",
         "meta_transfer",
         "oracle",
         "pretrain",

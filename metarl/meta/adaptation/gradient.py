@@ -40,6 +40,11 @@ class InnerRule:
     local: tuple[str, ...] = ()
     factors: Sequence[Mapping[str, float]] = ()
 
+    @property
+    def kind(self) -> type[InnerStep]:
+        """The kind of the steps."""
+        return InnerStep
+
     def start(self, meta: Params) -> Params:
         """Return the tensors of the inner loop, by their names in it."""
         return {inner_name(name): tensor for name, tensor in meta.items() if not name.startswith(RATES)}
@@ -52,11 +57,8 @@ class InnerRule:
         shared, numbers = self.start(meta), [torch.tensor(rate, dtype=torch.float64) for rate in self.rates]
         stays = self.stays.union(name for name in shared if learnt and name not in learnt)
         found: list[Params] = [
-            {
-                name: learnt[name] * (rate / self.base) if name in learnt else _ZERO if name in stays else number
-                for name in (*shared, *self.local)
-            }
-            for rate, number in zip(self.rates, numbers, strict=True)
+            {name: own.get(name, _ZERO if name in stays else number) for name in (*shared, *self.local)}
+            for own, number in zip(self.tangents(meta), numbers, strict=True)
         ]
         if not self.factors:
             return list(found)
@@ -66,26 +68,33 @@ class InnerRule:
         ]
 
     def tangents(self, vector: Params) -> list[Params]:
-        """Return how each step's rates change along a change of the meta-parameters."""
+        """Return how each step's rates change along a change of the meta-parameters; they are linear in them."""
         learnt = group(vector, RATES)
         return [{name: tensor * (rate / self.base) for name, tensor in learnt.items()} for rate in self.rates]
 
     def gradient(self, meta: Mapping[str, torch.Tensor], start: Params, rates: Sequence[Params]) -> Params:
-        """Return the gradient of the meta-parameters.
+        """Return the gradient of the meta-parameters, for each task of a stack.
 
         :param meta: the meta-parameters, whose names it has.
         :param start: with respect to where tasks start.
         :param rates: with respect to the rates of each step.
         """
-        result: Params = {}
-        for name in meta:
+        n_tasks, result = len(next(iter(start.values()))), {}
+        for name, tensor in meta.items():
             own = name.removeprefix(RATES)
             if own == name:
                 result[name] = start[inner_name(name)]
-                continue
-            parts = [part[own] * (rate / self.base) for part, rate in zip(rates, self.rates, strict=True)]
-            result[name] = sum(parts[1:], parts[0]) if parts else torch.zeros_like(start[own])
+            elif rates:
+                result[name] = self.of_rates(tensor, [part[own] for part in rates])
+            else:
+                result[name] = tensor.new_zeros((n_tasks, *tensor.shape))
         return result
+
+    def of_rates(self, learnt: torch.Tensor, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the gradient of one meta-learnt tensor of rates, ``[task, …]``, given that of each step's rates."""
+        del learnt
+        scaled = [part * (rate / self.base) for part, rate in zip(parts, self.rates, strict=True)]
+        return sum(scaled[1:], scaled[0])
 
 
 _ZERO = torch.tensor(0.0, dtype=torch.float64)  # a number: tensors keep their own dtype
@@ -115,8 +124,16 @@ class InnerStep:
         self.gradient: Params = self._derivatives.gradient
         start = {name: tensor.detach() for name, tensor in params.items()}
         moved = learner.policy.moved_statistics(start, samples.obs, samples.counts)
-        self.end: Params = subtract(moved, scale(rate, self.gradient))
+        self.end: Params = subtract(moved, self._scaled(self.gradient))
         """The parameters reached; running statistics, which have no gradient, move towards those of the batch."""
+
+    def _scaled(self, vector: Params) -> Params:
+        """Return ``diag(α) v``: what the step makes of a gradient."""
+        return scale(self._rate, vector)
+
+    def _scaled_back(self, vector: Params) -> Params:
+        """Return the transpose of that times ``v``; a diagonal is its own."""
+        return self._scaled(vector)
 
     def hessian_product(self, vector: Params) -> Params:
         """Return ``H v`` of each task's loss at the start of the step."""
@@ -129,16 +146,21 @@ class InnerStep:
         """
         moved = dict(tangent)
         if self._second_order:
-            moved = subtract(tangent, scale(self._rate, self.hessian_product(tangent)))
-        for name, tensor in (rate or {}).items():
-            moved[name] = moved[name] - tensor * self.gradient[name]
-        return moved
+            moved = subtract(tangent, self._scaled(self.hessian_product(tangent)))
+        if not rate:
+            return moved
+        by_rate = self._moved_by(rate)
+        return {name: tensor - by_rate[name] if name in by_rate else tensor for name, tensor in moved.items()}
+
+    def _moved_by(self, rate: Params) -> Params:
+        """Return ``r ∘ g``: how far a change of the rates alone takes the step."""
+        return {name: tensor * self.gradient[name] for name, tensor in rate.items()}
 
     def backward(self, cotangent: Params) -> Params:
         """Return ``(I − H diag(α)) c``: the gradient at the start, given the gradient at the end."""
         if not self._second_order:
             return cotangent
-        return subtract(cotangent, self.hessian_product(scale(self._rate, cotangent)))
+        return subtract(cotangent, self.hessian_product(self._scaled_back(cotangent)))
 
     def rate_gradient(self, cotangent: Params) -> Params:
         """Return ``−g ∘ c``: the gradient of the rates, given the gradient at the end."""
@@ -152,6 +174,7 @@ class GradientPath:
     :param batches: one for each step.
     :param rates: one for each step.
     :param second_order: keep what products with the derivative of its end need.
+    :param kind: of its steps.
     """
 
     def __init__(
@@ -161,9 +184,11 @@ class GradientPath:
         batches: Sequence[Samples],
         rates: Sequence[Rate],
         second_order: bool = False,
+        kind: type[InnerStep] = InnerStep,
     ) -> None:
         self._learner = learner
         self._second_order = second_order
+        self._kind = kind
         self.steps: list[InnerStep] = []
         self.end = params
         """The parameters reached."""
@@ -172,7 +197,7 @@ class GradientPath:
 
     def go_on(self, batch: Samples, rate: Rate) -> Params:
         """Take one more step, on a batch that was collected at the parameters reached; return where it leads."""
-        self.steps.append(InnerStep(self._learner, self.end, batch, rate, self._second_order))
+        self.steps.append(self._kind(self._learner, self.end, batch, rate, self._second_order))
         self.end = self.steps[-1].end
         return self.end
 
@@ -184,6 +209,7 @@ class GradientPath:
         batches: Sequence[Samples],
         rates: Sequence[Rate],
         second_order: bool = True,
+        kind: type[InnerStep] = InnerStep,
     ) -> GradientPath:
         """Return a path whose steps start at points that are known, for products with the derivative of its end.
 
@@ -191,7 +217,7 @@ class GradientPath:
         """
         path = cls(learner, points[0], [], [])
         for start, batch, rate in zip(points, batches, rates, strict=True):
-            path.steps.append(InnerStep(learner, start, batch, rate, second_order))
+            path.steps.append(kind(learner, start, batch, rate, second_order))
         path.end = path.steps[-1].end
         return path
 

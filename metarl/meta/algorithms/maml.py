@@ -60,6 +60,8 @@ class MAML(AdaptiveAlgorithm):
     """Whether the derivative of adaptation is taken to be the identity."""
     adapts: ClassVar[bool] = True
     """Whether training takes inner steps; where it does not, ``n_inner_steps`` is for evaluation only."""
+    no_trust_region: ClassVar[str] = ""
+    """Why no trust region can be the outer optimiser, as a sentence; empty where one can."""
 
     def __init__(
         self,
@@ -88,6 +90,8 @@ class MAML(AdaptiveAlgorithm):
         reason = self.refusal(self.abilities)
         if reason is not None:
             raise ConfigError(f"{self.name} around {self.learner!r}: {reason}")
+        if self.outer == "trpo" and self.no_trust_region:
+            raise ConfigError(f"{self.name} with outer='trpo': {self.no_trust_region}: use 'adam' or 'sgd'")
         if self.outer == "trpo" and not self.abilities.trust_region:
             fitting = ", ".join(repr(name) for name, cls in LEARNERS.items() if cls.trust_region)
             raise ConfigError(
@@ -120,10 +124,7 @@ class MAML(AdaptiveAlgorithm):
         timer, amount = Timer(), self._amount(None, None)
         rates = self.rates[: self.n_inner_steps] if self.adapts else []
         blocks = self._blocks(self._sample_tasks(), rates, Streams(self.seed, "train", self.n_iterations), amount)
-        # Support batches are kept for what goes along the path again: its derivative, that in rates, a line search.
-        has_rates = any(name.startswith(RATES) for name in self.params)
-        keep = not self.first_order or has_rates or self.outer_optimizer.evaluates
-        second_order = not self.first_order
+        keep, second_order = self._keeps_support, not self._is_first_order
         with self._whole():
             outcomes = [
                 self._learn_block(block, timer, query=True, keep=keep, second_order=second_order) for block in blocks
@@ -135,6 +136,17 @@ class MAML(AdaptiveAlgorithm):
         self._tell_of_failed_searches(result.stats)
         self.num_timesteps += sum(outcome.n_steps for outcome in outcomes)
         return {**self._statistics(outcomes, timer), **result.stats}
+
+    @property
+    def _is_first_order(self) -> bool:
+        """Whether this meta-iteration takes the derivative of adaptation to be the identity."""
+        return self.first_order
+
+    @property
+    def _keeps_support(self) -> bool:
+        """Whether batches are kept for what goes along the path again: its derivative, that in rates, a line search."""
+        has_rates = any(name.startswith(RATES) for name in self.params)
+        return not self._is_first_order or has_rates or self.outer_optimizer.evaluates
 
     def _objective(self, blocks: Sequence[Block], outcomes: Sequence[Outcome], rates: Sequence[float]) -> MetaObjective:
         """Return the mean over tasks of the learner's query loss at the adapted parameters."""
@@ -155,7 +167,7 @@ class MAML(AdaptiveAlgorithm):
         assert isinstance(block.adaptation, BatchedAdaptation)
         assert outcome.query is not None
         statistics = {name: tensor for name, tensor in self.theta.items() if name.startswith(STATISTICS)}
-        return BlockDerivatives(
+        return self._derivatives_type()(
             block.adaptation.learner,
             self.meta_params,
             outcome.support,
@@ -164,12 +176,16 @@ class MAML(AdaptiveAlgorithm):
             local={**block.request.local, **expand(statistics, outcome.n_tasks)},
             reached=outcome.params,
             path=outcome.path,
-            first_order=self.first_order,
+            first_order=self._is_first_order,
             bound=self._bound,
             chunk_size=self.chunk_size,
             cache_bytes=room,
             parallel=self.parallel,
         )
+
+    def _derivatives_type(self) -> Callable[..., BlockDerivatives]:
+        """Return what makes a block's answers."""
+        return BlockDerivatives
 
     def _tell_of_failed_searches(self, stats: Mapping[str, float]) -> None:
         """Warn where the trust region finds no step again and again: training goes on, and nothing changes."""

@@ -195,7 +195,7 @@ class BlockDerivatives:
         """Return the path of a chunk from ``params``."""
         batches = [batch.tasks(self._chunks[index]) for batch in self._support]
         start, rates = self._start(params, index), self._rule.steps(params)
-        return GradientPath(self._learner, start, batches, rates, second_order)
+        return GradientPath(self._learner, start, batches, rates, second_order, self._rule.kind)
 
     def _sums(self) -> Params:
         """Return room for one sum over tasks for each chunk, ``[chunk, …]``."""
@@ -218,9 +218,9 @@ class BlockDerivatives:
 
         end = self._learner.policy.differentiate(phi, query.obs, loss)
         of_rates = path.rate_gradients(end.gradient) if path is not None and self._has_rates else []
-        _sum_tasks(self._pulled(end.gradient, of_rates), first, index)
+        sum_tasks(self._pulled(end.gradient, of_rates), first, index)
         if path is not None and whole is not None:
-            _sum_tasks(self._pulled(*path.backward(end.gradient, self._has_rates)), whole, index)
+            sum_tasks(self._pulled(*path.backward(end.gradient, self._has_rates)), whole, index)
         return float(end.losses.sum())
 
     def _remember(self, index: int, path: GradientPath) -> None:
@@ -250,7 +250,7 @@ class BlockDerivatives:
             points = [start, *(take(point, chunk) for point in self._points[:-1])]
             batches = [batch.tasks(chunk) for batch in self._support_part]
             rates = self._rule.steps(self._params)
-            path = GradientPath.through(self._learner, points, batches, rates, self._second_order)
+            path = GradientPath.through(self._learner, points, batches, rates, self._second_order, self._rule.kind)
         entry = path, self._learner.policy.linearize(phi, self._query_part.tasks(chunk).obs)
         if index in self._kept:
             self._curvature[index] = entry
@@ -269,7 +269,7 @@ class BlockDerivatives:
         of_rates: list[Params] = []
         if path is not None:
             cotangent, of_rates = path.backward(cotangent, self._has_rates)
-        _sum_tasks(self._pulled(cotangent, of_rates), sums, index)
+        sum_tasks(self._pulled(cotangent, of_rates), sums, index)
 
     def _chunk_evaluate(self, index: int, params: Params) -> tuple[float, float]:
         query, policy = self._query.tasks(self._chunks[index]), self._learner.policy
@@ -313,7 +313,8 @@ def chunks(n_tasks: int, batches: Sequence[Samples], width: int, chunk_size: int
     return [slice(start, min(start + chunk_size, n_tasks)) for start in range(0, n_tasks, chunk_size)]
 
 
-def _sum_tasks(params: Params, sums: Params, index: int) -> None:
+def sum_tasks(params: Params, sums: Params, index: int) -> None:
+    """Write the sums over tasks of what a chunk found into its row of ``sums``."""
     for name, tensor in sums.items():
         torch.sum(params[name], 0, out=tensor[index])
 

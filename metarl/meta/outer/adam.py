@@ -25,6 +25,7 @@ class Adam(SGD):
     :param eps: added to the denominator.
     :param final_learning_rate: as in :class:`SGD`.
     :param max_grad_norm: as in :class:`SGD`.
+    :param schedule: as in :class:`SGD`.
     """
 
     def __init__(
@@ -36,9 +37,13 @@ class Adam(SGD):
         eps: float = 1e-8,
         final_learning_rate: float | None = None,
         max_grad_norm: float | None = None,
+        schedule: str = "linear",
     ) -> None:
         super().__init__(
-            learning_rate=learning_rate, final_learning_rate=final_learning_rate, max_grad_norm=max_grad_norm
+            learning_rate=learning_rate,
+            final_learning_rate=final_learning_rate,
+            max_grad_norm=max_grad_norm,
+            schedule=schedule,
         )
         self.beta1 = number("[0, 1)")("beta1", beta1)
         self.beta2 = number("[0, 1)")("beta2", beta2)

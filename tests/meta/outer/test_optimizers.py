@@ -271,6 +271,18 @@ def test_step_sizes_fall_linearly_over_training(outer: type[SGD], final: float) 
         torch.testing.assert_close(flat(annealed.params), flat(constant.params), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("outer", [SGD, Adam])
+def test_step_sizes_may_fall_along_a_cosine_as_pytorchs_do(outer: type[SGD]) -> None:
+    theta, n = start(), 8
+    ours = outer(learning_rate=0.2, final_learning_rate=0.05, schedule="cosine")
+    theirs = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, n, eta_min=0.05)
+    for k in range(n + 1):
+        found = ours.step(Quadratic(theta), theta, 1.0 - k / n).stats["train/learning_rate"]
+        assert found == pytest.approx(theirs.param_groups[0]["lr"])
+        theirs.step(), schedule.step()
+
+
 @pytest.mark.parametrize("final", [-0.1, "0", math.inf])
 def test_bad_final_step_sizes(final: Any) -> None:
     with pytest.raises(ConfigError, match="final_learning_rate="):
