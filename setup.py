@@ -37,7 +37,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["metarl*"]),
     package_data={
-        "metarl": ["py.typed", "**/*.yml", "**/*.csv", "**/*.md", "**/*.xml", "**/*.json", "**/*.safetensors"],
+        "metarl": ["py.typed", *(f"**/*.{kind}" for kind in ("yml", "csv", "md", "xml", "json", "safetensors", "npz"))],
     },
     include_package_data=False,
     zip_safe=False,

@@ -68,7 +68,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
     assert {name.split("/")[0] for name in names} == {"metarl"}
     wanted = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("*.py", "*.yml", "*.csv", "*.md", "*.xml", "*.json", "*.safetensors", "py.typed")
+        for pattern in ("*.py", "*.yml", "*.csv", "*.md", "*.xml", "*.json", "*.safetensors", "*.npz", "py.typed")
         for path in (ROOT / "metarl").rglob(pattern)
     }
     assert names == wanted

@@ -116,6 +116,8 @@ class Family(ABC):
     wherever it lies, as those of imitation do."""
     evaluation_family: Family | None = None
     """The family that policies are scored in, where it is another one with the same tasks and spaces: of imitation."""
+    query_family: Family | None = None
+    """Of the same tasks and spaces, with other examples than those learnt from, for queries and scores; None: this."""
     support_family: Family | None = None
     """The supervised family of the same tasks whose examples wrappers that transfer see of a task; None: this one."""
     evaluation_episodes: int = 5
@@ -319,6 +321,11 @@ class Family(ABC):
 def score_of(family: Family) -> Score:
     """Return how tables and figures show returns of a family: as it declares, else by its loss, else as they are."""
     return SCORES.get(family.loss or "", RETURN) if family.score is None else family.score
+
+
+def scored_in(family: Family) -> Family:
+    """Return the family in which scores are had: its ``query_family``, or where policies act."""
+    return family.acts_in if family.query_family is None else family.query_family
 
 
 def evaluation_score(family: Family) -> Score:

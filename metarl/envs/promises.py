@@ -16,7 +16,8 @@ step that returns them.
 - ``max_copies`` is None, or a whole number of copies, 1 or more.
 - ``loss`` is None, ``"squared_error"`` (with a ``Box`` of actions) or ``"cross_entropy"`` (with ``Discrete`` ones).
 - ``score`` is None or a :class:`~metarl.envs.score.Score`.
-- ``evaluation_family`` is None or a family with equal task, observation and action spaces.
+- ``evaluation_family`` and ``query_family`` are None or a family with equal task, observation and action spaces; not
+  both are set.
 - ``support_family`` is None or a supervised one (:class:`~metarl.envs.supervised.one_step.OneStep`) with an equal task
   space. For every task of the family its ``examples`` are finite, ``[task, n, *space]``, inputs within its observation
   space; task ``i`` draws them from ``rngs[i]`` only.
@@ -216,14 +217,17 @@ def _broken_score(family: Family) -> str | None:
 
 def _broken_evaluation(family: Family) -> str | None:
     """Return why policies cannot be scored in another family, None if they can or are scored in this one."""
-    other: Any = family.evaluation_family
-    if other is None:
-        return None
-    if not isinstance(other, Family):
-        return f"evaluation_family is {kind_of(other)}, not a family"
-    for name in ("task_space", "observation_space", "action_space"):
-        if getattr(other, name) != getattr(family, name):
-            return f"evaluation_family {_name_of(other)} has another {name}"
+    for which in ("evaluation_family", "query_family"):
+        other: Any = getattr(family, which)
+        if other is None:
+            continue
+        if not isinstance(other, Family):
+            return f"{which} is {kind_of(other)}, not a family"
+        for name in ("task_space", "observation_space", "action_space"):
+            if getattr(other, name) != getattr(family, name):
+                return f"{which} {_name_of(other)} has another {name}"
+    if family.evaluation_family is not None and family.query_family is not None:
+        return "evaluation_family and query_family are set: scores are had in one family"
     if not _is_count(family.evaluation_episodes):
         return f"evaluation_episodes={shorten(family.evaluation_episodes)}: a number of episodes, at least 1"
     return None

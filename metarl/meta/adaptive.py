@@ -242,7 +242,7 @@ class AdaptiveAlgorithm(Iterates):
 
     def support_steps(self, n_inner_steps: int) -> int:
         """Return the env steps of one task's inner steps in training where no episode ends early."""
-        return self.batch_steps * (min(1, n_inner_steps) if self.abilities.reuses_support else n_inner_steps)
+        return self.batch_steps * (min(1, n_inner_steps) if self.adaptation.option("reuses_support") else n_inner_steps)
 
     @property
     def batch_steps(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT, NONE, ROUNDS, SEED, integer, number, plain_tree
-from metarl.envs.family import Family, evaluation_score, score_of
+from metarl.envs.family import Family, evaluation_score, score_of, scored_in
 from metarl.envs.score import RETURN
 from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, shorten, unknown_name
@@ -181,7 +181,10 @@ class Evaluates(MetaAlgorithm):
             for name in ("returns", "env_steps", "ep_lengths")
         )
         learning = [outcome.learning_returns for outcome in outcomes if outcome.learning_returns is not None]
-        elsewhere = self.family.evaluation_family is not None and len(learning) == len(blocks)
+        elsewhere = scored_in(self.family) is not self.family and len(learning) == len(blocks)
+        if self.family.query_family is not None:
+            # Where a batch is learnt from again, its return is had but once.
+            elsewhere = elsewhere and not blocks[0].adaptation.option("reuses_support")
         return Report(
             algo=self.name,
             env=self.family.id,

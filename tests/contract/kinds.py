@@ -16,6 +16,7 @@ from metarl.envs.imitation.imitation import Imitation
 from metarl.envs.maze.maze import Maze
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.supervised.random_steps import RandomSteps
+from metarl.envs.supervised.vision.omniglot import make_omniglot
 from metarl.envs.tasks import Tasks
 from tests.envs.families import Doors
 from tests.meta.aim import Aim
@@ -158,6 +159,11 @@ KINDS: dict[str, Kind] = {
         {"net_arch": [4], "features_extractor_kwargs": {"features_dim": 4}, "normalize_images": False},
     ),
     "supervised": Kind(Slope),
+    "images of classes": Kind(
+        lambda: make_omniglot(ways=2, n_alphabets=2, augment=False),
+        "FewShotCnnPolicy",
+        {"features_extractor_kwargs": {"n_filters": 2}},
+    ),
     "seen elsewhere": Kind(Bent),
     "seen at random": Kind(SeenWalk),
     "from gym": Kind(lambda: from_gym("Pendulum-v1", {"g": (5.0, 15.0), "m": (0.5, 2.0)}, horizon=3)),

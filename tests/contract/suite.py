@@ -98,6 +98,9 @@ def is_quick(case: Case) -> bool:
         return False
     if case.kind == "images":
         return case.n_inner_steps == 1
+    if case.kind == "images of classes":
+        # To learners that take no targets they are images like others.
+        return case.n_inner_steps == 2 and "target" in learner.info
     if case.kind == "unequal spaces" and not learner.differentiable and case.learner not in ("sb3_a2c", "sb3_ppo"):
         return False
     if case.kind == "from gym":

@@ -12,7 +12,7 @@ from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.episodes import Episodes
 from metarl.agents.sampling.samples import Samples, pack
-from metarl.checks import COUNT, NONE
+from metarl.checks import COUNT, NONE, SWITCH
 from metarl.envs.family import Family
 from metarl.params import Params
 
@@ -25,14 +25,17 @@ class Supervised(Learner):
     nothing, and ``log_std`` gets no gradient. The loss of a task is the mean over its examples of ``‖mean(x) − y‖²``
     where actions are a ``Box``, and of ``−log softmax(logits(x))[y]`` where they are ``Discrete``.
 
-    One support batch of K shots (``n_episodes``) is drawn for a task, and all inner steps go down the loss on it; the
-    query batch is drawn anew. Scores are those of further examples, the same ones after each inner step::
+    One support batch of K shots (``n_episodes``) is drawn for a task, and all inner steps go down the loss on it, or,
+    without ``reuses_support``, each on a batch of its own; the query batch is drawn anew. Scores are those of further
+    examples, the same ones after each inner step; without ``reuses_support`` they are those of the next batch, unless
+    the family has others for queries::
 
         model = metarl.MAML("MlpPolicy", "Sinusoid-v0", learner="supervised", n_episodes=10, inner_lr=0.01)
 
     :param policy: the policy whose mode predicts.
     :param n_query: examples of a query batch; None: as many as of the support.
     :param n_eval: examples that a score of an evaluation is the mean over.
+    :param reuses_support: whether all inner steps learn from one batch; otherwise each draws its own.
     :param parallel: the threads to update blocks of tasks on.
     """
 
@@ -49,11 +52,13 @@ class Supervised(Learner):
         *,
         n_query: int | None = None,
         n_eval: int = 100,
+        reuses_support: bool = True,
         parallel: Parallel | None = None,
     ) -> None:
         super().__init__(policy, parallel=parallel)
         self.n_query = (COUNT | NONE)("n_query", n_query)
         self.n_eval = COUNT("n_eval", n_eval)
+        self.reuses_support = SWITCH("reuses_support", reuses_support)
 
     @classmethod
     def misfit(cls, family: Family) -> str | None:

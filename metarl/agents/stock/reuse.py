@@ -25,7 +25,7 @@ from metarl.agents.generators import drawing_from, sb3_alone, sb3_generators
 from metarl.agents.learners.watching import Watcher
 from metarl.agents.parallel import library_torch
 from metarl.agents.stock.path import FlatStorage, Path, held
-from metarl.envs.family import Family
+from metarl.envs.family import Family, scored_in
 from metarl.envs.tasks import Task, Tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
@@ -314,13 +314,13 @@ class ReusableSB3:
 
     def evaluate(self, task: Task, seed: int, n_episodes: int, deterministic: bool) -> tuple[float, float]:
         """Return the mean undiscounted return and length of fresh episodes, in copies of the task apart from those
-        learnt on; of the evaluation family, where there is one.
+        learnt on; of the evaluation or the query family, where there is one.
 
         :param deterministic: take the most likely actions. A policy with gSDE always does: its noise belongs to
             learning.
         """
         tasks = {name: np.asarray(v)[None] for name, v in task.items()}
-        env = FamilyVecEnv(self.family.acts_in, tasks, n_episodes, seed)
+        env = FamilyVecEnv(scored_in(self.family), tasks, n_episodes, seed)
         normalize = self.algorithm.get_vec_normalize_env()
         episodes: dict[int, tuple[float, int]] = {}
         with sb3_generators():

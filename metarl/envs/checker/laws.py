@@ -11,6 +11,7 @@ from metarl.envs.checker.common import FamilyCheckError, alike, family_name, num
 from metarl.envs.checker.probe import Moment, Probe, Rngs, clones, outcome, rowwise, unmoved
 from metarl.envs.family import Family, State, Step
 from metarl.envs.groups import group_tasks
+from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
 from metarl.errors import shorten
 
@@ -207,7 +208,9 @@ def _matters(family: Family, tasks: Tasks, n_steps: int, seed: int) -> bool:
     probe = Probe(family, tasks, family.observation_space, family.action_space, 2 * COPIES, n_steps, seed)
     rngs = probe.streams(rows=[0] * probe.n)
     state, obs = probe.reset(tasks, rngs)
-    if not family.observes_task and unlike(obs, obs[:1]).any():
+    # Of supervised tasks what is asked is part of what is learnt.
+    counts = not family.observes_task or isinstance(family, OneStep)
+    if counts and unlike(obs, obs[:1]).any():
         return True
     going = np.ones(obs.shape[:2], dtype=bool)
     plan = probe.actions(n_steps, purpose="matters")

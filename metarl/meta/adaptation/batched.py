@@ -163,17 +163,24 @@ class BatchedAdaptation:
         return replace(after, params={**after.params, **statistics})
 
     def collect(self, params: Params, request: Request, k: int) -> Episodes:
-        """Collect the ``k``-th batch of every task at the stacked ``params``; the last one is the query batch."""
+        """Collect the ``k``-th batch of every task at the stacked ``params``; the last one has the query's size."""
         seeds = request.streams.tasks(request.n_tasks, k)
         n_episodes = self.learner.n_query if k == len(request.rates) else None
         return self._collect(self.family, params, request, seeds, n_episodes)
 
+    def query(self, params: Params, request: Request) -> Episodes:
+        """Collect the query batch; where tasks were learnt before, in the family that has examples for that."""
+        k, own = len(request.rates), self.family.query_family
+        if own is None or k == 0:
+            return self.collect(params, request, k)
+        return self._collect(own, params, request, request.streams.tasks(request.n_tasks, k), self.learner.n_query)
+
     def measure(self, params: Params, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean return and length, ``[task]``, of episodes of every task that nothing is learnt from: the
-        same ones whatever ``params`` are.
+        """Return the mean return and length, ``[task]``, of episodes of every task that nothing is learnt from, those
+        of the query family, where there is one: the same ones whatever ``params`` are.
         """
-        seeds = request.streams.tasks(request.n_tasks, part="/measured")
-        batch = Batch.of(self._collect(self.family, params, request, seeds, self.learner.n_eval))
+        seeds, family = request.streams.tasks(request.n_tasks, part="/measured"), self.family.query_family
+        batch = Batch.of(self._collect(family or self.family, params, request, seeds, self.learner.n_eval))
         return batch.returns, batch.lengths
 
     def score(self, params: Params, request: Request) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +212,11 @@ class BatchedAdaptation:
             deterministic=self.learner.deterministic,
             parallel=self._parallel,
         )
-        if family is self.family and policy.network.transductive and len(set(episodes.lengths.ravel().tolist())) > 1:
+        if (
+            family in (self.family, self.family.query_family)
+            and policy.network.transductive
+            and len(set(episodes.lengths.ravel().tolist())) > 1
+        ):
             raise ConfigError(
                 f"{policy.name} normalises by each batch, to which what is missing in shorter episodes would count: "
                 f"those of {self.family.id} are {episodes.lengths.min()} to {episodes.lengths.max()} env steps long; "
@@ -321,7 +332,10 @@ class BatchedWalk:
             self._batches.append(self._measured(Batch.nothing(self._request.n_tasks)))
             return
         with timer("sampling"):
-            episodes = self._adaptation.collect(self._state.params, self._request, self.n_done)
+            if self._measure:
+                episodes = self._adaptation.collect(self._state.params, self._request, self.n_done)
+            else:
+                episodes = self._adaptation.query(self._state.params, self._request)
         self._batches.append(self._scored(Batch.of(episodes), self._state.params))
         if not self._measure:
             with timer("outer"):
@@ -337,10 +351,13 @@ class BatchedWalk:
         return self._scored(batch, self._state.params)
 
     def _scored(self, batch: Batch, params: Params) -> Batch:
-        """Return a batch of an evaluation with its score in the evaluation family, where there is one."""
-        if not self._measure or self._adaptation.family.evaluation_family is None:
-            return batch
-        return batch.scored_by(*self._adaptation.score(params, self._request))
+        """Return a batch of an evaluation with its score in the evaluation or the query family, where there is one."""
+        adaptation = self._adaptation
+        if self._measure and adaptation.family.evaluation_family is not None:
+            return batch.scored_by(*adaptation.score(params, self._request))
+        if self._measure and adaptation.family.query_family is not None and not adaptation.learner.reuses_support:
+            return batch.scored_by(*adaptation.measure(params, self._request))
+        return batch
 
     def outcome(self) -> Outcome:
         """Return what came of it."""

@@ -134,7 +134,7 @@ class TransferAdaptation:
 
     def collect(self, psi: Params, request: Request) -> tuple[Samples, Batch]:
         """Collect the query batch of every task with its policy."""
-        episodes = self._query.collect(psi, self._of_query(request), len(request.rates))
+        episodes = self._query.query(psi, self._of_query(request))
         return self.learner.process(episodes, psi), Batch.of(episodes)
 
     def measure(self, psi: Params, request: Request, batch: Batch) -> Batch:

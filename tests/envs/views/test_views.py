@@ -18,6 +18,7 @@ from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.collect import collect
 from metarl.agents.sampling.one_env import collect_env
 from metarl.envs.family import Family, Step
+from metarl.envs.promises import is_image
 from metarl.envs.registry import family_ids, make_family, register_family, takes_argument
 from metarl.envs.tasks import one_task
 from metarl.envs.views.single import SingleEnv
@@ -123,7 +124,8 @@ class Collecting(View):
 
     def make(self) -> None:
         super().make()
-        self.policy = Says("MlpPolicy", self.family.observation_space, self.family.action_space)
+        space = self.family.observation_space
+        self.policy = Says("FewShotCnnPolicy" if is_image(space) else "MlpPolicy", space, self.family.action_space)
 
     def reset(self) -> np.ndarray:
         inner, self.policy.says = self.env, None
@@ -192,7 +194,7 @@ BAD_IN_DISCRETE: dict[str, Callable[[Any], Any]] = {
     "a whole float array": lambda good: np.float32(2.0),
     "true": lambda good: True,
     "below": lambda good: int(good) - 3,
-    "above": lambda good: int(good) + 9,
+    "above": lambda good: int(good) + 99,
     "negative": lambda good: -1,
     "largest": lambda good: np.uint64(2**64 - 1),
     "in a list": lambda good: np.array([2]),

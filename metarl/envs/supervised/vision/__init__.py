@@ -1,0 +1,1 @@
+"""Images to be classified: supervised families whose tasks are classes of pictures."""
