@@ -6,13 +6,13 @@ with PyTorch's own threads switched off, and the results come back in order.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Generic, TypeVar
 
 import torch
@@ -76,12 +76,28 @@ _INSIDE = _Inside()
 os.register_at_fork(after_in_child=_INSIDE.forget_others)
 
 
+LARGEST_KEPT = 31 << 20
+"""Bytes of the largest tensor whose memory is kept when it is freed: glibc keeps none of 32 MiB or more."""
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Have the C library keep what tensors free for the next ones, once in a process.
+
+    At first glibc gives memory of 128 KiB or more back to the system, which hands it out again page by page, empty:
+    that takes several times as long as most operators. When a large block was freed, it keeps all that are smaller.
+    This one is never touched, so that it costs nothing. Other libraries do as they do.
+    """
+    torch.empty(LARGEST_KEPT, dtype=torch.uint8)
+
+
 @contextmanager
 def single_threaded_torch() -> Iterator[None]:
     """Switch PyTorch's threads off inside an operator, and back on at the end.
 
     Numbers then do not depend on how many cores there are.
     """
+    keep_freed_memory()
     with NATIVE_WORK:
         before = _INSIDE.enter()
         try:
@@ -111,7 +127,7 @@ class Parallel:
 
     def __init__(self, n_threads: int | None = None) -> None:
         self.n_threads = available_cores() if n_threads is None else n_threads
-        self._pool = ProcessLocal(partial(ThreadPoolExecutor, self.n_threads))
+        self._pool = ProcessLocal(functools.partial(ThreadPoolExecutor, self.n_threads))
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Return ``[function(item) for item in items]``; of several errors the first item's is raised."""

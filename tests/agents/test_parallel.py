@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import platform
+import resource
 import subprocess
 import sys
 import threading
@@ -357,3 +359,15 @@ def test_a_daemon_that_comes_after_the_end_stays_out_and_lives() -> None:
     assert seen == ["ended"]
     with work:  # the main thread may go on, in what else is called at the end
         pass
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory by other rules")
+def test_memory_that_tensors_free_is_there_for_the_next_ones() -> None:
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(4 << 20, dtype=torch.uint8)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with library_torch():
+        found = [faults() for _ in range(6)]
+    assert sorted(found)[3] < 100, found  # of 1024 pages

@@ -204,6 +204,7 @@ _KEPT = (
     "samples_type",
     "info",
     "deterministic",
+    "predicts",
     "reuses_support",
     "n_query",
     "n_eval",

@@ -42,6 +42,9 @@ class Abilities(ABC):
     """What it needs of what steps report, such as ``"target"``."""
     deterministic: bool = False
     """Whether it acts by the most likely action while it learns, and samples none."""
+    predicts: bool = False
+    """Whether its loss is a function of observations, their targets and what the policy says there, and not of what was
+    done: then nobody has to act for it in a supervised family."""
     reuses_support: bool = False
     """Whether all inner steps learn from the first batch; otherwise each collects its own."""
 

@@ -44,6 +44,7 @@ class Supervised(Learner):
     steps_per_update = 1
     reuses_support = True
     deterministic = True
+    predicts = True
     info = ("target",)
 
     def __init__(

@@ -23,6 +23,7 @@ from metarl.agents.sampling.episodes import (
     amount_of,
     kept_info,
     kept_rewards,
+    require_finite,
     require_fit,
     require_reported,
 )
@@ -30,7 +31,6 @@ from metarl.envs.family import Family, State
 from metarl.envs.promises import require_sound_step, sound_start
 from metarl.envs.stepping import Reached, Stepper, stepper_of
 from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
-from metarl.errors import DivergedError, NonFiniteError
 from metarl.params import Params
 from metarl.streams import generators
 
@@ -162,7 +162,7 @@ def _collect_wave(
     episodes = buffers.map(lambda axes, each: _time_last(each[:longest]) if "time" in axes else each)
     rewards = kept_rewards(episodes.rewards, episodes.mask, family.id)
     episodes = replace(episodes, rewards=rewards, info=info)
-    _require_finite(family, tasks, episodes)
+    require_finite(family, tasks, episodes)
     return episodes
 
 
@@ -291,24 +291,6 @@ def _noise(policy: Acting, rngs: Sequence[np.random.Generator], horizon: int, n_
     for i in range(1, len(rngs)):
         noise[:, i] = draw_noise(policy.action_space, rngs[i], (horizon, n_envs))
     return noise
-
-
-def _require_finite(family: Family, tasks: Tasks, episodes: Episodes) -> None:
-    """Raise for the first number in time that is not finite: it is what the others come from."""
-    found: list[tuple[int, int, str, int, int]] = []
-    for rank, name in enumerate(("obs", "actions", "rewards")):
-        bad = ~np.isfinite(getattr(episodes, name))
-        if bad.any():
-            bad = bad.reshape(*episodes.mask.shape, -1).any(-1) & episodes.mask
-        if bad.any():
-            where = np.argwhere(bad)
-            task, env, time = (int(i) for i in where[np.argmin(where[:, 2])])
-            found.append((time, rank, ("observation", "action", "reward")[rank], task, env))
-    if found:
-        time, _, what, task, env = min(found)
-        values = {key: np.asarray(value).tolist() for key, value in one_task(tasks, task).items()}
-        kind = DivergedError if what == "action" else NonFiniteError
-        raise kind(f"non-finite {what} in {family.id} task {task} {values}, copy {env}, time step {time}")
 
 
 def _collect_transitions(

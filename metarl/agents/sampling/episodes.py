@@ -13,7 +13,9 @@ from metarl.agents.networks.acting import Acting
 from metarl.agents.sampling.fields import PER_EPISODE, PER_STEP, Fields
 from metarl.agents.sampling.rounding import warn_of_lost_digits
 from metarl.checks import COUNT
-from metarl.errors import ConfigError, shorten
+from metarl.envs.family import Family
+from metarl.envs.tasks import Tasks, one_task
+from metarl.errors import ConfigError, DivergedError, NonFiniteError, shorten
 from metarl.streams import generators
 
 ENV, ACTIONS = 0, 1
@@ -93,6 +95,24 @@ def kept_rewards(rewards: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray
 def kept_info(array: np.ndarray) -> np.ndarray:
     """Return what steps reported as it is kept: float32, or int64 for whole numbers."""
     return array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+
+
+def require_finite(family: Family, tasks: Tasks, episodes: Episodes) -> None:
+    """Raise for the first number in time that is not finite: it is what the others come from."""
+    found: list[tuple[int, int, str, int, int]] = []
+    for rank, name in enumerate(("obs", "actions", "rewards")):
+        bad = ~np.isfinite(getattr(episodes, name))
+        if bad.any():
+            bad = bad.reshape(*episodes.mask.shape, -1).any(-1) & episodes.mask
+        if bad.any():
+            where = np.argwhere(bad)
+            task, env, time = (int(i) for i in where[np.argmin(where[:, 2])])
+            found.append((time, rank, ("observation", "action", "reward")[rank], task, env))
+    if found:
+        time, _, what, task, env = min(found)
+        values = {key: np.asarray(value).tolist() for key, value in one_task(tasks, task).items()}
+        kind = DivergedError if what == "action" else NonFiniteError
+        raise kind(f"non-finite {what} in {family.id} task {task} {values}, copy {env}, time step {time}")
 
 
 def require_reported(asked: Sequence[str], info: Mapping[str, Any], name: str) -> None:

@@ -7,7 +7,7 @@ is decoded from all that were seen. Rates have no meaning here but their number,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -16,8 +16,10 @@ import torch
 
 from metarl.agents.learners.base import Learner
 from metarl.agents.parallel import Parallel
+from metarl.agents.sampling.examples import Examples
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
+from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Task, Tasks, stack_tasks
 from metarl.envs.views.single import SingleEnv
 from metarl.meta.adaptation.adapted import AdaptedPolicy
@@ -132,6 +134,27 @@ class TransferAdaptation:
         seeds = request.streams.tasks(request.n_tasks, k, part="/support")
         return self.model.draw(theta, request.tasks, seeds, examples_of(request.amount))
 
+    @property
+    def predicts(self) -> bool:
+        """Whether a query is examples, which can be drawn without acting."""
+        return self.learner.predicts and isinstance(self.family, OneStep)
+
+    def examples(self, request: Request) -> Examples:
+        """Draw the query batch of every task: what a policy that acts would see."""
+        assert isinstance(self.family, OneStep)
+        seeds = request.streams.tasks(request.n_tasks, len(request.rates))
+        return Examples(self.family, self.model.policy, request.tasks, seeds, self._n_query, self.learner.info)
+
+    def scored(self, outcome: Outcome, actions: torch.Tensor) -> Outcome:
+        """Return what came of a walk with the returns of what the policies that follow predict for its query.
+
+        :param actions: ``[task, n, *action]``; of no use where the policies have acted.
+        """
+        if not (isinstance(outcome, Drawn) and outcome.examples is not None):
+            return outcome
+        after = outcome.examples.episodes(actions).mean_returns
+        return replace(outcome, returns=np.concatenate([outcome.returns[:, :-1], after[:, None]], axis=1))
+
     def collect(self, psi: Params, request: Request) -> tuple[Samples, Batch]:
         """Collect the query batch of every task with its policy."""
         episodes = self._query.query(psi, self._of_query(request))
@@ -147,6 +170,17 @@ class TransferAdaptation:
 
     def _of_query(self, request: Request) -> Request:
         return replace(request, amount={"n_episodes": self._n_query, "n_transitions": None})
+
+
+@dataclass(frozen=True)
+class Drawn(Outcome):
+    """What came of a walk whose query nobody has acted in: until it is scored, its returns are those of the policy that
+    has seen nothing.
+
+    :param examples: the query.
+    """
+
+    examples: Examples | None = None
 
 
 class TransferWalk:
@@ -178,6 +212,7 @@ class TransferWalk:
         self._support: list[Samples] = []
         self._batches: list[Batch] = []
         self._last: Samples | None = None
+        self._examples: Examples | None = None
         self._psi: Params = {}
 
     @property
@@ -192,9 +227,34 @@ class TransferWalk:
 
     def work(self, timer: Timer) -> bool:
         """Do all of it; there is no other unit."""
-        adaptation, request = self._adaptation, self._request
         # Of nothing that was seen all tasks have one policy.
-        one = adaptation.policy_at(self._theta).params
+        one = self._adaptation.policy_at(self._theta).params
+        if self._query and self._adaptation.predicts:
+            self._draw(one, timer)
+        else:
+            self._act(one, timer)
+        self.n_done = 1
+        return False
+
+    def _draw(self, unseen: Params, timer: Timer) -> None:
+        """See all tasks, and draw their query."""
+        adaptation, request = self._adaptation, self._request
+        with timer("sampling"):
+            for k in range(len(request.rates)):
+                self._support.append(adaptation.see(self._theta, request, k))
+                self._remember(self._support[-1])
+            self._examples = adaptation.examples(request)
+            obs = torch.from_numpy(self._examples.obs)
+            with torch.no_grad():
+                actions = adaptation.model.policy.distribution(unseen, obs.flatten(end_dim=1)).mode()
+            episodes = self._examples.episodes(actions.view(*obs.shape[:2], *actions.shape[1:]))
+            self._last, batch = adaptation.learner.process(episodes, {}), Batch.of(episodes)
+        self._batches[0] = self._batches[0].measured_on(batch.returns, batch.lengths)
+        self._batches.append(batch)
+
+    def _act(self, one: Params, timer: Timer) -> None:
+        """See all tasks, and act with the policies that follow."""
+        adaptation, request = self._adaptation, self._request
         unseen = {name: tensor.contiguous() for name, tensor in expand(one, request.n_tasks).items()}
         self._psi = unseen
         for k in range(len(request.rates)):
@@ -208,13 +268,7 @@ class TransferWalk:
         if self._query:
             with timer("sampling"):
                 self._last, batch = adaptation.collect(self._psi, request)
-                if adaptation.family.horizon == 1:
-                    # The same examples, which nothing was seen for: the log has a return before and after.
-                    _, before = adaptation.collect(unseen, request)
-                    self._batches[0] = self._batches[0].measured_on(before.returns, before.lengths)
             self._batches.append(batch)
-        self.n_done = 1
-        return False
 
     def _remember(self, samples: Samples | None) -> None:
         """Remember how many examples a step saw, and the scores before it."""
@@ -230,7 +284,7 @@ class TransferWalk:
         returns, lengths, env_steps, n_episodes, learning_returns = (
             np.stack([getattr(batch, each.name) for batch in self._batches], axis=1) for each in fields(Batch)
         )
-        return Outcome(
+        return Drawn(
             self._psi,
             returns,
             env_steps,
@@ -239,6 +293,7 @@ class TransferWalk:
             self._last,
             eval_lengths=lengths,
             learning_returns=learning_returns,
+            examples=self._examples,
         )
 
     def state(self) -> Params:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from stable_baselines3.common.policies import BasePolicy
 
+from metarl.agents.networks.distributions import Distribution
 from metarl.agents.sampling.samples import Samples
 from metarl.checks import NONE, NOT_NEGATIVE, SWITCH, integer, number
 from metarl.envs.family import Family
@@ -20,6 +20,19 @@ from metarl.meta.outer.objective import KnownGradient, MetaGradient
 from metarl.meta.progress import Timer
 from metarl.meta.transfer.encoder import ENCODERS, gradient_encoders
 from metarl.params import Params, expand, mean
+
+
+class Part(NamedTuple):
+    """What some tasks say of the meta-parameters.
+
+    :param loss: their losses, summed.
+    :param gradient: that of the loss, or ξ − ξ_i of Reptile, summed.
+    :param actions: the most likely ones at the observations of the query, ``[task, n, *action]``.
+    """
+
+    loss: float
+    gradient: Params
+    actions: torch.Tensor
 
 
 class MetaTransfer(TransferAlgorithm):
@@ -87,29 +100,33 @@ class MetaTransfer(TransferAlgorithm):
             with timer("outer"):
                 parts = [self._gradient(outcome) for outcome in outcomes]
                 n = sum(outcome.n_tasks for outcome in outcomes)
-                found = MetaGradient(sum(loss for loss, _ in parts) / n, mean([each for _, each in parts], n))
+                found = MetaGradient(sum(part.loss for part in parts) / n, mean([part.gradient for part in parts], n))
                 remaining = self._current_progress_remaining
                 result = self.outer_optimizer.step(KnownGradient(found), self.meta_params, remaining)
                 self._move(result.params, outcomes)
+        pairs = zip(outcomes, parts, strict=True)
+        outcomes = [self.adaptation.scored(outcome, part.actions) for outcome, part in pairs]
         self.num_timesteps += sum(outcome.n_steps for outcome in outcomes)
         return {**self._statistics(outcomes, timer), **result.stats}
 
-    def _gradient(self, outcome: Outcome) -> tuple[float, Params]:
-        """Return the loss and its gradient in all meta-parameters, or ξ − ξ_i of Reptile, summed over tasks."""
-        assert outcome.query is not None
+    def _gradient(self, outcome: Outcome) -> Part:
+        """Return what the tasks of an outcome say of all meta-parameters."""
+        support, query = outcome.support, outcome.query
+        assert query is not None
         if not self.n_reptile_steps:
             leaves = {name: tensor.detach().requires_grad_() for name, tensor in self.meta_params.items()}
-            losses = self.losses(leaves, outcome.support, outcome.query)
-            return float(losses.detach().sum()), _gradient(losses, leaves)
-        own, loss = expand(self.meta_params, outcome.n_tasks), math.nan
-        for k in range(self.n_reptile_steps):
+            losses, says = self._forward(leaves, support, query)
+            return Part(float(losses.detach().sum()), _gradient(losses, leaves), says.mode().detach())
+        own, first = expand(self.meta_params, outcome.n_tasks), None
+        for _ in range(self.n_reptile_steps):
             own = {name: tensor.detach().requires_grad_() for name, tensor in own.items()}
-            losses = self.losses(own, outcome.support, outcome.query)
-            if k == 0:
-                loss = float(losses.detach().sum())
+            losses, says = self._forward(own, support, query)
+            first = first or (float(losses.detach().sum()), says.mode().detach())
             gradient = _gradient(losses, own)
             own = {name: tensor.detach() - self.reptile_lr * gradient[name] for name, tensor in own.items()}
-        return loss, {name: (tensor - own[name]).sum(0) for name, tensor in self.meta_params.items()}
+        assert first is not None
+        loss, actions = first
+        return Part(loss, {name: (tensor - own[name]).sum(0) for name, tensor in self.meta_params.items()}, actions)
 
     def losses(self, meta: Params, support: Sequence[Samples], query: Samples) -> torch.Tensor:
         """Return the loss of each task, ``[task]``, a function of all meta-parameters (eq. 4 to 8).
@@ -118,15 +135,20 @@ class MetaTransfer(TransferAlgorithm):
         :param support: what was seen of each.
         :param query: what its policy is to do.
         """
+        return self._forward(meta, support, query)[0]
+
+    def _forward(self, meta: Params, support: Sequence[Samples], query: Samples) -> tuple[torch.Tensor, Distribution]:
+        """Return the losses and what the decoded policies say of the query; see :meth:`losses`."""
         model, learner = self.adaptation.model, self.adaptation.learner
         seen = model.seen(support)
         psi = model.tensors(meta, seen, second_order=not self.first_order)  # eq. 7 of eq. 4, 5 or 6
         values = model.policy.values(psi, query.obs) if learner.needs_critic else None
-        losses = learner.query_loss(model.policy.distribution(psi, query.obs), query, values)  # eq. 8
+        says = model.policy.distribution(psi, query.obs)
+        losses = learner.query_loss(says, query, values)  # eq. 8
         coef = float(self.first_order) if self.support_coef is None else self.support_coef
         if coef:
             losses = losses + coef * model.support_loss(meta, seen)
-        return losses
+        return losses, says
 
 
 def _gradient(losses: torch.Tensor, leaves: Params) -> Params:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from metarl.meta.transfer.encoder import Encoder, Seen, Sizes, gradient, register_encoder, support_losses
-from metarl.meta.transfer.layers import Mlp, of_each
+from metarl.meta.transfer.encoder import Encoder, Seen, Sizes, register_encoder, sensitivities
+from metarl.meta.transfer.layers import Mlp, row
 from metarl.params import Params
 
 
@@ -29,22 +29,14 @@ class ContextEncoder(Encoder):
         # z begins at 0, where the context says nothing yet.
         return {"z": torch.zeros(self.sizes.latent), **self.learner.init(generator)}
 
-    def _losses(self, params: Params, seen: Seen, moved: torch.Tensor) -> torch.Tensor:
-        z = (of_each(params["z"], len(moved), 1) + moved).unsqueeze(1)
-        x = torch.cat([seen.x, z.expand(-1, seen.x.shape[1], -1)], dim=-1)
-        return support_losses(self.learner(params, x), seen, self.sizes)
-
     def encode(self, params: Params, seen: Seen, second_order: bool = True) -> torch.Tensor:
-        with torch.enable_grad():
-            moved = seen.x.new_zeros(len(seen.x), self.sizes.latent, requires_grad=True)
-            return gradient(self._losses(params, seen, moved), moved, second_order)
-
-    def support_loss(self, params: Params, seen: Seen) -> torch.Tensor:
-        return self._losses(params, seen, seen.x.new_zeros(len(seen.x), self.sizes.latent))
+        (_, errors), *_ = sensitivities(self.learner, self.learnt(params), seen, self.sizes, second_order)
+        of_z = params["learner.0.weight"][..., self.sizes.inputs :].mT
+        return row(of_z if second_order else of_z.detach(), errors.sum(1))
 
     def learnt(self, params: Params) -> Params:
         # A constant input is a part of the first layer's bias.
         learnt = {name: params[name] for name in self.learner.shapes}
         weight, n = learnt["learner.0.weight"], self.sizes.inputs
-        bias = learnt["learner.0.bias"] + weight[:, n:] @ params["z"]
-        return {**learnt, "learner.0.weight": weight[:, :n], "learner.0.bias": bias}
+        bias = learnt["learner.0.bias"] + row(weight[..., n:], params["z"])
+        return {**learnt, "learner.0.weight": weight[..., :n], "learner.0.bias": bias}

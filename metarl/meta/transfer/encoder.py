@@ -18,7 +18,7 @@ Each encoder is a file beside this one, and registers itself::
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -26,6 +26,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 
 from metarl.agents.networks.distributions import Gaussian
+from metarl.agents.networks.products import outer
 from metarl.errors import unknown_name
 from metarl.files.schema import constructor_hints
 from metarl.meta.transfer.exploring.surrogates import surrogate_scores
@@ -116,10 +117,12 @@ class Encoder(ABC):
 
     def support_loss(self, params: Params, seen: Seen) -> torch.Tensor:
         """Return the loss on the support, ``[task]``, of an encoder by a gradient, at what it has learnt."""
-        raise NotImplementedError
+        return support_losses(self.learner(self.learnt(params), seen.x), seen, self.sizes)
 
     def learnt(self, params: Params) -> Params:
-        """Return the tensors of f as it is learnt, of an encoder by a gradient: a function of x alone."""
+        """Return the tensors of f as it is learnt, of an encoder by a gradient: a function of x alone, which all tasks
+        share, or ``[task, …]`` where they have tensors of their own.
+        """
         raise NotImplementedError
 
     def __call__(self, params: Params, seen: Seen, second_order: bool = True) -> torch.Tensor:
@@ -190,7 +193,31 @@ def action_log_prob(outputs: torch.Tensor, actions: torch.Tensor, std: float | N
     return Gaussian(outputs, outputs.new_full(outputs.shape[-1:], log(std))).log_prob(actions)
 
 
-def gradient(losses: torch.Tensor, at: torch.Tensor, second_order: bool) -> torch.Tensor:
-    """Return the gradient of each task's loss ``[task]`` at its own vector ``[task, d]``."""
-    (found,) = torch.autograd.grad(losses.sum(), at, create_graph=second_order)
-    return found if second_order else found.detach()
+def sensitivities(
+    learner: Mlp, theta: Params, seen: Seen, sizes: Sizes, second_order: bool
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return, of each layer, what goes in and the gradient of a task's loss at what comes out, ``[task, n, units]``.
+
+    Gradients at layers are each task's own although θ is shared: it need not be copied for every task to have them.
+
+    :param learner: f.
+    :param theta: its tensors.
+    :param second_order: differentiable in them; otherwise constants.
+    """
+    if not second_order:
+        theta = {name: tensor.detach() for name, tensor in theta.items()}
+    with torch.enable_grad():
+        # Where θ is constant, layers need something else to be functions of.
+        passes = learner.passes(theta, seen.x.detach().requires_grad_())
+        losses = support_losses(passes[-1][1], seen, sizes)
+        at = [after for _, after in passes]
+        found = torch.autograd.grad(losses.sum(), at, create_graph=second_order)
+    return [
+        (before if second_order else before.detach(), each) for (before, _), each in zip(passes, found, strict=True)
+    ]
+
+
+def parameter_gradient(sensitivities: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Return the gradient of each task's loss in all tensors of f, in their order, ``[task, d]``."""
+    parts = [part for x, error in sensitivities for part in (outer(error, x).flatten(1), error.sum(1))]
+    return torch.cat(parts, dim=-1)

@@ -71,3 +71,10 @@ class Hypernetwork:
     def __call__(self, params: Params, z: torch.Tensor) -> Params:
         """Return the module's tensors ``[task, …]`` for latents ``[task, k]``."""
         return unflatten(self._network(params, z.unsqueeze(1)).squeeze(1), self._module)
+
+    def pulled_back(self, params: Params, z: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+        """Return the gradient in the latent ``[task, k]`` from that in the module's tensors, flat, ``[task, d]``.
+
+        :param z: ``[task, k]``, or ``[1, k]``, the latent of all tasks.
+        """
+        return self._network.pulled_back(params, z.unsqueeze(1), gradients.unsqueeze(1)).squeeze(1)

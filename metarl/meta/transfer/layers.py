@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from metarl.agents.networks.arguments import ACTIVATIONS
-from metarl.agents.networks.products import linear
+from metarl.agents.networks.products import linear, product
 from metarl.checks import choice, integer
 from metarl.errors import ConfigError, shorten
 from metarl.params import Params
@@ -55,9 +55,33 @@ class Mlp:
 
     def __call__(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """Return the outputs for ``[task, n, in]``."""
+        return self.passes(params, x)[-1][1]
+
+    def passes(self, params: Params, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return what goes into each layer, ``[task, n, in]``, and what it makes of that, before the activation."""
+        found = []
         for i, layer in enumerate(self._layers):
-            x = linear(self._activation(x) if i else x, params[f"{layer}.weight"], params[f"{layer}.bias"])
-        return x
+            x = self._activation(x) if i else x
+            after = linear(x, params[f"{layer}.weight"], params[f"{layer}.bias"])
+            found.append((x, after))
+            x = after
+        return found
+
+    def pulled_back(self, params: Params, x: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
+        """Return the gradient at the inputs of a loss whose gradient at the outputs is known, ``[task, n, in]``.
+
+        :param x: the inputs, ``[task, n, in]``; of one task and sample where they are all alike.
+        :param errors: the gradient at the outputs, ``[task, n, out]``.
+        """
+        with torch.enable_grad():
+            # Where all else is constant, activations need something to be functions of.
+            passes = self.passes(params, x + torch.zeros_like(x, requires_grad=True))
+            for i in reversed(range(len(passes))):
+                errors = product(errors, params[f"{self._layers[i]}.weight"])
+                if i:
+                    (slope,) = torch.autograd.grad(passes[i][0].sum(), passes[i - 1][1], create_graph=True)
+                    errors = errors * slope
+        return errors
 
 
 def uniform(shapes: Shapes, generator: torch.Generator) -> Params:

@@ -7,8 +7,8 @@ from math import sqrt
 
 import torch
 
-from metarl.meta.transfer.encoder import Encoder, Seen, Sizes, gradient, register_encoder, support_losses
-from metarl.meta.transfer.layers import Mlp, flatten, of_each, row, unflatten
+from metarl.meta.transfer.encoder import Encoder, Seen, Sizes, parameter_gradient, register_encoder, sensitivities
+from metarl.meta.transfer.layers import Mlp, row
 from metarl.params import Params
 
 
@@ -33,21 +33,9 @@ class LinearEncoder(Encoder):
         size = sum(tensor.numel() for tensor in theta.values())
         return {"V": torch.randn(self.sizes.latent, size, generator=generator) / sqrt(size), **theta}
 
-    def _losses(self, params: Params, seen: Seen, moved: torch.Tensor | None) -> torch.Tensor:
-        theta = {name: params[name] for name in self.learner.shapes}
-        if moved is not None:
-            ranks = {name: len(shape) for name, shape in self.learner.shapes.items()}
-            theta = {name: of_each(tensor, len(moved), ranks[name]) for name, tensor in theta.items()}
-            theta = unflatten(flatten(theta) + moved, self.learner.shapes)
-        return support_losses(self.learner(theta, seen.x), seen, self.sizes)
-
     def encode(self, params: Params, seen: Seen, second_order: bool = True) -> torch.Tensor:
-        with torch.enable_grad():
-            moved = seen.x.new_zeros(len(seen.x), params["V"].shape[-1], requires_grad=True)
-            return row(params["V"], gradient(self._losses(params, seen, moved), moved, second_order))
-
-    def support_loss(self, params: Params, seen: Seen) -> torch.Tensor:
-        return self._losses(params, seen, None)
+        found = sensitivities(self.learner, self.learnt(params), seen, self.sizes, second_order)
+        return row(params["V"], parameter_gradient(found))
 
     def learnt(self, params: Params) -> Params:
         return {name: params[name] for name in self.learner.shapes}

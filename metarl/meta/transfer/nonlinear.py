@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from metarl.meta.transfer.encoder import Encoder, Seen, Sizes, gradient, register_encoder, support_losses
+from metarl.meta.transfer.encoder import Encoder, Seen, Sizes, parameter_gradient, register_encoder, sensitivities
 from metarl.meta.transfer.hypernetwork import Hypernetwork
 from metarl.meta.transfer.layers import Mlp, of_each
 from metarl.params import Params
@@ -39,17 +39,11 @@ class NonlinearEncoder(Encoder):
     def init(self, generator: torch.Generator) -> Params:
         return {"z": torch.zeros(self.sizes.latent), **self._hyper.init(generator, {})}
 
-    def _losses(self, params: Params, seen: Seen, moved: torch.Tensor) -> torch.Tensor:
-        theta = self._hyper(params, of_each(params["z"], len(moved), 1) + moved)
-        return support_losses(self.learner(theta, seen.x), seen, self.sizes)
-
     def encode(self, params: Params, seen: Seen, second_order: bool = True) -> torch.Tensor:
-        with torch.enable_grad():
-            moved = seen.x.new_zeros(len(seen.x), self.sizes.latent, requires_grad=True)
-            return gradient(self._losses(params, seen, moved), moved, second_order)
-
-    def support_loss(self, params: Params, seen: Seen) -> torch.Tensor:
-        return self._losses(params, seen, seen.x.new_zeros(len(seen.x), self.sizes.latent))
+        found = sensitivities(self.learner, self.learnt(params), seen, self.sizes, second_order)
+        z = self._hyper.pulled_back(params, of_each(params["z"], 1, 1), parameter_gradient(found))
+        return z if second_order else z.detach()
 
     def learnt(self, params: Params) -> Params:
-        return {name: tensor[0] for name, tensor in self._hyper(params, params["z"].unsqueeze(0)).items()}
+        theta = self._hyper(params, of_each(params["z"], 1, 1))
+        return theta if params["z"].ndim > 1 else {name: tensor[0] for name, tensor in theta.items()}
