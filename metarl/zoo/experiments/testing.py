@@ -174,7 +174,7 @@ def choose_rates(
     """Return the inner rates that are best on validation tasks, and the return there, a mean over all steps.
 
     The first step's rate is the one with the highest return after that step, the rate of all later ones then the one
-    with the highest mean return.
+    with the highest mean return. A stock algorithm learns a task with one rate, so that no later rate is chosen.
 
     :param model: it adapts.
     :param settings: of its evaluation; ``n_inner_steps`` is at least 1.
@@ -198,7 +198,10 @@ def choose_rates(
     n_later = int(settings["n_inner_steps"]) - 1
     trained = model.test_rates(1)[0]
     (start,), reached = best([[factor * trained] for factor in first])
-    return best([[start, *[factor * start] * n_later] for factor in later]) if n_later else ([start], reached)
+    if not n_later:
+        return [start], reached
+    later = later if model.adaptation.has_rates else [1.0]
+    return best([[start, *[factor * start] * n_later] for factor in later])
 
 
 def kinds(entry: Entry) -> tuple[str, ...]:
