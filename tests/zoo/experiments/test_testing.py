@@ -103,7 +103,8 @@ def test_a_stock_algorithm_is_tested_at_one_rate() -> None:
     arguments = {"n_envs": 1, "n_steps": 8, "batch_size": 8, "n_epochs": 1}
     model = metarl.Pretrain("MlpPolicy", family, learner="sb3_ppo", learner_kwargs=arguments, inner_lr=1e-3, seed=0)
     rates, reached = choose_rates(model, {"n_inner_steps": 2, "n_episodes": 1}, [1.0, 0.3], [1.0, 0.3], 2)
-    assert len(rates) == 2 and rates[0] == rates[1]
+    assert len(rates) == 2
+    assert rates[0] == rates[1]
     assert np.isfinite(reached)
 
 
