@@ -148,7 +148,8 @@ class Evaluates(MetaAlgorithm):
         next step, as in the reference; of a family with an evaluation family, such as those of imitation, it is that of
         ``evaluation_episodes`` episodes there, and the report has both returns. Runs evaluated with equal arguments
         share tasks and random streams, so they can be compared in pairs. The report's ``meta["ep_lengths"]`` is
-        ``[task, step]``, the mean length of the episodes.
+        ``[task, step]``, the mean length of the episodes; of supervised tasks whose inner steps learn from a batch each
+        ``meta["losses"]`` is ``[task, step]``, the loss of the batch before each step.
 
         :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
         :param n_inner_steps: K; :attr:`default_test_steps` if None.
@@ -180,6 +181,7 @@ class Evaluates(MetaAlgorithm):
             gather(blocks, [getattr(outcome, name) for outcome in outcomes])
             for name in ("returns", "env_steps", "ep_lengths")
         )
+        losses = [outcome.losses for outcome in outcomes if outcome.losses is not None]
         learning = [outcome.learning_returns for outcome in outcomes if outcome.learning_returns is not None]
         elsewhere = scored_in(self.family) is not self.family and len(learning) == len(blocks)
         if self.family.query_family is not None:
@@ -205,6 +207,7 @@ class Evaluates(MetaAlgorithm):
                 "inner_lr_rule": inner_lr_rule if inner_lr is None else None,
                 **amount,
                 **({} if how is None else {"tuning": how.to_dict()}),
+                **({"losses": gather(blocks, losses).tolist()} if len(losses) == len(blocks) else {}),
                 "evaluation_seed": seed,
                 "env_kwargs": plain_tree(self.env_kwargs),
                 "family_tasks": n_family,

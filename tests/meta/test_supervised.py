@@ -155,3 +155,13 @@ def test_the_score_function_learns_the_same_family() -> None:
 def test_families_without_targets_are_refused_in_one_sentence() -> None:
     with pytest.raises(ConfigError, match=r"^learner 'supervised' does not learn PointMass-v0: it takes families that"):
         make(env="PointMass-v0")
+
+
+def test_an_evaluation_whose_steps_have_batches_of_their_own_reports_the_loss_of_each() -> None:
+    model = make("reptile", learner_kwargs={"reuses_support": False})
+    report = model.evaluate(n_tasks=3, n_inner_steps=4)
+    losses = np.array(report.meta["losses"])
+    assert losses.shape == (3, 4)
+    # Nothing else is known of a batch here than its return, which is minus its squared error.
+    np.testing.assert_allclose(losses, -report.returns[0, :, :4], rtol=1e-5)
+    assert "losses" not in make("reptile").evaluate(n_tasks=3, n_inner_steps=1).meta

@@ -112,6 +112,8 @@ class Outcome:
     :param path: the gradient steps taken, with their derivatives, where they were to be kept and are small enough.
     :param learning_returns: ``[task, batch]``, the returns in the family that is learnt in, where evaluations measure
         them; ``returns`` of an evaluation are those in its evaluation family, where it has one.
+    :param losses: ``[task, step]``, of an evaluation on supervised tasks whose inner steps learn from a batch each: the
+        loss of that batch before the step.
     """
 
     params: Params
@@ -125,6 +127,7 @@ class Outcome:
     eval_lengths: np.ndarray | None = None
     path: GradientPath | None = None
     learning_returns: np.ndarray | None = None
+    losses: np.ndarray | None = None
 
     @property
     def n_tasks(self) -> int:

@@ -263,6 +263,7 @@ class BatchedWalk:
         self._path = GradientPath(learner, start, [], [], second_order=True) if keeps_steps else None
         self._batches: list[Batch] = []
         self._support: list[Samples] = []
+        self._losses: list[np.ndarray] = []
         self._last: Samples | None = None
         self._reused: Samples | None = None
         self.n_units = len(request.rates) + self._query
@@ -301,6 +302,9 @@ class BatchedWalk:
             with timer("inner"):
                 samples = self._adaptation.process(episodes, self._state.params)
         self._batches.append(self._measured(batch))
+        if self._measure and not learner.reuses_support and self._adaptation.family.loss is not None:
+            with torch.no_grad():
+                self._losses.append(learner.loss(self._state.params, samples).numpy())
         with timer("inner"):
             self._state = self._step(samples, self._request.rates[k], k)
         if learner.reuses_support:
@@ -374,6 +378,7 @@ class BatchedWalk:
             eval_lengths=lengths,
             path=self._path,
             learning_returns=learning_returns,
+            losses=np.stack(self._losses, axis=1) if self._losses else None,
         )
 
     # ------------------------------------------------------------------------------------------------ stopping half-way

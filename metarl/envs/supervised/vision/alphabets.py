@@ -25,7 +25,7 @@ class OmniglotAlphabets(OmniglotProtocol):
     **Task.** ``alphabet``, its index, or its name, such as ``"Greek"``; alphabets with fewer than ``ways`` characters
     are left out, four of the 50. Of those with more, ``ways`` characters are chosen once.
 
-    **Splits.** In an order that ``split_seed`` draws: ``n_alphabets`` for training, 10 for testing, and the rest for
+    **Splits.** In an order that ``split_seed`` draws: 10 for testing, ``n_alphabets`` for training, and the rest for
     validation. A meta-batch holds each training alphabet as often as any other, or once more. Shifted: the characters
     of the test alphabets, dealt into as many tasks anew, so that a task's characters come from all of them.
 
@@ -75,8 +75,9 @@ class OmniglotAlphabets(OmniglotProtocol):
             )
         self._alphabets = found
         order = stream(self.split_seed, "omniglot/alphabets").permutation(len(found))
-        cut = np.split(order, (self.n_alphabets, self.n_alphabets + N_TEST))
-        self._parts = dict(zip(("train", "test", "validation"), cut, strict=True))
+        # The test alphabets are the same ones whatever n_alphabets is.
+        cut = np.split(order, (N_TEST, N_TEST + self.n_alphabets))
+        self._parts = dict(zip(("test", "train", "validation"), cut, strict=True))
         chosen = np.zeros((N_ALPHABETS + N_TEST, self.ways), np.int64)
         for alphabet in found.tolist():
             characters = stream(self.split_seed, "omniglot/characters", alphabet).permutation(
