@@ -20,7 +20,8 @@ from metarl.errors import NonFiniteError
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.environments import as_any_env
 from metarl.meta.evaluation.report import Report
-from metarl.meta.export.sb3 import SPACES, require_equal_spaces, space_to_json, to_sb3
+from metarl.meta.export.sb3 import to_sb3
+from metarl.meta.export.spaces import SPACES, require_equal_spaces, space_to_json
 from metarl.meta.progress import UnitCallback, unit_callbacks
 from metarl.meta.saving import Saves
 from metarl.meta.sb3_words import Locals, MaybeCallback, callback_of

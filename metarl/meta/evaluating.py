@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT, NONE, ROUNDS, SEED, integer, number, plain_tree
-from metarl.envs.family import Family, evaluation_score, score_of, scored_in
+from metarl.envs.family import Family, evaluation_score, score_of, scored_in, sound_tasks
 from metarl.envs.score import RETURN
 from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, shorten, unknown_name
@@ -26,8 +27,8 @@ from metarl.meta.documents import versions
 from metarl.meta.environments import AnyEnv, as_env
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tasks import evaluation_tasks
-from metarl.meta.progress import Progress, counted
-from metarl.params import Rate, take
+from metarl.meta.progress import Progress, Timer, counted
+from metarl.params import Params, Rate, take
 
 RATE_RULES: dict[str, float | None] = {"constant": None, "half_after_first": 0.5, "hundredth_after_first": 0.01}
 """Test rates after the first step, as parts of the first training rate; None: the training rates go on."""
@@ -258,6 +259,33 @@ class Evaluates(MetaAlgorithm):
         local = self.adaptations.local(adaptation, Streams(seed, "adapt"), 1, fresh)
         theta = {**self.theta, **take(local, 0)}
         return adaptation.adapt(one, theta, rates, seed, amount)
+
+    def reached(
+        self,
+        tasks: Mapping[str, Any],
+        n_inner_steps: int,
+        *,
+        n_episodes: int | None = None,
+        n_transitions: int | None = None,
+        seed: int = 0,
+    ) -> Params:
+        """Return the policies' tensors that adaptation to tasks comes to, ``[task, …]``, at the rates of training.
+
+        :param tasks: of the family, of equal spaces.
+        :param n_inner_steps: at least 1.
+        :param n_episodes: episodes for each of them, of a task; as in training if None.
+        :param n_transitions: instead of episodes, env steps.
+        :param seed: of the streams.
+        :raises ConfigError: tasks have tensors of their own, or what adapts is none of the tensors.
+        """
+        amount, n_inner_steps = self._amount(n_episodes, n_transitions), COUNT("n_inner_steps", n_inner_steps)
+        tasks = sound_tasks(self.family, "validate_tasks", self.family.validate_tasks(tasks))
+        if self.adaptations.has_local:
+            raise ConfigError(f"tasks of {self.family.id} have tensors of their own: there is no stack of them")
+        blocks = self._blocks(tasks, self.test_rates(n_inner_steps), Streams(SEED("seed", seed), "reached"), amount)
+        with library_torch():
+            parts = [block.learn(self.theta, Timer()).params for block in blocks]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def checked_rates(inner_lr: Any) -> float | list[float]:

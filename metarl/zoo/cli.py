@@ -274,6 +274,7 @@ def _export(parser: Parser) -> Parser:
     parser.add_argument(
         "-o", "--output", type=values.path, default=None, metavar="FILE.zip", help="default: <run>/export/<env>.zip"
     )
+    _adapted_first(parser, "the export starts at what adaptation to --task comes to")
     parser.add_argument("--num-threads", type=values.threads, default=None, help="threads for physics (default: all)")
     _pairs(parser, "--task", "the task that the zip's environment is set to (default: a draw)")
     _overwrite(parser)
@@ -287,7 +288,8 @@ def _finetune(parser: Parser) -> Parser:
         action="store_true",
         help="from scratch only; without -i no run is needed: the network is that of the algorithm's YAML",
     )
-    parser.add_argument("--to", default="ppo", help="ppo, a2c or trpo")
+    parser.add_argument("--to", default=None, help="ppo (default), a2c or trpo; ppo_lstm for a policy with a memory")
+    _adapted_first(parser, "exports start at what adaptation to each task comes to, before the curves begin")
     parser.add_argument(
         "--optimizer",
         nargs="+",
@@ -450,6 +452,21 @@ def _record_and_figure(parser: Parser) -> None:
 def _tune(parser: Parser, done: str) -> None:
     text = f"tasks are also {done} so, a row each time: freeze:body unfreeze_every:2 layer_decay:0.5 new_head:true"
     parser.add_argument("--tune", nargs="+", action="append", default=[], metavar="k:v", help=text)
+
+
+def _adapted_first(parser: Parser, where: str) -> None:
+    parser.add_argument(
+        "--n-inner-steps",
+        type=values.inner_steps,
+        default=0,
+        help=f"{where}: inner steps, or how often examples are seen (default: 0, the initialisation)",
+    )
+    parser.add_argument(
+        "--episodes",
+        type=values.count,
+        default=None,
+        help="episodes, or examples, of each inner step (default: as in training)",
+    )
 
 
 def _overwrite(parser: Parser) -> None:

@@ -16,7 +16,7 @@ from metarl.envs.views.oracle import Oracle
 from metarl.envs.views.single import SingleEnv
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, MetaRLError, TaskError
-from metarl.meta.export.sb3 import require_equal_spaces, space_to_json
+from metarl.meta.export.spaces import require_equal_spaces, space_to_json
 from tests.envs.families import CartPole, Reach
 
 

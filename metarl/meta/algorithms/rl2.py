@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from gymnasium import spaces
@@ -248,6 +248,13 @@ class RL2(Iterates):
             given = f"inner_lr_rule={shorten(rule)}" if inner_lr is None else f"inner_lr={shorten(inner_lr)}"
             raise ConfigError(f"{given}: rl2 adapts by its memory, and no parameter moves: leave it out")
         return [0.0] * len(super().test_rates(n_inner_steps))
+
+    def reached(self, tasks: Mapping[str, Any], n_inner_steps: int, **kwargs: Any) -> NoReturn:
+        """Raise :class:`ConfigError`: adaptation changes a memory and no tensor."""
+        del tasks, n_inner_steps, kwargs
+        raise ConfigError(
+            "rl2 adapts by its memory, which no export holds: what it exports adapts by itself, on trials"
+        )
 
     def adapt(
         self,

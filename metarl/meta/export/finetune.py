@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from metarl.agents.generators import sb3_generators
 from metarl.agents.learners.base import Continuing
 from metarl.agents.parallel import library_torch
-from metarl.checks import COUNT, NONE, SEED, plain_tree
+from metarl.checks import COUNT, COUNT_OR_ZERO, NONE, SEED, plain_tree
 from metarl.envs.family import Family, score_of
 from metarl.envs.score import RETURN, Score
 from metarl.envs.tasks import Tasks, n_tasks, take_tasks
@@ -36,6 +36,7 @@ from metarl.meta.evaluation.tables import Table
 from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.export.sb3 import export_sb3
 from metarl.meta.export.settings import KINDS
+from metarl.meta.export.start import reach_of, start_at
 from metarl.meta.export.tuned import tuned
 from metarl.meta.model import Model
 from metarl.meta.progress import Progress
@@ -399,6 +400,8 @@ def finetune(
     *,
     kind: str = "ppo",
     optimizers: Sequence[str] = ("sgd", "adam"),
+    n_inner_steps: int = 0,
+    n_episodes: int | None = None,
     from_export: bool = True,
     split: str = "test",
     n_tasks: int = 20,
@@ -418,8 +421,11 @@ def finetune(
     :param model: a meta-algorithm: its initialisation, its family, and its network also from scratch.
     :param total_timesteps: env steps for each task, start and optimiser, more than a point of the curves has; rounded
         up to whole rollouts.
-    :param kind: ``"ppo"``, ``"a2c"`` or ``"trpo"``.
-    :param optimizers: ``"sgd"``, ``"adam"`` or both; TRPO takes ``"adam"`` only.
+    :param kind: ``"ppo"``, ``"a2c"`` or ``"trpo"``; of a policy with a memory ``"ppo_lstm"``, with curves of trials.
+    :param optimizers: ``"sgd"``, ``"adam"`` or both; TRPO and policies with a memory take ``"adam"`` only.
+    :param n_inner_steps: exports start at what so many inner steps in a task come to, or is decoded of what they see.
+        What they collect comes before the curves; the value network is fitted to such policies of training tasks.
+    :param n_episodes: episodes of each of these steps; as in training if None.
     :param from_export: False learns from scratch only.
     :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
     :param n_tasks: tasks; where the family has fewer, each is learnt several times with its own streams.
@@ -437,7 +443,7 @@ def finetune(
     hyperparameters, ways = plain_tree(hyperparameters), [Tuning.of(tuning) for tuning in tunings]
     tasks, strata, n_family = evaluation_tasks(model.family, split, n_tasks)
     is_sample = strata is not None and (n_family or 0) > len(set(strata))
-    family, episodes = model.family.acts_in, getattr(model, "n_episodes", 20)
+    family, episodes = model.family.acts_in, getattr(model, "n_trials", getattr(model, "n_episodes", 20))
     learner = getattr(getattr(model, "adaptation", None), "learner", None)
     continuing: Continuing | None = getattr(learner, "continuing", None)
     if n_envs is None:
@@ -452,6 +458,7 @@ def finetune(
             f"{total_timesteps:,} env steps are no more than a rollout ({n_rollouts * rollout:,}): nothing would be "
             "learnt"
         )
+    reach = reach_of(model, COUNT_OR_ZERO("n_inner_steps", n_inner_steps), n_episodes)
     exports = {}
     for name in dict.fromkeys(optimizers):
         arguments = {"n_steps": n_steps, **hyperparameters}
@@ -462,12 +469,15 @@ def finetune(
     starts: list[tuple[str, MakeModel]] = []
     if from_export:
         # The actor and the value network do not depend on the optimiser.
-        tensors = export_sb3(model, kind, optimizer=next(iter(exports)), n_envs=n_envs).tensors
+        tensors = export_sb3(model, kind, optimizer=next(iter(exports)), n_envs=n_envs, value_actors=reach).tensors
         exports = {name: replace(exported, tensors=tensors) for name, exported in exports.items()}
-        named = {f"{kind.upper()} from {model.name}, {name}": export for name, export in exports.items()}
-        starts += [(label, export.on) for label, export in named.items()]
+        after = "" if reach is None else f" after {n_inner_steps} step{'s' * (n_inner_steps > 1)}"
+        named = {f"{kind.upper()} from {model.name}{after}, {name}": export for name, export in exports.items()}
+        at = partial(start_at, model, reach)
+        starts += [(label, at(export, lambda export: export.on)) for label, export in named.items()]
         for way in ways:
-            starts += [(f"{label}, {way}", tuned(export, way)) for label, export in named.items()]
+            build = partial(tuned, tuning=way)
+            starts += [(f"{label}, {way}", at(export, build)) for label, export in named.items()]
     starts += [(f"{kind.upper()} from scratch, {name}", export.scratch) for name, export in exports.items()]
     curves = []
     for label, make in starts:

@@ -36,13 +36,12 @@ import io
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
@@ -71,13 +70,13 @@ from metarl.meta.documents import require_finite_tensors, versions
 from metarl.meta.environments import AnyEnv, as_any_env
 from metarl.meta.export.settings import EXPORTED, KINDS, OPTIMIZERS, Settings, choose
 from metarl.meta.export.sidecar import FORMAT, VERSION, read_export, read_moments, read_settings, read_tensors
-from metarl.meta.export.value_fit import ValueFit, fit_value
+from metarl.meta.export.spaces import SPACES, require_equal_spaces, space_to_json, spaces_of
+from metarl.meta.export.value_fit import Actors, ValueFit, fit_value
 from metarl.meta.kept import unwritable
 from metarl.meta.model import Model
 from metarl.params import Params
 from metarl.streams import stream
 
-SPACES = ("observation_space", "action_space")
 MOMENTS = (f"{STATISTICS}obs_", f"{STATISTICS}return_")
 """Begin the names of the statistics of ``VecNormalize``."""
 __all__ = ["KINDS", "Exported", "export_sb3", "load_sb3", "save_sb3", "to_sb3"]
@@ -124,6 +123,14 @@ class Exported:
                 model.set_random_seed(seed)
         return model
 
+    def acting_as(self, model: Model, params: Params) -> Exported:
+        """Return the export with the actor that adaptation reached; a critic that was fitted stays as it is.
+
+        :param model: what was exported.
+        :param params: tensors of one task, such as ``adapted.params``.
+        """
+        return replace(self, tensors={**self.tensors, **_as_stock(model, params, self.tensors)})
+
     @library_torch()
     def scratch(self, env: AnyEnv | None = None, seed: int = 0) -> BaseAlgorithm:
         """Return a stock model with equal hyperparameters that starts where SB3 starts, the baseline of an export.
@@ -155,6 +162,7 @@ def export_sb3(
     value_tasks: int = 40,
     value_episodes: int = 5,
     params: Params | None = None,
+    value_actors: Actors | None = None,
     **kwargs: Any,
 ) -> Exported:
     """Prepare an export: choose hyperparameters, copy the parameters, fit the value network where there is none.
@@ -168,6 +176,8 @@ def export_sb3(
     :param value_tasks: training tasks that a value network is fitted on; 0 leaves it random.
     :param value_episodes: episodes of each.
     :param params: tensors of a policy that adaptation reached (``adapted.params``), instead of the initialisation's.
+    :param value_actors: returns the tensors ``[task, …]`` that act in the tasks which the value network is fitted on,
+        such as :meth:`~metarl.meta.evaluating.Evaluates.reached`; None: those of the export act in all of them.
     :param kwargs: hyperparameters of the stock class that overrule the chosen ones.
     :raises ConfigError: an unknown kind, optimiser or hyperparameter; gSDE; an action space that SB3 cannot step.
     """
@@ -196,7 +206,8 @@ def export_sb3(
     else:
         # Without the layers that are each task's own there is nothing to fit values to.
         start = model.initial_policy if params is None else params
-        tensors, value_fit = _actor_and_critic(model, start, 0 if has_local else value_tasks, value_episodes)
+        n_fitted = 0 if has_local else value_tasks
+        tensors, value_fit = _actor_and_critic(model, start, n_fitted, value_episodes, value_actors)
     if has_local:
         shared = {name.removeprefix("policy/") for name in model.params}
         tensors = {name: tensor for name, tensor in tensors.items() if name in shared}
@@ -205,22 +216,26 @@ def export_sb3(
 
 
 def _actor_and_critic(
-    model: Model, start: Params, value_tasks: int, value_episodes: int
+    model: Model, start: Params, value_tasks: int, value_episodes: int, value_actors: Actors | None
 ) -> tuple[Params, ValueFit | None]:
     """Return every parameter of a stock policy that acts as one of ours with the tensors ``start``, the value network's
     fitted where the learner has none.
     """
     module = model.policy.build(int(stream(model.seed, "export/policy").integers(2**31)))
     tensors = {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
-    learnt = model.policy.fold({name: tensor.detach() for name, tensor in start.items()})
-    for name in tensors.keys() & learnt.keys():
-        tensor = learnt[name].float()
-        tensors[name] = tensor.clamp(min=MIN_LOG_STD) if name == "log_std" else tensor
+    tensors |= _as_stock(model, start, tensors)
     module.load_state_dict({name: t for name, t in tensors.items() if name.startswith("features_")}, strict=False)
     if model.policy.has_critic or value_tasks == 0:
         return tensors, None
-    value_fit, fitted = fit_value(model, start, module, value_tasks, value_episodes)
+    value_fit, fitted = fit_value(model, start, module, value_tasks, value_episodes, value_actors)
     return {**tensors, **fitted}, value_fit
+
+
+def _as_stock(model: Model, params: Params, names: Iterable[str]) -> Params:
+    """Return the tensors of one of our policies that a stock one has too, as that has them."""
+    learnt = model.policy.fold({name: tensor.detach() for name, tensor in params.items()})
+    found = {name: learnt[name].float() for name in names if name in learnt}
+    return {name: tensor.clamp(min=MIN_LOG_STD) if name == "log_std" else tensor for name, tensor in found.items()}
 
 
 def to_sb3(
@@ -246,7 +261,7 @@ def to_sb3(
     if made is not None:
         # before anything is collected
         _refuse_normalized(made)
-        require_equal_spaces(made, _spaces_of(model))
+        require_equal_spaces(made, spaces_of(model))
     return export_sb3(model, kind, n_envs=n_envs, **kwargs).on(made, seed)
 
 
@@ -306,7 +321,7 @@ def _document(model: Model, settings: Settings, tensors: Params, value_fit: Valu
         "policy_kwargs": kwargs,
         "hyperparameters": hyperparameters,
         "vec_normalize": normalize,
-        **_spaces_of(model),
+        **spaces_of(model),
         "source": {
             "algo": model.name,
             "learner": getattr(model, "learner", None),
@@ -330,62 +345,6 @@ def _document(model: Model, settings: Settings, tensors: Params, value_fit: Valu
 def _view_of(family: Family) -> Mapping[str, Any]:
     """Return by which argument the view is made that a model learnt on, which an export is for."""
     return family.made_by if isinstance(family, Around) else {}
-
-
-# ----------------------------------------------------------------------------------------------------------- spaces
-def _spaces_of(model: Model) -> dict[str, dict[str, Any]]:
-    """Return the spaces that all tasks have, as JSON."""
-    adaptations = getattr(model, "adaptations", None)
-    pairs = [(model.observation_space, model.action_space), *([] if adaptations is None else adaptations.pairs)]
-    columns = dict(zip(SPACES, zip(*pairs, strict=True), strict=True))
-    return {what: space_to_json(found[0]) for what, found in columns.items() if all(one == found[0] for one in found)}
-
-
-def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
-    """Return a Box or Discrete space as strict JSON; equal spaces give equal values, bounds and dtype included."""
-    if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
-    if isinstance(space, spaces.Box):
-        bounds = {side: [_finite(v) for v in getattr(space, side).ravel().tolist()] for side in ("low", "high")}
-        return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
-    return {"type": type(space).__name__, "text": " ".join(str(space).split())}
-
-
-def _finite(value: float) -> float | str:
-    return value if np.isfinite(value) else str(value)
-
-
-def require_equal_spaces(env: AnyEnv, document: Mapping[str, Any]) -> None:
-    """Raise :class:`ConfigError` unless an environment has the spaces that a sidecar describes, bounds included.
-
-    A space in which tasks differ is not described. Numbers of either precision are equal where they agree in float32,
-    as policies see them.
-    """
-    for what in (space for space in SPACES if space in document):
-        ours, theirs = document[what], space_to_json(getattr(env, what))
-        if _in_float32(ours) != _in_float32(theirs):
-            raise ConfigError(
-                f"{what} {_brief(theirs)} of the environment differs from {_brief(ours)}, which was learnt on"
-            )
-
-
-def _in_float32(space: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a Box of floats with its dtype and bounds as float32."""
-    if space["type"] != "Box" or space["dtype"] not in ("float32", "float64"):
-        return space
-    with np.errstate(over="ignore"):
-        bounds = {
-            side: np.array([float(v) for v in space[side]]).astype(np.float32).tolist() for side in ("low", "high")
-        }
-    return {**space, **bounds, "dtype": "float32"}
-
-
-def _brief(space: Mapping[str, Any]) -> str:
-    """Return a space in a few words."""
-    if space["type"] != "Box":
-        return " ".join(str(value) for value in space.values())
-    low, high = (sorted(set(map(str, space[side]))) for side in ("low", "high"))
-    return f"Box of shape {space['shape']}, {space['dtype']}, low {','.join(low[:3])}, high {','.join(high[:3])}"
 
 
 # ---------------------------------------------------------------------------------------------------- saving, loading

@@ -37,7 +37,7 @@ Bound = float | Literal["inf", "-inf"]
 
 @dataclass(frozen=True)
 class SpaceDocument:
-    """A space, as :func:`~metarl.meta.export.sb3.space_to_json` writes it; which fields there are goes by the type."""
+    """A space, as :func:`~metarl.meta.export.spaces.space_to_json` writes it; its fields go by the type."""
 
     type: str
     n: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from metarl.agents.sampling.collect import collect
 from metarl.agents.sampling.episodes import Episodes
 from metarl.checks import COUNT, integer
 from metarl.envs.family import draw_tasks
+from metarl.envs.tasks import Tasks
 from metarl.meta.model import Model
 from metarl.params import Params, expand
 from metarl.streams import seed_sequence, stream
@@ -25,6 +27,8 @@ UPDATES = 25
 BATCH_SIZE = 512
 LEARNING_RATE = 1e-3
 HELD_OUT = 0.2
+Actors = Callable[[Tasks], Params]
+"""Returns the tensors of the policy that acts in each task, ``[task, …]``."""
 
 
 class ValueFit(NamedTuple):
@@ -33,7 +37,7 @@ class ValueFit(NamedTuple):
     :param explained_variance: 1 - Var(return - value)/Var(return) on tasks that were not fitted on. It is limited by
         what the observation tells about the task.
     :param n_tasks: training tasks, held-out ones included.
-    :param env_steps: env steps collected for it.
+    :param env_steps: env steps collected for it; those that actors adapted by are not counted.
     """
 
     explained_variance: float
@@ -43,7 +47,12 @@ class ValueFit(NamedTuple):
 
 @library_torch()  # a small network on small batches: threads would only wait for each other
 def fit_value(
-    model: Model, start: Params, policy: ActorCriticPolicy, n_tasks: int, n_episodes: int
+    model: Model,
+    start: Params,
+    policy: ActorCriticPolicy,
+    n_tasks: int,
+    n_episodes: int,
+    actors: Actors | None = None,
 ) -> tuple[ValueFit, Params]:
     """Fit the value network of ``policy`` to discounted returns of training tasks at the actor ``start``.
 
@@ -57,12 +66,14 @@ def fit_value(
     :param policy: a stock policy; its value network is the starting point and is changed, its features are as learnt.
     :param n_tasks: training tasks to collect on, at least 2; a fifth of them is held out.
     :param n_episodes: episodes of each.
+    :param actors: returns the tensors with which to act in tasks, ``[task, …]``; None: ``start`` acts in all.
     :return: the quality, and the value network's tensors by SB3's names.
     """
     n_tasks, n_episodes = integer(2)("value_tasks", n_tasks), COUNT("value_episodes", n_episodes)
     tasks = draw_tasks(model.family, stream(model.seed, "export/tasks"), n_tasks)
     seeds = [seed_sequence(model.seed, "export/value", task) for task in range(n_tasks)]
-    theta = {name: tensor.contiguous() for name, tensor in expand(start, n_tasks).items()}
+    stacked = expand(start, n_tasks) if actors is None else actors(tasks)
+    theta = {name: tensor.contiguous() for name, tensor in stacked.items()}
     episodes = collect(
         model.family.acts_in, model.policy, theta, tasks, seeds, n_episodes=n_episodes, parallel=model.parallel
     )

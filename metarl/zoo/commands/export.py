@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,12 +14,16 @@ import gymnasium as gym
 
 from metarl.envs.imitation.network import EXPERT, Card
 from metarl.envs.registry import make_family
+from metarl.envs.tasks import one_task
+from metarl.envs.views.rules import as_batch
 from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.export.expert import expert_from_model, expert_from_sb3
 from metarl.meta.export.sb3 import export_files, export_sb3, sb3_files
 from metarl.meta.export.settings import EXPORTED, choose
+from metarl.meta.export.start import reach_of
+from metarl.params import take
 from metarl.zoo.algorithms import load_model
 from metarl.zoo.console import say
 from metarl.zoo.runs.folder import file_name
@@ -38,18 +43,26 @@ def run(args: argparse.Namespace) -> int:
         return _write_expert(args, source)
     model = load_model(source.path, args.num_threads, args.env_kwargs)
     kind = choose(model, kind, args.optimizer, 1).kind
+    env = task_env(model, args.task)
+    adapted = _adapted(model, args)
     path = _output(args, source, model, kind)
     within = None if args.output is not None or source.run is None else source.run.folder
     # Looked at before the value network is fitted, which takes a while.
     Outputs(list(export_files(path)), args.overwrite, within).require_possible()
-    env = task_env(model, args.task)
     say(f"Collecting on training tasks for {kind}'s value network")
-    exported = export_sb3(model, kind, optimizer=args.optimizer)
+    exported = export_sb3(model, kind, optimizer=args.optimizer, **adapted)
+    if adapted:
+        words = model.family.describe(one_task(as_batch(model.family, args.task), 0))
+        adaptation = {"task": words, "n_inner_steps": args.n_inner_steps, "episodes": args.episodes}
+        source_of = {**exported.document["source"], "adapted": adaptation}
+        exported = replace(exported, document={**exported.document, "source": source_of})
     contents = sb3_files(exported, path, env)
     path, *others = Outputs(list(contents), args.overwrite, within).write(list(contents.values()))
     cls = EXPORTED[kind]
     package = cls.__module__.partition(".")[0]
     say(f"Saved {path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps, from {source.path}")
+    if adapted:
+        say(f"  it acts as adaptation to {words} ends, {args.n_inner_steps} inner steps")
     say(f"  {others[0].name} beside it says what it was exported from")
     say(f"  from {package} import {cls.__name__}")
     if exported.settings.normalize is not None:
@@ -106,6 +119,23 @@ def task_env(model: MetaAlgorithm, task: dict[str, Any]) -> gym.Env[Any, Any] | 
         return None
 
     return SingleEnv(model.family.acts_in, **task)
+
+
+def _adapted(model: MetaAlgorithm, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of an export that starts at what adaptation to the task comes to; none where none is asked.
+
+    :raises ConfigError: no task is given, or what adapts is none of the tensors.
+    """
+    if args.n_inner_steps == 0:
+        if args.episodes is not None:
+            raise ConfigError("--episodes is how much each inner step collects: give --n-inner-steps as well")
+        return {}
+    if not args.task:
+        example = " ".join(f"{name}:…" for name in model.family.task_space.spaces)
+        raise ConfigError(f"--n-inner-steps adapts to one task: give --task {example}")
+    reach = reach_of(model, args.n_inner_steps, args.episodes)
+    assert reach is not None
+    return {"params": take(reach(as_batch(model.family, args.task)), 0), "value_actors": reach}
 
 
 def _output(args: argparse.Namespace, source: Source, model: MetaAlgorithm, kind: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 from metarl.errors import ConfigError, UnknownNameError, shorten
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.export.finetune import Finetuning, finetune, learning_figure
-from metarl.meta.export.settings import KINDS, ONE_STEP, has_repeatable_steps
+from metarl.meta.export.settings import KIND, KINDS, ONE_STEP, WITH_MEMORY, choose, has_repeatable_steps
 from metarl.zoo.algorithms import algorithm, check_env, load_model
 from metarl.zoo.config import (
     DEFAULT_ALGO,
@@ -27,14 +27,20 @@ from metarl.zoo.runs.provenance import provenance
 from metarl.zoo.runs.sources import Source, find_sources, wanted
 
 FORMAT, VERSION = "metarl-finetuning", 1
+FINETUNED = (*KINDS, WITH_MEMORY)
+"""What held-out tasks are learnt with."""
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    kind = args.to.lower()
-    if kind not in KINDS:
-        raise UnknownNameError(f"unknown SB3 algorithm {shorten(args.to)}: known: {', '.join(KINDS)}", args.to, KINDS)
+    if args.to is not None and args.to.lower() not in FINETUNED:
+        known = ", ".join(FINETUNED)
+        raise UnknownNameError(f"unknown SB3 algorithm {shorten(args.to)}: known: {known}", args.to, FINETUNED)
+    if args.from_scratch and args.n_inner_steps:
+        raise ConfigError("--n-inner-steps is where exports start, and --from-scratch makes none")
     model, source = _model(args)
+    usual = WITH_MEMORY if choose(model, None, None, 1).kind == WITH_MEMORY else KIND
+    kind = usual if args.to is None else args.to.lower()
     own = None if source is None else source.run
     folder = Path(args.log_folder) if own is None else own.folder
     outputs = record_and_figure(args, folder / "finetune", own)
@@ -45,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         say(
             f"Collecting on training tasks for the value network, then {args.n_timesteps:,} env steps a task and method"
         )
+    if args.n_inner_steps:
+        say(f"Adaptation to a task comes first ({args.n_inner_steps} x its support): curves begin after that")
     optimizers = list(dict.fromkeys(args.optimizer or _optimizers(kind, args.from_scratch, model)))
     with CountBars("tasks") as bars:
         found = finetune(
@@ -53,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
             kind=kind,
             optimizers=optimizers,
             from_export=not args.from_scratch,
+            n_inner_steps=args.n_inner_steps,
+            n_episodes=args.episodes,
             split=args.split,
             n_tasks=args.n_eval_tasks,
             seed=args.seed,
@@ -62,9 +72,8 @@ def run(args: argparse.Namespace) -> int:
     for table in found.tables():
         console().print(table)
     drawn = learning_figure(found.curves, f"{model.family.id}, {args.split} tasks")
-    record, figure = outputs.write(
-        [record_bytes(_document(args, model, source, found)), figure_bytes(drawn, figure_format(outputs.paths[1]))]
-    )
+    document = _document(args, kind, model, source, found)
+    record, figure = outputs.write([record_bytes(document), figure_bytes(drawn, figure_format(outputs.paths[1]))])
     say(f"Saved {record} and {figure}")
     averages = [float(curves.returns.mean()) for curves in found.exports]
     best = optimizers[averages.index(max(averages)) % len(optimizers)] if averages else None
@@ -101,7 +110,7 @@ def _optimizers(kind: str, from_scratch: bool, model: MetaAlgorithm) -> list[str
 
 
 def _document(
-    args: argparse.Namespace, model: MetaAlgorithm, source: Source | None, found: Finetuning
+    args: argparse.Namespace, kind: str, model: MetaAlgorithm, source: Source | None, found: Finetuning
 ) -> dict[str, Any]:
 
     return {
@@ -109,12 +118,14 @@ def _document(
         "version": VERSION,
         "command": command_line(args.argv),
         **provenance(),
-        "algo": args.to.lower(),
+        "algo": kind,
         "env": model.family.id,
         "env_kwargs": model.env_kwargs,
         "split": args.split,
         "seed": args.seed,
         "n_timesteps": args.n_timesteps,
+        "n_inner_steps": args.n_inner_steps,
+        "episodes": args.episodes,
         "source": None
         if source is None
         else {

@@ -28,7 +28,8 @@ from metarl.envs.family import Family, State, Step
 from metarl.envs.tasks import Tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
-from metarl.meta.export.sb3 import KINDS, Exported, export_sb3, load_sb3, save_sb3, space_to_json, to_sb3
+from metarl.meta.export.sb3 import KINDS, Exported, export_sb3, load_sb3, save_sb3, to_sb3
+from metarl.meta.export.spaces import space_to_json
 from metarl.params import expand
 from metarl.streams import seed_sequence
 from tests.meta.problems import inner_path

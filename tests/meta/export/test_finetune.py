@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import Pretrain, RandomInit, Reptile
+from metarl import MetaTransfer, Pretrain, RandomInit, Reptile
 from metarl.envs import Score
 from metarl.errors import ConfigError
 from metarl.meta.evaluation.statistics import bootstrap_bands, paired_interval
@@ -25,6 +25,7 @@ from metarl.meta.export.finetune import (
     steps_saved,
 )
 from metarl.meta.export.sb3 import export_sb3
+from metarl.streams import seed_sequence
 from tests.meta.walk import Walk
 
 
@@ -275,3 +276,25 @@ def test_a_rollout_is_an_inner_steps_batch_and_adams_minibatch_a_quarter_of_it(
     monkeypatch.setattr("metarl.meta.export.finetune.export_sb3", watched)
     finetune(model, 161, n_tasks=1, from_export=False)
     assert sizes == {"sgd": (8, 160), "adam": (8, 40)}
+
+
+def test_curves_begin_where_adaptation_to_each_task_ends() -> None:
+    sizes = {"meta_batch_size": 2, "n_support": 4, "n_query": 4, "policy_kwargs": {"net_arch": [8]}, "init": "naive"}
+    model = MetaTransfer("MlpPolicy", "CosineSine-v0", encoder="mean", **sizes)
+    kwargs: dict[str, Any] = {"optimizers": ["adam"], "n_tasks": 2, "n_envs": 2, "seed": 3}
+    plain, seen = (finetune(model, 16, n_inner_steps=steps, **kwargs) for steps in (0, 2))
+    assert [curves.label for curves in seen.curves] == [
+        "PPO from meta_transfer after 2 steps, adam",
+        "PPO from scratch, adam",
+    ]
+    assert np.array_equal(plain.scratch[0].returns, seen.scratch[0].returns)
+    assert not np.array_equal(plain.exports[0].returns[:, 0], seen.exports[0].returns[:, 0])
+    tasks = seen.exports[0].tasks
+    reached = model.reached(tasks, 2, seed=int(seed_sequence(3, "finetune", 0).generate_state(1)[0]))
+    stock = model.to_sb3(value_tasks=0, params={name: tensor[0] for name, tensor in reached.items()})
+    assert torch.equal(stock.policy.state_dict()["action_net.bias"], reached["action_net.bias"][0])
+
+
+def test_what_adapts_otherwise_than_by_its_tensors_starts_nothing() -> None:
+    with pytest.raises(ConfigError, match=r"^n_inner_steps=1 around 'sb3_a2c': its inner steps are what the stock"):
+        finetune(Reptile("MlpPolicy", Walk(), learner="sb3_a2c", n_episodes=2), 200, kind="a2c", n_inner_steps=1)

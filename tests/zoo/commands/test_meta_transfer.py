@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import stable_baselines3
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl
@@ -45,7 +46,7 @@ def test_it_has_settings(env: str) -> None:
     assert config["outer_kwargs"] == {"learning_rate": 0.002 if config.get("learner") else 0.0005}
 
 
-def test_a_run_is_evaluated_plotted_exported_and_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_is_evaluated_plotted_exported_and_gone_on_with(tmp_path: Path, refused: Refused) -> None:
     run = train(tmp_path, "init:naive")
     assert {"meta/post_adapt_rew", "meta/meta_loss"} <= set(EventAccumulator(str(run)).Reload().Tags()["scalars"])
     few = ["-i", str(run), "--n-eval-tasks", "3"]
@@ -59,6 +60,15 @@ def test_a_run_is_evaluated_plotted_exported_and_gone_on_with(tmp_path: Path) ->
     assert main(["export", "-i", str(run)]) == 0
     stable_baselines3.PPO.load(run / "export" / "CosineSine-v0.zip")
     assert main(["finetune", "-i", str(run), "-n", "20", "--n-eval-tasks", "2", "--num-threads", "1"]) == 0
+    task = ["--task", "amplitude:2.0", "phase:0.5", "--n-inner-steps", "2"]
+    assert main(["export", "-i", str(run), *task, "-o", str(tmp_path / "seen.zip")]) == 0
+    adapted = metarl.load(run / "CosineSine-v0.safetensors").reached({"amplitude": [2.0], "phase": [0.5]}, 2)
+    stock = stable_baselines3.PPO.load(tmp_path / "seen.zip").policy.state_dict()
+    assert torch.equal(stock["action_net.weight"], adapted["action_net.weight"][0])
+    sidecar = json.loads((tmp_path / "seen.json").read_text())
+    assert sidecar["source"]["adapted"] == {"task": "amplitude 2.0, phase 0.5", "n_inner_steps": 2, "episodes": None}
+    assert "give --task amplitude:… phase:…" in refused("export", "-i", run, "--n-inner-steps", "1")
+    assert "give --n-inner-steps as well" in refused("export", "-i", run, "--episodes", "1")
     assert main(["train", "-i", str(run), "-n", "96", "--verbose", "0", "--num-threads", "1"]) == 0
     whole = train(tmp_path / "whole", "init:naive", n=96)
     assert equal(*(metarl.load(folder / "CosineSine-v0.safetensors").params for folder in (run, whole)))

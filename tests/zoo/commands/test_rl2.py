@@ -9,6 +9,7 @@ import torch
 
 import metarl
 from metarl.zoo.__main__ import main
+from tests.zoo.conftest import Refused
 
 SMALL = ["meta_batch_size:3", "n_trials:1", "n_epochs:1", "policy_kwargs.lstm_hidden_size:4"]
 TINY = ["--algo", "rl2", "--env", "PointMass-v0", "--env-kwargs", "horizon:4", "--seed", "1", "--n-eval-tasks", "2"]
@@ -19,7 +20,7 @@ def _run(*words: str) -> int:
 
 
 def test_a_run_goes_on_to_the_same_bits_and_is_evaluated_exported_and_plotted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
 ) -> None:
     for folder, lengths in (("parts", (40, 80)), ("whole", (80,))):
         first, *later = lengths
@@ -34,4 +35,9 @@ def test_a_run_goes_on_to_the_same_bits_and_is_evaluated_exported_and_plotted(
     assert _run("export", "-i", str(runs[0])) == 0
     assert _run("plot", "-i", str(runs[0])) == 0
     assert "RecurrentPPO.load" in capsys.readouterr().out
+    assert _run("finetune", "-i", str(runs[0]), "-n", "40", "--n-eval-tasks", "2") == 0
+    assert "PPO_LSTM from rl2, adam" in capsys.readouterr().out
+    memory = "rl2 adapts by its memory, which no export holds"
+    assert memory in refused("export", "-i", runs[0], "--n-inner-steps", "1", "--task", "goal:[0.1,0.2]")
+    assert memory in refused("finetune", "-i", runs[0], "-n", "40", "--n-inner-steps", "1")
     assert (runs[0] / "export/PointMass-v0.zip").is_file()
