@@ -14,7 +14,7 @@ _NO_SEARCH = "metarl searches for no hyperparameters: give them with -params k:v
 _NO_WANDB = "metarl knows no Weights & Biases: it writes TensorBoard's events and progress.csv"
 _NO_BUFFER = "a stock algorithm starts over at every task, and its replay buffer is not kept"
 _NO_WRAPPERS = "families are not wrapped: their arguments are in env_kwargs"
-_NO_RENDERING = "the commands draw no episodes: render_mode and Gymnasium's RecordVideo do, in Python"
+_NO_RENDERING = "only metarl record draws episodes, of policies that adapted; render_mode does in Python"
 _NO_HUB = "metarl downloads and uploads nothing"
 NO_NOISE = "SB3's action noise is an object, which no file of ours holds: give it to the model that to_sb3() returns"
 _INTERVALS = "evaluate's report has 95% intervals and paired differences: metarl evaluate -i RUN RUN"
@@ -27,6 +27,10 @@ COMMANDS: Words = {
     "adapt": ("evaluate", "finetune"),
     "fine-tune": ("finetune",),
     "tune": ("finetune",),
+    "record_video": ("record",),
+    "record-video": ("record",),
+    "video": ("record",),
+    "render": ("record",),
     "plot_train": ("plot",),
     "plot_from_file": ("plot",),
     "all_plots": ("plot",),
@@ -35,7 +39,6 @@ COMMANDS: Words = {
     "continue": "to go on with a run: metarl train -i RUN",
     "help": "see metarl --help",
     "version": "see metarl --version",
-    "record_video": _NO_RENDERING,
     "record_training": _NO_RENDERING,
     "load_from_hub": _NO_HUB,
     "push_to_hub": _NO_HUB,

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
-from typing import Any, NoReturn
 
-import metarl
 from metarl import synonyms
-from metarl.errors import ECHOED, ConfigError, UnknownNameError, shorten, suggestion, unknown_name
-from metarl.files.schema import constructor_hints
+from metarl.errors import ConfigError, unknown_name
 from metarl.version import __version__
 from metarl.zoo import values
-from metarl.zoo.config import DEFAULT_ALGO, DEFAULT_ENV, RESERVED, parse_pairs
+from metarl.zoo.config import DEFAULT_ALGO, DEFAULT_ENV, parse_pairs
 from metarl.zoo.experiments import names
+from metarl.zoo.parser import Parser, refuse_unknown, require_text, typed
 
-COMMANDS = ("train", "evaluate", "export", "finetune", "plot", "reproduce", "list")
+COMMANDS = ("train", "evaluate", "export", "finetune", "record", "plot", "reproduce", "list")
 """The commands; each is the name of the module of :mod:`metarl.zoo.commands` whose ``run(args)`` does it."""
 
 _EXAMPLES = """\
@@ -27,35 +24,8 @@ examples:
   metarl evaluate --algo fomaml --env PointMass-v0               40 held-out tasks, 0 to 3 inner steps
   metarl export --algo fomaml --env PointMass-v0 --to ppo -o plain_sb3.zip
   metarl finetune --algo fomaml --env PointMass-v0               plain PPO from the export and from scratch
+  metarl record --algo fomaml --env PointMass-v0                 a GIF of the policy that a held-out task adapted
 """
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Adds the default to the text of a flag that has one, unless the text says it already."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        told = action.help is None or "default" in action.help or not action.option_strings
-        if told or action.default in (None, False, "", [], argparse.SUPPRESS):
-            return action.help
-        return f"{action.help} (default: %(default)s)"
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are :class:`~metarl.errors.MetaRLError`, one line each."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", _Help)
-        super().__init__(allow_abbrev=False, **kwargs)
-        # argparse's own takes -1e-3 for a flag, and says that a number is missing.
-        self._negative_number_matcher = re.compile(r"-[\d_]*\.?\d[\d_]*\.?(e[-+]?\d+)?$", re.IGNORECASE)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print and exit for."""
-        raise ConfigError(shorten(message, limit=4 * ECHOED, quote=False))
-
-    def flags(self) -> list[str]:
-        """Return every flag that this parser knows."""
-        return [flag for action in self._actions for flag in action.option_strings]
 
 
 def parse(argv: list[str]) -> argparse.Namespace | None:
@@ -67,7 +37,7 @@ def parse(argv: list[str]) -> argparse.Namespace | None:
     :raises MetaRLError: an unknown command or flag (with the nearest name), or a value that does not parse.
     """
     for word in argv:
-        _require_text(word)
+        require_text(word)
     parser, commands = build_parser()
     if not argv:
         parser.print_help()
@@ -81,21 +51,11 @@ def parse(argv: list[str]) -> argparse.Namespace | None:
     except SystemExit:
         return None
     if unknown:
-        _refuse_unknown(unknown[0], args.command, commands[args.command])
+        refuse_unknown(unknown[0], args.command, commands[args.command])
     args.argv = argv
-    args.given = _typed(commands[args.command], argv[1:])
+    args.given = typed(commands[args.command], argv[1:])
     _parse_pairs(args)
     return args
-
-
-def _require_text(word: str) -> None:
-    """Refuse words that no record can hold: records are UTF-8 text, and a NUL character ends a name."""
-    try:
-        word.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ConfigError(f"{shorten(word)} is not UTF-8 text: choose or link a name that is") from None
-    if "\0" in word:
-        raise ConfigError(f"{shorten(word)} holds a NUL character")
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
@@ -115,6 +75,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         "finetune": _finetune(
             sub.add_parser("finetune", help="learn held-out tasks with plain SB3, from the export and from scratch")
         ),
+        "record": _record(sub.add_parser("record", help="draw what adapted policies do, as a moving picture")),
         "plot": _plot(sub.add_parser("plot", help="draw training and adaptation curves of runs")),
         "reproduce": _reproduce(
             sub.add_parser("reproduce", help="a paper's experiments: train what is missing, compare what is finished")
@@ -310,6 +271,43 @@ def _finetune(parser: Parser) -> Parser:
     return parser
 
 
+def _record(parser: Parser) -> Parser:
+    _which_run(parser, "a run folder or a .safetensors file, instead of --algo and --env")
+    parser.add_argument(
+        "-n",
+        "--n-timesteps",
+        "--n-steps",
+        type=values.count,
+        default=None,
+        metavar="N",
+        help="env steps in each task (default: those of one episode, and at least 20)",
+    )
+    parser.add_argument("--split", default="test", help="validation, test or shifted tasks")
+    parser.add_argument(
+        "--n-eval-tasks", type=values.tasks, default=1, help="tasks of the split, those that differ most"
+    )
+    _pairs(parser, "--task", "the task, instead of those of a split")
+    parser.add_argument("--n-inner-steps", type=values.inner_steps, default=1, help="inner steps to adapt for before")
+    parser.add_argument(
+        "--episodes", type=values.count, default=None, help="episodes of each inner step (default: as in training)"
+    )
+    acts = parser.add_mutually_exclusive_group()
+    acts.add_argument("--deterministic", action="store_true", help="act by the mode (default)")
+    acts.add_argument("--stochastic", action="store_true", help="draw actions, as in training and evaluations")
+    parser.add_argument("--seed", type=values.seed, default=0, help="seed of adaptation and episodes (default: 0)")
+    parser.add_argument("--num-threads", type=values.threads, default=None, help="threads (default: all)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=values.path,
+        default=None,
+        metavar="FILE.gif",
+        help="default: <run>/videos/<split>_<number>.gif",
+    )
+    _overwrite(parser)
+    return parser
+
+
 def _plot(parser: Parser) -> Parser:
     _which_run(parser, "run folders, instead of --algo and --env", several=True, saved=False)
     parser.add_argument("--kind", default="training", choices=("training", "adaptation"), help="which curves")
@@ -481,35 +479,3 @@ def _parse_pairs(args: argparse.Namespace) -> None:
     for name in ("hyperparams", "env_kwargs", "eval_env_kwargs", "task"):
         if hasattr(args, name):
             setattr(args, name, parse_pairs(getattr(args, name), "--" + name.replace("_", "-")))
-
-
-def _typed(parser: Parser, argv: list[str]) -> frozenset[str]:
-    """Return the destinations of the flags that were typed, not of those left at their defaults."""
-    for action in parser._actions:
-        if action.option_strings:  # a positional's default is checked against its choices
-            action.default = argparse.SUPPRESS
-    return frozenset(vars(parser.parse_known_args(argv)[0]))
-
-
-def _refuse_unknown(word: str, command: str, parser: Parser) -> NoReturn:
-    if not word.startswith("-"):
-        raise ConfigError(f"{command} does not know what to do with {shorten(word)}: see `metarl {command} --help`")
-    flag = word.split("=", 1)[0]
-    meant = suggestion(flag, parser.flags(), synonyms.FLAGS)
-    if command == "train":
-        meant = _hyperparameter(flag.lstrip("-").replace("-", "_")) or meant
-    raise UnknownNameError(
-        f"unknown flag of {command} {shorten(flag)}: {meant or f'see `metarl {command} --help`'}", flag
-    )
-
-
-def _hyperparameter(name: str) -> str | None:
-    """Return what to say where a flag is the name of a hyperparameter, ours or SB3's; this imports the algorithms."""
-    known = {name for cls in metarl.ALGORITHMS.values() for name in constructor_hints(cls)} - RESERVED.keys()
-    if name in known:
-        return f"it is a hyperparameter: -params {name}:VALUE"
-    word = synonyms.HYPERPARAMETERS.get(name)
-    if isinstance(word, tuple):
-        own = [other for other in word if other.partition(".")[0] in known]
-        return f"it is a hyperparameter: -params {' or '.join(f'{other}:VALUE' for other in own)}"
-    return None

@@ -27,7 +27,7 @@ NETWORK = "meta_batch_size:2 n_episodes:2 policy_kwargs.net_arch:[12]"
 TRUST_REGION = "outer_kwargs.cg_damping:0.1 outer_kwargs.cg_steps:3"
 COMMANDS = (
     "--help",
-    *(f"{name} --help" for name in ("train", "evaluate", "export", "finetune", "plot", "reproduce", "list")),
+    *(f"{name} --help" for name in ("train", "evaluate", "export", "finetune", "record", "plot", "reproduce", "list")),
     "list",
     f"train --algo fomaml {SMALL} -params {NETWORK} {TRUST_REGION}",
     f"train --algo leap {SMALL} --verbose 2 -params {NETWORK} learner:ppo",
