@@ -22,6 +22,8 @@ class TwoLevels(Family, ABC):
     the task, such as a frequency, or say where tasks lie, such as a rectangle of goals. To whoever does not ask, it is
     a family like any other: ``sample_tasks(rng, n)`` draws over all families. Sines of one phase each::
 
+        from metarl.envs import Sinusoid
+
         class Phases(TwoLevels, Sinusoid):
             def __init__(self):
                 super().__init__()

@@ -6,6 +6,7 @@ from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.boil import BOIL
 from metarl.meta.algorithms.cavia import CAVIA
 from metarl.meta.algorithms.leap import Leap
+from metarl.meta.algorithms.maltml import MALTML
 from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.maml_plus_plus import MAMLPlusPlus
 from metarl.meta.algorithms.meta_sgd import MetaSGD
@@ -22,6 +23,7 @@ __all__ = [
     "BOIL",
     "CAVIA",
     "FOMAML",
+    "MALTML",
     "MAML",
     "RL2",
     "AdaptedPolicy",

@@ -21,17 +21,17 @@ from metarl.meta.adaptation.learners import make_adaptation, require_learner
 from metarl.meta.blocks.cut import Adaptations, MakeAdaptation
 from metarl.meta.environments import AnyEnv
 from metarl.meta.evaluating import checked_rates
-from metarl.meta.iterating import Iterates
 from metarl.meta.kept import policy_name
 from metarl.meta.outer.base import OUTER, Outer, make_outer
 from metarl.meta.sb3_words import INSTEAD, SB3Words
+from metarl.meta.two_levels.evaluating import EvaluatesFewTasks
 from metarl.params import STATISTICS, Params
 
 LARGEST_BATCH = 10**9
 """Env steps of all tasks of a batch together, at most: more fit no memory."""
 
 
-class AdaptiveAlgorithm(Iterates):
+class AdaptiveAlgorithm(EvaluatesFewTasks):
     """Base of the meta-wrappers around a learner.
 
     An inner step collects a batch at the parameters reached and learns from it: one gradient step (``"vpg"``,

@@ -422,6 +422,7 @@ def test_every_algorithm_has_a_name() -> None:
         "meta_sgd",
         "fomaml",
         "leap",
+        "maltml",
         "maml",
         "maml_plus_plus",
         "meta_transfer",

@@ -1,0 +1,126 @@
+"""Meta-finetuning: an initialisation moves to a family of tasks, by few tasks of it (Devos and Dandi, 2020).
+
+With L tasks of a family j, an inner step on each, and a step on their queries together (eq. 1 and 2),
+
+    θ'_i = θ − α ∇L_i(θ),        θ_j = θ − β ∇_θ Σ_i L_i(θ'_i),
+
+a sum and no mean. ``"exact"`` differentiates through the inner steps. To first order, ``"fomaml"`` takes the gradient at
+θ'_i as it is, θ_j = θ − β Σ_i ∇L_i(θ'_i), and ``"reptile"`` moves towards what was reached, θ_j = θ + β Σ_i (θ'_i − θ).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from metarl.agents.derivatives.base import HeadLoss, LossFunction
+from metarl.agents.derivatives.levels import gathered, spread, summed
+from metarl.agents.derivatives.unrolled import UnrolledPath
+from metarl.agents.learners.base import Learner
+from metarl.agents.networks.distributions import Distribution
+from metarl.agents.sampling.samples import Samples
+from metarl.checks import COUNT, NOT_NEGATIVE, choice
+from metarl.errors import ConfigError
+from metarl.meta.adaptation.base import Outcome
+from metarl.params import Params, Rate, each
+
+UPDATES = ("exact", "fomaml", "reptile")
+"""How the initialisation moves to a family."""
+UPDATE = choice(*UPDATES)
+
+
+@dataclass(frozen=True)
+class MetaFinetuning:
+    """How an initialisation is meta-finetuned to families of tasks.
+
+    :param learner: whose loss tasks have; it takes plain gradient steps where the update is ``"exact"``.
+    :param rates: of the inner steps of a task.
+    :param moves: names of the tensors that move; the others stay as they are in the initialisation.
+    :param n_tasks: L, tasks of each family.
+    :param n_steps: m, steps on the same tasks.
+    :param rate: β.
+    :param update: one of :data:`UPDATES`.
+    """
+
+    learner: Learner
+    rates: Sequence[Rate]
+    moves: Sequence[str]
+    n_tasks: int = 5
+    n_steps: int = 1
+    rate: float = 0.01
+    update: str = "exact"
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        :raises ConfigError: one is not allowed.
+        """
+        UPDATE("update", self.update)
+        COUNT("n_tasks", self.n_tasks)
+        COUNT("n_steps", self.n_steps)
+        NOT_NEGATIVE("rate", self.rate)
+        if self.update == "exact" and not self.learner.plain_steps:
+            raise ConfigError(
+                f"update='exact' around {self.learner.name!r}, which takes other steps than plain gradient steps: use "
+                "'fomaml' or 'reptile'"
+            )
+
+    def step(self, stack: Params, outcome: Outcome) -> Params:
+        """Return where one step leads from parameters ``[family, …]``.
+
+        Where these require gradients, and the update is exact, the result is a function of them that can be
+        differentiated any number of times.
+
+        :param outcome: what came of learning the tasks from there: the support of each inner step, and a query.
+        """
+        if self.update == "exact":
+            loss = task_losses(self.learner, outcome, self.rates)
+            rates = dict.fromkeys(self.moves, self.rate)
+            return UnrolledPath([summed(loss, self.n_tasks)], [rates]).end(stack)
+        if self.update == "fomaml":
+            assert outcome.query is not None
+            query = outcome.query
+            at_end = self.learner.policy.differentiate(outcome.params, query.obs, _query_loss(self.learner, query))
+            away = gathered(at_end.gradient, self.n_tasks)
+        else:
+            start = spread(stack, self.n_tasks)
+            away = gathered(each(torch.sub, start, outcome.params), self.n_tasks)
+        return {**stack, **{name: stack[name].detach() - self.rate * away[name] for name in self.moves}}
+
+
+def task_losses(learner: Learner, outcome: Outcome, rates: Sequence[Rate]) -> LossFunction:
+    """Return the losses of tasks on their queries, ``[task]``, as a function of where their inner steps start.
+
+    :param outcome: has the support of each inner step, and the query.
+    :param rates: of the inner steps.
+    """
+    assert outcome.query is not None
+    policy = learner.policy
+    steps = [policy.loss_function(batch.obs, _support_loss(learner, batch)) for batch in outcome.support]
+    query = policy.loss_function(outcome.query.obs, _query_loss(learner, outcome.query))
+    return UnrolledPath(steps, rates).then(query)
+
+
+def contiguous(params: Params) -> Params:
+    """Return parameters that can be stepped in place, without what leads to them."""
+    return {name: tensor.detach().contiguous() for name, tensor in params.items()}
+
+
+def _support_loss(learner: Learner, samples: Samples) -> HeadLoss:
+    return partial(_loss, learner.head_loss, samples)
+
+
+def _query_loss(learner: Learner, samples: Samples) -> HeadLoss:
+    return partial(_loss, learner.query_loss, samples)
+
+
+def _loss(
+    loss: Callable[[Distribution, Samples, torch.Tensor | None], torch.Tensor],
+    samples: Samples,
+    distribution: Distribution,
+    values: torch.Tensor | None,
+) -> torch.Tensor:
+    return loss(distribution, samples, values)
