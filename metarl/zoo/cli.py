@@ -210,6 +210,8 @@ def _evaluate(parser: Parser) -> Parser:
         help="the rate of each inner step, the last one for those left: 0.1 0.001 is the reference's on AntDir",
     )
     _tune(parser, "adapted to")
+    text = "held-out families of tasks instead, before and after few tasks of each: 5 meta_lr:0.01 n_goal_tasks:10"
+    parser.add_argument("--few-tasks", nargs="+", default=[], metavar=("N", "k:v"), help=text)
     parser.add_argument(
         "--merge", action="store_true", help="join runs of one algorithm: intervals by task and by training seed"
     )

@@ -16,8 +16,8 @@ from metarl.files.checkpoint import load_checkpoint
 from metarl.meta import ANIL, BOIL, CAVIA, MAMLPlusPlus, MetaSGD
 from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.leap import Leap
-from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.maltml import MALTML
+from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.meta_transfer import MetaTransfer
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.algorithms.rl2 import RL2

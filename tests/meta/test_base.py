@@ -426,6 +426,7 @@ def test_every_algorithm_has_a_name() -> None:
         "maml",
         "maml_plus_plus",
         "meta_transfer",
+        "multi_task",
         "oracle",
         "pretrain",
         "random",

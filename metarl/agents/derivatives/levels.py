@@ -16,14 +16,12 @@ from metarl.params import Params
 
 def spread(params: Params, n: int) -> Params:
     """Return parameters ``[group, …]`` as those of ``n`` tasks each, ``[group · n, …]``, one group after the other."""
-    return {
-        name: tensor.unsqueeze(1).expand(-1, n, *tensor.shape[1:]).flatten(0, 1) for name, tensor in params.items()
-    }
+    return {name: tensor.unsqueeze(1).expand(-1, n, *tensor.shape[1:]).flatten(0, 1) for name, tensor in params.items()}
 
 
 def gathered(params: Params, n: int) -> Params:
     """Return sums over the ``n`` tasks of each group, ``[group, …]``, of tensors ``[group · n, …]``."""
-    return {name: tensor.unflatten(0, (-1, n)).sum(1) for name, tensor in params.items()}
+    return {name: tensor.reshape(-1, n, *tensor.shape[1:]).sum(1) for name, tensor in params.items()}
 
 
 def summed(loss: LossFunction, n: int) -> LossFunction:
@@ -31,4 +29,4 @@ def summed(loss: LossFunction, n: int) -> LossFunction:
 
     :param loss: the losses of tasks, ``[group · n]``, at parameters of each task's own.
     """
-    return lambda params: loss(spread(params, n)).unflatten(0, (-1, n)).sum(1)
+    return lambda params: loss(spread(params, n)).reshape(-1, n).sum(1)

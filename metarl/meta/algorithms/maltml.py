@@ -61,8 +61,8 @@ class MALTML(AdaptiveAlgorithm):
     """Learning to meta-learn: an initialisation from which few tasks of a family lead to one that adapts in it.
 
     A meta-iteration draws families, and of each L tasks and further goal tasks. The initialisation θ is meta-finetuned
-    to a family j by an inner step on each of the L tasks and a step of rate β on their queries together, adapted from
-    there to each goal task by inner steps of rate γ, and the loss of their queries goes through all of it (eq. 1 to 3)::
+    to a family j by an inner step on each of the L tasks and a step of rate β on their queries together, and adapted
+    from there to each goal task by inner steps of rate γ. The loss of their queries goes through it all (eq. 1 to 3)::
 
         model = MALTML("MlpPolicy", "SinusoidFamilies-v0", learner="supervised", meta_batch_size=2, n_episodes=5)
         model.learn(total_timesteps=1)
@@ -123,8 +123,9 @@ class MALTML(AdaptiveAlgorithm):
         self.meta_lr = RATE("meta_lr", meta_lr)
         self.n_goal_tasks = COUNT("n_goal_tasks", n_goal_tasks)
         self.update: str = UPDATE("update", update)
-        sizes = {"meta_batch_size": meta_batch_size, "n_episodes": n_episodes}
-        super().__init__(policy, env, inner_lr=inner_lr, **sizes, **kwargs)
+        super().__init__(
+            policy, env, inner_lr=inner_lr, meta_batch_size=meta_batch_size, n_episodes=n_episodes, **kwargs
+        )
 
     def _default_outer(self) -> tuple[str, Mapping[str, Any]]:
         return FIRST_ORDER_OUTER if self.update != "exact" else super()._default_outer()
@@ -208,9 +209,7 @@ class MALTML(AdaptiveAlgorithm):
         exact, names = self.update == "exact", [inner_name(name) for name in self.meta_params]
         learner, reuses = self.adaptation.learner, self.abilities.reuses_support  # type: ignore[attr-defined]
         finetuning = self.meta_finetuning(self.n_tasks, self.n_meta_steps, self.meta_lr, self.update)
-        theta = {
-            name: tensor.detach().requires_grad_(exact and name in names) for name, tensor in self.theta.items()
-        }
+        theta = {name: tensor.detach().requires_grad_(exact and name in names) for name, tensor in self.theta.items()}
         stack, outcomes = expand(theta, part.stop - part.start), []
         for k in range(self.n_meta_steps):
             # The few tasks' examples are the same in each step; episodes are those of the parameters reached.

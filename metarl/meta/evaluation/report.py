@@ -207,6 +207,8 @@ class Report:
     @property
     def over(self) -> str:
         """The tasks and adaptations that the intervals are over, in words."""
+        if "few_tasks" in self.meta:  # an entry is a family of tasks
+            return f"over {self.n_tasks} {'families' if self.n_tasks > 1 else 'family'} of tasks"
         if self.strata is None:
             return f"over {self.n_tasks} {'tasks' if self.n_tasks > 1 else 'task'}"
         some = f" of {self.meta['family_tasks']}" if self.is_sample else ""

@@ -1,1 +1,1 @@
-"""Learning on two levels: an initialisation is meta-finetuned to a family of tasks, and then adapted to each of them."""
+"""Two levels of learning: an initialisation is meta-finetuned to a family of tasks, then adapted to each of them."""

@@ -1,4 +1,4 @@
-"""Few-task few-shot evaluation: meta-finetuning to a held-out family on few tasks, then adaptation to its goal tasks."""
+"""Few-task few-shot evaluation: meta-finetuning to a held-out family on few tasks, then adaptation to goal tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from metarl.agents.derivatives.levels import spread
 from metarl.agents.parallel import library_torch
-from metarl.checks import COUNT, COUNT_OR_ZERO, ROUNDS, SEED, plain_tree
+from metarl.checks import COUNT, COUNT_OR_ZERO, NONE, ROUNDS, SEED, plain_tree
 from metarl.envs.family import evaluation_score
 from metarl.envs.tasks import Tasks, concatenate_tasks, take_tasks
 from metarl.envs.two_levels import TwoLevels, draw_tasks_of
@@ -35,14 +35,19 @@ class EvaluatesFewTasks(Iterates):
     The arguments are those of :class:`~metarl.meta.model.Model`.
     """
 
+    n_meta_steps: int = 1
+    """Steps of meta-finetuning where their number is not given."""
+    meta_lr: float = 0.01
+    """Their rate."""
+
     def meta_finetuning(
-        self, n_tasks: int, n_steps: int = 1, rate: float = 0.01, update: str | None = None
+        self, n_tasks: int, n_steps: int | None = None, rate: float | None = None, update: str | None = None
     ) -> MetaFinetuning:
         """Return how the initialisation is meta-finetuned to families.
 
         :param n_tasks: L, tasks of each family.
-        :param n_steps: m, steps of meta-finetuning.
-        :param rate: β.
+        :param n_steps: m, steps of meta-finetuning; as in training if None, 1 where there are none.
+        :param rate: β; as in training if None, the paper's 0.01 where there is none.
         :param update: ``"exact"``, ``"fomaml"`` or ``"reptile"``; None: exact where the learner takes plain gradient
             steps, else ``"fomaml"``.
         :raises ConfigError: a learner that is not batched over tasks, or tensors of each task's own.
@@ -55,6 +60,7 @@ class EvaluatesFewTasks(Iterates):
         update = update or ("exact" if adaptation.learner.plain_steps else "fomaml")
         rates = self._rule(self.test_rates(self.n_inner_steps)).steps(self.params)
         moves = [inner_name(name) for name in self.meta_params if inner_name(name) in self.theta]
+        n_steps, rate = self.n_meta_steps if n_steps is None else n_steps, self.meta_lr if rate is None else rate
         return MetaFinetuning(adaptation.learner, rates, moves, n_tasks, n_steps, rate, update)
 
     def _goal_rates(self, n_inner_steps: int) -> list[float]:
@@ -67,8 +73,8 @@ class EvaluatesFewTasks(Iterates):
         n_inner_steps: int | None = None,
         *,
         n_tasks: int = 5,
-        n_meta_steps: int = 1,
-        meta_lr: float = 0.01,
+        n_meta_steps: int | None = None,
+        meta_lr: float | None = None,
         update: str | None = None,
         n_families: int = 40,
         n_goal_tasks: int = 10,
@@ -90,9 +96,9 @@ class EvaluatesFewTasks(Iterates):
         :param split: ``"validation"`` or ``"test"``.
         :param n_inner_steps: K; as for :meth:`evaluate` if None.
         :param n_tasks: L.
-        :param n_meta_steps: m.
+        :param n_meta_steps: m, see :meth:`meta_finetuning`, and for what follows.
         :param meta_lr: β.
-        :param update: see :meth:`meta_finetuning`.
+        :param update: exactly or to first order.
         :param n_families: held-out families.
         :param n_goal_tasks: goal tasks of each.
         :param n_episodes: episodes for each gradient step; as in training if None.
@@ -111,7 +117,7 @@ class EvaluatesFewTasks(Iterates):
             )
         n_families, n_goal_tasks = ROUNDS("n_families", n_families), COUNT("n_goal_tasks", n_goal_tasks)
         n_tasks = COUNT_OR_ZERO("n_tasks", n_tasks)
-        finetuning = self.meta_finetuning(max(1, n_tasks), n_meta_steps, RATE("meta_lr", meta_lr), update)
+        finetuning = self.meta_finetuning(max(1, n_tasks), n_meta_steps, (RATE | NONE)("meta_lr", meta_lr), update)
         n_inner_steps = self.default_test_steps if n_inner_steps is None else n_inner_steps
         known = self._goal_rates(n_inner_steps) if inner_lr is None else None
         rates = self.test_rates(n_inner_steps, inner_lr=inner_lr) if known is None else known
@@ -208,10 +214,10 @@ class _Asked(NamedTuple):
         """
         size = self.n_tasks if what == "few" else self.n_goal_tasks
         root = f"evaluate/{self.split}/"
-        drawn = [
-            draw_tasks_of(family, stream(self.seed, f"{root}{what}/tasks", j), size, take_tasks(families, slice(i, i + 1)))
-            for i, j in enumerate(range(part.start, part.stop))
-        ]
+        drawn = []
+        for i, j in enumerate(range(part.start, part.stop)):
+            rng, own = stream(self.seed, f"{root}{what}/tasks", j), take_tasks(families, slice(i, i + 1))
+            drawn.append(draw_tasks_of(family, rng, size, own))
         streams = Streams(self.seed, root + purpose).of(range(part.start * size, part.stop * size))
         return Request(concatenate_tasks(drawn), rates, streams, self.amount, contiguous(spread(stack, size)))
 
@@ -250,9 +256,7 @@ def relative_changes(before: Params, after: Params) -> dict[str, np.ndarray]:
         moved, size = ((each.double().flatten(1) ** 2).sum(1) for each in (after[name] - tensor, tensor))
         known = sums.get(layer, (torch.zeros_like(moved), torch.zeros_like(size)))
         sums[layer] = (known[0] + moved, known[1] + size)
-    return {
-        layer: (moved / size).sqrt().numpy() for layer, (moved, size) in sums.items() if bool((size > 0.0).all())
-    }
+    return {layer: (moved / size).sqrt().numpy() for layer, (moved, size) in sums.items() if bool((size > 0.0).all())}
 
 
 def _joined(parts: Sequence[dict[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:

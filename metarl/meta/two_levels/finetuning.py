@@ -4,8 +4,9 @@ With L tasks of a family j, an inner step on each, and a step on their queries t
 
     θ'_i = θ − α ∇L_i(θ),        θ_j = θ − β ∇_θ Σ_i L_i(θ'_i),
 
-a sum and no mean. ``"exact"`` differentiates through the inner steps. To first order, ``"fomaml"`` takes the gradient at
-θ'_i as it is, θ_j = θ − β Σ_i ∇L_i(θ'_i), and ``"reptile"`` moves towards what was reached, θ_j = θ + β Σ_i (θ'_i − θ).
+a sum and no mean. ``"exact"`` differentiates through the inner steps. To first order, ``"fomaml"`` takes the gradient
+at θ'_i as it is, θ_j = θ − β Σ_i ∇L_i(θ'_i), and ``"reptile"`` moves towards what was reached,
+θ_j = θ + β Σ_i (θ'_i − θ): with β = 1 / L to the mean of the tasks.
 """
 
 from __future__ import annotations

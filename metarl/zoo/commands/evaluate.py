@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
 
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.tuning import Tuning
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.evaluation.report import Report
+from metarl.meta.progress import Progress
+from metarl.meta.two_levels.evaluating import EvaluatesFewTasks
 from metarl.zoo.algorithms import load_model
 from metarl.zoo.config import parse_pairs
 from metarl.zoo.console import CountBars, say
 from metarl.zoo.runs.curves import training_seconds
 from metarl.zoo.runs.folder import command_line
-from metarl.zoo.runs.held_out import document, draw, show_reports
+from metarl.zoo.runs.held_out import document, draw, show_moved, show_reports
 from metarl.zoo.runs.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
 from metarl.zoo.runs.sources import Source, find_sources
+
+FEW_TASK_OPTIONS = ("meta_lr", "n_goal_tasks", "n_meta_steps", "update")
+"""What may follow the number of tasks of ``--few-tasks``."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,28 +44,19 @@ def run(args: argparse.Namespace) -> int:
     if args.episodes is None and len(sizes) > 1:
         words = " and ".join(f"{name} {size}" for name, size in sizes)
         raise ConfigError(f"the runs adapt with {words}: compare them at the same --episodes N")
+    ways: list[Callable[..., Report]] = _with_few_tasks(args) or [_with(args, tuning) for tuning in tunings]
     reports: list[Report] = []
-    for (source, model), tuning in product(zip(sources, models, strict=True), tunings):
+    for (source, model), way in product(zip(sources, models, strict=True), ways):
         say(f"{source.path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps")
         with CountBars("done", lines=False) as bars:
-            report = model.evaluate(
-                args.split,
-                args.n_inner_steps,
-                n_tasks=args.n_eval_tasks,
-                n_episodes=args.episodes,
-                inner_lr_rule=args.inner_lr_rule,
-                inner_lr=args.inner_lr,
-                tuning=tuning,
-                seed=args.seed,
-                progress=partial(bars.update, model.name),
-            )
+            report = way(model, progress=partial(bars.update, model.name))
         meta = {**report.meta, "env_kwargs": model.env_kwargs, "command": command_line(args.argv)}
         meta |= {"model": str(source.path), "run": None if source.run is None else str(source.run.folder)}
         if source.run is not None:
             meta["training_seconds"] = training_seconds(source.run)
         reports.append(dataclasses.replace(report, meta=meta))
-    reports = _labelled(reports, [source for source, _ in product(sources, tunings)], args.merge)
-    tables = show_reports(reports)
+    reports = _labelled(reports, [source for source, _ in product(sources, ways)], args.merge)
+    tables = [*show_reports(reports), *show_moved(reports)]
     trained = max((size for name, size in sizes if name == "n_episodes" and size is not None), default=0)
     if args.episodes is not None and 2 * args.episodes <= trained:
         say(
@@ -71,6 +67,53 @@ def run(args: argparse.Namespace) -> int:
     record, figure = outputs.write([record_bytes(document(reports, tables, args.argv, args.seed)), drawn])
     say(f"Saved {record} and {figure}")
     return 0
+
+
+def _with(args: argparse.Namespace, tuning: Tuning | None) -> Callable[..., Report]:
+    """Return how a model is evaluated on held-out tasks, fine-tuned in one way."""
+    return lambda model, progress: model.evaluate(
+        args.split,
+        args.n_inner_steps,
+        n_tasks=args.n_eval_tasks,
+        n_episodes=args.episodes,
+        inner_lr_rule=args.inner_lr_rule,
+        inner_lr=args.inner_lr,
+        tuning=tuning,
+        seed=args.seed,
+        progress=progress,
+    )
+
+
+def _with_few_tasks(args: argparse.Namespace) -> list[Callable[..., Report]]:
+    """Return how a model is evaluated on held-out families, without and with few tasks of each; none if not asked."""
+    if not args.few_tasks:
+        return []
+    n_tasks, options = args.few_tasks[0], parse_pairs(args.few_tasks[1:], "--few-tasks")
+    if not n_tasks.isdecimal() or int(n_tasks) < 1:
+        raise ConfigError(f"--few-tasks {shorten(n_tasks)}: first of all a number of tasks, 1 or more, such as 5")
+    for name in options:
+        if name not in FEW_TASK_OPTIONS:
+            raise unknown_name("option of --few-tasks:", name, FEW_TASK_OPTIONS)
+    if args.tune or args.inner_lr_rule != "constant":
+        flag = "--tune" if args.tune else "--inner-lr-rule"
+        raise ConfigError(f"--few-tasks with {flag}: goal tasks are adapted to by plain steps at --inner-lr")
+
+    def evaluate(n: int, model: MetaAlgorithm, progress: Progress) -> Report:
+        if not isinstance(model, EvaluatesFewTasks):
+            raise ConfigError(f"--few-tasks: {model.name} adapts by no gradient steps that could be differentiated")
+        return model.evaluate_few_tasks(
+            args.split,
+            args.n_inner_steps,
+            n_tasks=n,
+            n_families=args.n_eval_tasks,
+            n_episodes=args.episodes,
+            inner_lr=args.inner_lr,
+            seed=args.seed,
+            progress=progress,
+            **options,
+        )
+
+    return [partial(evaluate, 0), partial(evaluate, int(n_tasks))]
 
 
 def _batch(model: MetaAlgorithm) -> tuple[str, int | None]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from metarl.errors import CheckpointError
 from metarl.files.untrusted import parse_json, read_text
 from metarl.meta.evaluation.comparison import compare, comparison_figure, comparison_table
+from metarl.meta.evaluation.moved import moved_table
 from metarl.meta.evaluation.published import PUBLISHED, Published
 from metarl.meta.evaluation.report import Report, same_tasks
 from metarl.zoo.console import console
@@ -34,6 +35,15 @@ def show_reports(reports: Sequence[Report]) -> list[str]:
     for table in tables:
         console().print(table)
     return [str(table) for table in tables]
+
+
+def show_moved(reports: Sequence[Report]) -> list[str]:
+    """Print how far layers moved, where reports say it; returns the table as text."""
+    table = moved_table(reports)
+    if table is None:
+        return []
+    console().print(table)
+    return [str(table)]
 
 
 def full_run(report: Report) -> list[Report]:

@@ -74,12 +74,12 @@ def test_a_model_is_meta_finetuned_and_then_adapted_as_a_plain_loop_does_it() ->
     }
 
 
-@pytest.mark.parametrize("name", ["maml", "pretrain", "oracle", "random", "reptile", "meta_sgd", "cavia", "anil", "maltml"])
+@pytest.mark.parametrize(
+    "name", ["maml", "pretrain", "oracle", "random", "reptile", "meta_sgd", "cavia", "anil", "maltml"]
+)
 def test_every_initialisation_is_evaluated_alike_and_in_pairs(name: str) -> None:
     model = make(name, env_kwargs={"oracle": True} if name == "oracle" else {})
-    before, after = (
-        model.evaluate_few_tasks(n_inner_steps=1, n_tasks=n, n_families=3, n_goal_tasks=2) for n in (0, 3)
-    )
+    before, after = (model.evaluate_few_tasks(n_inner_steps=1, n_tasks=n, n_families=3, n_goal_tasks=2) for n in (0, 3))
     assert before.returns.shape == after.returns.shape == (1, 3, 2)
     assert np.abs(after.returns - before.returns).max() > 1e-4
     assert compare(after, before).returns.n_points == 2
