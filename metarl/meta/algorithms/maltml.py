@@ -75,7 +75,7 @@ class MALTML(AdaptiveAlgorithm):
     is collected at the parameters reached, so that it takes policies too: then supports have the learner's loss and
     queries its query loss, and what collecting depends on is not differentiated, as in MAML.
 
-    **First order.** With ``update="fomaml"`` or ``"reptile"`` nothing is differentiated twice: families are
+    **First order.** With ``update="first_order"`` or ``"difference"`` nothing is differentiated twice: families are
     meta-finetuned by ``n_meta_steps`` such steps, which should be several, and θ ← θ + η Σ_j (θ_j − θ); there are no
     goal tasks.
 
@@ -89,7 +89,7 @@ class MALTML(AdaptiveAlgorithm):
     :param n_meta_steps: m, steps of meta-finetuning on them.
     :param meta_lr: β.
     :param n_goal_tasks: further tasks of a family, which the loss is that of.
-    :param update: ``"exact"``, ``"fomaml"`` or ``"reptile"``.
+    :param update: ``"exact"``, ``"first_order"`` or ``"difference"``.
     :param meta_batch_size: families in a meta-iteration.
     :param n_episodes: K, for each inner step. Q is that of the learner: ``n_query`` of ``"supervised"``, else K too.
 

@@ -48,8 +48,8 @@ class EvaluatesFewTasks(Iterates):
         :param n_tasks: L, tasks of each family.
         :param n_steps: m, steps of meta-finetuning; as in training if None, 1 where there are none.
         :param rate: β; as in training if None, the paper's 0.01 where there is none.
-        :param update: ``"exact"``, ``"fomaml"`` or ``"reptile"``; None: exact where the learner takes plain gradient
-            steps, else ``"fomaml"``.
+        :param update: ``"exact"``, ``"first_order"`` or ``"difference"``; None: exact where the learner takes plain
+            gradient steps, else ``"first_order"``.
         :raises ConfigError: a learner that is not batched over tasks, or tensors of each task's own.
         """
         adaptation = self.adaptation
@@ -57,7 +57,7 @@ class EvaluatesFewTasks(Iterates):
             raise ConfigError(f"{self.name}: meta-finetuning takes a learner that is batched over tasks")
         if self.adaptations.has_local:
             raise ConfigError(f"{self.name} has tensors of each task's own, which few tasks of a family do not share")
-        update = update or ("exact" if adaptation.learner.plain_steps else "fomaml")
+        update = update or ("exact" if adaptation.learner.plain_steps else "first_order")
         rates = self._rule(self.test_rates(self.n_inner_steps)).steps(self.params)
         moves = [inner_name(name) for name in self.meta_params if inner_name(name) in self.theta]
         n_steps, rate = self.n_meta_steps if n_steps is None else n_steps, self.meta_lr if rate is None else rate

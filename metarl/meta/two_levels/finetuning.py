@@ -4,9 +4,9 @@ With L tasks of a family j, an inner step on each, and a step on their queries t
 
     θ'_i = θ − α ∇L_i(θ),        θ_j = θ − β ∇_θ Σ_i L_i(θ'_i),
 
-a sum and no mean. ``"exact"`` differentiates through the inner steps. To first order, ``"fomaml"`` takes the gradient
-at θ'_i as it is, θ_j = θ − β Σ_i ∇L_i(θ'_i), and ``"reptile"`` moves towards what was reached,
-θ_j = θ + β Σ_i (θ'_i − θ): with β = 1 / L to the mean of the tasks.
+a sum and no mean. ``"exact"`` differentiates through the inner steps. Two ways do not: ``"first_order"`` takes the
+gradient at θ'_i as it is, θ_j = θ − β Σ_i ∇L_i(θ'_i), as FOMAML does, and ``"difference"`` moves towards what was
+reached, θ_j = θ + β Σ_i (θ'_i − θ), as Reptile does: with β = 1 / L to the mean of the tasks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from metarl.errors import ConfigError
 from metarl.meta.adaptation.base import Outcome
 from metarl.params import Params, Rate, each
 
-UPDATES = ("exact", "fomaml", "reptile")
+UPDATES = ("exact", "first_order", "difference")
 """How the initialisation moves to a family."""
 UPDATE = choice(*UPDATES)
 
@@ -66,7 +66,7 @@ class MetaFinetuning:
         if self.update == "exact" and not self.learner.plain_steps:
             raise ConfigError(
                 f"update='exact' around {self.learner.name!r}, which takes other steps than plain gradient steps: use "
-                "'fomaml' or 'reptile'"
+                "'first_order' or 'difference'"
             )
 
     def step(self, stack: Params, outcome: Outcome) -> Params:
@@ -81,7 +81,7 @@ class MetaFinetuning:
             loss = task_losses(self.learner, outcome, self.rates)
             rates = dict.fromkeys(self.moves, self.rate)
             return UnrolledPath([summed(loss, self.n_tasks)], [rates]).end(stack)
-        if self.update == "fomaml":
+        if self.update == "first_order":
             assert outcome.query is not None
             query = outcome.query
             at_end = self.learner.policy.differentiate(outcome.params, query.obs, _query_loss(self.learner, query))

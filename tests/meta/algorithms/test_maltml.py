@@ -151,7 +151,7 @@ def test_parts_of_a_meta_batch_add_up_to_the_whole() -> None:
         torch.testing.assert_close(tensor, parts.params[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("update", ["fomaml", "reptile"])
+@pytest.mark.parametrize("update", ["first_order", "difference"])
 def test_to_first_order_the_initialisation_moves_by_the_sum_of_what_families_moved(update: str) -> None:
     how = {"learning_rate": 0.3}
     model = make(update=update, n_meta_steps=3, n_inner_steps=2, outer="sgd", outer_kwargs=how)
@@ -160,7 +160,7 @@ def test_to_first_order_the_initialisation_moves_by_the_sum_of_what_families_mov
     assert len(outcomes) == 3
     stack = expand(before, 3)
     for outcome in outcomes:
-        if update == "reptile":
+        if update == "difference":
             moved = {name: outcome.params[name] - tensor for name, tensor in spread(stack, 3).items()}
         else:
             query = outcome.query
@@ -222,6 +222,6 @@ def test_what_it_does_not_take_is_one_line(kwargs: dict[str, Any], words: str) -
 
 def test_exact_steps_take_plain_gradient_steps() -> None:
     model = metarl.Reptile("MlpPolicy", "PointMassFamilies-v0", learner="ppo", n_episodes=2, meta_batch_size=2)
-    assert model.meta_finetuning(2).update == "fomaml"
+    assert model.meta_finetuning(2).update == "first_order"
     with pytest.raises(ConfigError, match="update='exact' around 'ppo'"):
         model.meta_finetuning(2, update="exact")

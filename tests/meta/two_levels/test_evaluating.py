@@ -107,7 +107,7 @@ def test_policies_are_meta_finetuned_by_episodes() -> None:
     sizes = {"env_kwargs": {"horizon": 5}, "learner": "vpg", "n_episodes": 2, "inner_lr": 0.1}
     model = make(env="PointMassFamilies-v0", **sizes)
     how = {"n_inner_steps": 1, "n_tasks": 2, "n_families": 2, "n_goal_tasks": 2}
-    updates = [None, "fomaml", "reptile"]
+    updates = [None, "first_order", "difference"]
     found = [model.evaluate_few_tasks(update=update, n_meta_steps=2, meta_lr=0.2, **how) for update in updates]
     assert found[0].meta["few_tasks"]["update"] == "exact"
     assert found[0].meta["few_tasks"]["env_steps"] == 2 * 2 * 2 * 2 * 5

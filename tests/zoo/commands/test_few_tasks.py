@@ -79,7 +79,7 @@ def test_goals_in_rectangles_are_learnt_by_episodes(tmp_path: Path) -> None:
     words += ["-n", "1", "--eval-freq", "-1", "-f", str(tmp_path), "--env-kwargs", "horizon:5", "-params", *SMALL]
     assert main(words) == 0
     run = tmp_path / "maltml" / "PointMassFamilies-v0_1"
-    few = ["--few-tasks", "2", "n_goal_tasks:2", "update:reptile", "n_meta_steps:2"]
+    few = ["--few-tasks", "2", "n_goal_tasks:2", "update:difference", "n_meta_steps:2"]
     assert main(["evaluate", "-i", str(run), "--n-eval-tasks", "2", "--n-inner-steps", "1", *few]) == 0
 
 
