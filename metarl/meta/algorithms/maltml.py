@@ -68,12 +68,11 @@ class MALTML(AdaptiveAlgorithm):
         model.learn(total_timesteps=1)
         report = model.evaluate_few_tasks(n_tasks=5, n_families=3)  # of each goal task: before and after inner steps
 
-        θ_j = V_j(θ),  θ'_c = U_c(θ_j),  θ ← θ − η ∇_θ Σ_j Σ_c L_c(θ'_c)
-
-    Sums over tasks, over goal tasks and over families are sums, as in the paper. The gradient is exact, to third order:
-    an :class:`~metarl.agents.derivatives.unrolled.UnrolledPath` whose loss is the end of another. What is collected
-    is collected at the parameters reached, so that it takes policies too: then supports have the learner's loss and
-    queries its query loss, and what collecting depends on is not differentiated, as in MAML.
+    With θ_j = V_j(θ) and θ'_c = U_c(θ_j) a step is θ ← θ − η ∇_θ Σ_j Σ_c L_c(θ'_c): sums, no means, as in
+    the paper. The gradient is exact, to third order: an :class:`~metarl.agents.derivatives.unrolled.UnrolledPath`
+    whose loss is the end of another. What is collected is collected at the parameters reached, so that it takes
+    policies too: then supports have the learner's loss and queries its query loss, and what collecting depends on is
+    not differentiated, as in MAML.
 
     **First order.** With ``update="first_order"`` or ``"difference"`` nothing is differentiated twice: families are
     meta-finetuned by ``n_meta_steps`` such steps, which should be several, and θ ← θ + η Σ_j (θ_j − θ); there are no

@@ -207,10 +207,8 @@ class Report:
     @property
     def over(self) -> str:
         """The tasks and adaptations that the intervals are over, in words."""
-        if "few_tasks" in self.meta:  # an entry is a family of tasks
-            return f"over {self.n_tasks} {'families' if self.n_tasks > 1 else 'family'} of tasks"
         if self.strata is None:
-            return f"over {self.n_tasks} {'tasks' if self.n_tasks > 1 else 'task'}"
+            return f"over {self.n_tasks} {_entries(self)}"
         some = f" of {self.meta['family_tasks']}" if self.is_sample else ""
         return f"over {self.n_tasks} adaptations to {self.n_distinct}{some} tasks"
 
@@ -354,6 +352,12 @@ def _document_of(report: Report) -> dict[str, Any]:
         },
         "meta": report.meta,
     }
+
+
+def _entries(report: Report) -> str:
+    """Return what the entries of a report are called: of an evaluation on few tasks each is a family of tasks."""
+    one, many = ("family of tasks", "families of tasks") if "few_tasks" in report.meta else ("task", "tasks")
+    return one if report.n_tasks == 1 else many
 
 
 def _number_array(value: Any) -> np.ndarray:
