@@ -84,6 +84,10 @@ class NonFiniteError(MetaRLError, ArithmeticError):
     """A NaN or infinity in rewards, observations or gradients."""
 
 
+class WorkerError(MetaRLError):
+    """A worker process that ended, or failed, before it had learnt its task."""
+
+
 class DivergedError(NonFiniteError):
     """Learning went so far astray that actions or parameters are no numbers; the environment's numbers are."""
 

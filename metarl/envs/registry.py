@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from gymnasium.envs.registration import WrapperSpec
 from metarl.checks import SWITCH, check_arguments
 from metarl.envs.family import Family
 from metarl.envs.gym.family import from_gym
-from metarl.envs.gym.making import is_id, may_be_made, unknown_id
+from metarl.envs.gym.making import is_id, may_be_made, module_of, unknown_id
 from metarl.envs.views.oracle import Oracle
 from metarl.envs.views.trials import Trials
 from metarl.errors import ConfigError, MetaRLError, UnknownNameError, shorten
@@ -25,6 +26,8 @@ class FamilySpec(NamedTuple):
     id: str
     make: Callable[..., Family]
     kwargs: dict[str, Any]
+    module: str | None = None
+    """The module that registered it."""
 
 
 _REGISTRY: dict[str, FamilySpec] = {}
@@ -54,7 +57,7 @@ def register_family(id: str, make: Callable[..., Family], **kwargs: Any) -> None
             kwargs={"family": id},
             additional_wrappers=(KEEP_HORIZON,),
         )
-    _REGISTRY[id] = FamilySpec(id, make, kwargs)
+    _REGISTRY[id] = FamilySpec(id, make, kwargs, sys._getframe(1).f_globals.get("__name__"))
 
 
 def family_ids() -> list[str]:
@@ -107,6 +110,13 @@ def make_family(id: str, /, *, oracle: bool = False, trial_episodes: int | None 
     if oracle:
         family = Oracle(family)
     return family if trial_episodes is None else Trials(family, trial_episodes)
+
+
+def registering_module(id: str) -> str | None:
+    """Return the module that another process imports so that :func:`make_family` takes a name there too; None where
+    there is none.
+    """
+    return _REGISTRY[id].module if id in _REGISTRY else module_of(id)
 
 
 def takes_tasks(id: str) -> bool:

@@ -205,6 +205,10 @@ class AdaptiveAlgorithm(EvaluatesFewTasks):
             self._n_together(),
         )
 
+    def _classes(self) -> list[type]:
+        networks = [type(self.policy.network)] if isinstance(self.adaptation, BatchedAdaptation) else []
+        return [*super()._classes(), self.abilities, *networks]
+
     def _n_together(self) -> int:
         """Return how many tasks a stock algorithm learns together; 1, unless a wrapper does so."""
         return 1

@@ -119,6 +119,8 @@ class MetaAlgorithm(Saves):
                         break
         finally:
             self._listeners = []
+            if (workers := self._workers.take()) is not None:
+                workers.close()
             callbacks.on_training_end()
         return self
 

@@ -21,7 +21,7 @@ from metarl.files.schema import LARGEST, Range, constructor_hints, convert, read
 
 Count = Annotated[int, Range(0, LARGEST)]
 
-NOT_SAVED = frozenset({"policy", "env", "tensorboard_log", "verbose", "device", "n_threads"})
+NOT_SAVED = frozenset({"policy", "env", "tensorboard_log", "verbose", "device", "n_threads", "n_workers"})
 """Arguments of the constructors that are said elsewhere in a file, or belong to the machine."""
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 
 from metarl.envs.family import draw_tasks
-from metarl.envs.tasks import Tasks, n_tasks, one_task
-from metarl.errors import DivergedError
-from metarl.meta.adaptation.base import Outcome, PathWatcher, Walk
+from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
+from metarl.errors import ConfigError, DivergedError
+from metarl.meta.adaptation.base import Outcome, PathWatcher, Streams, Walk
 from metarl.meta.blocks.cut import Block
 from metarl.meta.evaluating import Evaluates
 from metarl.meta.outer.base import Outer
 from metarl.meta.progress import Timer, Work
-from metarl.meta.unfinished import Halfway, Unfinished
-from metarl.params import Params, norm
+from metarl.meta.unfinished import UNFINISHED, Halfway, Unfinished
+from metarl.meta.workers.modules import modules_of
+from metarl.meta.workers.pool import Message
+from metarl.params import Params, grouped, norm
 from metarl.streams import stream
 
 LARGEST_GROWTH = 100.0
@@ -77,6 +81,97 @@ class Iterates(Evaluates):
             self._unfinished = going_on.stopped() if isinstance(error, Halfway) else None
             raise
         self._unfinished = None
+
+    @property
+    def rates_in_training(self) -> list[float]:
+        """The learning rates of the inner steps that a meta-iteration takes."""
+        return self.rates
+
+    def _training_blocks(self, indices: Sequence[int]) -> list[Block]:
+        """Return the blocks of some tasks of this meta-iteration.
+
+        :param indices: their places in the meta-batch.
+        """
+        tasks = take_tasks(self._sample_tasks(), np.array(indices))
+        streams = Streams(self.seed, "train", self.n_iterations).of(indices)
+        return self._blocks(tasks, self.rates_in_training, streams, self._amount(None, None))
+
+    def _watcher(self, block: Block) -> PathWatcher | None:
+        """Return what is to be told of every segment of a block; nothing, unless a wrapper watches."""
+        del block
+        return None
+
+    def _learn_blocks(
+        self,
+        blocks: Sequence[Block],
+        timer: Timer,
+        *,
+        watchers: Sequence[PathWatcher | None] = (),
+        **how: bool,
+    ) -> list[Outcome]:
+        """Learn every task of some blocks, inside :meth:`_whole`, in worker processes where there are some.
+
+        :param watchers: one for each block, made by :meth:`_watcher`; none where nothing is watched.
+        :param how: see :meth:`_learn_block`.
+        :raises Halfway: a callback asked for a stop.
+        """
+        watchers = watchers or [None] * len(blocks)
+        if min(self.n_workers, len(blocks)) < 2:
+            return [
+                self._learn_block(block, timer, watcher=watcher, **how)
+                for block, watcher in zip(blocks, watchers, strict=True)
+            ]
+        assert self._unfinished is not None
+        walks = [
+            self._unfinished.take(block.adaptation.walk(self.theta, block.request, watcher=watcher, **how))
+            for block, watcher in zip(blocks, watchers, strict=True)
+        ]
+        left = [number for number, walk in enumerate(walks) if walk.n_done < walk.n_units]
+
+        def told(job: int, answer: Message) -> None:
+            walk, (document, state) = walks[left[job]], answer
+            timer.add(document["seconds"])
+            walk.load_state(state)
+            self._tell_of(walk)
+
+        if left:
+            n_threads = max(1, self.parallel.n_threads // self.n_workers)
+            workers, modules = self._workers.get(), modules_of(self.family, self._classes())
+            workers.start(self._state_of_workers, self.seed, modules, min(self.n_workers, len(left)), n_threads)
+            workers.run([functools.partial(self._job, blocks[n], walks[n], how) for n in left], told)
+        return [walk.outcome() for walk in walks]
+
+    def _state_of_workers(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return what workers load.
+
+        :raises ConfigError: a family that only this process has.
+        """
+        if not self._env_by_name:
+            raise ConfigError(
+                f"n_workers={self.n_workers}: other processes cannot make {self.family.id}, which was given as an "
+                "object: register it, and give its name"
+            )
+        tensors, document = self.state()
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith(UNFINISHED)}, document
+
+    def _classes(self) -> list[type]:
+        """Return the classes that a model consists of and that somebody may have registered."""
+        return [type(self), type(self.outer_optimizer)]
+
+    def _job(self, block: Block, walk: Walk, how: Mapping[str, bool]) -> Message:
+        """Return what a worker is told of a block."""
+        document = {"iteration": self.n_iterations, "indices": block.request.streams.indices}
+        state = grouped(walk.state(), "walk/") if walk.n_done else {}
+        return {**document, "how": dict(how)}, {**grouped(self.params, "params/"), **state}
+
+    def walk_of(self, indices: Sequence[int], **how: bool) -> Walk:
+        """Return the walk of a block of this meta-iteration, as a worker process does.
+
+        :param indices: the places of its tasks in the meta-batch.
+        :param how: see :meth:`_learn_block`.
+        """
+        (block,) = self._training_blocks(indices)
+        return block.adaptation.walk(self.theta, block.request, watcher=self._watcher(block), **how)
 
     def _learn_block(
         self,

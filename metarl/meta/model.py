@@ -26,10 +26,14 @@ from metarl.meta.environments import AnyEnv, as_family
 from metarl.meta.kept import KeepsArguments, family_traits, named_activation, policy_name
 from metarl.meta.sb3_words import SB3Words
 from metarl.meta.unfinished import Unfinished
+from metarl.meta.workers.pool import Workers
 from metarl.params import POLICY, RATES, STATISTICS, Params, group, inner_name, meta_name
+from metarl.processes import ProcessLocal
 from metarl.streams import stream
 
 VERBOSE = Check("0, 1 or 2", lambda value: integer(0, 2).read(int(value) if isinstance(value, bool) else value))
+MOST_WORKERS = 1024
+"""More processes than any machine of ours has cores."""
 LOG_FOLDER = Check("a folder or None", lambda value: None if value is None else os.fspath(value))
 
 
@@ -47,6 +51,9 @@ class Model(SB3Words, KeepsArguments, ABC):
     :param meta_batch_size: tasks in a meta-iteration.
     :param seed: seed of every random stream; None draws one.
     :param n_threads: threads for physics and for differentiation; None takes every core. Results do not depend on it.
+    :param n_workers: processes that learn the tasks of a meta-batch side by side, where every task is learnt by itself:
+        around stock SB3 algorithms, and on rollouts of live families, such as games. 1 learns in this process. Results
+        do not depend on it; the threads are shared among them.
     :param tensorboard_log: folder for TensorBoard; None for none.
     :param device: ``"cpu"`` or ``"auto"``.
     :param verbose: 0 nothing, 1 a table a log interval.
@@ -78,6 +85,7 @@ class Model(SB3Words, KeepsArguments, ABC):
         meta_batch_size: int = 40,
         seed: int | None = 0,
         n_threads: int | None = None,
+        n_workers: int = 1,
         tensorboard_log: str | None = None,
         device: str = "auto",
         verbose: int = 0,
@@ -89,6 +97,7 @@ class Model(SB3Words, KeepsArguments, ABC):
             raise ConfigError(f"device={shorten(device)} is not supported: use 'cpu' or 'auto'")
         seed = (SEED | NONE)("seed", seed)
         self.n_threads = (COUNT | NONE)("n_threads", n_threads)
+        self.n_workers = integer(0, MOST_WORKERS)("n_workers", n_workers)
         env_kwargs = plain_tree((MAPPING | NONE)("env_kwargs", env_kwargs) or {})
         self.family, self.env_kwargs, self._env_by_name = self._make_family(as_family(env), env_kwargs)
         self._family_as_built = family_traits(self.family)
@@ -112,6 +121,7 @@ class Model(SB3Words, KeepsArguments, ABC):
         """What the last meta-iteration saw, as long as it is not logged."""
         self._logger: Logger | None = None
         self._custom_logger = False
+        self._workers = ProcessLocal(Workers)
         self._unfinished: Unfinished | None = None
         """The meta-iteration that is going on."""
         self._n_ended = 0

@@ -63,14 +63,17 @@ def registering(run: Path | None, what: str = "families") -> str:
 
 
 def load_model(
-    path: str | Path, n_threads: int | None = None, env_kwargs: Mapping[str, Any] | None = None
+    path: str | Path,
+    n_threads: int | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    n_workers: int = 1,
 ) -> MetaAlgorithm:
     """Load a saved model of any algorithm.
 
     :param env_kwargs: arguments of the family that overrule the saved ones.
     """
     try:
-        model = metarl.load(path, n_threads=n_threads)
+        model = metarl.load(path, n_threads=n_threads, n_workers=n_workers)
     except UnregisteredFamilyError as error:
         how = registering(Path(path).parent)
         raise CheckpointError(f"{path} was learnt on {shorten(error.family)}, which is not registered: {how}") from None

@@ -132,6 +132,12 @@ def _train(parser: Parser) -> Parser:
     what.add_argument(
         "--num-threads", type=values.threads, default=None, help="threads for physics and gradients (default: all)"
     )
+    what.add_argument(
+        "--num-workers",
+        type=values.workers,
+        default=1,
+        help="processes that learn tasks side by side, around stock learners and on games (default: 1, none besides)",
+    )
     logs = parser.add_argument_group("logs")
     logs.add_argument(
         "-f", "--log-folder", type=values.folder, default="logs", help="run folders are LOG_FOLDER/<algo>/<env>_<k>"

@@ -31,6 +31,7 @@ RESERVED = {
     "seed": "--seed",
     "device": "--device",
     "n_threads": "--num-threads",
+    "n_workers": "--num-workers",
     "tensorboard_log": "--tensorboard-log",
     "verbose": "--verbose",
 }

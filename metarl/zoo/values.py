@@ -99,6 +99,11 @@ def threads(text: str) -> int | None:
     return None if text.strip() == "-1" else _whole(text, "a positive whole number", 1, MOST_THREADS)
 
 
+def workers(text: str) -> int:
+    """A number of processes, of which 0 and 1 are this one."""
+    return _whole(text, "a whole number", 0, MOST_THREADS)
+
+
 def seed(text: str) -> int:
     """A seed."""
     return _whole(text, "a seed: 0 or more", 0, LARGEST_SEED)

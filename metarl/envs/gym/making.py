@@ -85,6 +85,15 @@ def may_be_made(name: str) -> bool:
     return is_id(name) or (bool(colon) and module in sys.modules)
 
 
+def module_of(name: str) -> str | None:
+    """Return the module of an environment that :func:`as_maker` takes by name; None where there is none."""
+    module, colon, _ = name.partition(":")
+    if colon or not is_id(name):
+        return module if colon else None
+    entry = gymnasium.registry[name].entry_point
+    return str(entry).partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", None)
+
+
 def unknown_id(name: str, families: list[str]) -> UnknownNameError:
     """Return the error for an environment's name that neither we nor Gymnasium have.
 

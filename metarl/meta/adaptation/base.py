@@ -196,6 +196,11 @@ class Adaptation(Protocol):
     has_rates: ClassVar[bool]
     """Whether an inner step takes a rate for each tensor."""
 
+    @property
+    def alone(self) -> bool:
+        """Whether every task is a block of its own: learnt by itself, so that worker processes can share them."""
+        ...
+
     def init(self, seed: int) -> Params:
         """Return a fresh initialisation, by the names of the inner loop."""
         ...

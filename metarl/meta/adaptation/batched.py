@@ -57,6 +57,11 @@ class BatchedAdaptation:
 
     has_rates: ClassVar[bool] = True
 
+    @property
+    def alone(self) -> bool:
+        """Whether every task is a block of its own: not where tasks are batched."""
+        return False
+
     def __init__(self, family: Family, learner: Learner, parallel: Parallel) -> None:
         self.family = family
         self.learner = learner
@@ -434,7 +439,8 @@ class BatchedWalk:
             self._path = None
         if self._path is None:
             return Layout(params).views(Layout(params).flatten(params))
-        for samples, rate in zip(self._support, self._request.rates, strict=False):
+        known = len(self._path.steps)  # of a state that was loaded before
+        for samples, rate in zip(self._support[known:], self._request.rates[known:], strict=False):
             self._path.go_on(samples, rate)
         return self._path.end
 

@@ -35,6 +35,11 @@ class ContinuingAdaptation(BatchedAdaptation):
         return ContinuingWalk(self, theta, request, **how)
 
     @property
+    def alone(self) -> bool:
+        """Whether every task is a block of its own: in live families, where steps are not batched over tasks."""
+        return self.family.live
+
+    @property
     def continuing(self) -> Continuing:
         """How the learner learns."""
         assert self.learner.continuing is not None

@@ -132,6 +132,8 @@ class MemoryAdaptation:
     """
 
     has_rates: ClassVar[bool] = False
+    alone = False
+    """Whether every task is a block of its own."""
 
     def __init__(self, family: Trials, learner: TrialPPO, parallel: Parallel) -> None:
         self.family = family

@@ -102,6 +102,8 @@ class StockAdaptation:
     """
 
     has_rates: ClassVar[bool] = False
+    alone = True
+    """Whether every task is a block of its own."""
 
     def __init__(
         self,

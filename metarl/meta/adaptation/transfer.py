@@ -43,6 +43,8 @@ class TransferAdaptation:
     """
 
     has_rates: ClassVar[bool] = False
+    alone = False
+    """Whether every task is a block of its own."""
 
     def __init__(
         self, family: Family, model: TransferModel, learner: Learner, n_query: int, parallel: Parallel

@@ -87,11 +87,12 @@ class Leap(PathAlgorithm):
         if self.drop_last and self.n_inner_steps == self.abilities.steps_per_update == 1:
             raise ConfigError(f"drop_last with n_inner_steps=1: {self.learner!r} takes one step, and nothing is left")
 
+    def _watcher(self, block: Block) -> LeapWatcher:
+        return LeapWatcher(self._measure, [*self.excluded, *block.request.local])
+
     def _learn(self, blocks: Sequence[Block], timer: Timer) -> tuple[MetaGradient, list[Outcome]]:
-        watchers = [LeapWatcher(self._measure, [*self.excluded, *block.request.local]) for block in blocks]
-        outcomes = [
-            self._learn_block(block, timer, watcher=watcher) for block, watcher in zip(blocks, watchers, strict=True)
-        ]
+        watchers = [self._watcher(block) for block in blocks]
+        outcomes = self._learn_blocks(blocks, timer, watchers=watchers)
         if self.drop_last and not any(watcher.n_segments for watcher in watchers):
             raise ConfigError(
                 f"drop_last with n_inner_steps={self.n_inner_steps}: {self.learner!r} took one step of its optimiser "

@@ -186,6 +186,7 @@ class LeapWatcher:
         if self._places:
             self._pull = state["pull"].clone()
             self._exclude()
+        self._last = None
         if "last/move" in state:
             self._last = _Segments(state["last/move"])
             self._last.move, self._last.slope = state["last/move"].clone(), state["last/slope"].clone()

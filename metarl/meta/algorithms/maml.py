@@ -15,7 +15,7 @@ from metarl.agents.learners.registry import LEARNERS, Abilities
 from metarl.agents.networks.distributions import MAX_LOG_STD, MIN_LOG_STD
 from metarl.envs.family import Family
 from metarl.errors import ConfigError, MetaRLWarning
-from metarl.meta.adaptation.base import Adaptation, Outcome, Streams
+from metarl.meta.adaptation.base import Adaptation, Outcome
 from metarl.meta.adaptation.batched import BatchedAdaptation
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.blocks.cut import Block
@@ -120,15 +120,16 @@ class MAML(AdaptiveAlgorithm):
         return self.meta_batch_size * (self.support_steps(self.n_inner_steps if self.adapts else 0) + query)
 
     # -------------------------------------------------------------------------------------------------------- training
+    @property
+    def rates_in_training(self) -> list[float]:
+        return self.rates[: self.n_inner_steps] if self.adapts else []
+
     def train(self) -> dict[str, float]:
-        timer, amount = Timer(), self._amount(None, None)
-        rates = self.rates[: self.n_inner_steps] if self.adapts else []
-        blocks = self._blocks(self._sample_tasks(), rates, Streams(self.seed, "train", self.n_iterations), amount)
+        timer, rates = Timer(), self.rates_in_training
+        blocks = self._training_blocks(range(self.meta_batch_size))
         keep, second_order = self._keeps_support, not self._is_first_order
         with self._whole():
-            outcomes = [
-                self._learn_block(block, timer, query=True, keep=keep, second_order=second_order) for block in blocks
-            ]
+            outcomes = self._learn_blocks(blocks, timer, query=True, keep=keep, second_order=second_order)
             with timer("outer"):
                 objective = self._objective(blocks, outcomes, rates)
                 result = self.outer_optimizer.step(objective, self.meta_params, self._current_progress_remaining)

@@ -12,9 +12,8 @@ from stable_baselines3.common.policies import BasePolicy
 
 from metarl.checks import COUNT
 from metarl.envs.family import Family
-from metarl.envs.tasks import take_tasks
 from metarl.errors import ConfigError, shorten
-from metarl.meta.adaptation.base import Outcome, Streams
+from metarl.meta.adaptation.base import Outcome
 from metarl.meta.adaptive import AdaptiveAlgorithm, names_of
 from metarl.meta.blocks.cut import Block
 from metarl.meta.environments import AnyEnv
@@ -89,16 +88,12 @@ class PathAlgorithm(AdaptiveAlgorithm):
 
     # -------------------------------------------------------------------------------------------------------- training
     def train(self) -> dict[str, float]:
-        timer, amount, tasks = Timer(), self._amount(None, None), self._sample_tasks()
-        streams = Streams(self.seed, "train", self.n_iterations)
+        timer = Timer()
         outcomes: list[Outcome] = []
         stats: list[dict[str, float]] = []
         with self._whole():
             for group in self._groups():
-                blocks = self._blocks(
-                    take_tasks(tasks, group), self.rates, streams.of(range(group.start, group.stop)), amount
-                )
-                gradient, learnt = self._learn(blocks, timer)
+                gradient, learnt = self._learn(self._training_blocks(group), timer)
                 with timer("outer"):
                     objective, remaining = KnownGradient(gradient), self._current_progress_remaining
                     result = self.outer_optimizer.step(objective, self.meta_params, remaining)
@@ -109,9 +104,9 @@ class PathAlgorithm(AdaptiveAlgorithm):
         means = {name: float(np.mean([values[name] for values in stats])) for name in stats[0]}
         return {**self._statistics(outcomes, timer), **means}
 
-    def _groups(self) -> list[slice]:
+    def _groups(self) -> list[range]:
         """Return which of a meta-batch's tasks start from the same initialisation."""
-        return [slice(0, self.meta_batch_size)]
+        return [range(self.meta_batch_size)]
 
     @abstractmethod
     def _learn(self, blocks: Sequence[Block], timer: Timer) -> tuple[MetaGradient, list[Outcome]]:

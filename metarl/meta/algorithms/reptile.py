@@ -55,11 +55,11 @@ class Reptile(PathAlgorithm):
         self.serial = SWITCH("serial", serial)
         super().__init__(policy, env, **kwargs)
 
-    def _groups(self) -> list[slice]:
-        return [slice(task, task + 1) for task in range(self.meta_batch_size)] if self.serial else super()._groups()
+    def _groups(self) -> list[range]:
+        return [range(task, task + 1) for task in range(self.meta_batch_size)] if self.serial else super()._groups()
 
     def _learn(self, blocks: Sequence[Block], timer: Timer) -> tuple[MetaGradient, list[Outcome]]:
-        outcomes = [self._learn_block(block, timer) for block in blocks]
+        outcomes = self._learn_blocks(blocks, timer)
         theta, n_tasks = InnerRule().start(self.meta_params), sum(outcome.n_tasks for outcome in outcomes)
         # θ − φ of every task, summed up block by block.
         away = [{name: theta[name] - outcome.params[name] for name in theta} for outcome in outcomes]

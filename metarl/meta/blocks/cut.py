@@ -160,17 +160,17 @@ class Adaptations:
     ) -> list[Block]:
         """Return the blocks of a batch of tasks, in the order of their spaces' first task.
 
-        :param size: tasks of one block, at most; None takes :data:`BLOCK_TASKS`.
+        :param size: tasks of one block, at most; None takes :data:`BLOCK_TASKS`, or one where tasks are learnt alone.
         :param fresh: names of shared tensors that every task starts with anew.
         :param own: returns the tensors of each task's own, ``[task, …]``, of tasks with these places in the batch; None
             draws them.
         """
         blocks: list[Block] = []
-        size = size or BLOCK_TASKS
         for group in self._groups(tasks):
             adaptation = self.of(group.observation_space, group.action_space)
-            for start in range(0, len(group.indices), size):
-                part = slice(start, start + size)
+            most = size or (1 if adaptation.alone else BLOCK_TASKS)
+            for start in range(0, len(group.indices), most):
+                part = slice(start, start + most)
                 indices = tuple(int(i) for i in group.indices[part])
                 streams_of = streams.of(indices)
                 local = self.local(adaptation, streams_of, len(indices), fresh) if own is None else own(indices)

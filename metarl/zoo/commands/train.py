@@ -67,6 +67,7 @@ def _start(args: argparse.Namespace, source: Path | None) -> int:
         env=env_id,
         seed=args.seed,
         n_threads=args.num_threads,
+        n_workers=args.num_workers,
         **{key: value for key, value in config.items() if key != "n_timesteps"},
     )
     if origin is not None:

@@ -24,8 +24,8 @@ from metarl.zoo.runs.provenance import commit
 from metarl.zoo.runs.training import FORMATS, RECORDED, evaluation_of, train
 
 MAY_CHANGE = frozenset(
-    {"trained_agent", "n_timesteps", "num_threads", "verbose", "progress", "save_freq", "log_folder", "gym_packages"}
-    | {"tensorboard_log"}
+    {"trained_agent", "n_timesteps", "num_threads", "num_workers", "verbose", "progress", "save_freq", "log_folder"}
+    | {"gym_packages", "tensorboard_log"}
 )
 """Flags that may be typed when a run goes on: none of them changes a number that the run computes; where events go is
 looked at by :func:`~metarl.zoo.runs.event_folders.events_of`."""
@@ -43,7 +43,7 @@ def go_on(args: argparse.Namespace, source: Path) -> int:
         if not folder.checkpoint.is_file():
             raise CheckpointError(f"{folder.folder} has no checkpoint.safetensors: start a new run")
         _check_evaluations(folder, recorded["n_eval_tasks"])
-        model = _load_checkpoint(folder, recorded, args.num_threads)
+        model = _load_checkpoint(folder, recorded, args.num_threads, args.num_workers)
         _refuse_edits(folder, config, model)
         step, total = model.num_timesteps, int(args.n_timesteps or config["n_timesteps"])
         if step >= total and folder.final.is_file():
@@ -104,12 +104,12 @@ def _check_evaluations(folder: Run, n_tasks: int) -> None:
             read(folder.folder / file, n_tasks)
 
 
-def _load_checkpoint(folder: Run, recorded: Mapping[str, Any], n_threads: int | None) -> MetaAlgorithm:
+def _load_checkpoint(folder: Run, recorded: Mapping[str, Any], n_threads: int | None, n_workers: int) -> MetaAlgorithm:
     """Return the model that a run goes on with.
 
     :raises CheckpointError: it is another one than args.yml says.
     """
-    model = load_model(folder.checkpoint, n_threads)
+    model = load_model(folder.checkpoint, n_threads, n_workers=n_workers)
     for name, value in (("algo", model.name), ("env", model.family.id), ("seed", model.seed)):
         if recorded[name] != value:
             raise CheckpointError(

@@ -26,7 +26,7 @@ def make(learner: str = "sb3_ppo", **kwargs: Any) -> Any:
 
 def begin(model: Any) -> SegmentedWalk:
     tasks = model.family.tasks("test", 2)
-    (block,) = model._blocks(tasks, model.rates, Streams(0, "test"), model._amount(None, None))
+    (block,) = model.adaptations.cut(tasks, model.rates, Streams(0, "test"), model._amount(None, None), size=2)
     walk = block.adaptation.walk(model.theta, block.request)
     assert isinstance(walk, SegmentedWalk)
     return walk

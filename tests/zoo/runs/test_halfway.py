@@ -40,7 +40,10 @@ def test_killed_inside_a_meta_iteration_it_ends_with_the_same_bits(case: str, ki
     found = json.loads((killed / case / "found.json").read_text())
     assert found["ended"] == [0, signal.SIGKILL, 0]
     assert found["n_iterations"] == 1
-    assert found["halfway"] == {"unfinished/0/n_done": 3 if case == "reptile_segments" else 2}
+    # Of inner steps of all tasks, or of tasks that are walks of their own.
+    done = {"leap_stock": [1, 1], "reptile_segments": [2, 1]}.get(case, [2])
+    known = {name: n for name, n in found["halfway"].items() if n}
+    assert known == {f"unfinished/{number}/n_done": n for number, n in enumerate(done)}
     (whole,), (again,) = ((killed / case / each).glob("*/*") for each in ("whole", "killed"))
     for name in ("PointMass-v0", "checkpoint"):
         ours, theirs = (load_checkpoint(run / f"{name}.safetensors") for run in (whole, again))

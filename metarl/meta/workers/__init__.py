@@ -1,0 +1,1 @@
+"""Processes that learn the tasks of a meta-batch side by side."""
