@@ -13,7 +13,7 @@ import torch
 
 from metarl.envs.family import draw_tasks
 from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
-from metarl.errors import ConfigError, DivergedError
+from metarl.errors import ConfigError, DivergedError, WorkerError
 from metarl.meta.adaptation.base import Outcome, PathWatcher, Streams, Walk
 from metarl.meta.blocks.cut import Block
 from metarl.meta.evaluating import Evaluates
@@ -66,8 +66,8 @@ class Iterates(Evaluates):
     def _whole(self) -> Iterator[None]:
         """Do a meta-iteration as a whole or not at all: an error leaves parameters and outer optimiser as they were.
 
-        One that a callback stops inside goes on the next time, from what its walks have done, unless the model was
-        changed meanwhile.
+        One that a callback stops inside, or whose worker process ended, goes on the next time, from what its walks have
+        done, unless the model was changed meanwhile.
         """
         address, going_on = (self.seed, self.n_iterations), self._unfinished
         if going_on is None or not going_on.is_of(address, self.params):
@@ -78,7 +78,7 @@ class Iterates(Evaluates):
         except BaseException as error:
             self.params = going_on.params
             self.outer_optimizer.load_state(going_on.outer, self.meta_params)
-            self._unfinished = going_on.stopped() if isinstance(error, Halfway) else None
+            self._unfinished = going_on.stopped() if isinstance(error, Halfway | WorkerError) else None
             raise
         self._unfinished = None
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from metarl.errors import CheckpointError, DivergedError, MetaRLError, NonFiniteError, UnknownNameError
+from metarl.errors import CheckpointError, DivergedError, MetaRLError, NonFiniteError, UnknownNameError, WorkerError
 from metarl.files.checkpoint import save_checkpoint
-from metarl.files.logging import log_hyperparameters, make_logger
+from metarl.files.logging import flush, log_hyperparameters, make_logger
 from metarl.meta.base import MetaAlgorithm
 from metarl.startup import INTERRUPTED
 from metarl.zoo.algorithms import with_env_kwargs
@@ -102,6 +102,11 @@ def train(
         return _stopped(args, folder)
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}; the last good checkpoint is whole: {folder.checkpoint}") from error
+    except WorkerError as error:
+        flush(logger)
+        folder.save(folder.checkpoint, model)
+        again = command_line(["train", *_this_run(args, folder)])
+        raise WorkerError(f"{error}; what was learnt is saved, go on with: {again}") from error
     finally:
         logger.close()
     if interrupts.requested and model.num_timesteps < total:

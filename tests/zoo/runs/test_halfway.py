@@ -17,6 +17,7 @@ import torch
 import metarl
 from metarl.files.checkpoint import load_checkpoint
 from metarl.meta.progress import Work
+from metarl.meta.workers import pool
 from metarl.zoo.__main__ import main
 from metarl.zoo.console import Reporter
 from metarl.zoo.runs import callbacks
@@ -78,6 +79,38 @@ def test_an_interrupt_stops_inside_and_is_gone_on_with_there(
     again, whole = (
         load_checkpoint(tmp_path / each / "reptile" / "PointMass-v0_1" / "checkpoint.safetensors")[0]
         for each in ("stopped", "whole")
+    )
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in again.items())
+
+
+def test_a_worker_that_is_killed_loses_nothing_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in TINY if word not in ("--save-freq", "20")]
+    argv = ["train", "--algo", "reptile", *words, "-params", *SIZES, "learner:sb3_a2c"]
+    inside, run = pool.Workers.run, tmp_path / "killed" / "reptile" / "PointMass-v0_1"
+
+    def killing(self: pool.Workers, jobs: Any, told: Any) -> None:
+        def heard(job: int, answer: pool.Message) -> None:
+            told(job, answer)
+            for worker in self._workers:
+                worker._process.kill()
+
+        inside(self, jobs[:1], heard)
+        inside(self, jobs[1:], heard)
+
+    monkeypatch.setattr(pool.Workers, "run", killing)
+    assert main([*argv, "-f", str(tmp_path / "killed"), "--num-workers", "2"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    ended = r"worker process \d was ended by SIGKILL, .*; what was learnt is saved, go on with: .*train -i"
+    assert re.search(ended, line)
+    done = load_checkpoint(run / "checkpoint.safetensors")[0]
+    assert [int(value) for name, value in sorted(done.items()) if name.endswith("n_done")] == [1, 0, 0]
+    assert main(["train", "-i", str(run), "--verbose", "0"]) == 0
+    assert main([*argv, "-f", str(tmp_path / "whole")]) == 0
+    again, whole = (
+        load_checkpoint(tmp_path / each / "reptile" / "PointMass-v0_1" / "checkpoint.safetensors")[0]
+        for each in ("killed", "whole")
     )
     assert all(torch.equal(tensor, whole[name]) for name, tensor in again.items())
 
