@@ -129,15 +129,10 @@ def _train(parser: Parser) -> Parser:
         "--seed", type=values.seed_or_draw, default=-1, help="seed of the run; negative: drawn, and recorded (default)"
     )
     what.add_argument("--device", default="auto", help="auto or cpu: the batches of meta-RL are small")
-    what.add_argument(
-        "--num-threads", type=values.threads, default=None, help="threads for physics and gradients (default: all)"
-    )
-    what.add_argument(
-        "--num-workers",
-        type=values.workers,
-        default=1,
-        help="processes that learn tasks side by side, around stock learners and on games (default: 1, none besides)",
-    )
+    threads = "threads for physics and gradients (default: all)"
+    what.add_argument("--num-threads", type=values.threads, default=None, help=threads)
+    workers = "processes that learn tasks side by side, around stock learners and on games (default: 1, none besides)"
+    what.add_argument("--num-workers", type=values.workers, default=1, help=workers)
     logs = parser.add_argument_group("logs")
     logs.add_argument(
         "-f", "--log-folder", type=values.folder, default="logs", help="run folders are LOG_FOLDER/<algo>/<env>_<k>"
