@@ -23,7 +23,7 @@ from metarl.agents.derivatives.recalled import recalled
 from metarl.agents.networks.arguments import require_network_size
 from metarl.agents.networks.base import Network, register_network, with_own_heads
 from metarl.agents.networks.tower import Tower
-from metarl.checks import COUNT, check_arguments, choice
+from metarl.checks import COUNT, SWITCH, check_arguments, choice
 from metarl.errors import ConfigError, shorten
 from metarl.params import STATISTICS, Params, group, stack
 
@@ -124,7 +124,8 @@ class ConvNetwork(Network):
         # Copies of an environment that ended are evaluated with the others: batch statistics are of all of them, and
         # how many images a convolution is computed for may change its rounding.
         self.min_rows = maxsize
-        x, shapes = torch.zeros(1, *(space.shape or ())), {}
+        # Of one image a batch norm behind strides may see but one number, which has no variance.
+        x, shapes = torch.zeros(2, *(space.shape or ())), {}
         with torch.no_grad():
             for name, layer in self._layers:
                 x = _layer(layer, name, tensors, self.buffers, x)
@@ -267,21 +268,29 @@ class FewShotCNN(BaseFeaturesExtractor):
         statistics of each task, so that every image is judged alone. An inner step of any learner moves them once, as
         PyTorch does in training with its momentum of 0.1, towards those of the batch that it learnt from; no gradient
         goes through them, and the initialisation goes on with the mean over tasks of those reached.
+    :param strided: whether convolutions take every other place in place of max-pooling, and the last ones' outputs are
+        averaged, as MAML has it for Omniglot: a quarter of the work.
     """
 
-    def __init__(self, observation_space: spaces.Box, n_filters: int = 64, batch_statistics: str = "batch") -> None:
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        n_filters: int = 64,
+        batch_statistics: str = "batch",
+        strided: bool = False,
+    ) -> None:
         channels, *sides = observation_space.shape
-        super().__init__(observation_space, n_filters * prod(side // 16 for side in sides))
+        super().__init__(observation_space, n_filters * (1 if strided else prod(side // 16 for side in sides)))
         blocks: list[nn.Module] = []
         for _ in range(4):
             blocks += [
-                nn.Conv2d(channels, n_filters, 3, padding=1),
+                nn.Conv2d(channels, n_filters, 3, stride=2 if strided else 1, padding=1),
                 nn.BatchNorm2d(n_filters, track_running_stats=batch_statistics == "running"),
                 nn.ReLU(),
-                nn.MaxPool2d(2),
+                *([] if strided else [nn.MaxPool2d(2)]),
             ]
             channels = n_filters
-        self.cnn = nn.Sequential(*blocks, nn.Flatten())
+        self.cnn = nn.Sequential(*blocks, *([nn.AdaptiveAvgPool2d(1)] if strided else []), nn.Flatten())
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         """Return the features of images."""
@@ -327,6 +336,17 @@ class FewShotNetwork(ConvNetwork):
     smallest = 16
 
     @classmethod
+    def check(cls, observation_space: spaces.Space[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        kwargs = super().check(observation_space, kwargs)
+        shape = observation_space.shape or ()
+        if kwargs["features_extractor_kwargs"].get("strided") and max(shape[1:]) <= cls.smallest:
+            raise ConfigError(
+                f"strided=True with images of {shape[1]} by {shape[2]}: four strides leave one place, which has no "
+                f"variance in a single image; it takes sides above {cls.smallest}"
+            )
+        return kwargs
+
+    @classmethod
     def takes_any_box(cls) -> bool:
         return True
 
@@ -336,9 +356,12 @@ class FewShotNetwork(ConvNetwork):
             given["n_filters"] = COUNT("n_filters", given["n_filters"])
         if "batch_statistics" in given:
             given["batch_statistics"] = choice(*BATCH_STATISTICS)("batch_statistics", given["batch_statistics"])
+        if "strided" in given:
+            given["strided"] = SWITCH("strided", given["strided"])
         return given
 
     @classmethod
     def extractor_size(cls, shape: tuple[int, ...], given: Mapping[str, Any]) -> tuple[int, int]:
         n = given.get("n_filters", 64)
-        return n * prod(side // 16 for side in shape[1:]), 9 * n * (shape[0] + 3 * n)
+        places = 1 if given.get("strided") else prod(side // 16 for side in shape[1:])
+        return n * places, 9 * n * (shape[0] + 3 * n)

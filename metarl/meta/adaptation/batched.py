@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 
 from metarl.agents.learners.base import Learner
 from metarl.agents.learners.optimizers import Layout
@@ -17,9 +18,11 @@ from metarl.agents.learners.watching import LearnerState
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import collect
 from metarl.agents.sampling.episodes import Episodes
+from metarl.agents.sampling.examples import Examples
 from metarl.agents.sampling.one_env import collect_env
 from metarl.agents.sampling.samples import Samples
 from metarl.envs.family import Family
+from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Tasks
 from metarl.errors import CheckpointError, ConfigError
 from metarl.meta.adaptation.adapted import AdaptedPolicy
@@ -173,6 +176,17 @@ class BatchedAdaptation:
         n_episodes = self.learner.n_query if k == len(request.rates) else None
         return self._collect(self.family, params, request, seeds, n_episodes)
 
+    def drawn(self, request: Request, k: int) -> Episodes | None:
+        """Return the same without asking the policy, so that returns say nothing; None where that has to be asked."""
+        n_episodes, family, policy = request.amount["n_episodes"], self.family, self.learner.policy
+        if n_episodes is None or not isinstance(family, OneStep) or not self.learner.predicts:
+            return None
+        seeds = request.streams.tasks(request.n_tasks, k)
+        examples = Examples(family, policy, request.tasks, seeds, n_episodes, self.learner.info)
+        space = policy.action_space
+        dtype = torch.int64 if isinstance(space, spaces.Discrete) else torch.float32
+        return examples.episodes(torch.zeros((*examples.obs.shape[:2], *(space.shape or ())), dtype=dtype))
+
     def query(self, params: Params, request: Request) -> Episodes:
         """Collect the query batch; where tasks were learnt before, in the family that has examples for that."""
         k, own = len(request.rates), self.family.query_family
@@ -301,9 +315,14 @@ class BatchedWalk:
         k, learner = self.n_done, self._adaptation.learner
         samples, batch = self._reused, Batch.nothing(self._request.n_tasks)
         if samples is None:
+            # Of training, the returns before the first step and after the last one are logged.
+            unseen = not self._measure and 0 < k < self.n_units - 1
             with timer("sampling"):
-                episodes = self._adaptation.collect(self._state.params, self._request, k)
+                drawn = self._adaptation.drawn(self._request, k) if unseen else None
+                episodes = drawn or self._adaptation.collect(self._state.params, self._request, k)
             batch = Batch.of(episodes)
+            if drawn is not None:
+                batch = batch.measured_on(np.full(len(batch.returns), np.nan), batch.lengths)
             with timer("inner"):
                 samples = self._adaptation.process(episodes, self._state.params)
         self._batches.append(self._measured(batch))

@@ -143,9 +143,11 @@ class TransferAdaptation:
 
     def examples(self, request: Request) -> Examples:
         """Draw the query batch of every task: what a policy that acts would see."""
-        assert isinstance(self.family, OneStep)
-        seeds = request.streams.tasks(request.n_tasks, len(request.rates))
-        return Examples(self.family, self.model.policy, request.tasks, seeds, self._n_query, self.learner.info)
+        k, own = len(request.rates), self.family.query_family
+        family = own if own is not None and k else self.family
+        assert isinstance(family, OneStep)
+        seeds = request.streams.tasks(request.n_tasks, k)
+        return Examples(family, self.model.policy, request.tasks, seeds, self._n_query, self.learner.info)
 
     def scored(self, outcome: Outcome, actions: torch.Tensor) -> Outcome:
         """Return what came of a walk with the returns of what the policies that follow predict for its query.

@@ -159,6 +159,30 @@ def test_derivatives_at_running_statistics() -> None:
     assert not any(tensor.any() for name, tensor in gradient.items() if name.startswith("statistics/"))
 
 
+@pytest.mark.parametrize("side", [17, 28])
+def test_strided_convolutions_are_the_module_pytorch_has(side: int) -> None:
+    kwargs = {"n_filters": 3, "strided": True}
+    space = spaces.Box(0, 255, (1, side, side), np.uint8)
+    policy = FunctionalPolicy(
+        "FewShotCnnPolicy", space, spaces.Discrete(4), {"features_extractor_kwargs": kwargs}, critic=False
+    )
+    params, obs = policy.init(1), torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 1, side, side)))
+    module = policy.build(1).train()
+    with torch.no_grad():
+        x = obs.float() / 255.0
+        for layer in (0, 3, 6, 9):
+            conv, norm = (module.features_extractor.cnn[layer + i] for i in (0, 1))
+            x = torch.relu(norm(torch.nn.functional.conv2d(x, conv.weight, conv.bias, stride=2, padding=1)))
+        logits = module.action_net(x.mean((2, 3)))
+    assert "features_extractor.cnn.9.weight" in params
+    torch.testing.assert_close(policy.distribution(params, obs.to(torch.uint8)).heads[0], logits, rtol=1e-4, atol=1e-5)
+    stack = {name: torch.stack([tensor, 2.0 * tensor]) for name, tensor in params.items()}
+    found = policy.differentiate(
+        stack, torch.stack([obs, obs]).to(torch.uint8), lambda d, values: -d.log_prob(torch.zeros(2, 6).long()).mean(1)
+    )
+    assert all(bool(part.isfinite().all()) for part in found.gradient.values())
+
+
 def test_running_statistics_move_as_pytorchs_do() -> None:
     policy = few_shot(statistics="running")
     params, obs = stacked(policy), normal(TASKS, 5, 1, 16, 16)
@@ -260,6 +284,8 @@ def test_a_network_of_ones_own_is_registered_and_differentiated(monkeypatch: pyt
         ("CnnPolicy", spaces.Box(0, 255, (1, 600, 600), np.uint8), {}, "weights: 100,000,000 are the most"),
         ("FewShotCnnPolicy", FLOATS, {"features_extractor_kwargs": {"batch_statistics": "none"}}, "batch_statistics"),
         ("FewShotCnnPolicy", FLOATS, {"features_extractor_kwargs": {"n_filters": 10**5}}, "are the most"),
+        ("FewShotCnnPolicy", FLOATS, {"features_extractor_kwargs": {"strided": 2}}, "strided=2"),
+        ("FewShotCnnPolicy", FLOATS, {"features_extractor_kwargs": {"strided": True}}, "it takes sides above 16"),
     ],
 )
 def test_what_they_do_not_take_is_said_in_one_line(

@@ -8,6 +8,7 @@ import shutil
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 import metarl
 from metarl.envs import check_family, make_family
@@ -15,6 +16,7 @@ from metarl.envs.supervised.vision import drawings as shipped
 from metarl.envs.supervised.vision.classification import draw_any, draw_balanced
 from metarl.envs.supervised.vision.drawings import ARCHIVE, drawings
 from metarl.errors import ConfigError, MetaRLError, TaskError, UnknownNameError
+from metarl.meta.adaptation.batched import BatchedAdaptation
 from metarl.streams import stream
 
 
@@ -342,3 +344,34 @@ def test_without_reuse_each_step_has_a_batch_of_its_own_and_both_scores_are_repo
     assert fresh.learning_returns.shape == fresh.returns.shape == (1, 2, 3)
     assert fresh.env_steps.tolist() == [0.0, 4.0, 8.0]
     assert reused.env_steps.tolist() == [0.0, 4.0, 4.0]
+
+
+def test_batches_in_the_middle_are_drawn_without_asking_the_policy_to_the_same_bits(monkeypatch):
+    def trained(acting):
+        if acting:
+            monkeypatch.setattr(BatchedAdaptation, "drawn", lambda *_: None)
+        model = metarl.Leap(
+            "FewShotCnnPolicy",
+            "Omniglot-v0",
+            env_kwargs={"ways": 2},
+            learner="supervised",
+            learner_kwargs={"reuses_support": False},
+            n_inner_steps=4,
+            n_episodes=4,
+            meta_batch_size=2,
+            policy_kwargs={"features_extractor_kwargs": {"n_filters": 2, "strided": True}},
+            n_threads=1,
+            seed=0,
+        )
+        asked = []
+        network = model.policy.network
+        own = network.outputs
+        monkeypatch.setattr(network, "outputs", lambda p, obs, critic: asked.append(1) or own(p, obs, critic))
+        stats = model.train()
+        return model.params, stats, len(asked)
+
+    (params, stats, n), (theirs, other, n_asked) = trained(False), trained(True)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in params.items())
+    for name in ("meta/pre_adapt_rew", "meta/post_adapt_rew", "rollout/ep_len_mean"):
+        assert stats[name] == other[name]
+    assert n == n_asked - 2
