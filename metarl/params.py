@@ -118,7 +118,8 @@ def zeros_like(params: Params) -> Params:
 
 def norm(params: Params) -> float:
     """Return the Euclidean norm over all tensors."""
-    return float(sum(float(tensor.double().square().sum()) for tensor in params.values()) ** 0.5)
+    squares = (tensor.to(torch.float64, copy=True).square_() for tensor in params.values())
+    return float(sum(float(each.sum()) for each in squares) ** 0.5)
 
 
 def dot(a: Params, b: Params) -> float:

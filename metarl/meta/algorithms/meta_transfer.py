@@ -15,18 +15,23 @@ from metarl.envs.family import Family
 from metarl.errors import ConfigError
 from metarl.meta.adaptation.base import Outcome, Streams
 from metarl.meta.algorithms.transfer import TransferAlgorithm
+from metarl.meta.blocks.cut import BLOCK_TASKS
 from metarl.meta.environments import AnyEnv
 from metarl.meta.outer.objective import KnownGradient, MetaGradient
 from metarl.meta.progress import Timer
 from metarl.meta.transfer.encoder import ENCODERS, gradient_encoders
-from metarl.params import Params, expand, mean
+from metarl.params import Params, expand, total
+
+BLOCK_NUMBERS = 1 << 21
+"""Numbers of what is each task's own, decoded policies or Reptile's copies, up to which a block has more tasks than
+blocks of others do."""
 
 
 class Part(NamedTuple):
     """What some tasks say of the meta-parameters.
 
-    :param loss: their losses, summed.
-    :param gradient: that of the loss, or ξ − ξ_i of Reptile, summed.
+    :param loss: their part of the mean loss of all tasks.
+    :param gradient: that of the loss, or their part of ξ − mean ξ_i of Reptile.
     :param actions: the most likely ones at the observations of the query, ``[task, n, *action]``.
     """
 
@@ -94,13 +99,19 @@ class MetaTransfer(TransferAlgorithm):
     # -------------------------------------------------------------------------------------------------------- training
     def train(self) -> dict[str, float]:
         timer, streams = Timer(), Streams(self.seed, "train", self.n_iterations)
-        blocks = self._blocks(self._sample_tasks(), self.rates, streams, self._amount(None, None))
+        amount, steps = self._amount(None, None), self._steps(self.rates)
+        # Each block goes through the decoder by itself, so that several take longer than one.
+        own = self.params if self.n_reptile_steps else self.adaptation.model.fresh
+        size = max(BLOCK_TASKS, BLOCK_NUMBERS // sum(tensor.numel() for tensor in own.values()))
+        blocks = self.adaptations.cut(self._sample_tasks(), steps, streams, amount, size)
         with self._whole():
             outcomes = [self._learn_block(block, timer, query=True) for block in blocks]
             with timer("outer"):
-                parts = [self._gradient(outcome) for outcome in outcomes]
                 n = sum(outcome.n_tasks for outcome in outcomes)
-                found = MetaGradient(sum(part.loss for part in parts) / n, mean([part.gradient for part in parts], n))
+                parts = [self._gradient(outcome, n) for outcome in outcomes]
+                gradients = [part.gradient for part in parts]
+                whole = gradients[0] if len(parts) == 1 else total(gradients)
+                found = MetaGradient(sum(part.loss for part in parts), whole)
                 remaining = self._current_progress_remaining
                 result = self.outer_optimizer.step(KnownGradient(found), self.meta_params, remaining)
                 self._move(result.params, outcomes)
@@ -109,24 +120,25 @@ class MetaTransfer(TransferAlgorithm):
         self.num_timesteps += sum(outcome.n_steps for outcome in outcomes)
         return {**self._statistics(outcomes, timer), **result.stats}
 
-    def _gradient(self, outcome: Outcome) -> Part:
-        """Return what the tasks of an outcome say of all meta-parameters."""
+    def _gradient(self, outcome: Outcome, n: int) -> Part:
+        """Return what the tasks of an outcome, some of ``n``, say of all meta-parameters."""
         support, query = outcome.support, outcome.query
         assert query is not None
         if not self.n_reptile_steps:
             leaves = {name: tensor.detach().requires_grad_() for name, tensor in self.meta_params.items()}
             losses, says = self._forward(leaves, support, query)
-            return Part(float(losses.detach().sum()), _gradient(losses, leaves), says.mode().detach())
+            return Part(float(losses.detach().sum()) / n, _gradient(losses / n, leaves), says.mode().detach())
         own, first = expand(self.meta_params, outcome.n_tasks), None
         for _ in range(self.n_reptile_steps):
             own = {name: tensor.detach().requires_grad_() for name, tensor in own.items()}
             losses, says = self._forward(own, support, query)
-            first = first or (float(losses.detach().sum()), says.mode().detach())
+            first = first or (float(losses.detach().sum()) / n, says.mode().detach())
             gradient = _gradient(losses, own)
             own = {name: tensor.detach() - self.reptile_lr * gradient[name] for name, tensor in own.items()}
         assert first is not None
         loss, actions = first
-        return Part(loss, {name: (tensor - own[name]).sum(0) for name, tensor in self.meta_params.items()}, actions)
+        moved = {name: (tensor - own[name]).sum(0) / n for name, tensor in self.meta_params.items()}
+        return Part(loss, moved, actions)
 
     def losses(self, meta: Params, support: Sequence[Samples], query: Samples) -> torch.Tensor:
         """Return the loss of each task, ``[task]``, a function of all meta-parameters (eq. 4 to 8).

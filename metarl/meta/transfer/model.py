@@ -62,9 +62,11 @@ class TransferModel:
             if policy.has_critic:
                 raise ConfigError(f"encoder={encoder!r} has no critic: take a learner that needs none")
             self.policy = KernelPolicy(policy.observation_space, policy.action_space, self.encoder)
-            self._fresh = self.policy.shared(0)
+            self.fresh = self.policy.shared(0)
+            """Tensors of a policy; of a deep kernel those that tasks share."""
             return
-        shapes = {name: tensor.shape for name, tensor in policy.init(0).items()}
+        self.fresh = policy.init(0)
+        shapes = {name: tensor.shape for name, tensor in self.fresh.items()}
         self.decoder = Hypernetwork("psi", shapes, n_latent, init=init, **decoder_kwargs)
 
     def _sizes(self, n_latent: int) -> Sizes:
@@ -94,7 +96,7 @@ class TransferModel:
         """Return the policy's tensors ψ of every task, ``[task, …]``, differentiable in the meta-parameters."""
         if not isinstance(self.encoder, DeepKernel):
             return self.decode(meta, self.latent(meta, seen, second_order))  # eq. 4, 5 or 6, and 7
-        shared, ranks = group(meta, DECODER), {name: t.ndim for name, t in self._fresh.items()}
+        shared, ranks = group(meta, DECODER), {name: t.ndim for name, t in self.fresh.items()}
         own = {name: of_each(tensor, len(seen.x), ranks[name]) for name, tensor in shared.items()}
         return {**own, **self.encoder.read(group(meta, ENCODER), seen)}
 
