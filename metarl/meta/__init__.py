@@ -5,10 +5,12 @@ from metarl.meta.algorithms.anil import ANIL
 from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.boil import BOIL
 from metarl.meta.algorithms.cavia import CAVIA
+from metarl.meta.algorithms.imaml import IMAML
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maltml import MALTML
 from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.maml_plus_plus import MAMLPlusPlus
+from metarl.meta.algorithms.meta_curvature import MetaCurvature
 from metarl.meta.algorithms.meta_sgd import MetaSGD
 from metarl.meta.algorithms.meta_transfer import MetaTransfer
 from metarl.meta.algorithms.multi_task import MultiTask
@@ -23,6 +25,7 @@ __all__ = [
     "BOIL",
     "CAVIA",
     "FOMAML",
+    "IMAML",
     "MALTML",
     "MAML",
     "RL2",
@@ -30,6 +33,7 @@ __all__ = [
     "Leap",
     "MAMLPlusPlus",
     "MetaAlgorithm",
+    "MetaCurvature",
     "MetaSGD",
     "MetaTransfer",
     "MultiTask",

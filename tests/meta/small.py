@@ -32,7 +32,8 @@ def small(algorithm: type[MetaAlgorithm] = FOMAML, **kwargs: Any) -> Any:
     on CosineSine-v0.
     """
     sizes = {"env": "PointMass-v0", **SIZES}
-    learner = LEARNERS.get(kwargs.get("learner", "vpg"))
+    own = inspect.signature(algorithm).parameters.get("learner")
+    learner = LEARNERS.get(kwargs.get("learner", "vpg" if own is None or own.default is None else own.default))
     if learner is not None and learner.misfit(make_family("PointMass-v0")):
         sizes = {**sizes, "env": "Sinusoid-v0", "env_kwargs": {}}
     if issubclass(algorithm, MetaTransfer):

@@ -13,7 +13,7 @@ import torch
 import metarl
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
 from metarl.files.checkpoint import load_checkpoint
-from metarl.meta import ANIL, BOIL, CAVIA, MAMLPlusPlus, MetaSGD
+from metarl.meta import ANIL, BOIL, CAVIA, IMAML, MAMLPlusPlus, MetaCurvature, MetaSGD
 from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maltml import MALTML
@@ -30,10 +30,12 @@ EVERY: dict[str, Any] = {
     "boil": BOIL,
     "cavia": CAVIA,
     "fomaml": FOMAML,
+    "imaml": IMAML,
     "leap": Leap,
     "maltml": MALTML,
     "maml": MAML,
     "maml_plus_plus": MAMLPlusPlus,
+    "meta_curvature": MetaCurvature,
     "meta_sgd": MetaSGD,
     "meta_transfer": MetaTransfer,
     "oracle": Oracle,

@@ -47,8 +47,9 @@ def show_learners() -> None:
     rows = []
     for name, learner in LEARNERS.items():
         inside = [algo for algo, cls in wrappers.items() if cls.refusal(learner) is None]
-        every = len(inside) == len(wrappers)
-        rows.append([name, _first_paragraph(learner), "every --algo" if every else ", ".join(inside)])
+        refuse = [algo for algo in wrappers if algo not in inside]
+        where = "every --algo but " + ", ".join(refuse) if len(refuse) < len(inside) else ", ".join(inside)
+        rows.append([name, _first_paragraph(learner), where if refuse else "every --algo"])
     show_table("Learners", ["-params learner:", "what it is", "inside"], rows)
 
 
