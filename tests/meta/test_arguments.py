@@ -13,7 +13,7 @@ import torch
 import metarl
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
 from metarl.files.checkpoint import load_checkpoint
-from metarl.meta import ANIL, BOIL, CAVIA, IMAML, MAMLPlusPlus, MetaCurvature, MetaSGD
+from metarl.meta import ANIL, BOIL, CAVIA, IMAML, MAMLPlusPlus, MetaCurvature, MetaSGD, MultiTask
 from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maltml import MALTML
@@ -38,6 +38,7 @@ EVERY: dict[str, Any] = {
     "meta_curvature": MetaCurvature,
     "meta_sgd": MetaSGD,
     "meta_transfer": MetaTransfer,
+    "multi_task": MultiTask,
     "oracle": Oracle,
     "pretrain": Pretrain,
     "random": RandomInit,

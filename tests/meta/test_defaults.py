@@ -49,13 +49,15 @@ def test_steps_are_by_default_those_of_the_yaml(name: str) -> None:
     config = load_hyperparameters(name, "default")
     by_yaml = {key: config[key] for key in OF_BATCHES if key in config}
     assert {key: getattr(model, key) for key in by_yaml} == by_yaml
-    assert ("fisher_fraction" in by_yaml) == hasattr(model, "fisher_fraction")
+    assert ("fisher_fraction" in by_yaml) == (config["outer"] == "trpo")
 
 
 @pytest.mark.parametrize("learner", BATCHED)
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_few_meta_iterations_with_the_defaults_do_not_explode(name: str, learner: str) -> None:
     model = build(name, learner)
+    if WRAPPERS[name].refusal(LEARNERS[learner]) is not None:
+        return
     assert model is not None
     start = norm(model.policy_params)
     run_iterations(model, 3)

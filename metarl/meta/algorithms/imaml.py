@@ -51,7 +51,9 @@ class IMAML(MAML):
     :param cg_steps: conjugate gradient steps; with one, g is a multiple of FOMAML's gradient.
     :param cg_damping: δ of ((1 + δ) I + ∇²L(φ)/λ) g = ∇L'(φ); 0 is the theorem's, the reference's code has 1 (and adds
         10 to λ there, which is not repeated here).
-    :param n_inner_steps: as of all wrappers; more of them, since the minimum is meant.
+    :param n_inner_steps: in training: more than others take, since the minimum is meant.
+    :param n_episodes: shots.
+    :param meta_batch_size: tasks in a meta-iteration.
     :param inner_lr: None takes 0.1, as the reference does.
 
     The other parameters are those of :class:`~metarl.meta.algorithms.maml.MAML`.
@@ -70,15 +72,21 @@ class IMAML(MAML):
         cg_steps: int = 5,
         cg_damping: float = 0.0,
         n_inner_steps: int = 16,
+        n_episodes: int = 10,
+        meta_batch_size: int = 25,
         **kwargs: Any,
     ) -> None:
         self.proximal = POSITIVE("proximal", proximal)
         self.cg_steps = integer(1, 1_000)("cg_steps", cg_steps)
         self.cg_damping = NOT_NEGATIVE("cg_damping", cg_damping)
-        super().__init__(policy, env, learner=learner, n_inner_steps=n_inner_steps, **kwargs)
+        sizes = {"n_inner_steps": n_inner_steps, "n_episodes": n_episodes, "meta_batch_size": meta_batch_size}
+        super().__init__(policy, env, learner=learner, **sizes, **kwargs)
 
     def _default_rate(self) -> float:
         return 0.1
+
+    def _default_outer(self) -> tuple[str, Mapping[str, Any]]:
+        return "adam", {"learning_rate": 1e-3}
 
     @classmethod
     def refusal(cls, learner: type[Abilities]) -> str | None:

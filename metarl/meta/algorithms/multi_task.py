@@ -78,7 +78,7 @@ class MultiTask(Pretrain):
         return "a stock algorithm has one head for all tasks that it learns at once: use a learner of ours, or pretrain"
 
     def _default_outer(self) -> tuple[str, Mapping[str, Any]]:
-        return "adam", {}
+        return "adam", {"learning_rate": 1e-3}
 
     def _check_learner(self) -> None:
         super()._check_learner()
