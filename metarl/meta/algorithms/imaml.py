@@ -79,7 +79,11 @@ class IMAML(MAML):
         self.proximal = POSITIVE("proximal", proximal)
         self.cg_steps = integer(1, 1_000)("cg_steps", cg_steps)
         self.cg_damping = NOT_NEGATIVE("cg_damping", cg_damping)
-        sizes = {"n_inner_steps": n_inner_steps, "n_episodes": n_episodes, "meta_batch_size": meta_batch_size}
+        sizes: dict[str, Any] = {
+            "n_inner_steps": n_inner_steps,
+            "n_episodes": n_episodes,
+            "meta_batch_size": meta_batch_size,
+        }
         super().__init__(policy, env, learner=learner, **sizes, **kwargs)
 
     def _default_rate(self) -> float:
