@@ -42,9 +42,8 @@ def test_errors_stand_beside_the_published_ones_by_number_of_alphabets() -> None
         ["3", "25.00", "46.5", "50.00", "46.5"],
     ]
     assert areas.rows[0][:3] == ["2", f"{0.5 * 3.25 / 2:.3f}", f"{0.5 * 3.5 / 2:.3f}"]
-    assert section.sentences[0].startswith(
-        "2 alphabets: the error of leap is lower than that of reptile by 25.00 points after 2 steps, and its area by "
-    )
+    assert section.sentences[0].startswith("2 alphabets: the error of leap is lower than that of reptile by 25.00")
+    assert " points after 2 steps, and its area by 0.06" in section.sentences[0]
     assert section.verdicts[0]["cell"] == {NUMBER: 2}
     assert {f"{name}.png" for name in section.figures} <= set(report.file_names())
 
