@@ -83,6 +83,6 @@ def _derivatives(learner: Learner, params: Params, samples: Samples, columns: Pa
         return learner.loss({name: t.unsqueeze(0) for name, t in own.items()}, samples).sum()
 
     # The Hessian is symmetric, so that what is pulled back through the gradient is its product.
-    slope, pull_back = torch.func.vjp(torch.func.grad(loss), params)
+    slope, pull_back, *_ = torch.func.vjp(torch.func.grad(loss), params)
     (curves,) = torch.func.vmap(pull_back, chunk_size=TOGETHER)(columns)
     return slope, curves
