@@ -23,7 +23,10 @@ from metarl.zoo.console import CountBars, Reporter
     ("argv", "message"),
     [
         (["trian"], "unknown command 'trian': did you mean 'train'?"),
-        (["--algo", "maml"], "no command given: known: train, evaluate, export, finetune, plot, reproduce, list"),
+        (
+            ["--algo", "maml"],
+            "no command given: known: train, evaluate, export, finetune, record, plot, reproduce",
+        ),
         (["train", "--ago", "maml"], "unknown flag of train '--ago': did you mean '--algo'?"),
         (["train", "--n-timestep=3"], "unknown flag of train '--n-timestep': did you mean '--n-timesteps'?"),
         (["train", "--inner-lr", "1"], "'--inner-lr': it is a hyperparameter: -params inner_lr:VALUE"),

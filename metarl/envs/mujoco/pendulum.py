@@ -11,8 +11,10 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Space
 
 from metarl.checks import COUNT, integer, number
+from metarl.envs.family import State
 from metarl.envs.lineage import choose_constants
 from metarl.envs.mujoco.poles import Poles
+from metarl.envs.plane.canvas import Canvas, Colour
 from metarl.envs.registry import register_family
 from metarl.envs.supervised.one_step import SUPPORT_NOISE, OneStep, with_noise
 from metarl.envs.tasks import Tasks
@@ -42,6 +44,7 @@ class PendulumFamily(OneStep):
     """
 
     clips_actions = False
+    render_fps = 2
 
     def __init__(self, **constants: Any) -> None:
         name = type(self).__name__
@@ -90,6 +93,19 @@ class Transitions(PendulumFamily):
         seen = np.concatenate([before, actions[..., None]], axis=-1)
         inputs, targets = (each.reshape(len(rngs), n_episodes * n_steps, -1)[:, :n] for each in (seen, after))
         return inputs.astype(np.float32), targets
+
+    def render(self, tasks: Tasks, trail: Sequence[State], task: int, env: int) -> np.ndarray:
+        """Return a picture of the state (grey), the one that follows (green) and, once it is made, the one that is
+        predicted (blue).
+        """
+        state = {name: value[task, env] for name, value in trail[-1].items()}
+        length, n = float(tasks["length"][task]), self.n_poles
+        canvas = Canvas(SIZE, PICTURE_REACH * n)
+        shown = [(state["input"], GREY), (state["target"], GREEN)]
+        shown += [(state["prediction"], BLUE)] if len(trail) > 1 else []
+        for numbers, colour in shown:
+            draw_cart(canvas, float(numbers[0]), np.cumsum(numbers[1 : 1 + n]), length, colour)
+        return canvas.image()
 
     def close(self) -> None:
         self.poles.close()
@@ -199,24 +215,60 @@ class PendulumParameters(PendulumFamily):
     def __init__(self, *, support_noise: float = 0.0, n_threads: int | None = None, **constants: Any) -> None:
         super().__init__(**constants)
         self.support_family = SinglePendulum(support_noise=support_noise, n_threads=n_threads, **constants)
+        c = self.constants
+        low, high = np.array([c.min_length, c.min_gravity]), np.array([c.max_length, c.max_gravity])
+        self._middles, self._halves = (low + high) / 2.0, (high - low) / 2.0
         self.observation_space = Box(0.0, 1.0, (1,), np.float32)
         self.action_space = Box(-LARGEST, LARGEST, (len(self.task_space.spaces),), np.float32)
 
     def examples(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n: int) -> tuple[np.ndarray, np.ndarray]:
-        scaled = []
-        for name in ("length", "gravity"):
-            space = self.task_space[name]
-            assert isinstance(space, Box)
-            low, high = float(space.low), float(space.high)
-            scaled.append((tasks[name] - (low + high) / 2.0) / ((high - low) / 2.0))
-        targets = np.repeat(np.stack(scaled, axis=-1)[:, None], n, axis=1)
+        known = np.stack([tasks["length"], tasks["gravity"]], axis=-1)
+        targets = np.repeat(((known - self._middles) / self._halves)[:, None], n, axis=1)
         return np.ones((len(rngs), n, 1), np.float32), targets
+
+    def render(self, tasks: Tasks, trail: Sequence[State], task: int, env: int) -> np.ndarray:
+        """Return a picture of a pole of the task's length with an arrow for gravity below it (green) and, once they
+        are made, of the predicted ones beside it (blue).
+        """
+        canvas = Canvas(SIZE, PICTURE_REACH)
+        shown = [(-0.6, float(tasks["length"][task]), float(tasks["gravity"][task]), GREEN)]
+        if len(trail) > 1:
+            length, gravity = trail[-1]["prediction"][task, env] * self._halves + self._middles
+            shown.append((0.6, float(length), float(gravity), BLUE))
+        for x, length, gravity, colour in shown:
+            draw_cart(canvas, x, np.array([SHOWN_ANGLE]), max(length, 0.0), colour)
+            canvas.line((x, -0.1), (x, -0.1 - PICTURE_REACH * max(gravity, 0.0) / LARGEST_SHOWN), 4.0, colour)
+        return canvas.image()
 
     def close(self) -> None:
         assert self.support_family is not None
         self.support_family.close()
 
 
+def draw_cart(canvas: Canvas, x: float, angles: np.ndarray, length: float, colour: Colour) -> None:
+    """Draw a cart with its poles.
+
+    :param x: where it is, m.
+    :param angles: of each pole to the vertical, rad.
+    :param length: of each, m.
+    """
+    joint = np.array([x, 0.0])
+    canvas.line((x - 0.12, 0.0), (x + 0.12, 0.0), 12.0, colour)
+    for angle in angles:
+        tip = joint + length * np.array([np.sin(angle), np.cos(angle)])
+        canvas.line(joint, tip, 6.0, colour)
+        joint = tip
+
+
+SIZE = 400
+"""Height and width of a picture, pixels."""
+PICTURE_REACH = 1.4
+"""m in each direction that pictures show for each pole; the same for all tasks, whose lengths differ."""
+SHOWN_ANGLE = 0.3
+"""rad from the vertical of poles whose length is the question."""
+LARGEST_SHOWN = 25.0
+"""Gravity whose arrow is as long as the picture."""
+GREY, GREEN, BLUE = (190, 190, 190), (44, 160, 44), (31, 119, 180)
 LARGEST = 100.0
 """Bounds of predictions, which nothing reaches that is worth predicting: Stable-Baselines3 takes finite ones."""
 

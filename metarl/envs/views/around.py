@@ -46,6 +46,8 @@ class Around(Family, ABC):
         self.observed = dict(family.observed)
         self.max_copies = family.max_copies
         self.render_fps = family.render_fps
+        # What is seen of a task does not depend on what its policy observes.
+        self.support_family = family.support_family
         self.action_space = family.action_space
 
     def named(self) -> tuple[str, dict[str, Any]] | None:

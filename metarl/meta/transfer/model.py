@@ -155,9 +155,9 @@ class TransferModel:
             except (TypeError, ValueError):
                 raise ConfigError(f"support has {what} {shorten(given)}, which are no array of numbers") from None
             if array.shape[1:] != width or array.ndim == 0 or not np.isfinite(array).all():
-                shape = list(array.shape) if np.isfinite(array).all() else "that are not finite"
+                found = f"of shape {list(array.shape)}" if np.isfinite(array).all() else "that are not finite"
                 expected = ", ".join(["n", *map(str, width)])
-                raise ConfigError(f"support has {what} of shape {shape}: {self.support.id} has [{expected}], finite")
+                raise ConfigError(f"support has {what} {found}: {self.support.id} has [{expected}], finite")
             arrays.append(array[None])
         x, y = arrays
         if len(x[0]) != len(y[0]):

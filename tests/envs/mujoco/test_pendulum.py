@@ -213,3 +213,43 @@ def test_one_copy_plays_as_a_gymnasium_environment():
     _, reward, terminated, _, info = env.step(obs[:6])
     assert terminated
     assert reward == pytest.approx(-np.square(info["target"] - obs[:6]).sum(), rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+GREEN, BLUE = (44, 160, 44), (31, 119, 180)
+
+
+def top(picture, colour, reach):
+    """Return the highest point of a colour, in the plane."""
+    rows, columns = np.nonzero((picture == colour).all(-1))
+    row = rows.min()
+    return (columns[rows == row].mean() + 0.5) * 2 * reach / 400 - reach, reach - (row + 0.5) * 2 * reach / 400
+
+
+@pytest.mark.parametrize("length", [0.3, 0.9])
+def test_the_picture_shows_the_poles_that_follow_and_those_predicted(length):
+    env = gymnasium.make("DoublePendulum-v0", length=length, gravity=9.81, render_mode="rgb_array").unwrapped
+    env.reset(seed=3)
+    before = env.render()
+    assert not (before == BLUE).all(-1).any()
+    prediction = np.array([-0.5, 0.4, -0.2, 0.0, 0.0, 0.0], np.float32)
+    *_, info = env.step(prediction)
+    after = env.render()
+    for colour, numbers in ((GREEN, info["target"]), (BLUE, prediction)):
+        first, second = np.cumsum(numbers[1:3])
+        x, y = top(after, colour, 2.8)
+        assert y == pytest.approx(length * (np.cos(first) + np.cos(second)), abs=0.06)
+        assert x == pytest.approx(numbers[0] + length * (np.sin(first) + np.sin(second)), abs=0.06)
+
+
+def test_the_picture_of_parameters_shows_length_and_gravity():
+    env = gymnasium.make("PendulumParameters-v0", length=0.9, gravity=15.0, render_mode="rgb_array").unwrapped
+    env.reset(seed=0)
+    assert not (env.render() == BLUE).all(-1).any()
+    env.step(np.array([-1.0, 0.0], np.float32))
+    picture = env.render()
+    for colour, length, gravity in ((GREEN, 0.9, 15.0), (BLUE, 0.3, 10.0)):
+        _, y = top(picture, colour, 1.4)
+        assert y == pytest.approx(length * np.cos(0.3), abs=0.06)
+        _, low = top(picture[::-1], colour, 1.4)
+        assert low == pytest.approx(0.1 + 1.4 * gravity / 25.0, abs=0.06)

@@ -26,10 +26,15 @@ STOCK = ["learner:sb3_a2c", "learner_kwargs.n_steps:5", "learner_kwargs.n_envs:2
 CASES: dict[str, list[str]] = {
     **{algo: [algo, *CONTINUING, "n_inner_steps:3"] for algo in ("fomaml", "reptile", "leap")},
     "leap_stock": ["leap", *STOCK, "n_inner_steps:1"],
+    "rl2": ["rl2"],
     "reptile_segments": ["reptile", *STOCK, "n_inner_steps:2", "learner_kwargs.segments:true"],
 }
-N_UNITS = {"fomaml": 4, "reptile_segments": 6}
+OWN_SIZES = {"rl2": ["meta_batch_size:3", "n_episodes:2", "n_trials:1", "policy_kwargs.lstm_hidden_size:4"]}
+"""Hyperparameters that stand for :data:`SIZES` where an algorithm has others."""
+N_UNITS = {"fomaml": 4, "reptile_segments": 6, "rl2": 1}
 """Units of work in a meta-iteration where they are not three: inner steps of all tasks, or tasks."""
+KILLED_AT = {"reptile_segments": 3, "rl2": 1}
+"""Units of the second meta-iteration that are done where they are not two: there in the middle of the second task."""
 TINY = ["--env", "PointMass-v0", "--seed", "0", "-n", "400", "--num-threads", "1", "--eval-freq", "-1"]
 TINY += ["--env-kwargs", "horizon:8", "--save-freq", "20", "--verbose", "0"]
 SIZES = ["meta_batch_size:3", "n_transitions:20", "policy_kwargs.net_arch:[12]"]
@@ -57,9 +62,9 @@ def run(argv: list[str], kill_after: int = 0) -> int:
 def compare(folder: Path, case: str) -> None:
     """Do the runs of one case and write down how they ended."""
     algo, *params = CASES[case]
-    argv = ["train", "--algo", algo, *TINY, "-params", *SIZES, *params]
+    argv = ["train", "--algo", algo, *TINY, "-params", *OWN_SIZES.get(case, SIZES), *params]
     ended = [run([*argv, "-f", str(folder / "whole")])]
-    killed = N_UNITS.get(case, 3) + (3 if case == "reptile_segments" else 2)  # in the middle of the second task there
+    killed = N_UNITS.get(case, 3) + KILLED_AT.get(case, 2)
     ended.append(run([*argv, "-f", str(folder / "killed")], kill_after=killed))
     (place,) = (folder / "killed").glob("*/*")
     tensors, document = load_checkpoint(place / "checkpoint.safetensors")

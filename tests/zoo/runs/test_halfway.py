@@ -42,7 +42,7 @@ def test_killed_inside_a_meta_iteration_it_ends_with_the_same_bits(case: str, ki
     assert found["ended"] == [0, signal.SIGKILL, 0]
     assert found["n_iterations"] == 1
     # Of inner steps of all tasks, or of tasks that are walks of their own.
-    done = {"leap_stock": [1, 1], "reptile_segments": [2, 1]}.get(case, [2])
+    done = {"leap_stock": [1, 1], "reptile_segments": [2, 1], "rl2": [1]}.get(case, [2])
     known = {name: n for name, n in found["halfway"].items() if n}
     assert known == {f"unfinished/{number}/n_done": n for number, n in enumerate(done)}
     (whole,), (again,) = ((killed / case / each).glob("*/*") for each in ("whole", "killed"))
