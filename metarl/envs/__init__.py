@@ -21,7 +21,7 @@ from metarl.envs.score import Score
 from metarl.envs.supervised import cosine_sine, sinusoid, sinusoid_families
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.supervised.sinusoid import Sinusoid
-from metarl.envs.supervised.vision import omniglot
+from metarl.envs.supervised.vision import multi_cv, omniglot
 from metarl.envs.tasks import Task, Tasks, concatenate_tasks, n_tasks, one_task, stack_tasks, take_tasks
 from metarl.envs.two_levels import TwoLevels
 from metarl.envs.views.oracle import Oracle
@@ -66,6 +66,7 @@ __all__ = [
     "make_family",
     "maze_imitation",
     "maze_transfer",
+    "multi_cv",
     "n_tasks",
     "omniglot",
     "one_task",

@@ -66,14 +66,14 @@ def npz_bytes(path: str | Path, arrays: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+def read_npz(path: str | Path, limit: int = MAX_ARRAYS) -> dict[str, np.ndarray]:
     """Read an ``.npz`` of plain arrays: numbers, truth values or text.
 
-    :raises CheckpointError: a file that is missing, truncated, damaged, holds Python objects, or unpacks to more than
-        :data:`MAX_ARRAYS`.
+    :param limit: bytes that it unpacks to, at most.
+    :raises CheckpointError: a file that is missing, truncated, damaged, holds Python objects, or unpacks to more.
     """
     path = Path(path)
-    data = read_bytes(path, MAX_ARRAYS)
+    data = read_bytes(path, limit)
     try:
         if data.startswith(np.lib.format.MAGIC_PREFIX):
             raise ValueError("a single array")
@@ -82,8 +82,8 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             if len({member.filename for member in members}) < len(members):
                 raise ValueError("a name is given twice")
             # What a member says of its size is what is unpacked of it, at most.
-            if sum(member.file_size for member in members) > MAX_ARRAYS:
-                raise ValueError(f"it unpacks to more than {MAX_ARRAYS:,} bytes")
+            if sum(member.file_size for member in members) > limit:
+                raise ValueError(f"it unpacks to more than {limit:,} bytes")
             return {member.filename.removesuffix(".npy"): _read_array(archive.read(member)) for member in members}
     except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged files; each means the same here
         raise CheckpointError(f"{path} is no .npz of plain arrays, or is damaged: {one_line(error)}") from error

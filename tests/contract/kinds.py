@@ -16,6 +16,7 @@ from metarl.envs.imitation.imitation import Imitation
 from metarl.envs.maze.maze import Maze
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.supervised.random_steps import RandomSteps
+from metarl.envs.supervised.vision.multi_cv import MultiCV
 from metarl.envs.supervised.vision.omniglot import make_omniglot
 from metarl.envs.tasks import Tasks
 from tests.envs.families import Doors
@@ -163,6 +164,11 @@ KINDS: dict[str, Kind] = {
         lambda: make_omniglot(ways=2, n_alphabets=2, augment=False),
         "FewShotCnnPolicy",
         {"features_extractor_kwargs": {"n_filters": 2}},
+    ),
+    "data sets": Kind(
+        lambda: MultiCV(datasets=["omniglot/Greek", "omniglot/Braille", "omniglot/Hebrew"]),
+        "FewShotCnnPolicy",
+        {"features_extractor_kwargs": {"n_filters": 2, "strided": True}},
     ),
     "seen elsewhere": Kind(Bent),
     "seen at random": Kind(SeenWalk),

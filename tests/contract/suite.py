@@ -101,6 +101,9 @@ def is_quick(case: Case) -> bool:
     if case.kind == "images of classes":
         # To learners that take no targets they are images like others.
         return case.n_inner_steps == 2 and "target" in learner.info
+    if case.kind == "data sets":
+        # Their heads are each task's own, as of tasks with unequal spaces; one wrapper is enough for the rest.
+        return case.n_inner_steps == 2 and "target" in learner.info and not cls.learns
     if case.kind == "unequal spaces" and not learner.differentiable and case.learner not in ("sb3_a2c", "sb3_ppo"):
         return False
     if case.kind == "from gym":

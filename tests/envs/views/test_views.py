@@ -124,8 +124,8 @@ class Collecting(View):
 
     def make(self) -> None:
         super().make()
-        space = self.family.observation_space
-        self.policy = Says("FewShotCnnPolicy" if is_image(space) else "MlpPolicy", space, self.family.action_space)
+        space, actions = self.family.spaces(self.task)
+        self.policy = Says("FewShotCnnPolicy" if is_image(space) else "MlpPolicy", space, actions)
 
     def reset(self) -> np.ndarray:
         inner, self.policy.says = self.env, None

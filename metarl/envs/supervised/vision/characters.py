@@ -9,7 +9,7 @@ from gymnasium.spaces import Box, Discrete
 
 from metarl.checks import SEED, SWITCH, choice, integer
 from metarl.envs.supervised.vision.affine import AT_ONCE, Affine, numbers_of, symmetries
-from metarl.envs.supervised.vision.classification import Classification
+from metarl.envs.supervised.vision.classification import Pooled
 from metarl.envs.supervised.vision.drawings import N_CHARACTERS, N_DRAWINGS, SIDE, drawings
 from metarl.envs.tasks import Tasks
 
@@ -22,7 +22,7 @@ N_IMAGES = N_CHARACTERS * N_DRAWINGS
 _SYMMETRIES = symmetries(SIDE)
 
 
-class OmniglotProtocol(Classification):
+class OmniglotProtocol(Pooled):
     """Base of the protocols: what drawings look like.
 
     :param ways: classes of a task.

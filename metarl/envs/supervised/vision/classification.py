@@ -24,7 +24,7 @@ class Pool(NamedTuple):
     """The images that examples of a batch of tasks are drawn from."""
 
     images: np.ndarray
-    """``[task, class, image]``: numbers of images, as :meth:`Classification.pictures` knows them."""
+    """``[task, class, image]``: numbers of images, as :meth:`Pooled.pictures` knows them."""
     counts: np.ndarray
     """``[task]``: how many of each class there are; what comes after them does not count."""
 
@@ -32,21 +32,15 @@ class Pool(NamedTuple):
 class Classification(OneStep):
     """Base of families of images to be classified.
 
-    A task is a few classes, each with images of its own: some for the support, others for the query and for scores,
-    which are those of the ``query_family``. Examples are drawn without replacement as long as there are some: ``n`` of
-    them hold each image of the pool at most ``⌈n / size of the pool⌉`` times. Where ``balanced``, they hold equally
-    many of each class, or one less.
-
-    Subclasses set the spaces and say which images a task has, and how they look. ``observes_task`` is true, because
-    images tell what the classes are; in a single Gymnasium environment, whose episodes come one by one, examples are
-    drawn independently.
+    Some images of a task are for the support, others for the query and for scores, which are those of the
+    ``query_family``. ``observes_task`` is true, because images tell what the classes are; in a single Gymnasium
+    environment, whose episodes come one by one, examples are drawn independently.
     """
 
     loss = "cross_entropy"
     observes_task = True
     draws_in_steps = False
     render_fps = 2
-    balanced: bool = False
     held_out: bool = False
     """Whether examples are those of the query and of scores."""
     action_space: spaces.Discrete
@@ -56,6 +50,23 @@ class Classification(OneStep):
         self.query_family = copy.copy(self)
         self.query_family.id, self.query_family.held_out = f"{self.id}/query", True
         return self
+
+    def render(self, tasks: Tasks, trail: Sequence[State], task: int, env: int) -> np.ndarray:
+        """Return the image in a frame, which is green once it is classified, if that was right, and red if not."""
+        state = {name: value[task, env] for name, value in trail[-1].items()}
+        kind = "asked" if len(trail) == 1 else "right" if state["prediction"] == state["target"] else "wrong"
+        return framed(state["input"], FRAMES[kind])
+
+
+class Pooled(Classification):
+    """Base of those whose tasks are a few classes with equally many images each.
+
+    Examples are drawn without replacement as long as there are some: ``n`` of them hold each image of the pool at most
+    ``⌈n / size of the pool⌉`` times. Where ``balanced``, they hold equally many of each class, or one less. Subclasses
+    set the spaces and say which images a task has, and how they look.
+    """
+
+    balanced: bool = False
 
     @abstractmethod
     def pool(self, tasks: Tasks) -> Pool:
@@ -77,12 +88,6 @@ class Classification(OneStep):
         labels, places = (np.stack(each) for each in zip(*drawn, strict=True))
         images = pool.images[np.arange(len(labels))[:, None], labels, places]
         return self.pictures(tasks, images, rngs), labels
-
-    def render(self, tasks: Tasks, trail: Sequence[State], task: int, env: int) -> np.ndarray:
-        """Return the image in a frame, which is green once it is classified, if that was right, and red if not."""
-        state = {name: value[task, env] for name, value in trail[-1].items()}
-        kind = "asked" if len(trail) == 1 else "right" if state["prediction"] == state["target"] else "wrong"
-        return framed(state["input"], FRAMES[kind])
 
 
 def draw_any(rng: np.random.Generator, n: int, n_classes: int, n_images: int) -> tuple[np.ndarray, np.ndarray]:
