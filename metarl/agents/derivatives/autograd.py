@@ -44,14 +44,20 @@ def batched(
     if side_by_side:
         result: Outputs = torch.func.vmap(outputs)(params, buffers, obs)
         return result
-    # Unbound as a whole: the derivative of one task's slice would be a stack full of zeros, for each task.
-    columns, fixed = ({name: each.unbind() for name, each in tensors.items()} for tensors in (params, buffers))
+    columns, fixed = ({name: _each_task(each) for name, each in tensors.items()} for tensors in (params, buffers))
     parts = [
         outputs({name: each[i] for name, each in columns.items()}, {name: each[i] for name, each in fixed.items()}, own)
         for i, own in enumerate(obs)
     ]
     heads, values = zip(*parts, strict=True)
     return tuple(map(torch.stack, zip(*heads, strict=True))), tuple(map(torch.stack, zip(*values, strict=True)))
+
+
+def _each_task(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return each task's part of a tensor, unbound as a whole: the derivative of one task's slice would be a stack full
+    of zeros, for each task. That of a single task is not copied.
+    """
+    return (tensor.squeeze(0),) if len(tensor) == 1 else tensor.unbind()
 
 
 class AutogradDerivatives:
@@ -61,12 +67,19 @@ class AutogradDerivatives:
     :param params: where to differentiate, stacked ``[task, …]``.
     :param loss: the losses ``[task]``, twice differentiable in the distribution's heads and in the values.
     :param second_order: keep what :meth:`product` needs.
+    :param copy: of the parameters, whose products may round otherwise than theirs do; a second order needs it.
     """
 
     def __init__(
-        self, outputs: Callable[[Params], Outputs], params: Params, loss: HeadLoss, second_order: bool = False
+        self,
+        outputs: Callable[[Params], Outputs],
+        params: Params,
+        loss: HeadLoss,
+        second_order: bool = False,
+        copy: bool = True,
     ) -> None:
-        self._leaves = leaves(params)
+        # Other tasks' rows of the same memory may be stepped meanwhile: .data does not count their steps as this one's.
+        self._leaves = leaves(params) if copy else {n: each.data.requires_grad_() for n, each in params.items()}
         with torch.enable_grad():
             heads, values = outputs(self._leaves)
             losses = one_each(loss(from_heads(heads), values[0] if values else None), len(heads[0]))

@@ -178,7 +178,7 @@ class ConvNetwork(Network):
         def outputs(params: Params) -> Outputs:
             return batched(one, {name: params[name] for name in self.names}, dict(kept), obs, side_by_side=False)
 
-        return AutogradDerivatives(outputs, params, loss)
+        return AutogradDerivatives(outputs, params, loss, copy=False)
 
     def values(self, params: Params, obs: torch.Tensor) -> torch.Tensor:
         return self.outputs(params, obs, critic=True)[1][0]

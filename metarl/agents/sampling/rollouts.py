@@ -26,9 +26,10 @@ from metarl.envs.tasks import Tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.params import Params, take
 
-PART_COPIES = 8
+PART_COPIES, KEPT_COPIES = 8, 16
 PART_BYTES = 200_000
-"""Copies that one thread looks at together where a layer's activations of a task's are larger than this."""
+"""Copies that one thread looks at together where a layer's activations of a task's are larger than this; the second
+number where what it computes is kept."""
 
 
 @dataclass(frozen=True)
@@ -145,18 +146,19 @@ class Copies:
     def _judge(self, params: Params, kept: Params | None = None) -> tuple[Distribution, torch.Tensor]:
         """Return the action distribution and the critic's values at what is seen now.
 
-        A large network is evaluated task by task, for :data:`PART_COPIES` copies at a time, side by side.
+        A large network is evaluated task by task, for some copies at a time, side by side.
 
         :param kept: takes what the network keeps, ``[task, env, …]``.
         """
         (n_tasks, n_envs), seen = self._shape, torch.from_numpy(self._obs)
         if kept is None and 4 * n_envs * self._policy.width <= PART_BYTES:
             return self._policy.judge(params, seen)
-        places = [(task, start) for task in range(n_tasks) for start in range(0, n_envs, PART_COPIES)]
+        size = PART_COPIES if kept is None else KEPT_COPIES
+        places = [(task, start) for task in range(n_tasks) for start in range(0, n_envs, size)]
 
         def look(place: tuple[int, int]) -> tuple[Distribution, torch.Tensor]:
             task, start = place
-            part = slice(start, start + PART_COPIES)
+            part = slice(start, start + size)
             own = None if kept is None else {name: tensor[task, part] for name, tensor in kept.items()}
             with torch.inference_mode():  # which is each thread's own
                 return self._policy.judge(take(params, task), seen[task, part], own)

@@ -136,6 +136,7 @@ def test_a_large_network_is_cut_into_parts_that_threads_share(kind: str, monkeyp
     monkeypatch.setattr(descent, "PART_SAMPLES", 6)
     monkeypatch.setattr(rollouts, "PART_BYTES", 0)
     monkeypatch.setattr(rollouts, "PART_COPIES", 3)
+    monkeypatch.setattr(rollouts, "KEPT_COPIES", 3)
     options = {"n_steps": N_STEPS, "n_envs": N_ENVS, "ent_coef": 0.01}
     assert descent.sample_parts(N_STEPS * N_ENVS, 1000) == [slice(0, 6), slice(6, 13), slice(13, 20)]
 
