@@ -167,16 +167,17 @@ class Learner(Abilities, SetOnce):
         :param seeds: one stream for each task, for what an update draws; one step draws nothing.
         :param watcher: is told every step, by the calling thread, with the whole stack.
         """
+        sizes = samples.obs.shape[1], self.policy.width
         return descend(
             self.policy,
             self.head_loss,
             self._optimizer,
             state,
             rate,
-            task_blocks(len(samples), samples.obs.shape[1], self.policy.width),
+            task_blocks(len(samples), *sizes),
             lambda block: iter([(samples.tasks(block), None)]),
             max_grad_norm=self.max_grad_norm,
-            parts=sample_parts(samples.obs.shape[1], self.policy.width) if self.continuing else (slice(None),),
+            parts=sample_parts(*sizes, samples.kept is not None) if self.continuing else (slice(None),),
             parallel=self._parallel,
             watcher=watcher,
         )

@@ -134,6 +134,7 @@ def test_updates_equal_sb3s_a2c(kind: str, case: str) -> None:
 def test_a_large_network_is_cut_into_parts_that_threads_share(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descent, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(descent, "PART_SAMPLES", 6)
+    monkeypatch.setattr(descent, "KEPT_SAMPLES", 6)
     monkeypatch.setattr(rollouts, "PART_BYTES", 0)
     monkeypatch.setattr(rollouts, "PART_COPIES", 3)
     monkeypatch.setattr(rollouts, "KEPT_COPIES", 3)
