@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +157,10 @@ def learner_of(family: Atari, game: str, n_envs: int, **settings: Any) -> tuple[
     """Return A2C on rollouts, its policy, fresh copies of the game, and what turns a rollout into samples."""
     tasks = family.validate_tasks({"game": [game]})
     policy = FunctionalPolicy("CnnPolicy", *family.spaces({"game": tasks["game"][0]}), critic=True)
-    learner = A2C(policy, n_steps=UNROLL, n_envs=n_envs, parallel=Parallel(), **settings)
+    parallel = Parallel()
+    learner = A2C(policy, n_steps=UNROLL, n_envs=n_envs, parallel=parallel, **settings)
     assert learner.continuing is not None
-    copies = Copies.of(family, policy, tasks, [seed_sequence(SEED, "atari")], n_envs)
+    copies = Copies.of(family, policy, tasks, [seed_sequence(SEED, "atari")], n_envs, parallel)
     return learner, policy, copies, learner.continuing.process
 
 
@@ -173,7 +175,8 @@ def learning(game: str, n_envs: int, n_updates: int, rounds: int) -> Row:
     def ours() -> None:
         for update in range(n_updates):
             samples = process(copies.collect(states[0].params, UNROLL, keep=True))
-            states[0] = learner.update(states[0], samples, 7e-4, [seed_sequence(SEED, "update", update)])
+            spent = replace(states[0], spent=True)  # as in training
+            states[0] = learner.update(spent, samples, 7e-4, [seed_sequence(SEED, "update", update)])
 
     stock = StockA2C("CnnPolicy", stock_envs(game, n_envs), n_steps=UNROLL, seed=SEED, device="cpu", **settings)
     total = n_updates * UNROLL * n_envs

@@ -86,7 +86,7 @@ def descend(
     :param policy: whose tensors go down the loss.
     :param head_loss: the loss.
     :param optimizer: what turns gradients into steps.
-    :param state: where to start; it is not changed.
+    :param state: where to start; it is not changed, unless it is spent.
     :param rate: the optimiser's learning rate.
     :param blocks: of tasks, see :func:`task_blocks`.
     :param minibatches: yields those of a block, in order.
@@ -97,9 +97,12 @@ def descend(
     """
     threads = parallel or Parallel(1)
     layout = Layout(state.params)
-    flat = layout.flatten(state.params)
-    gradient = torch.zeros_like(flat)
-    moments = {name: tensor.clone() for name, tensor in state.optimizer.items()}
+    room = dict(state.room)
+    if state.spent and isinstance(state.params, FlatParams):
+        flat, moments = state.params.flat, state.optimizer
+    else:
+        flat, moments = layout.flatten(state.params), {name: tensor.clone() for name, tensor in state.optimizer.items()}
+    gradient = _room(room, "gradient", flat)
     losses = flat.new_zeros(len(flat))
     moved = torch.zeros(len(flat), dtype=torch.bool)
     flat_rate: FlatRate = rate if not isinstance(rate, dict) else layout.flatten(_spread(rate, state.params))
@@ -144,7 +147,7 @@ def descend(
     if watcher is None:
         threads.map(lambda steps: deque(steps, maxlen=0), walks)
     else:
-        before = flat.clone()
+        before = _room(room, "before", flat).copy_(flat)
         start, end, slope = (FlatParams(layout.views(matrix), matrix) for matrix in (before, flat, gradient))
         # What a watcher adds up must not depend on the number of threads either.
         with single_threaded_torch():
@@ -152,7 +155,14 @@ def descend(
                 watcher.segment(start, end, slope, losses, None if moved.all() else moved)
                 before.copy_(flat)
                 moved.zero_()
-    return LearnerState(layout.views(flat), moments)
+    return LearnerState(FlatParams(layout.views(flat), flat), moments, room=room if state.spent else {})
+
+
+def _room(room: Params, name: str, like: torch.Tensor) -> torch.Tensor:
+    """Return a matrix that holds any finite numbers, the last update's where it fits."""
+    if name not in room or room[name].shape != like.shape or room[name].dtype != like.dtype:
+        room[name] = torch.zeros_like(like)
+    return room[name]
 
 
 def _spread(rate: Params, params: Params) -> Params:

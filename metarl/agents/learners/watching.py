@@ -7,24 +7,12 @@ is every step of an optimiser, and nothing it computes depends on whether somebo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from metarl.params import Params
-
-
-@dataclass(frozen=True)
-class LearnerState:
-    """A learner in the middle of a stack of tasks.
-
-    :param params: ``[task, …]``.
-    :param optimizer: the optimiser's tensors by name, each with a task axis; empty for plain gradient steps.
-    """
-
-    params: Params
-    optimizer: Params
 
 
 class FlatParams(dict[str, torch.Tensor]):
@@ -37,6 +25,22 @@ class FlatParams(dict[str, torch.Tensor]):
     def __init__(self, params: Params, flat: torch.Tensor) -> None:
         super().__init__(params)
         self.flat = flat
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """A learner in the middle of a stack of tasks.
+
+    :param params: ``[task, …]``.
+    :param optimizer: the optimiser's tensors by name, each with a task axis; empty for plain gradient steps.
+    :param spent: nobody needs this state after the next update, which may write over it.
+    :param room: memory that the next update may use, by name: fresh memory takes longer than what is done in it.
+    """
+
+    params: Params
+    optimizer: Params
+    spent: bool = False
+    room: Params = field(default_factory=dict, repr=False)
 
 
 class Watcher(Protocol):

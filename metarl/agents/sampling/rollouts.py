@@ -6,9 +6,10 @@ environment. Observations stay in the dtype of their space until the network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,10 +27,9 @@ from metarl.envs.tasks import Tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.params import Params, take
 
-PART_COPIES, KEPT_COPIES = 8, 16
+PART_COPIES = 8
 PART_BYTES = 200_000
-"""Copies that one thread looks at together where a layer's activations of a task's are larger than this; the second
-number where what it computes is kept."""
+"""Copies that one thread looks at together where a layer's activations of a task's are larger than this."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,29 @@ class Rollout(Fields):
     kept: Mapping[str, torch.Tensor] | None = field(default=None, metadata=PER_STEP)
 
 
+class _Part(NamedTuple):
+    """Copies that are played by one thread: those ``where`` of every task."""
+
+    env: VecEnv
+    where: slice
+
+
+class _Told(NamedTuple):
+    """What came of an env step of a part's copies.
+
+    :param fields: those of a :class:`Rollout`, ``[task, env, …]``.
+    :param ended: the infos of the copies whose episodes ended, by task and copy.
+    """
+
+    fields: dict[str, Any]
+    ended: dict[tuple[int, int], dict[str, Any]]
+
+    def episodes(self) -> Iterator[tuple[int, int, tuple[float, int]]]:
+        """Yield the task, the copy, and the (return, length) of each episode that ended."""
+        for (task, env), info in self.ended.items():
+            yield task, env, (float(info["episode"]["r"]), int(info["episode"]["l"]))
+
+
 class Copies:
     """Copies of a batch of tasks that a policy with a critic acts in, rollout by rollout::
 
@@ -68,28 +91,33 @@ class Copies:
         rollout = copies.collect(expand(policy.init(seed=0), 2), n_steps=5)
         assert rollout.rewards.shape == (2, 4, 5)
 
-    :param env: ``n_tasks × n_envs`` copies, task-major; they are reset here.
+    :param env: ``n_tasks × n_envs`` copies, task-major; they are reset here. Where there are several, each has further
+        copies of every task, and they are played side by side.
     :param policy: of their spaces.
     :param rngs: one generator for each task, for what its policy draws.
-    :param parallel: the threads that a large network is evaluated on; numbers do not depend on them.
+    :param parallel: the threads that copies are played on, and a large network is evaluated on; numbers do not depend
+        on them.
     :raises ConfigError: the policy has other spaces.
     """
 
     def __init__(
         self,
-        env: VecEnv,
+        env: VecEnv | Sequence[VecEnv],
         policy: FunctionalPolicy,
         rngs: Sequence[np.random.Generator],
         parallel: Parallel | None = None,
     ) -> None:
-        require_fit(policy, env.observation_space, env.action_space, str(env))
-        self._env, self._policy, self._rngs = env, policy, list(rngs)
-        self._shape = len(rngs), env.num_envs // len(rngs)
+        envs = [env] if isinstance(env, VecEnv) else env
+        require_fit(policy, envs[0].observation_space, envs[0].action_space, str(envs[0]))
+        self._policy, self._rngs = policy, list(rngs)
+        ends = np.cumsum([each.num_envs // len(rngs) for each in envs]).tolist()
+        self._parts = [_Part(each, slice(*ends)) for each, ends in zip(envs, pairwise([0, *ends]), strict=True)]
+        self._shape = len(rngs), ends[-1]
         self._parallel = parallel or Parallel(1)
         self._rollout: Rollout | None = None
         self._kept: Params = {}
         self._ended: list[list[tuple[float, int]]] = [[] for _ in rngs]
-        self._obs = self._seen(env.reset())
+        self._obs = np.concatenate([self._seen(each.reset()) for each in envs], axis=1)
 
     @classmethod
     def of(
@@ -103,18 +131,26 @@ class Copies:
     ) -> Copies:
         """Return ``n_envs`` fresh copies of each task of a family.
 
+        Those of a live family whose network is large are played in parts: while one waits for its environments, the
+        network looks at what another one sees.
+
         :param tasks: of equal spaces.
         :param seeds: one stream for each task, which its copies and its policy draw from.
         :param parallel: see :class:`Copies`.
         """
-        env = FamilyVecEnv(family, tasks, n_envs, seed=0)
-        env.seed_copies([int(n) for seed in seeds for n in seed.generate_state(n_envs)])
-        return cls(env, policy, [split_streams(seed)[1] for seed in seeds], parallel)
+        in_parts = family.live and family.concurrent and 4 * n_envs * policy.width > PART_BYTES
+        size = min(PART_COPIES, -(-n_envs // 2)) if in_parts else n_envs
+        numbers, envs = np.array([seed.generate_state(n_envs) for seed in seeds]), []
+        for start in range(0, n_envs, size):
+            own = numbers[:, start : start + size]
+            envs.append(FamilyVecEnv(family, tasks, own.shape[1], seed=0))
+            envs[-1].seed_copies([int(n) for n in own.flat])
+        return cls(envs, policy, [split_streams(seed)[1] for seed in seeds], parallel)
 
     def _seen(self, obs: object) -> np.ndarray:
         """Return observations ``[task, env, *observation]`` in the dtype of the policy's."""
         seen = np.asarray(obs, dtype=self._policy.observation_space.dtype)
-        return seen.reshape(*self._shape, *seen.shape[1:])
+        return seen.reshape(len(self._rngs), -1, *seen.shape[1:])
 
     def _room(self, n_steps: int) -> Rollout:
         """Return the arrays to fill: those of the last rollout again, where they fit."""
@@ -143,22 +179,24 @@ class Copies:
             self._kept[name] = torch.empty(*self._shape, n_steps, *rest, last).movedim(-1, 3)
         return self._kept
 
-    def _judge(self, params: Params, kept: Params | None = None) -> tuple[Distribution, torch.Tensor]:
-        """Return the action distribution and the critic's values at what is seen now.
+    def _judge(
+        self, params: Params, where: slice = slice(None), kept: Params | None = None
+    ) -> tuple[Distribution, torch.Tensor]:
+        """Return the action distribution and the critic's values at what some copies of each task see now.
 
-        A large network is evaluated task by task, for some copies at a time, side by side.
+        A large network is evaluated task by task, for :data:`PART_COPIES` copies at a time, side by side.
 
         :param kept: takes what the network keeps, ``[task, env, …]``.
         """
-        (n_tasks, n_envs), seen = self._shape, torch.from_numpy(self._obs)
-        if kept is None and 4 * n_envs * self._policy.width <= PART_BYTES:
+        seen = torch.from_numpy(self._obs[:, where])
+        n_tasks, n_envs = seen.shape[:2]
+        if kept is None and 4 * self._shape[1] * self._policy.width <= PART_BYTES:
             return self._policy.judge(params, seen)
-        size = PART_COPIES if kept is None else KEPT_COPIES
-        places = [(task, start) for task in range(n_tasks) for start in range(0, n_envs, size)]
+        places = [(task, start) for task in range(n_tasks) for start in range(0, n_envs, PART_COPIES)]
 
         def look(place: tuple[int, int]) -> tuple[Distribution, torch.Tensor]:
             task, start = place
-            part = slice(start, start + size)
+            part = slice(start, start + PART_COPIES)
             own = None if kept is None else {name: tensor[task, part] for name, tensor in kept.items()}
             with torch.inference_mode():  # which is each thread's own
                 return self._policy.judge(take(params, task), seen[task, part], own)
@@ -181,41 +219,62 @@ class Copies:
         :raises NonFiniteError: a NaN or infinite reward or observation; names the task.
         :raises DivergedError: such an action.
         """
-        policy, env, out = self._policy, self._env, self._room(n_steps)
-        noise = [draw_noise(policy.action_space, rng, (n_steps, self._shape[1])) for rng in self._rngs]
+        out, noise = self._room(n_steps), self._noise(n_steps)
         kept = self._room_kept(n_steps) if keep else {}
-        with torch.inference_mode():
-            for t in range(n_steps):
-                now = {name: tensor[:, :, t] for name, tensor in kept.items()}
-                distribution, values = self._judge(params, now or None)
-                actions = distribution.sample(torch.from_numpy(np.stack([own[t] for own in noise])))
-                out.obs[:, :, t], out.values[:, :, t] = self._obs, values.numpy()
-                out.actions[:, :, t], out.log_prob[:, :, t] = actions.numpy(), distribution.log_prob(actions).numpy()
-                acted = clip_actions(env.action_space, policy.actions_to_env(actions))
-                obs, rewards, ended, infos = env.step(acted.reshape(env.num_envs, *acted.shape[2:]))
-                self._obs = self._seen(obs)
-                out.rewards[:, :, t] = rewards.reshape(self._shape)
-                out.ended[:, :, t] = ended.reshape(self._shape)
-                out.final_values[:, :, t] = 0.0
-                if ended.any():
-                    self._end(params, np.flatnonzero(ended), infos, out.final_values[:, :, t])
-            out.last_values[:] = self._judge(params)[1].numpy()
+
+        def play(part: _Part) -> list[tuple[int, int, int, tuple[float, int]]]:
+            found, where = [], part.where
+            with torch.inference_mode():
+                for t in range(n_steps):
+                    now = {name: tensor[:, where, t] for name, tensor in kept.items()}
+                    out.obs[:, where, t] = self._obs[:, where]
+                    told = self._act(part, params, noise[:, t, where], now or None)
+                    for name, value in told.fields.items():
+                        getattr(out, name)[:, where, t] = value
+                    out.final_values[:, where, t] = self._final_values(params, told) if told.ended else 0.0
+                    found += [(t, task, where.start + env, episode) for task, env, episode in told.episodes()]
+                out.last_values[:, where] = self._judge(params, where)[1].numpy()
+            return found
+
+        ended = self._parallel.map(play, self._parts)
+        for _, task, _, episode in sorted(each for part in ended for each in part):
+            self._ended[task].append(episode)
         return replace(out, kept=kept or None)
 
-    def _end(self, params: Params, ended: np.ndarray, infos: list[dict[str, object]], final_values: np.ndarray) -> None:
-        """Keep the returns of episodes that ended, and what the critic expects of those that were cut."""
+    def _noise(self, n_steps: int) -> np.ndarray:
+        """Return what the policies of some env steps draw, ``[task, time, env, …]``."""
+        space, shape = self._policy.action_space, (n_steps, self._shape[1])
+        return np.stack([draw_noise(space, rng, shape) for rng in self._rngs])
+
+    def _act(self, part: _Part, params: Params, noise: np.ndarray, kept: Params | None = None) -> _Told:
+        """Take an env step in the copies of a part.
+
+        :param noise: ``[task, env, …]``.
+        """
+        policy, env = self._policy, part.env
+        distribution, values = self._judge(params, part.where, kept)
+        actions = distribution.sample(torch.from_numpy(noise))
+        log_prob, shape = distribution.log_prob(actions), values.shape
+        acted = clip_actions(env.action_space, policy.actions_to_env(actions))
+        obs, rewards, ended, infos = env.step(acted.reshape(env.num_envs, *acted.shape[2:]))
+        self._obs[:, part.where] = self._seen(obs)
+        fields = {"values": values.numpy(), "actions": actions.numpy(), "log_prob": log_prob.numpy()}
+        fields |= {"rewards": rewards.reshape(shape), "ended": ended.reshape(shape)}
+        copies = np.flatnonzero(ended).tolist()
+        return _Told(fields, {divmod(copy, shape[1]): infos[copy] for copy in copies})
+
+    def _final_values(self, params: Params, told: _Told) -> np.ndarray:
+        """Return what the critic expects of episodes that were cut, ``[task, env]``; 0 elsewhere."""
+        final_values: np.ndarray = np.zeros_like(told.fields["values"])
         cut: dict[int, list[int]] = {}
-        for copy in ended.tolist():
-            task, env = divmod(copy, self._shape[1])
-            episode = infos[copy]["episode"]
-            assert isinstance(episode, dict)
-            self._ended[task].append((float(episode["r"]), int(episode["l"])))
-            if infos[copy].get("TimeLimit.truncated", False):
+        for (task, env), info in told.ended.items():
+            if info.get("TimeLimit.truncated", False):
                 cut.setdefault(task, []).append(env)
         for task, envs in cut.items():
-            last = [infos[task * self._shape[1] + env]["terminal_observation"] for env in envs]
+            last = [told.ended[task, env]["terminal_observation"] for env in envs]
             seen = torch.from_numpy(np.asarray(last, dtype=self._obs.dtype))
             final_values[task, envs] = self._policy.values(take(params, task), seen).numpy()
+        return final_values
 
     def ended(self) -> list[list[tuple[float, int]]]:
         """Return (undiscounted return, length) of the episodes that have ended, of each task in their order."""
@@ -226,15 +285,17 @@ class Copies:
 
         :param params: as in :meth:`collect`, and what it raises.
         """
-        policy, env = self._policy, self._env
-        returns, lengths = np.full(env.num_envs, np.nan), np.zeros(env.num_envs, np.int64)
-        with torch.inference_mode():
-            while not lengths.all():
-                noise = [draw_noise(policy.action_space, rng, (self._shape[1],)) for rng in self._rngs]
-                actions = self._judge(params)[0].sample(torch.from_numpy(np.stack(noise)))
-                acted = clip_actions(env.action_space, policy.actions_to_env(actions))
-                obs, _, ended, infos = env.step(acted.reshape(env.num_envs, *acted.shape[2:]))
-                self._obs = self._seen(obs)
-                for copy in np.flatnonzero(ended & (lengths == 0)):
-                    returns[copy], lengths[copy] = infos[copy]["episode"]["r"], infos[copy]["episode"]["l"]
-        return returns.reshape(self._shape), lengths.reshape(self._shape)
+        returns, lengths = np.full(self._shape, np.nan), np.zeros(self._shape, np.int64)
+        while not lengths.all():
+            (noise,) = np.moveaxis(self._noise(1), 1, 0)
+
+            def act(part: _Part, noise: np.ndarray = noise) -> _Told:
+                with torch.inference_mode():
+                    return self._act(part, params, noise[:, part.where])
+
+            for part, told in zip(self._parts, self._parallel.map(act, self._parts), strict=True):
+                for task, env, episode in told.episodes():
+                    place = task, part.where.start + env
+                    if lengths[place] == 0:
+                        returns[place], lengths[place] = episode
+        return returns, lengths

@@ -168,7 +168,7 @@ class BatchedAdaptation:
         after = require_state(self.learner, self.learner.update(state, samples, rate, seeds, watcher), state)
         moved = self.learner.policy.moved_statistics(state.params, samples.obs, samples.counts)
         statistics = {name: tensor for name, tensor in moved.items() if name.startswith(STATISTICS)}
-        return replace(after, params={**after.params, **statistics})
+        return replace(after, params={**after.params, **statistics}) if statistics else after
 
     def collect(self, params: Params, request: Request, k: int) -> Episodes:
         """Collect the ``k``-th batch of every task at the stacked ``params``; the last one has the query's size."""

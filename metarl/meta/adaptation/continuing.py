@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -76,7 +77,8 @@ class ContinuingAdaptation(BatchedAdaptation):
             copies = Copies(view, learner.policy, [split_streams(stream)[1]])
             for u in range(n_updates):
                 samples = how.process(copies.collect(state.params, how.size, how.keeps))
-                state = self.update(state, samples, rate, [seed_sequence(seed, "adapt/update", k, u)])
+                seeds = [seed_sequence(seed, "adapt/update", k, u)]
+                state = self.update(replace(state, spent=True), samples, rate, seeds)
             returns.append(float(Batch.of_copies(copies, 0).returns[0]))
         return AdaptedPolicy(learner.policy, take(state.params, 0), len(rates) * n_updates * how.size, returns, seed)
 
@@ -99,7 +101,9 @@ class ContinuingWalk(BatchedWalk):
             with timer("inner"):
                 seeds = request.streams.tasks(n_tasks, k, u, part="/update")
                 samples = how.process(rollout)
-                self._state = adaptation.update(self._state, samples, request.rates[k], seeds, self._watcher)
+                # What the segment begins with is looked at after it.
+                state = replace(self._state, spent=u > 0)
+                self._state = adaptation.update(state, samples, request.rates[k], seeds, self._watcher)
         batch = Batch.of_copies(copies, n_updates * how.size)
         if self._measure:
             batch = self._scored(batch.measured_on(*adaptation.measure(before, request)), before)

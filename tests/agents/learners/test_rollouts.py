@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,6 @@ def test_a_large_network_is_cut_into_parts_that_threads_share(kind: str, monkeyp
     monkeypatch.setattr(descent, "KEPT_SAMPLES", 6)
     monkeypatch.setattr(rollouts, "PART_BYTES", 0)
     monkeypatch.setattr(rollouts, "PART_COPIES", 3)
-    monkeypatch.setattr(rollouts, "KEPT_COPIES", 3)
     options = {"n_steps": N_STEPS, "n_envs": N_ENVS, "ent_coef": 0.01}
     assert descent.sample_parts(N_STEPS * N_ENVS, 1000) == [slice(0, 6), slice(6, 13), slice(13, 20)]
 
@@ -148,6 +148,30 @@ def test_a_large_network_is_cut_into_parts_that_threads_share(kind: str, monkeyp
     found = [learnt(n_threads) for n_threads in (1, 3)]
     one, three = ({**rollout.present(), **(rollout.kept or {})} for rollout in found)
     assert all(np.array_equal(value, three[name]) for name, value in one.items() if name != "kept")
+
+
+@pytest.mark.parametrize("cls", [A2C, PPO])
+def test_a_spent_state_is_written_over_and_another_is_not(cls: type[ActorCritic]) -> None:
+    family = make_family("PointMass-v0", horizon=7)
+    policy = FunctionalPolicy("MlpPolicy", family.observation_space, family.action_space, critic=True)
+    learner = cls(policy, n_steps=N_STEPS, n_envs=N_ENVS)  # type: ignore[call-arg]
+    assert learner.continuing is not None
+    seeds = [seed_sequence(0, "copies", task) for task in range(2)]
+    copies = Copies.of(family, policy, family.tasks("test", 2), seeds, N_ENVS)
+    theta = {name: torch.stack([tensor] * 2) for name, tensor in policy.init(0).items()}
+    states = [learner.start(theta)] * 2
+    before = {name: tensor.clone() for name, tensor in theta.items()}
+    for turn in range(3):
+        kept = {name: tensor.clone() for name, tensor in states[0].params.items()}
+        samples = learner.continuing.process(copies.collect(states[0].params, N_STEPS))
+        whole, spent = states
+        states = [learner.update(state, samples, RATE, seeds) for state in (whole, replace(spent, spent=True))]
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in whole.params.items())
+        assert all(torch.equal(tensor, states[1].params[name]) for name, tensor in states[0].params.items())
+        assert all(torch.equal(tensor, states[1].optimizer[name]) for name, tensor in states[0].optimizer.items())
+        same = [tensor.data_ptr() == spent.params[name].data_ptr() for name, tensor in states[1].params.items()]
+        assert all(same) if turn else not any(same)
+    assert all(torch.equal(tensor, theta[name]) for name, tensor in before.items())
 
 
 def test_updates_equal_sb3s_ppo() -> None:
