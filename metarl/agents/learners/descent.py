@@ -37,7 +37,7 @@ def task_blocks(n_tasks: int, n_samples: int, width: int) -> list[slice]:
     return [slice(start, min(start + size, n_tasks)) for start in range(0, n_tasks, size)]
 
 
-PART_SAMPLES, KEPT_SAMPLES = 32, 80
+PART_SAMPLES, KEPT_SAMPLES = 32, 40
 """Samples of a task, at least, that one thread differentiates where a task's are cut; the second number where layers
 were kept, so that adding up gradients takes a larger share."""
 
@@ -47,10 +47,12 @@ def sample_parts(n_samples: int, width: int, kept: bool = False) -> list[slice]:
 
     Parts depend on the sizes of the data only, as in :func:`task_blocks`, whose parameters these are.
 
-    :param kept: whether what the network computed of the samples was kept.
+    :param kept: whether what the network computed of the samples was kept; two parts at least, because nothing else of
+        the update is shared by threads.
     """
-    least = KEPT_SAMPLES if kept else PART_SAMPLES
-    n = max(1, n_samples // least) if 4 * n_samples * width > BLOCK_BYTES else 1
+    n = max(2, n_samples // KEPT_SAMPLES) if kept else max(1, n_samples // PART_SAMPLES)
+    if n > n_samples or 4 * n_samples * width <= BLOCK_BYTES:
+        n = 1
     return [slice(i * n_samples // n, (i + 1) * n_samples // n) for i in range(n)]
 
 

@@ -46,7 +46,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     ),
     "samples of one task": ("process", lambda samples: samples.tasks(slice(0, 1)), "'counts' of task [1], not [4]"),
     "nothing learnt": ("update", lambda state: None, "update of the learner 'mine' returned nothing, not a Learner"),
-    "parameters": ("update", lambda state: state.params, "returned a dict, not a LearnerState"),
+    "parameters": ("update", lambda state: dict(state.params), "returned a dict, not a LearnerState"),
     "parameters of one task": (
         "update",
         lambda state: LearnerState({**state.params, "log_std": state.params["log_std"][0]}, {}),

@@ -150,6 +150,35 @@ def test_a_large_network_is_cut_into_parts_that_threads_share(kind: str, monkeyp
     assert all(np.array_equal(value, three[name]) for name, value in one.items() if name != "kept")
 
 
+def test_copies_of_a_live_family_are_played_in_parts_to_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = make_family("Atari-v0", screen_size=36, max_frames=40)
+    tasks = family.validate_tasks({"game": ["Breakout"]})
+    policy = FunctionalPolicy("CnnPolicy", *family.spaces({"game": tasks["game"][0]}), SMALL_CNN, critic=True)
+    params = {name: tensor[None] for name, tensor in policy.init(0).items()}
+
+    def played(n_threads: int, part_bytes: int) -> tuple[list[Rollout], Copies, Any]:
+        monkeypatch.setattr(rollouts, "PART_BYTES", part_bytes)
+        copies = Copies.of(family, policy, tasks, [seed_sequence(0, "copies")], 3, Parallel(n_threads))
+        found = [copies.collect(params, 8, keep=True) for _ in range(2)]
+        return found, copies, copies.play(params)
+
+    whole, one, two = played(1, 10**9), played(1, 0), played(2, 0)
+    assert [len(each[1]._parts) for each in (whole, one, two)] == [1, 2, 2]
+    for ours, parts, again in zip(whole[0], one[0], two[0], strict=True):
+        assert ours.ended.sum() == 3
+        for name, value in parts.present().items():
+            if name == "kept":
+                assert all(torch.equal(tensor, again.kept[key]) for key, tensor in value.items())
+                continue
+            np.testing.assert_array_equal(value, getattr(again, name))
+            # A convolution of fewer images may round otherwise.
+            np.testing.assert_allclose(value, getattr(ours, name), rtol=1e-4, atol=1e-5)
+    assert whole[1].ended() == one[1].ended() == two[1].ended() != [[]]
+    for each in (one, two):
+        np.testing.assert_array_equal(each[2], whole[2])
+    family.close()
+
+
 @pytest.mark.parametrize("cls", [A2C, PPO])
 def test_a_spent_state_is_written_over_and_another_is_not(cls: type[ActorCritic]) -> None:
     family = make_family("PointMass-v0", horizon=7)
