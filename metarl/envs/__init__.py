@@ -18,7 +18,7 @@ from metarl.envs.plane import point_mass, point_mass_families
 from metarl.envs.plane.point_mass import PointMass
 from metarl.envs.registry import family_ids, make_family, register_family
 from metarl.envs.score import Score
-from metarl.envs.supervised import cosine_sine, sinusoid, sinusoid_families
+from metarl.envs.supervised import continual_sinusoid, cosine_sine, sinusoid, sinusoid_families
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.supervised.sinusoid import Sinusoid
 from metarl.envs.supervised.vision import multi_cv, omniglot
@@ -57,6 +57,7 @@ __all__ = [
     "ant_leg_transfer",
     "check_family",
     "concatenate_tasks",
+    "continual_sinusoid",
     "cosine_sine",
     "episode_stream",
     "family_ids",

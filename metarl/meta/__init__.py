@@ -14,6 +14,7 @@ from metarl.meta.algorithms.meta_curvature import MetaCurvature
 from metarl.meta.algorithms.meta_sgd import MetaSGD
 from metarl.meta.algorithms.meta_transfer import MetaTransfer
 from metarl.meta.algorithms.multi_task import MultiTask
+from metarl.meta.algorithms.oml import OML
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.algorithms.rl2 import RL2
 from metarl.meta.base import MetaAlgorithm, load
@@ -28,6 +29,7 @@ __all__ = [
     "IMAML",
     "MALTML",
     "MAML",
+    "OML",
     "RL2",
     "AdaptedPolicy",
     "Leap",

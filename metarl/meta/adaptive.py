@@ -24,14 +24,14 @@ from metarl.meta.evaluating import checked_rates
 from metarl.meta.kept import policy_name
 from metarl.meta.outer.base import OUTER, Outer, make_outer
 from metarl.meta.sb3_words import INSTEAD, SB3Words
-from metarl.meta.two_levels.evaluating import EvaluatesFewTasks
+from metarl.meta.two_levels.sequence import EvaluatesSequences
 from metarl.params import STATISTICS, Params
 
 LARGEST_BATCH = 10**9
 """Env steps of all tasks of a batch together, at most: more fit no memory."""
 
 
-class AdaptiveAlgorithm(EvaluatesFewTasks):
+class AdaptiveAlgorithm(EvaluatesSequences):
     """Base of the meta-wrappers around a learner.
 
     An inner step collects a batch at the parameters reached and learns from it: one gradient step (``"vpg"``,

@@ -19,6 +19,7 @@ from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maltml import MALTML
 from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.meta_transfer import MetaTransfer
+from metarl.meta.algorithms.oml import OML
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.algorithms.rl2 import RL2
 from metarl.meta.base import load
@@ -39,6 +40,7 @@ EVERY: dict[str, Any] = {
     "meta_sgd": MetaSGD,
     "meta_transfer": MetaTransfer,
     "multi_task": MultiTask,
+    "oml": OML,
     "oracle": Oracle,
     "pretrain": Pretrain,
     "random": RandomInit,

@@ -429,6 +429,7 @@ def test_every_algorithm_has_a_name() -> None:
         "meta_curvature",
         "meta_transfer",
         "multi_task",
+        "oml",
         "oracle",
         "pretrain",
         "random",

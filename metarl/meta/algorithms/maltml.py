@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
-from metarl.agents.derivatives.levels import spread, summed
-from metarl.agents.learners.registry import Abilities
+from metarl.agents.derivatives.levels import summed
 from metarl.checks import COUNT, NONE
-from metarl.envs.family import Family, draw_tasks
-from metarl.envs.groups import has_equal_spaces
-from metarl.envs.tasks import Tasks, take_tasks
-from metarl.envs.two_levels import draw_families, draw_tasks_of
-from metarl.envs.views.around import two_levels
-from metarl.errors import ConfigError
-from metarl.meta.adaptation.base import Adaptation, Outcome, Request, Streams
-from metarl.meta.adaptation.batched import BatchedAdaptation
-from metarl.meta.adaptive import AdaptiveAlgorithm
-from metarl.meta.blocks.cut import BLOCK_TASKS, Block
-from metarl.meta.blocks.derivatives import CHUNK_BYTES
+from metarl.envs.family import Family
+from metarl.envs.tasks import Tasks
+from metarl.meta.adaptation.base import Outcome, Streams
+from metarl.meta.algorithms.on_families import FamilyAlgorithm
 from metarl.meta.environments import AnyEnv
 from metarl.meta.evaluating import RATE
 from metarl.meta.outer.objective import KnownGradient, MetaGradient
 from metarl.meta.progress import Timer
-from metarl.meta.two_levels.finetuning import UPDATE, contiguous, task_losses
-from metarl.params import Params, Rate, expand, inner_name, meta_name, norm, total
-from metarl.streams import stream
+from metarl.meta.two_levels.finetuning import UPDATE, task_losses
+from metarl.params import Params, expand, inner_name, meta_name, norm, total
 
 FIRST_ORDER_OUTER = "sgd", {"learning_rate": 0.1, "final_learning_rate": 0.0}
-GRAPH_BYTES = 4 * CHUNK_BYTES
-"""One layer's activations of the tasks whose graph is kept at once, at most. A graph of third order holds each about a
-hundred times."""
 
 
 class _Learnt(NamedTuple):
@@ -57,7 +43,7 @@ class _Learnt(NamedTuple):
     distance: float
 
 
-class MALTML(AdaptiveAlgorithm):
+class MALTML(FamilyAlgorithm):
     """Learning to meta-learn: an initialisation from which few tasks of a family lead to one that adapts in it.
 
     A meta-iteration draws families, and of each L tasks and further goal tasks. The initialisation θ is meta-finetuned
@@ -129,27 +115,9 @@ class MALTML(AdaptiveAlgorithm):
     def _default_outer(self) -> tuple[str, Mapping[str, Any]]:
         return FIRST_ORDER_OUTER if self.update != "exact" else super()._default_outer()
 
-    @classmethod
-    def refusal(cls, learner: type[Abilities]) -> str | None:
-        if not learner.differentiable:
-            return "a stock algorithm learns one task at a time: use a learner that is batched over tasks"
-        return None
-
-    def _check_learner(self) -> None:
-        super()._check_learner()
-        COUNT("n_inner_steps", self.n_inner_steps)
-
-    def _make_adaptation(
-        self, observation_space: spaces.Box, action_space: spaces.Space[Any], options: Mapping[str, Any]
-    ) -> Adaptation:
-        if not has_equal_spaces(self.family) or self.task_local:
-            reason = f"task_local={self.task_local}" if self.task_local else "has tasks of different spaces"
-            raise ConfigError(f"{self.name} on {self.family.id}: {reason}, and tasks of a family share all tensors")
-        adaptation = super()._make_adaptation(observation_space, action_space, options)
-        assert isinstance(adaptation, BatchedAdaptation)
-        if self.update == "exact":
-            adaptation.learner = adaptation.learner.gradient_steps(self.parallel)
-        return adaptation
+    @property
+    def _differentiates(self) -> bool:
+        return self.update == "exact"
 
     @property
     def steps_per_iteration(self) -> int:
@@ -166,10 +134,10 @@ class MALTML(AdaptiveAlgorithm):
 
     # -------------------------------------------------------------------------------------------------------- training
     def train(self) -> dict[str, float]:
-        timer, few, goals = Timer(), *self._draw()
+        timer, (few, goals) = Timer(), self._draw(few=self.n_tasks, goals=self.n_goal_tasks)
         known: list[_Learnt] = []
         with self._whole():
-            for part in self._parts():
+            for part in self._parts(max(self.n_tasks, self.n_goal_tasks)):
                 known.append(self._learn(part, few, goals, timer))
             with timer("outer"):
                 found = MetaGradient(sum(each.loss for each in known), total([each.gradient for each in known]))
@@ -184,24 +152,6 @@ class MALTML(AdaptiveAlgorithm):
             before, after = (np.concatenate([each.outcomes[k].returns[:, 0] for each in known]) for k in (0, -1))
             stats["meta/few_task_gain"] = float(np.mean(after) - np.mean(before))
         return stats
-
-    def _draw(self) -> tuple[Tasks, Tasks]:
-        """Return the few tasks, and the goal tasks, of all families of this meta-iteration, family after family."""
-        family, n = two_levels(self.family), self.meta_batch_size
-        of_few, of_goals = (stream(self.seed, f"tasks/{part}", self.n_iterations) for part in ("few", "goals"))
-        if family is None:
-            draw = partial(draw_tasks, self.family)
-            return draw(of_few, n * self.n_tasks), draw(of_goals, n * self.n_goal_tasks)
-        families = draw_families(family, stream(self.seed, "families", self.n_iterations), n)
-        few = draw_tasks_of(family, of_few, self.n_tasks, families)
-        return few, draw_tasks_of(family, of_goals, self.n_goal_tasks, families)
-
-    def _parts(self) -> list[slice]:
-        """Cut the families of a meta-batch: by their number and the size of the data only."""
-        size = max(self.n_tasks, self.n_goal_tasks)
-        room = self.chunk_size or GRAPH_BYTES // (4 * self.batch_steps * self.policy.width)
-        n = max(1, min(BLOCK_TASKS, room) // size)
-        return [slice(i, min(i + n, self.meta_batch_size)) for i in range(0, self.meta_batch_size, n)]
 
     def _learn(self, part: slice, few: Tasks, goals: Tasks, timer: Timer) -> _Learnt:
         """Learn some families, and return what the outer step needs of them."""
@@ -233,12 +183,3 @@ class MALTML(AdaptiveAlgorithm):
             found = torch.autograd.grad(loss, [theta[name] for name in names], materialize_grads=True)
         gradient = dict(zip(map(meta_name, names), found, strict=True))
         return _Learnt(float(loss.detach()), gradient, [*outcomes, goal], n_steps + goal.n_steps, distance)
-
-    def _block(
-        self, part: slice, tasks: Tasks, size: int, rates: Sequence[Rate], streams: Streams, stack: Params
-    ) -> Block:
-        """Return the tasks of some families, ``size`` of each, to be learnt from their families' parameters."""
-        places = range(part.start * size, part.stop * size)
-        own, local = take_tasks(tasks, slice(places.start, places.stop)), contiguous(spread(stack, size))
-        request = Request(own, rates, streams.of(places), self._amount(None, None), local)
-        return Block(tuple(places), self.adaptation, request)

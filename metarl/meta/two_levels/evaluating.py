@@ -52,16 +52,34 @@ class EvaluatesFewTasks(Iterates):
             gradient steps, else ``"first_order"``.
         :raises ConfigError: a learner that is not batched over tasks, or tensors of each task's own.
         """
+        self._require_shared()
         adaptation = self.adaptation
-        if not isinstance(adaptation, BatchedAdaptation):
-            raise ConfigError(f"{self.name}: meta-finetuning takes a learner that is batched over tasks")
-        if self.adaptations.has_local:
-            raise ConfigError(f"{self.name} has tensors of each task's own, which few tasks of a family do not share")
+        assert isinstance(adaptation, BatchedAdaptation)
         update = update or ("exact" if adaptation.learner.plain_steps else "first_order")
         rates = self._rule(self.test_rates(self.n_inner_steps)).steps(self.params)
         moves = [inner_name(name) for name in self.meta_params if inner_name(name) in self.theta]
         n_steps, rate = self.n_meta_steps if n_steps is None else n_steps, self.meta_lr if rate is None else rate
         return MetaFinetuning(adaptation.learner, rates, moves, n_tasks, n_steps, rate, update)
+
+    def _require_shared(self) -> None:
+        """Raise :class:`ConfigError` unless the tasks of a family start from parameters that they share."""
+        if not isinstance(self.adaptation, BatchedAdaptation):
+            raise ConfigError(f"{self.name}: families of tasks take a learner that is batched over tasks")
+        if self.adaptations.has_local:
+            raise ConfigError(f"{self.name} has tensors of each task's own, which the tasks of a family do not share")
+
+    def _two_levels(self) -> TwoLevels:
+        """Return the family of two levels that this one is or shows.
+
+        :raises ConfigError: its tasks have one level.
+        """
+        family = two_levels(self.family)
+        if family is None:
+            raise ConfigError(
+                f"few tasks of a family: {self.family.id} has tasks of one level, no families of them, as "
+                "SinusoidFamilies-v0 and PointMassFamilies-v0 have"
+            )
+        return family
 
     def _goal_rates(self, n_inner_steps: int) -> list[float]:
         """Return the rates of inner steps on goal tasks where nothing is said."""
@@ -109,12 +127,7 @@ class EvaluatesFewTasks(Iterates):
         :param progress: called with (families done, families in all).
         :raises ConfigError: a family of one level, or see :meth:`meta_finetuning`.
         """
-        family, seed = two_levels(self.family), SEED("seed", seed)
-        if family is None:
-            raise ConfigError(
-                f"few tasks of a family: {self.family.id} has tasks of one level, no families of them, as "
-                "SinusoidFamilies-v0 and PointMassFamilies-v0 have"
-            )
+        family, seed = self._two_levels(), SEED("seed", seed)
         n_families, n_goal_tasks = ROUNDS("n_families", n_families), COUNT("n_goal_tasks", n_goal_tasks)
         n_tasks = COUNT_OR_ZERO("n_tasks", n_tasks)
         finetuning = self.meta_finetuning(max(1, n_tasks), n_meta_steps, (RATE | NONE)("meta_lr", meta_lr), update)

@@ -17,7 +17,7 @@ from functools import partial
 
 import torch
 
-from metarl.agents.derivatives.base import HeadLoss, LossFunction
+from metarl.agents.derivatives.base import LossFunction
 from metarl.agents.derivatives.levels import gathered, spread, summed
 from metarl.agents.derivatives.unrolled import UnrolledPath
 from metarl.agents.learners.base import Learner
@@ -78,13 +78,14 @@ class MetaFinetuning:
         :param outcome: what came of learning the tasks from there: the support of each inner step, and a query.
         """
         if self.update == "exact":
-            loss = task_losses(self.learner, outcome, self.rates)
+            losses = task_losses(self.learner, outcome, self.rates)
             rates = dict.fromkeys(self.moves, self.rate)
-            return UnrolledPath([summed(loss, self.n_tasks)], [rates]).end(stack)
+            return UnrolledPath([summed(losses, self.n_tasks)], [rates]).end(stack)
         if self.update == "first_order":
             assert outcome.query is not None
             query = outcome.query
-            at_end = self.learner.policy.differentiate(outcome.params, query.obs, _query_loss(self.learner, query))
+            loss = partial(loss_on, self.learner.query_loss, query)
+            at_end = self.learner.policy.differentiate(outcome.params, query.obs, loss)
             away = gathered(at_end.gradient, self.n_tasks)
         else:
             start = spread(stack, self.n_tasks)
@@ -100,8 +101,8 @@ def task_losses(learner: Learner, outcome: Outcome, rates: Sequence[Rate]) -> Lo
     """
     assert outcome.query is not None
     policy = learner.policy
-    steps = [policy.loss_function(batch.obs, _support_loss(learner, batch)) for batch in outcome.support]
-    query = policy.loss_function(outcome.query.obs, _query_loss(learner, outcome.query))
+    steps = [policy.loss_function(batch.obs, partial(loss_on, learner.head_loss, batch)) for batch in outcome.support]
+    query = policy.loss_function(outcome.query.obs, partial(loss_on, learner.query_loss, outcome.query))
     return UnrolledPath(steps, rates).then(query)
 
 
@@ -110,18 +111,11 @@ def contiguous(params: Params) -> Params:
     return {name: tensor.detach().contiguous() for name, tensor in params.items()}
 
 
-def _support_loss(learner: Learner, samples: Samples) -> HeadLoss:
-    return partial(_loss, learner.head_loss, samples)
-
-
-def _query_loss(learner: Learner, samples: Samples) -> HeadLoss:
-    return partial(_loss, learner.query_loss, samples)
-
-
-def _loss(
+def loss_on(
     loss: Callable[[Distribution, Samples, torch.Tensor | None], torch.Tensor],
     samples: Samples,
     distribution: Distribution,
     values: torch.Tensor | None,
 ) -> torch.Tensor:
+    """Return the losses on samples, ``[task]``; with the first two arguments given, a loss of heads."""
     return loss(distribution, samples, values)

@@ -45,7 +45,7 @@ def make(**kwargs: Any) -> MALTML:
 
 def learnt(model: MALTML) -> Any:
     """Return what a meta-iteration learns of all its families."""
-    few, goals = model._draw()
+    few, goals = model._draw(few=3, goals=2)
     with model._whole():
         return model._learn(slice(0, model.meta_batch_size), few, goals, Timer())
 
@@ -138,11 +138,11 @@ def test_policies_are_learnt_from_episodes_at_the_parameters_reached() -> None:
 
 def test_parts_of_a_meta_batch_add_up_to_the_whole() -> None:
     whole, parts = make(), make(chunk_size=3)
-    assert whole._parts() == [slice(0, 3)]
-    assert parts._parts() == [slice(0, 1), slice(1, 2), slice(2, 3)]
-    few, goals = whole._draw()
+    assert whole._parts(3) == [slice(0, 3)]
+    assert parts._parts(3) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    few, goals = whole._draw(few=3, goals=2)
     with whole._whole():
-        known = [whole._learn(part, few, goals, Timer()) for part in (slice(0, 3), *parts._parts())]
+        known = [whole._learn(part, few, goals, Timer()) for part in (slice(0, 3), *parts._parts(3))]
     for name, tensor in known[0].gradient.items():
         torch.testing.assert_close(tensor, sum(each.gradient[name] for each in known[1:]), rtol=1e-4, atol=1e-5)
     run_iterations(whole, 1)
@@ -155,7 +155,7 @@ def test_parts_of_a_meta_batch_add_up_to_the_whole() -> None:
 def test_to_first_order_the_initialisation_moves_by_the_sum_of_what_families_moved(update: str) -> None:
     how = {"learning_rate": 0.3}
     model = make(update=update, n_meta_steps=3, n_inner_steps=2, outer="sgd", outer_kwargs=how)
-    before, few = dict(model.theta), model._draw()[0]
+    before, few = dict(model.theta), model._draw(few=3)[0]
     outcomes = learnt(model).outcomes
     assert len(outcomes) == 3
     stack = expand(before, 3)
@@ -179,13 +179,13 @@ def test_to_first_order_the_initialisation_moves_by_the_sum_of_what_families_mov
 
 def test_families_of_a_meta_iteration_share_what_their_tasks_share() -> None:
     model = make()
-    few, goals = model._draw()
+    few, goals = model._draw(few=3, goals=2)
     phases = few["phase"].reshape(3, 3)
     assert len(np.unique(phases)) == 3
     np.testing.assert_array_equal(goals["phase"].reshape(3, 2), phases[:, :2])
     assert len(np.unique([*few["amplitude"], *goals["amplitude"]])) == 15
     # A family of one level is all that there is.
-    few, goals = make(env="Sinusoid-v0")._draw()
+    few, goals = make(env="Sinusoid-v0")._draw(few=3, goals=2)
     assert len(np.unique([*few["phase"], *goals["phase"]])) == 15
     assert stream(0, "tasks").random() != few["phase"][0]
 
