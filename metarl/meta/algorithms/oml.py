@@ -43,10 +43,9 @@ class OML(FamilyAlgorithm):
         model.learn(total_timesteps=1)
         report = model.evaluate_in_sequence(n_tasks=4, n_families=2)  # after 0 to 4 tasks: the mean over all four
 
-        θ_{t+1} = θ_t − α ∇_head L_{i(t)}(θ_t),   t = 0 … T·r − 1;     θ ← θ − η ∇_θ mean_i L_i(θ_{T·r})
-
-    Of supervised tasks each inner step has a batch of its own, as a stream of examples has. Policies collect at the
-    parameters reached: then ``asked="last"`` is the objective of a family that drifts, in which the task of the moment
+    With T tasks of r steps each, θ_{t+1} = θ_t − α ∇_head L_{i(t)}(θ_t) for t = 0 … T·r − 1, and a step is
+    θ ← θ − η ∇_θ mean_i L_i(θ_{T·r}). Of supervised tasks each inner step has a batch of its own, as a stream of
+    examples has. Policies collect at the parameters reached: then ``asked="last"`` is the objective of a family that drifts, in which the task of the moment
     is what counts, because one policy that is told no task cannot do all.
 
     The paper leaves the head as it was initialised in the outer step, the code that goes with it learns it too; that
