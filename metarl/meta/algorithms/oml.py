@@ -45,8 +45,8 @@ class OML(FamilyAlgorithm):
 
     With T tasks of r steps each, θ_{t+1} = θ_t − α ∇_head L_{i(t)}(θ_t) for t = 0 … T·r − 1, and a step is
     θ ← θ − η ∇_θ mean_i L_i(θ_{T·r}). Of supervised tasks each inner step has a batch of its own, as a stream of
-    examples has. Policies collect at the parameters reached: then ``asked="last"`` is the objective of a family that drifts, in which the task of the moment
-    is what counts, because one policy that is told no task cannot do all.
+    examples has. Policies collect at the parameters reached: then ``asked="last"`` is the objective of a family that
+    drifts, in which the task of the moment is what counts, because one policy that is told no task cannot do all.
 
     The paper leaves the head as it was initialised in the outer step, the code that goes with it learns it too; that
     also cuts single gradients off at ±10, which is not done here.
