@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,12 +84,12 @@ def against_loop(
     rounds: int,
     iterations: int,
     sides: tuple[Callable[[], Any], Callable[[], Any]],
-    ends: Callable[[], Iterable[tuple[Any, Any]]],
+    apart: Callable[[], Row],
 ) -> Row:
     """Return the row that compares training with a plain loop over tasks, which take turns.
 
     :param sides: ``iterations`` meta-iterations of training, and of the loop.
-    :param ends: pairs of their parameters when all rounds are over.
+    :param apart: how far apart they are when all rounds are over, as columns of the row.
     """
     ours, plain = sides
     timings = interleave({"plain": plain, "ours": ours}, rounds)
@@ -103,7 +103,7 @@ def against_loop(
         "ratio_interval": list(median_interval(timings["plain"], timings["ours"])),
         "ratio_range": [least, greatest],
         "ratio_of_cpu_time": timings["plain"].cpu_seconds / timings["ours"].cpu_seconds,
-        "largest_difference_of_parameters": max(float((own - other).abs().max()) for own, other in ends()),
+        **apart(),
     }
 
 

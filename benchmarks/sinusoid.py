@@ -104,12 +104,12 @@ def compare(n_tasks: int, rounds: int, iterations: int) -> Row:
         for _ in range(iterations):
             loop.iterate()
 
-    def ends() -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [
-            (model.policy_params[sb3_name(name)], tensor.detach()) for name, tensor in loop.network.named_parameters()
-        ]
+    def apart() -> Row:
+        own = model.policy_params
+        differences = [own[sb3_name(name)] - tensor.detach() for name, tensor in loop.network.named_parameters()]
+        return {"largest_difference_of_parameters": max(float(each.abs().max()) for each in differences)}
 
-    return against_loop(f"MAML, {n_tasks} tasks, 10 shots", TARGET, rounds, iterations, (ours, plain), ends)
+    return against_loop(f"MAML, {n_tasks} tasks, 10 shots", TARGET, rounds, iterations, (ours, plain), apart)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

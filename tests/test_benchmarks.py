@@ -66,9 +66,12 @@ def test_a_quick_run_compares_a_plain_loop_over_tasks_with_the_same_steps(tmp_pa
 def test_a_quick_run_compares_a_plain_loop_over_tasks_with_the_same_transfer(tmp_path: Path) -> None:
     path = tmp_path / "meta_transfer.json"
     meta_transfer.main(["--quick", "-o", str(path)])
-    (row,) = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    assert row["met"] == (row["ratio"] >= 10.0)
-    assert row["largest_difference_of_parameters"] < 1e-4
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert [row["case"].split()[0] for row in rows] == ["linear", "transformer"]
+    for row in rows:
+        assert row["met"] == (row["ratio"] >= 10.0)
+        assert 0.0 < row["relative_difference_of_gradients"] < 1e-4
+        assert row["outer_step_ms"] > 0.0
 
 
 def test_collecting_by_copies_stands_beside_the_same_steps_of_mujoco_alone(tmp_path: Path) -> None:
