@@ -142,7 +142,7 @@ class Evaluation:
         report = subject.evaluate("validation", steps, n_tasks=self._n_tasks, n_episodes=self._n_episodes)
         lengths = np.asarray(report.meta["ep_lengths"], dtype=np.float64)[:, trained]
         returns = report.returns[0]
-        self._log(model, report, trained, float(lengths.mean()))
+        self._log(model, subject, report, trained, float(lengths.mean()))
         mean = float(np.mean(returns[:, trained]))
         if mean > self.best:
             self.best = mean
@@ -181,8 +181,10 @@ class Evaluation:
                 self.best = float(np.mean(arrays["results"], axis=1).max())
         return contents
 
-    def _log(self, model: MetaAlgorithm, report: Report, trained: int, length: float) -> None:
-        from metarl.meta.evaluation.figures import adaptation_cards  # matplotlib takes 0.5 s: not before training
+    def _log(self, model: MetaAlgorithm, subject: MetaAlgorithm, report: Report, trained: int, length: float) -> None:
+        # Matplotlib takes 0.5 s: not before training.
+        from metarl.meta.evaluation.figures import adaptation_cards
+        from metarl.meta.evaluation.predictions import prediction_cards, predictions_of
 
         logger = model.logger
         means = report.returns.mean(axis=(0, 1))
@@ -196,6 +198,8 @@ class Evaluation:
                 logger.record(f"eval/learning_return_after_{step}", float(value))
         for name, card in adaptation_cards(report).items():
             record_figure(logger, f"eval/adaptation{name}", card)
+        for name, card in prediction_cards(predictions_of(subject, max(1, trained))).items():
+            record_figure(logger, f"eval/{name}", card)
         # A point of its own at this step, so that nothing waits in memory for an iteration that a kill may prevent.
         logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
         logger.dump(model.num_timesteps)
