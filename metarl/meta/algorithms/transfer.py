@@ -27,6 +27,7 @@ from metarl.meta.iterating import Iterates
 from metarl.meta.outer.base import Outer, make_outer
 from metarl.meta.transfer.encoder import ENCODERS, gradient_encoders
 from metarl.meta.transfer.exploring.model import ExploringModel
+from metarl.meta.transfer.exploring.policies import GIVEN, explorer_of
 from metarl.meta.transfer.exploring.surrogates import SURROGATES
 from metarl.meta.transfer.model import TransferModel, support_of, task_dimension
 from metarl.params import Params
@@ -53,6 +54,9 @@ class TransferAlgorithm(Iterates):
         at what is learnt of it, and z is the gradient of that surrogate; see
         :mod:`metarl.meta.transfer.exploring.surrogates`.
     :param exploration_std: with it, the deviation of f's continuous actions.
+    :param exploration_policy: with it, who collects these episodes: None: f. ``"random"``, a file that metarl saved, or
+        the zip of a PPO, A2C or TRPO of SB3 with an ``MlpPolicy``: that policy, as it is, in training and testing.
+        Likelihood ratios are then importance weights, and ``"log_likelihood"`` leaves them out.
     :param learner: whose loss the query has; None: ``"cloning"`` of an expert, ``"supervised"`` where actions are
         predictions, and ``"vpg"`` elsewhere: the score function of episodes that the decoded policy collects.
     :param learner_kwargs: its arguments.
@@ -78,6 +82,7 @@ class TransferAlgorithm(Iterates):
         init: str = "bias",
         support_surrogate: str | None = None,
         exploration_std: float = 1.0,
+        exploration_policy: str | None = None,
         learner: str | None = None,
         learner_kwargs: Mapping[str, Any] | None = None,
         outer: str | None = None,
@@ -95,6 +100,12 @@ class TransferAlgorithm(Iterates):
         self.init = init
         self.support_surrogate = (choice(*SURROGATES) | NONE)("support_surrogate", support_surrogate)
         self.exploration_std = POSITIVE("exploration_std", exploration_std)
+        self.exploration_policy = (GIVEN | NONE)("exploration_policy", exploration_policy)
+        if self.exploration_policy is not None and self.support_surrogate is None:
+            raise ConfigError(
+                f"exploration_policy={shorten(self.exploration_policy)} collects episodes: give support_surrogate, "
+                f"one of {', '.join(SURROGATES)}, as well"
+            )
         if self.support_surrogate is not None and not ENCODERS.find(self.encoder).is_gradient:
             given_as, gradients = f"support_surrogate={support_surrogate!r}", ", ".join(map(repr, gradient_encoders()))
             raise ConfigError(f"{given_as} with encoder={self.encoder!r}: it takes no gradient, as {gradients} do")
@@ -157,6 +168,9 @@ class TransferAlgorithm(Iterates):
         learner = cls(model.policy, **self.learner_kwargs, parallel=self.parallel)
         if self.support_surrogate is not None:
             how = {"surrogate": self.support_surrogate, "std": self.exploration_std}
+            given = self.exploration_policy
+            explorer = None if given is None else explorer_of(given, self.family)
+            how |= {"explorer": explorer}
             model = ExploringModel(*sizes, **how, gamma=getattr(learner, "gamma", 0.99), parallel=self.parallel)
         return TransferAdaptation(self.family, model, learner, self.n_query or self.n_support, self.parallel)
 

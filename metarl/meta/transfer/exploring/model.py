@@ -23,6 +23,7 @@ from metarl.envs.family import Family
 from metarl.envs.tasks import Tasks, n_tasks
 from metarl.errors import ConfigError
 from metarl.meta.transfer.encoder import Seen, Sizes
+from metarl.meta.transfer.exploring.policies import Explorer
 from metarl.meta.transfer.model import ENCODER, TransferModel
 from metarl.params import Params, expand, group
 
@@ -44,6 +45,8 @@ class ExploringModel(TransferModel):
     :param std: the deviation of continuous actions.
     :param gamma: discount factor.
     :param parallel: the threads to collect on.
+    :param explorer: a policy that collects in the place of f, and stays as it is: likelihood ratios are then those of f
+        to it, and z is the gradient at f of what it saw.
     """
 
     def __init__(
@@ -60,12 +63,19 @@ class ExploringModel(TransferModel):
         std: float,
         gamma: float,
         parallel: Parallel,
+        explorer: Explorer | None = None,
     ) -> None:
         self._surrogate, self._std = surrogate, std
         super().__init__(family, policy, encoder, encoder_kwargs, n_latent, decoder_kwargs, init)
         learner = self.encoder.learner
         network = {"net_arch": learner.hidden, "activation_fn": learner.activation_fn}
-        self.explorer = FunctionalPolicy("MlpPolicy", family.observation_space, family.action_space, network)
+        self._given = None if explorer is None else explorer.params
+        self.explorer = (
+            FunctionalPolicy("MlpPolicy", family.observation_space, family.action_space, network)
+            if explorer is None
+            else explorer.policy
+        )
+        """The policy that collects."""
         self._scored = VPG(self.explorer, gamma=gamma, surrogate="likelihood_ratio", parallel=parallel)
         self._parallel = parallel
 
@@ -76,6 +86,8 @@ class ExploringModel(TransferModel):
 
     def exploring(self, meta: Params) -> Params:
         """Return the tensors of the policy that collects, named as in SB3."""
+        if self._given is not None:
+            return self._given
         encoder = group(meta, ENCODER)
         layers = self.encoder.learnt({name: tensor.detach() for name, tensor in encoder.items()})
         last = len(self.encoder.learner.hidden)
