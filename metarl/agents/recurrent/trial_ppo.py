@@ -82,41 +82,21 @@ class TrialPPO:
     the critic expects there, as SB3 has it for ``TimeLimit.truncated``.
 
     :param policy: whose tensors are learnt.
-    :param n_epochs: passes over the trials.
     :param batch_size: trials in a minibatch.
     :param parallel: the threads that parts of a minibatch are differentiated on; numbers do not depend on them.
 
-    The others are those of :class:`~metarl.agents.learners.ppo.PPO`.
+    :param loss: arguments of :class:`~metarl.agents.learners.ppo.PPO`, whose epochs pass over the trials.
     """
 
     def __init__(
         self,
         policy: RecurrentPolicy,
         *,
-        n_epochs: int = 10,
         batch_size: int = 16,
-        gamma: float = 0.99,
-        gae_lambda: float = 0.95,
-        clip_range: float = 0.2,
-        clip_range_vf: float | None = None,
-        normalize_advantage: bool = True,
-        ent_coef: float = 0.0,
-        vf_coef: float = 0.5,
-        target_kl: float | None = None,
         parallel: Parallel | None = None,
+        **loss: Any,
     ) -> None:
-        self.loss = PPO(
-            policy,  # type: ignore[arg-type]  # its loss asks nothing of it
-            n_epochs=n_epochs,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            clip_range=clip_range,
-            clip_range_vf=clip_range_vf,
-            normalize_advantage=normalize_advantage,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            target_kl=target_kl,
-        )
+        self.loss = PPO(policy, **loss)  # type: ignore[arg-type]  # its loss asks nothing of the policy
         """The loss, and its checked arguments."""
         self.policy = policy
         self.batch_size = ROUNDS("batch_size", batch_size)

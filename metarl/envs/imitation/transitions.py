@@ -11,11 +11,10 @@ from gymnasium import spaces
 from metarl.checks import integer
 from metarl.envs.family import Family
 from metarl.envs.imitation.demonstrations import Pairs, Show, Shown, task_streams
-from metarl.envs.promises import require_sound_step, sound_start
 from metarl.envs.supervised.one_step import SUPPORT_NOISE, with_noise
+from metarl.envs.supervised.random_steps import random_play
 from metarl.envs.supervised.real_tasks import RealTasks
-from metarl.envs.tasks import Tasks, n_tasks, one_task, take_tasks
-from metarl.errors import NonFiniteError
+from metarl.envs.tasks import Tasks, n_tasks
 
 LARGEST = 1000.0
 """Bounds of predictions: Stable-Baselines3 takes finite ones, and nothing is clipped to them."""
@@ -41,48 +40,18 @@ class RandomTransitions(Shown):
         super().__init__(real, Show(n_trajectories, n_trajectories * n_steps, 0.0), origin, pool, self)
 
     def _shown(self, tasks: Tasks) -> list[Pairs]:
-        real, n_steps = self._real, self.n_steps
         batch = (n_tasks(tasks), self.n_trajectories)
-        observation_space, action_space = real.spaces(one_task(tasks, 0))
-        assert isinstance(action_space, spaces.Box)
-        rngs = task_streams(tasks, "imitation/transitions")
-
-        def begun(rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-            first = real.reset(take_tasks(tasks, rows), [rngs[row] for row in rows], batch[1])
-            return sound_start(real, first, (len(rows), batch[1]), observation_space)
-
-        state, obs = begun(np.arange(batch[0]))
-        age, returns = np.zeros(batch, dtype=int), np.zeros(batch)
+        returns = np.zeros(batch)
         seen, after = [], []
-        size = (batch[1], *action_space.shape)
-        for _ in range(n_steps):
-            drawn = [rng.uniform(action_space.low, action_space.high, size) for rng in rngs]
-            actions = np.stack(drawn).astype(np.float32)
-            step = real.step(tasks, state, actions, rngs, None)
-            require_sound_step(real, step, batch, observation_space)
-            if not np.isfinite(step.obs).all():
-                raise NonFiniteError(f"{real.id} gives a number that is not finite where actions are random")
+        for obs, actions, step in random_play(
+            self._real, tasks, task_streams(tasks, "imitation/transitions"), self.n_trajectories, self.n_steps
+        ):
             seen.append(np.concatenate([obs, actions], axis=-1))
             after.append(step.obs)
             returns += step.reward
-            age += 1
-            over = step.ended | (age >= real.horizon)
-            state, obs = step.state, step.obs
-            rows = np.flatnonzero(over.any(axis=1))
-            if len(rows):
-                fresh, first = begun(rows)
-                state = {name: _begun_anew(value, fresh[name], over, rows) for name, value in state.items()}
-                obs = _begun_anew(obs, first, over, rows)
-            age[over] = 0
-        inputs, targets = (np.stack(each, axis=2).reshape(batch[0], batch[1] * n_steps, -1) for each in (seen, after))
+        shape = batch[0], batch[1] * self.n_steps, -1
+        inputs, targets = (np.stack(each, axis=2).reshape(shape) for each in (seen, after))
         return [Pairs(inputs[i], targets[i], float(returns[i].mean())) for i in range(batch[0])]
-
-
-def _begun_anew(value: np.ndarray, fresh: np.ndarray, over: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return values ``[task, copy, ...]`` in which copies that are over have those of a fresh start, ``[row, ...]``."""
-    result = value.copy()
-    result[over] = fresh[over[rows]]
-    return result
 
 
 class Transitions(RealTasks):

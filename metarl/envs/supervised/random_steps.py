@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from metarl.checks import choice
-from metarl.envs.family import Family, State
+from metarl.envs.family import Family, State, Step
 from metarl.envs.promises import require_sound_step, sound_start
 from metarl.envs.supervised.one_step import SUPPORT_NOISE, with_noise
 from metarl.envs.supervised.real_tasks import RealTasks
@@ -60,42 +60,56 @@ class RandomSteps(RealTasks):
 
     def examples(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n: int) -> tuple[np.ndarray, np.ndarray]:
         """Play ``n`` env steps of every task."""
-        real, batch = self._real, (n_tasks(tasks), 1)
-        observation_space = real.spaces(one_task(tasks, 0))[0]
-
-        def begun(rows: np.ndarray) -> tuple[State, np.ndarray]:
-            first = real.reset(take_tasks(tasks, rows), [rngs[row] for row in rows], 1)
-            return sound_start(real, first, (len(rows), 1), observation_space)
-
-        state, obs = begun(np.arange(batch[0]))
-        age, seen, after = np.zeros(batch[0], dtype=int), [], []
-        for _ in range(n):
-            actions = np.stack([_drawn(real.action_space, rng) for rng in rngs])[:, None]
-            step = real.step(tasks, state, actions, rngs, None)
-            require_sound_step(real, step, batch, observation_space)
-            target = step.reward[..., None] if self._pays else step.obs
-            if not np.isfinite(target).all():
-                raise NonFiniteError(f"{real.id} gives a number that is not finite where actions are random")
+        real, seen, after = self._real, [], []
+        for obs, actions, step in random_play(real, tasks, rngs, 1, n):
             seen.append(np.concatenate([_flat(obs), _told(real.action_space, actions)], axis=-1))
-            after.append(_flat(target))
-            age += 1
-            state, obs = step.state, step.obs
-            over = np.flatnonzero(step.ended[:, 0] | (age >= real.horizon))
-            if len(over):
-                fresh, first = begun(over)
-                state = {name: _with_rows(value, over, fresh[name]) for name, value in state.items()}
-                obs = _with_rows(obs, over, first)
-                age[over] = 0
+            after.append(_flat(step.reward[..., None] if self._pays else step.obs))
         inputs, targets = np.stack(seen, axis=1).astype(np.float32), np.stack(after, axis=1)
         return inputs, with_noise(targets, rngs, self.support_noise)
 
 
-def _drawn(space: spaces.Space[Any], rng: np.random.Generator) -> np.ndarray:
-    """Draw an action uniformly."""
+def random_play(
+    real: Family, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int, n_steps: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, Step]]:
+    """Play actions that are drawn uniformly, from a reset on; where an episode ends, the next one begins.
+
+    :param rngs: one for each task.
+    :param n_envs: copies of each task.
+    :return: of each env step the observations before it, the actions, and the step, ``[task, env, …]``.
+    :raises NonFiniteError: an observation or a reward is no finite number.
+    """
+    batch = (n_tasks(tasks), n_envs)
+    observation_space, action_space = real.spaces(one_task(tasks, 0))
+
+    def begun(rows: np.ndarray) -> tuple[State, np.ndarray]:
+        first = real.reset(take_tasks(tasks, rows), [rngs[row] for row in rows], n_envs)
+        return sound_start(real, first, (len(rows), n_envs), observation_space)
+
+    state, obs = begun(np.arange(batch[0]))
+    age = np.zeros(batch, dtype=int)
+    for _ in range(n_steps):
+        actions = np.stack([_drawn(action_space, rng, n_envs) for rng in rngs])
+        step = real.step(tasks, state, actions, rngs, None)
+        require_sound_step(real, step, batch, observation_space)
+        if not (np.isfinite(step.obs).all() and np.isfinite(step.reward).all()):
+            raise NonFiniteError(f"{real.id} gives a number that is not finite where actions are random")
+        yield obs, actions, step
+        state, obs, age = step.state, step.obs, age + 1
+        over = step.ended | (age >= real.horizon)
+        rows = np.flatnonzero(over.any(axis=1))
+        if len(rows):
+            fresh, first = begun(rows)
+            state = {name: _begun_anew(value, fresh[name], over, rows) for name, value in state.items()}
+            obs = _begun_anew(obs, first, over, rows)
+        age[over] = 0
+
+
+def _drawn(space: spaces.Space[Any], rng: np.random.Generator, n: int) -> np.ndarray:
+    """Draw ``n`` actions uniformly."""
     if isinstance(space, spaces.Discrete):
-        return np.asarray(space.start + rng.integers(space.n))
+        return np.asarray(space.start + rng.integers(space.n, size=n))
     assert isinstance(space, spaces.Box)
-    return rng.uniform(space.low, space.high).astype(space.dtype)
+    return rng.uniform(space.low, space.high, (n, *space.shape)).astype(space.dtype)
 
 
 def _told(space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
@@ -109,8 +123,8 @@ def _flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(len(array), -1)
 
 
-def _with_rows(value: np.ndarray, rows: np.ndarray, fresh: np.ndarray) -> np.ndarray:
-    """Return values ``[task, 1, ...]`` with others in some rows."""
+def _begun_anew(value: np.ndarray, fresh: np.ndarray, over: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return values ``[task, copy, ...]`` in which copies that are over have those of a fresh start, ``[row, ...]``."""
     result = value.copy()
-    result[rows] = fresh
+    result[over] = fresh[over[rows]]
     return result

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from metarl.agents.networks.distributions import draw_noise
+from metarl.agents.networks.distributions import Distribution, draw_noise
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import single_threaded_torch
 from metarl.agents.sampling.one_env import clip_actions
@@ -74,21 +74,36 @@ class AdaptedPolicy:
         :raises ConfigError: an observation of another shape or kind.
         """
         del episode_start
+        batch, single = self._batch(observation)
+        with single_threaded_torch(), torch.inference_mode():
+            distribution = self.policy.distribution(self.params, torch.from_numpy(batch))
+            actions = self._choose(distribution, len(batch), deterministic, rng)
+        return (actions[0] if single else actions), state
+
+    def _batch(self, observation: Any, of: str = "") -> tuple[np.ndarray, bool]:
+        """Return observations as ``[n, *observation]``, and whether there was a single one.
+
+        :param of: what the policy observes, for the error message.
+        """
         array = as_observation(observation)
         shape = self.policy.observation_space.shape
         single = array.shape == shape
         batch = array[None] if single else array
         if batch.shape[1:] != shape:
-            raise ConfigError(f"observation has shape {array.shape}: the policy takes {shape} or [n, *{shape}]")
-        with single_threaded_torch(), torch.inference_mode():
-            distribution = self.policy.distribution(self.params, torch.from_numpy(batch))
-            if deterministic:
-                actions = distribution.mode()
-            else:
-                noise = draw_noise(self.policy.action_space, rng or self._predictions, (len(batch),))
-                actions = distribution.sample(torch.from_numpy(noise))
-        result = clip_actions(self.policy.action_space, self.policy.actions_to_env(actions))
-        return (result[0] if single else result), state
+            raise ConfigError(f"observation has shape {array.shape}: the policy takes {shape} or [n, *{shape}]{of}")
+        return batch, single
+
+    def _choose(
+        self, distribution: Distribution, n: int, deterministic: bool, rng: np.random.Generator | None
+    ) -> np.ndarray:
+        """Return ``n`` actions, clipped to the action space."""
+        space = self.policy.action_space
+        if deterministic:
+            actions = distribution.mode()
+        else:
+            noise = draw_noise(space, rng or self._predictions, (n,))
+            actions = distribution.sample(torch.from_numpy(noise))
+        return clip_actions(space, self.policy.actions_to_env(actions))
 
 
 def predictions(seed: int | None) -> np.random.Generator:

@@ -10,17 +10,16 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from metarl.agents.networks.distributions import draw_noise
 from metarl.agents.parallel import Parallel, library_torch, single_threaded_torch
 from metarl.agents.recurrent.policy import Memory, RecurrentPolicy
 from metarl.agents.recurrent.trial_ppo import TrialPPO
 from metarl.agents.sampling.collect import collect
 from metarl.agents.sampling.episodes import Episodes, env_stream
-from metarl.agents.sampling.one_env import clip_actions, finite_array, finite_reward
+from metarl.agents.sampling.one_env import finite_array, finite_reward
 from metarl.envs.tasks import Tasks
 from metarl.envs.views.trials import Trials, n_before
 from metarl.errors import CheckpointError, ConfigError, shorten
-from metarl.meta.adaptation.adapted import AdaptedPolicy, as_observation
+from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.adaptation.base import Amount, Outcome, PathWatcher, Request, Told, units_done
 from metarl.meta.progress import Timer
 from metarl.params import Params, Rate, expand
@@ -78,31 +77,20 @@ class MemoryPolicy(AdaptedPolicy):
         :param rng: draws the action otherwise; None goes on with the stream that the seed began.
         :raises ConfigError: an observation or a state of another shape or kind.
         """
-        policy, array = self._recurrent, as_observation(observation)
-        shape = policy.observation_space.shape
-        single = array.shape == shape
-        batch = np.array(array[None] if single else array)
-        if batch.shape[1:] != shape:
-            raise ConfigError(
-                f"observation has shape {array.shape}: the policy takes {shape} or [n, *{shape}], of trials"
-            )
+        batch, single = self._batch(observation, ", of trials")
         begins = np.ones(len(batch), bool)
         if state is not None:
             begins[:] = False if episode_start is None else np.asarray(episode_start, bool)
         memory = self._at(state, begins)
         if self._before is not None:
-            n = n_before(policy.action_space)
+            n = n_before(self.policy.action_space)
             begins &= ~batch[:, -n:].any(1)
+            batch = np.array(batch)
             batch[begins, -n:] = self._before
         with single_threaded_torch(), torch.inference_mode():
-            distribution, after = policy.step(self.params, torch.from_numpy(batch), memory)
-            if deterministic:
-                actions = distribution.mode()
-            else:
-                noise = draw_noise(policy.action_space, rng or self._predictions, (len(batch),))
-                actions = distribution.sample(torch.from_numpy(noise))
-        result = clip_actions(policy.action_space, policy.actions_to_env(actions))
-        return (result[0] if single else result), tuple(part.numpy() for part in after)
+            distribution, after = self._recurrent.step(self.params, torch.from_numpy(batch), memory)
+            actions = self._choose(distribution, len(batch), deterministic, rng)
+        return (actions[0] if single else actions), tuple(part.numpy() for part in after)
 
     def _at(self, state: tuple[np.ndarray, ...] | None, begins: np.ndarray) -> Memory:
         """Return the memory of each row: that of its state, or adaptation's where its episode begins."""
