@@ -15,6 +15,7 @@ from metarl.meta.algorithms.meta_sgd import MetaSGD
 from metarl.meta.algorithms.meta_transfer import MetaTransfer
 from metarl.meta.algorithms.multi_task import MultiTask
 from metarl.meta.algorithms.oml import OML
+from metarl.meta.algorithms.progressive import ProgressiveNets
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.algorithms.rl2 import RL2
 from metarl.meta.base import MetaAlgorithm, load
@@ -41,6 +42,7 @@ __all__ = [
     "MultiTask",
     "Oracle",
     "Pretrain",
+    "ProgressiveNets",
     "RandomInit",
     "Reptile",
     "load",

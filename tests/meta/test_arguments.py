@@ -13,7 +13,7 @@ import torch
 import metarl
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
 from metarl.files.checkpoint import load_checkpoint
-from metarl.meta import ANIL, BOIL, CAVIA, IMAML, MAMLPlusPlus, MetaCurvature, MetaSGD, MultiTask
+from metarl.meta import ANIL, BOIL, CAVIA, IMAML, MAMLPlusPlus, MetaCurvature, MetaSGD, MultiTask, ProgressiveNets
 from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maltml import MALTML
@@ -43,6 +43,7 @@ EVERY: dict[str, Any] = {
     "oml": OML,
     "oracle": Oracle,
     "pretrain": Pretrain,
+    "progressive": ProgressiveNets,
     "random": RandomInit,
     "reptile": Reptile,
     "rl2": RL2,

@@ -432,6 +432,7 @@ def test_every_algorithm_has_a_name() -> None:
         "oml",
         "oracle",
         "pretrain",
+        "progressive",
         "random",
         "reptile",
         "rl2",

@@ -19,7 +19,7 @@ from torch import nn
 from metarl.agents.derivatives.base import Derivatives, HeadLoss, Linearized, LossFunction
 from metarl.agents.derivatives.context import ContextDerivatives, ContextLinearized
 from metarl.agents.generators import drawing_from
-from metarl.agents.networks import cnn, mlp  # noqa: F401  (they register themselves)
+from metarl.agents.networks import cnn, mlp, progressive  # noqa: F401  (they register themselves)
 from metarl.agents.networks.arguments import sb3_policy_kwargs
 from metarl.agents.networks.base import NETWORKS, with_own_heads
 from metarl.agents.networks.context import Context

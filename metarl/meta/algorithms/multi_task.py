@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -90,15 +90,19 @@ class MultiTask(Pretrain):
         return given if self.task_local else Adaptations(self.family, make, head_of(given.names))
 
     def _setup_model(self, seed: int) -> Params:
-        trunk = super()._setup_model(seed)
         self.training_tasks = self._list_tasks()
         """The tasks that have a head, ``[task, …]``."""
+        trunk = super()._setup_model(seed)
+        return {**trunk, **self._first_heads()}
+
+    def _first_heads(self) -> Params:
+        """Return what each training task has of its own at the start."""
         heads: Params = {}
         for block in self.adaptations.cut(self.training_tasks, [], Streams(self.seed, "heads"), {}):
             for place, index in enumerate(block.indices):
                 own = take(block.request.local, place)
                 heads |= {f"{HEADS}{index}/{name}": tensor.clone() for name, tensor in own.items()}
-        return {**trunk, **heads}
+        return heads
 
     def _list_tasks(self) -> Tasks:
         finite = self.family.finite_tasks()
@@ -126,13 +130,8 @@ class MultiTask(Pretrain):
 
     # -------------------------------------------------------------------------------------------------------- training
     def train(self) -> dict[str, float]:
-        timer, n = Timer(), n_tasks(self.training_tasks)
-        rng = stream(self.seed, "tasks", self.n_iterations)
-        chosen: list[int] = rng.choice(n, self.meta_batch_size, replace=self.meta_batch_size > n).tolist()
-        streams = Streams(self.seed, "train", self.n_iterations)
-        tasks = take_tasks(self.training_tasks, np.array(chosen))
-        heads = lambda indices: stack([self.head(chosen[i]) for i in indices])  # noqa: E731
-        blocks = self.adaptations.cut(tasks, [], streams, self._amount(None, None), own=heads)
+        timer, chosen = Timer(), self._chosen()
+        blocks = self._blocks_of(chosen, Streams(self.seed, "train", self.n_iterations))
         with self._whole():
             outcomes = [self._learn_block(block, timer, query=True) for block in blocks]
             with timer("outer"):
@@ -144,13 +143,29 @@ class MultiTask(Pretrain):
                         gradient[name] += tensor / self.meta_batch_size
                 objective = KnownGradient(MetaGradient(sum(losses) / self.meta_batch_size, gradient))
                 result = self.outer_optimizer.step(objective, self.meta_params, self._current_progress_remaining)
-                met = {f"{HEADS}{index}" for index in chosen}
-                # An optimiser with momentum would move heads whose tasks were not seen.
-                still = {name for name in gradient if name.startswith(HEADS) and name.rpartition("/")[0] not in met}
-                moved = {name: self.params[name] if name in still else t for name, t in result.params.items()}
+                # An optimiser with momentum would move what got no gradient.
+                moves = self._moving(chosen)
+                moved = {name: t if moves(name) else self.params[name] for name, t in result.params.items()}
                 self._move(moved, outcomes)
         self.num_timesteps += sum(outcome.n_steps for outcome in outcomes)
         return {**self._statistics(outcomes, timer), **result.stats}
+
+    def _chosen(self) -> list[int]:
+        """Return which of the training tasks are in this meta-batch."""
+        n, rng = n_tasks(self.training_tasks), stream(self.seed, "tasks", self.n_iterations)
+        chosen: list[int] = rng.choice(n, self.meta_batch_size, replace=self.meta_batch_size > n).tolist()
+        return chosen
+
+    def _blocks_of(self, chosen: Sequence[int], streams: Streams) -> list[Block]:
+        """Return the blocks of a meta-batch, whose tasks start with their own heads."""
+        tasks = take_tasks(self.training_tasks, np.array(chosen))
+        heads = lambda indices: stack([self.head(chosen[i]) for i in indices])  # noqa: E731
+        return self.adaptations.cut(tasks, [], streams, self._amount(None, None), own=heads)
+
+    def _moving(self, chosen: Sequence[int]) -> Callable[[str], bool]:
+        """Return which meta-parameters a meta-batch may move, by name."""
+        met = {f"{HEADS}{index}" for index in chosen}
+        return lambda name: not name.startswith(HEADS) or name.rpartition("/")[0] in met
 
     def _derivatives_of(self, block: Block, outcome: Outcome, chosen: Sequence[int]) -> tuple[float, Params]:
         """Return the loss of a block and its gradient, by the names of the meta-parameters, each a sum over tasks."""

@@ -31,7 +31,8 @@ def train(logs: Path, algo: str, *, n: int = 100, eval_freq: int = -1) -> Path:
 def test_every_wrapper_has_settings_and_trains_with_them(algo: str, tmp_path: Path) -> None:
     config = load_hyperparameters(algo, "Maze-v0")
     n_tasks = config["meta_batch_size"] * config.get("n_tasks", 1)  # of each family, where a meta-batch is of families
-    assert (config["learner"], n_tasks, config["n_episodes"]) == ("vpg", 20, 20)
+    at_once = 1 if "n_iterations_per_task" in config else 20
+    assert (config["learner"], n_tasks, config["n_episodes"]) == ("vpg", at_once, 20)
     run = train(tmp_path, algo)
     assert metarl.load(run / "Maze-v0.safetensors").family.horizon == 12
 

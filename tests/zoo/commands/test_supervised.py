@@ -40,7 +40,8 @@ def test_the_settings_are_those_of_the_paper(algo: str) -> None:
     assert config["learner"] == "supervised"
     assert config["policy_kwargs"] == {"net_arch": [40, 40], "activation_fn": "relu"}
     if "n_tasks" not in config:  # in a meta-iteration are tasks, not families of them
-        assert (config["meta_batch_size"], config["n_episodes"]) == (25, 10)
+        at_once = 1 if "n_iterations_per_task" in config else 25
+        assert (config["meta_batch_size"], config["n_episodes"]) == (at_once, 10)
 
 
 @pytest.mark.parametrize("algo", ALGOS)
