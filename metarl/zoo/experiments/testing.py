@@ -24,6 +24,11 @@ from metarl.zoo.experiments.jobs import CHECKPOINTS, Entry, Experiment, Job, Sta
 from metarl.zoo.runs.folder import Run
 from metarl.zoo.runs.provenance import commit
 
+FEW_TASKS, SEQUENCE = "few_tasks", "in_sequence"
+"""What an entry's ``evaluation`` may hold beside arguments of ``evaluate``, see :func:`measured`."""
+NO_TASKS = "no tasks"
+"""What the end of training is tested as, too, where few tasks of a family are met: as if none were."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -112,10 +117,12 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
     last = evaluation_of(job)
     if algorithm(job.algo).is_told_the_task:
         last["n_inner_steps"] = 0
-    best = {**last, "rates": job.entry.rates} if last["n_inner_steps"] else last
+    best = {**last, "rates": job.entry.rates} if last["n_inner_steps"] and SEQUENCE not in last else last
     candidates = _candidates(job, run)
     plan: list[tuple[str, list[Path], dict[str, Any], Mapping[str, Any]]]
     plan = [("last", [run.final], last, {}), ("best", candidates, best, {})]
+    if FEW_TASKS in last:
+        plan.append((NO_TASKS, [run.final], {**last, FEW_TASKS: {**last[FEW_TASKS], "n_tasks": 0}}, {}))
     plan += [(name, [run.final], last, env_kwargs) for name, env_kwargs in job.entry.conditions.items()]
     reports = {}
     for checkpoint, paths, settings, env_kwargs in plan:
@@ -161,11 +168,29 @@ def _evaluate(models: Sequence[MetaAlgorithm], settings: Mapping[str, Any]) -> R
             return reached, {**settings, "inner_lr": inner_lr}
         if len(models) == 1:
             return 0.0, settings
-        return float(model.evaluate("validation", **settings).returns[..., -1].mean()), settings
+        return float(measured(model, "validation", settings).returns[..., -1].mean()), settings
 
     choices = [(model, *choose(model)) for model in models]
     model, _, chosen = max(choices, key=lambda choice: choice[1])
-    return model.evaluate("test", **chosen)
+    return measured(model, "test", chosen)
+
+
+def measured(model: MetaAlgorithm, split: str, settings: Mapping[str, Any]) -> Report:
+    """Return how a model does on held-out tasks or, where the settings say so, on families of them.
+
+    :param settings: arguments of ``evaluate``. With ``few_tasks`` the entries are families, and what it holds are
+        arguments of ``evaluate_few_tasks``; with ``in_sequence`` of ``evaluate_in_sequence``, and ``n_inner_steps`` are
+        the tasks of a sequence.
+    """
+    rest = dict(settings)
+    few_tasks, in_sequence = rest.pop(FEW_TASKS, None), rest.pop(SEQUENCE, None)
+    if few_tasks is None and in_sequence is None:
+        return model.evaluate(split, **rest)
+    assert isinstance(model, AdaptiveAlgorithm)
+    n_families, n = rest.pop("n_tasks"), rest.pop("n_inner_steps")
+    if few_tasks is not None:
+        return model.evaluate_few_tasks(split, n, n_families=n_families, **few_tasks, **rest)
+    return model.evaluate_in_sequence(split, n_families=n_families, n_tasks=n, **in_sequence, **rest)
 
 
 def choose_rates(
@@ -186,7 +211,7 @@ def choose_rates(
     def score(rates: list[float]) -> float:
         changed = {"n_tasks": n_tasks, "n_inner_steps": len(rates), "inner_lr": rates}
         try:
-            report = model.evaluate("validation", **{**settings, **changed})
+            report = measured(model, "validation", {**settings, **changed})
         except NonFiniteError:
             return -np.inf
         return float(report.returns[..., 1:].mean())
@@ -205,8 +230,10 @@ def choose_rates(
 
 
 def kinds(entry: Entry) -> tuple[str, ...]:
-    """Return what a run of an entry is tested as: its checkpoints, and under its conditions."""
-    return (*CHECKPOINTS, *entry.conditions)
+    """Return what a run of an entry is tested as: its checkpoints, without few tasks of a family, and under its
+    conditions.
+    """
+    return (*CHECKPOINTS, *([NO_TASKS] if FEW_TASKS in entry.evaluation else []), *entry.conditions)
 
 
 def tested(runs: Sequence[Trained]) -> list[Tested]:
