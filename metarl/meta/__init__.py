@@ -7,6 +7,7 @@ from metarl.meta.algorithms.boil import BOIL
 from metarl.meta.algorithms.cavia import CAVIA
 from metarl.meta.algorithms.imaml import IMAML
 from metarl.meta.algorithms.leap import Leap
+from metarl.meta.algorithms.leo import LEO
 from metarl.meta.algorithms.maltml import MALTML
 from metarl.meta.algorithms.maml import FOMAML, MAML
 from metarl.meta.algorithms.maml_plus_plus import MAMLPlusPlus
@@ -28,6 +29,7 @@ __all__ = [
     "CAVIA",
     "FOMAML",
     "IMAML",
+    "LEO",
     "MALTML",
     "MAML",
     "OML",

@@ -12,7 +12,7 @@ from metarl.envs.registry import make_family
 from metarl.meta import ALGORITHMS
 from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.algorithms.maml import FOMAML
-from metarl.meta.algorithms.meta_transfer import MetaTransfer
+from metarl.meta.algorithms.transfer import TransferAlgorithm
 from metarl.meta.base import MetaAlgorithm
 from metarl.params import Params
 
@@ -36,7 +36,7 @@ def small(algorithm: type[MetaAlgorithm] = FOMAML, **kwargs: Any) -> Any:
     learner = LEARNERS.get(kwargs.get("learner", "vpg" if own is None or own.default is None else own.default))
     if learner is not None and learner.misfit(make_family("PointMass-v0")):
         sizes = {**sizes, "env": "Sinusoid-v0", "env_kwargs": {}}
-    if issubclass(algorithm, MetaTransfer):
+    if issubclass(algorithm, TransferAlgorithm):
         rest = {name: value for name, value in SIZES.items() if name not in ("n_episodes", "env_kwargs")}
         sizes = {**rest, "env": "CosineSine-v0", "n_support": 5}
     # What adapts by its memory has a policy that has one.

@@ -13,7 +13,18 @@ import torch
 import metarl
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError
 from metarl.files.checkpoint import load_checkpoint
-from metarl.meta import ANIL, BOIL, CAVIA, IMAML, MAMLPlusPlus, MetaCurvature, MetaSGD, MultiTask, ProgressiveNets
+from metarl.meta import (
+    ANIL,
+    BOIL,
+    CAVIA,
+    IMAML,
+    LEO,
+    MAMLPlusPlus,
+    MetaCurvature,
+    MetaSGD,
+    MultiTask,
+    ProgressiveNets,
+)
 from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.maltml import MALTML
@@ -33,6 +44,7 @@ EVERY: dict[str, Any] = {
     "fomaml": FOMAML,
     "imaml": IMAML,
     "leap": Leap,
+    "leo": LEO,
     "maltml": MALTML,
     "maml": MAML,
     "maml_plus_plus": MAMLPlusPlus,

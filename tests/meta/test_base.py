@@ -423,6 +423,7 @@ def test_every_algorithm_has_a_name() -> None:
         "fomaml",
         "imaml",
         "leap",
+        "leo",
         "maltml",
         "maml",
         "maml_plus_plus",

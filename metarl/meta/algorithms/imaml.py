@@ -20,6 +20,7 @@ from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.samples import Samples
 from metarl.checks import NOT_NEGATIVE, POSITIVE, integer
 from metarl.envs.family import Family
+from metarl.errors import ConfigError
 from metarl.meta.adaptation.base import Adaptation
 from metarl.meta.adaptation.batched import BatchedAdaptation
 from metarl.meta.algorithms.maml import MAML
@@ -105,6 +106,8 @@ class IMAML(MAML):
     ) -> Adaptation:
         adaptation = super()._make_adaptation(observation_space, action_space, options)
         assert isinstance(adaptation, BatchedAdaptation)
+        if not adaptation.learner.reuses_support:
+            raise ConfigError(f"reuses_support=False: the gradient of {self.name} is that of one batch")
         adaptation.learner = ProximalSteps(adaptation.learner, self.proximal, self.parallel)
         return adaptation
 

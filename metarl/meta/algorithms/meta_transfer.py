@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from stable_baselines3.common.policies import BasePolicy
 
+from metarl.agents.learners.base import Learner
 from metarl.agents.networks.distributions import Distribution
+from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.samples import Samples
-from metarl.checks import NONE, NOT_NEGATIVE, SWITCH, integer, number
+from metarl.checks import MAPPING, NONE, NOT_NEGATIVE, POSITIVE, SWITCH, choice, integer, number, plain, plain_tree
 from metarl.envs.family import Family
-from metarl.errors import ConfigError
-from metarl.meta.adaptation.base import Outcome, Streams
-from metarl.meta.algorithms.transfer import TransferAlgorithm
-from metarl.meta.blocks.cut import BLOCK_TASKS
+from metarl.errors import ConfigError, shorten
+from metarl.meta.adaptation.base import Outcome
+from metarl.meta.algorithms.transfer import Part, TransferAlgorithm, gradient_of
+from metarl.meta.blocks.cut import BLOCK_TASKS, Block
 from metarl.meta.environments import AnyEnv
-from metarl.meta.outer.objective import KnownGradient, MetaGradient
-from metarl.meta.progress import Timer
 from metarl.meta.transfer.encoder import ENCODERS, gradient_encoders
-from metarl.params import Params, expand, total
+from metarl.meta.transfer.exploring.model import ExploringModel
+from metarl.meta.transfer.exploring.policies import GIVEN, explorer_of
+from metarl.meta.transfer.exploring.surrogates import SURROGATES
+from metarl.meta.transfer.model import TransferModel, support_of, task_dimension
+from metarl.params import Params, expand
 
 BLOCK_NUMBERS = 1 << 21
 """Numbers of what is each task's own, decoded policies or Reptile's copies, up to which a block has more tasks than
 blocks of others do."""
-
-
-class Part(NamedTuple):
-    """What some tasks say of the meta-parameters.
-
-    :param loss: their part of the mean loss of all tasks.
-    :param gradient: that of the loss, or their part of ξ − mean ξ_i of Reptile.
-    :param actions: the most likely ones at the observations of the query, ``[task, n, *action]``.
-    """
-
-    loss: float
-    gradient: Params
-    actions: torch.Tensor
 
 
 class MetaTransfer(TransferAlgorithm):
@@ -64,6 +55,19 @@ class MetaTransfer(TransferAlgorithm):
     **Reptile.** With ``n_reptile_steps`` every task has its own copy of all meta-parameters, which takes so many plain
     steps of ``reptile_lr`` on the task's loss, and the outer optimiser sees ξ − mean ξ_i as a gradient.
 
+    :param encoder: ``"context"``, ``"nonlinear"``, ``"linear"`` (gradients), ``"mean"``, ``"max"``, ``"transformer"``,
+        ``"recurrent"``, or ``"deep_kernel"``, which has no z and no decoder, and no stock policy to be exported to.
+    :param encoder_kwargs: its arguments, see :mod:`metarl.meta.transfer`.
+    :param decoder_kwargs: arguments of the decoder, see :class:`~metarl.meta.transfer.hypernetwork.Hypernetwork`.
+    :param init: ``"bias"`` (Bias-HyperInit) or ``"naive"``, see there.
+    :param support_surrogate: None: the support is supervised. ``"log_likelihood"``, ``"likelihood_ratio"`` (LVC) or
+        ``"dice"``: it is ``n_support`` episodes of the family itself, in which the encoder's learner f acts as a policy
+        at what is learnt of it, and z is the gradient of that surrogate; see
+        :mod:`metarl.meta.transfer.exploring.surrogates`.
+    :param exploration_std: with it, the deviation of f's continuous actions.
+    :param exploration_policy: with it, who collects these episodes: None: f. ``"random"``, a file that metarl saved, or
+        the zip of a PPO, A2C or TRPO of SB3 with an ``MlpPolicy``: that policy, as it is, in training and testing.
+        Likelihood ratios are then importance weights, and ``"log_likelihood"`` leaves them out.
     :param first_order: see above.
     :param support_coef: weight of the learner's own loss on the support; None: 1 to first order, else 0.
     :param n_reptile_steps: see above; 0: the gradient of the query loss is taken as it is.
@@ -80,12 +84,35 @@ class MetaTransfer(TransferAlgorithm):
         policy: str | type[BasePolicy] = "MlpPolicy",
         env: str | Family | AnyEnv = "CosineSine-v0",
         *,
+        encoder: str = "linear",
+        encoder_kwargs: Mapping[str, Any] | None = None,
+        decoder_kwargs: Mapping[str, Any] | None = None,
+        init: str = "bias",
+        support_surrogate: str | None = None,
+        exploration_std: float = 1.0,
+        exploration_policy: str | None = None,
         first_order: bool = False,
         support_coef: float | None = None,
         n_reptile_steps: int = 0,
         reptile_lr: float = 0.01,
         **kwargs: Any,
     ) -> None:
+        self.encoder: str = plain(encoder)
+        ENCODERS.find(self.encoder)
+        self.encoder_kwargs = plain_tree((MAPPING | NONE)("encoder_kwargs", encoder_kwargs) or {})
+        self.decoder_kwargs = plain_tree((MAPPING | NONE)("decoder_kwargs", decoder_kwargs) or {})
+        self.init = init
+        self.support_surrogate = (choice(*SURROGATES) | NONE)("support_surrogate", support_surrogate)
+        self.exploration_std = POSITIVE("exploration_std", exploration_std)
+        self.exploration_policy = (GIVEN | NONE)("exploration_policy", exploration_policy)
+        if self.exploration_policy is not None and self.support_surrogate is None:
+            raise ConfigError(
+                f"exploration_policy={shorten(self.exploration_policy)} collects episodes: give support_surrogate, "
+                f"one of {', '.join(SURROGATES)}, as well"
+            )
+        if self.support_surrogate is not None and not ENCODERS.find(self.encoder).is_gradient:
+            given_as, gradients = f"support_surrogate={support_surrogate!r}", ", ".join(map(repr, gradient_encoders()))
+            raise ConfigError(f"{given_as} with encoder={self.encoder!r}: it takes no gradient, as {gradients} do")
         self.first_order = SWITCH("first_order", first_order)
         self.support_coef = (NOT_NEGATIVE | NONE)("support_coef", support_coef)
         self.n_reptile_steps = integer(0, 10**4)("n_reptile_steps", n_reptile_steps)
@@ -96,44 +123,45 @@ class MetaTransfer(TransferAlgorithm):
             gradients = ", ".join(map(repr, gradient_encoders()))
             raise ConfigError(f"{what} with encoder={self.encoder!r}: it takes no gradient, as {gradients} do")
 
+    @property
+    def _support(self) -> Family:
+        return support_of(self.family) if self.support_surrogate is None else self.family
+
+    def _make_model(
+        self, policy: FunctionalPolicy, make_learner: Callable[[FunctionalPolicy], Learner]
+    ) -> tuple[TransferModel, Learner]:
+        k = self.n_latent or task_dimension(self.family.task_space)
+        sizes = (self._support, policy, self.encoder, self.encoder_kwargs, k, self.decoder_kwargs, self.init)
+        model = TransferModel(*sizes)
+        learner = make_learner(model.policy)
+        if self.support_surrogate is not None:
+            how = {"surrogate": self.support_surrogate, "std": self.exploration_std}
+            given = self.exploration_policy
+            explorer = None if given is None else explorer_of(given, self.family)
+            how |= {"explorer": explorer}
+            model = ExploringModel(*sizes, **how, gamma=getattr(learner, "gamma", 0.99), parallel=self.parallel)
+        return model, learner
+
     # -------------------------------------------------------------------------------------------------------- training
-    def train(self) -> dict[str, float]:
-        timer, streams = Timer(), Streams(self.seed, "train", self.n_iterations)
-        amount, steps = self._amount(None, None), self._steps(self.rates)
+    @property
+    def _block_size(self) -> int:
         # Each block goes through the decoder by itself, so that several take longer than one.
         own = self.params if self.n_reptile_steps else self.adaptation.model.fresh
-        size = max(BLOCK_TASKS, BLOCK_NUMBERS // sum(tensor.numel() for tensor in own.values()))
-        blocks = self.adaptations.cut(self._sample_tasks(), steps, streams, amount, size)
-        with self._whole():
-            outcomes = [self._learn_block(block, timer, query=True) for block in blocks]
-            with timer("outer"):
-                n = sum(outcome.n_tasks for outcome in outcomes)
-                parts = [self._gradient(outcome, n) for outcome in outcomes]
-                gradients = [part.gradient for part in parts]
-                whole = gradients[0] if len(parts) == 1 else total(gradients)
-                found = MetaGradient(sum(part.loss for part in parts), whole)
-                remaining = self._current_progress_remaining
-                result = self.outer_optimizer.step(KnownGradient(found), self.meta_params, remaining)
-                self._move(result.params, outcomes)
-        pairs = zip(outcomes, parts, strict=True)
-        outcomes = [self.adaptation.scored(outcome, part.actions) for outcome, part in pairs]
-        self.num_timesteps += sum(outcome.n_steps for outcome in outcomes)
-        return {**self._statistics(outcomes, timer), **result.stats}
+        return max(BLOCK_TASKS, BLOCK_NUMBERS // sum(tensor.numel() for tensor in own.values()))
 
-    def _gradient(self, outcome: Outcome, n: int) -> Part:
-        """Return what the tasks of an outcome, some of ``n``, say of all meta-parameters."""
+    def _gradient(self, block: Block, outcome: Outcome, n: int) -> Part:
         support, query = outcome.support, outcome.query
         assert query is not None
         if not self.n_reptile_steps:
             leaves = {name: tensor.detach().requires_grad_() for name, tensor in self.meta_params.items()}
             losses, says = self._forward(leaves, support, query)
-            return Part(float(losses.detach().sum()) / n, _gradient(losses / n, leaves), says.mode().detach())
+            return Part(float(losses.detach().sum()) / n, gradient_of(losses / n, leaves), says.mode().detach())
         own, first = expand(self.meta_params, outcome.n_tasks), None
         for _ in range(self.n_reptile_steps):
             own = {name: tensor.detach().requires_grad_() for name, tensor in own.items()}
             losses, says = self._forward(own, support, query)
             first = first or (float(losses.detach().sum()) / n, says.mode().detach())
-            gradient = _gradient(losses, own)
+            gradient = gradient_of(losses, own)
             own = {name: tensor.detach() - self.reptile_lr * gradient[name] for name, tensor in own.items()}
         assert first is not None
         loss, actions = first
@@ -161,8 +189,3 @@ class MetaTransfer(TransferAlgorithm):
         if coef:
             losses = losses + coef * model.support_loss(meta, seen)
         return losses, says
-
-
-def _gradient(losses: torch.Tensor, leaves: Params) -> Params:
-    found = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
-    return dict(zip(leaves, found, strict=True))

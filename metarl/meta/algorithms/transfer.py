@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
@@ -12,28 +14,39 @@ from metarl.agents.learners.base import Learner
 from metarl.agents.learners.registry import Abilities, find_learner
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import library_torch
-from metarl.checks import MAPPING, NONE, POSITIVE, SEED, choice, integer, plain, plain_tree
+from metarl.checks import MAPPING, NONE, SEED, integer, plain, plain_tree
 from metarl.envs.family import Family
 from metarl.envs.groups import has_equal_spaces
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.adapted import AdaptedPolicy
-from metarl.meta.adaptation.base import Adaptation
+from metarl.meta.adaptation.base import Adaptation, Outcome, Streams
 from metarl.meta.adaptation.gradient import InnerRule
 from metarl.meta.adaptation.learners import OF_META, require_learner
 from metarl.meta.adaptation.transfer import TransferAdaptation
-from metarl.meta.blocks.cut import Adaptations
+from metarl.meta.blocks.cut import Adaptations, Block
 from metarl.meta.environments import AnyEnv, as_env
 from metarl.meta.iterating import Iterates
 from metarl.meta.outer.base import Outer, make_outer
-from metarl.meta.transfer.encoder import ENCODERS, gradient_encoders
-from metarl.meta.transfer.exploring.model import ExploringModel
-from metarl.meta.transfer.exploring.policies import GIVEN, explorer_of
-from metarl.meta.transfer.exploring.surrogates import SURROGATES
-from metarl.meta.transfer.model import TransferModel, support_of, task_dimension
-from metarl.params import Params
+from metarl.meta.outer.objective import KnownGradient, MetaGradient
+from metarl.meta.progress import Timer
+from metarl.meta.transfer.model import TransferModel
+from metarl.params import Params, total
 from metarl.synonyms import HYPERPARAMETERS
 
 DEFAULT_OUTER = "adam", {"learning_rate": 5e-4}
+
+
+class Part(NamedTuple):
+    """What some tasks say of the meta-parameters.
+
+    :param loss: their part of the mean loss of all tasks.
+    :param gradient: that of the loss, or their part of ξ − mean ξ_i of Reptile.
+    :param actions: the most likely ones at the observations of the query, ``[task, n, *action]``.
+    """
+
+    loss: float
+    gradient: Params
+    actions: torch.Tensor
 
 
 class TransferAlgorithm(Iterates):
@@ -41,22 +54,9 @@ class TransferAlgorithm(Iterates):
 
     :param policy: ``"MlpPolicy"`` or another whose tensors are all learnt by gradients.
     :param env: a registered family's name or a family.
-    :param encoder: ``"context"``, ``"nonlinear"``, ``"linear"`` (gradients), ``"mean"``, ``"max"``, ``"transformer"``,
-        ``"recurrent"``, or ``"deep_kernel"``, which has no z and no decoder, and no stock policy to be exported to.
-    :param encoder_kwargs: its arguments, see :mod:`metarl.meta.transfer`.
     :param n_latent: k, numbers of z; None takes as many as tell a task.
     :param n_support: examples of the support.
     :param n_query: examples of the query, episodes where it is no supervised family; None takes as many.
-    :param decoder_kwargs: arguments of the decoder, see :class:`~metarl.meta.transfer.hypernetwork.Hypernetwork`.
-    :param init: ``"bias"`` (Bias-HyperInit) or ``"naive"``, see there.
-    :param support_surrogate: None: the support is supervised. ``"log_likelihood"``, ``"likelihood_ratio"`` (LVC) or
-        ``"dice"``: it is ``n_support`` episodes of the family itself, in which the encoder's learner f acts as a policy
-        at what is learnt of it, and z is the gradient of that surrogate; see
-        :mod:`metarl.meta.transfer.exploring.surrogates`.
-    :param exploration_std: with it, the deviation of f's continuous actions.
-    :param exploration_policy: with it, who collects these episodes: None: f. ``"random"``, a file that metarl saved, or
-        the zip of a PPO, A2C or TRPO of SB3 with an ``MlpPolicy``: that policy, as it is, in training and testing.
-        Likelihood ratios are then importance weights, and ``"log_likelihood"`` leaves them out.
     :param learner: whose loss the query has; None: ``"cloning"`` of an expert, ``"supervised"`` where actions are
         predictions, and ``"vpg"`` elsewhere: the score function of episodes that the decoded policy collects.
     :param learner_kwargs: its arguments.
@@ -73,16 +73,9 @@ class TransferAlgorithm(Iterates):
         policy: str | type[BasePolicy] = "MlpPolicy",
         env: str | Family | AnyEnv = "CosineSine-v0",
         *,
-        encoder: str = "linear",
-        encoder_kwargs: Mapping[str, Any] | None = None,
         n_latent: int | None = None,
         n_support: int = 10,
         n_query: int | None = None,
-        decoder_kwargs: Mapping[str, Any] | None = None,
-        init: str = "bias",
-        support_surrogate: str | None = None,
-        exploration_std: float = 1.0,
-        exploration_policy: str | None = None,
         learner: str | None = None,
         learner_kwargs: Mapping[str, Any] | None = None,
         outer: str | None = None,
@@ -90,25 +83,9 @@ class TransferAlgorithm(Iterates):
         meta_batch_size: int = 25,
         **kwargs: Any,
     ) -> None:
-        self.encoder: str = plain(encoder)
-        ENCODERS.find(self.encoder)
-        self.encoder_kwargs = plain_tree((MAPPING | NONE)("encoder_kwargs", encoder_kwargs) or {})
-        self.decoder_kwargs = plain_tree((MAPPING | NONE)("decoder_kwargs", decoder_kwargs) or {})
         self.n_latent = (integer(1, 10**4) | NONE)("n_latent", n_latent)
         self.n_support = integer(1, 10**6)("n_support", n_support)
         self.n_query = (integer(1, 10**6) | NONE)("n_query", n_query)
-        self.init = init
-        self.support_surrogate = (choice(*SURROGATES) | NONE)("support_surrogate", support_surrogate)
-        self.exploration_std = POSITIVE("exploration_std", exploration_std)
-        self.exploration_policy = (GIVEN | NONE)("exploration_policy", exploration_policy)
-        if self.exploration_policy is not None and self.support_surrogate is None:
-            raise ConfigError(
-                f"exploration_policy={shorten(self.exploration_policy)} collects episodes: give support_surrogate, "
-                f"one of {', '.join(SURROGATES)}, as well"
-            )
-        if self.support_surrogate is not None and not ENCODERS.find(self.encoder).is_gradient:
-            given_as, gradients = f"support_surrogate={support_surrogate!r}", ", ".join(map(repr, gradient_encoders()))
-            raise ConfigError(f"{given_as} with encoder={self.encoder!r}: it takes no gradient, as {gradients} do")
         self._learner = plain(learner)
         self.learner_kwargs = plain_tree((MAPPING | NONE)("learner_kwargs", learner_kwargs) or {})
         given = plain_tree((MAPPING | NONE)("outer_kwargs", outer_kwargs))
@@ -162,17 +139,18 @@ class TransferAlgorithm(Iterates):
         policy = FunctionalPolicy(
             self.policy_name, observation_space, action_space, self.policy_kwargs, critic=cls.needs_critic
         )
-        k = self.n_latent or task_dimension(self.family.task_space)
-        sizes = (self._support, policy, self.encoder, self.encoder_kwargs, k, self.decoder_kwargs, self.init)
-        model = TransferModel(*sizes)
-        learner = cls(model.policy, **self.learner_kwargs, parallel=self.parallel)
-        if self.support_surrogate is not None:
-            how = {"surrogate": self.support_surrogate, "std": self.exploration_std}
-            given = self.exploration_policy
-            explorer = None if given is None else explorer_of(given, self.family)
-            how |= {"explorer": explorer}
-            model = ExploringModel(*sizes, **how, gamma=getattr(learner, "gamma", 0.99), parallel=self.parallel)
+        model, learner = self._make_model(policy, lambda own: cls(own, **self.learner_kwargs, parallel=self.parallel))
         return TransferAdaptation(self.family, model, learner, self.n_query or self.n_support, self.parallel)
+
+    @abstractmethod
+    def _make_model(
+        self, policy: FunctionalPolicy, make_learner: Callable[[FunctionalPolicy], Learner]
+    ) -> tuple[TransferModel, Learner]:
+        """Return what leads from a support to a policy, and the learner of the policies that follow.
+
+        :param policy: of the family's spaces.
+        :param make_learner: returns the learner of a policy.
+        """
 
     def _rule(self, rates: Sequence[float]) -> InnerRule:
         return InnerRule(rates)
@@ -180,7 +158,7 @@ class TransferAlgorithm(Iterates):
     @property
     def _support(self) -> Family:
         """The family in which tasks are seen."""
-        return support_of(self.family) if self.support_surrogate is None else self.family
+        return self.family
 
     @property
     def abilities(self) -> type[Abilities]:
@@ -216,6 +194,36 @@ class TransferAlgorithm(Iterates):
     def plain_rate(self) -> float:
         """The learning rate with which an export goes on: the learner's own."""
         return self.abilities.default_rate
+
+    # -------------------------------------------------------------------------------------------------------- training
+    @property
+    def _block_size(self) -> int | None:
+        """Tasks of a block, at most; None: as many as those of others have."""
+        return None
+
+    def train(self) -> dict[str, float]:
+        timer, streams = Timer(), Streams(self.seed, "train", self.n_iterations)
+        amount, steps = self._amount(None, None), self._steps(self.rates)
+        blocks = self.adaptations.cut(self._sample_tasks(), steps, streams, amount, self._block_size)
+        with self._whole():
+            outcomes = [self._learn_block(block, timer, query=True) for block in blocks]
+            with timer("outer"):
+                n = sum(outcome.n_tasks for outcome in outcomes)
+                parts = [self._gradient(*each, n) for each in zip(blocks, outcomes, strict=True)]
+                gradients = [part.gradient for part in parts]
+                whole = gradients[0] if len(parts) == 1 else total(gradients)
+                found = MetaGradient(sum(part.loss for part in parts), whole)
+                remaining = self._current_progress_remaining
+                result = self.outer_optimizer.step(KnownGradient(found), self.meta_params, remaining)
+                self._move(result.params, outcomes)
+        pairs = zip(outcomes, parts, strict=True)
+        outcomes = [self.adaptation.scored(outcome, part.actions) for outcome, part in pairs]
+        self.num_timesteps += sum(outcome.n_steps for outcome in outcomes)
+        return {**self._statistics(outcomes, timer), **result.stats}
+
+    @abstractmethod
+    def _gradient(self, block: Block, outcome: Outcome, n: int) -> Part:
+        """Return what the tasks of a block, some of ``n``, say of all meta-parameters."""
 
     # ------------------------------------------------------------------------------------------------------ using it
     def test_rates(
@@ -267,3 +275,9 @@ class TransferAlgorithm(Iterates):
         if support is not None:
             return self.adaptation.adapt_to(self.theta, support, seed)
         return self.adaptation.adapt(as_env(env, self.family), self.theta, rates, seed, amount)
+
+
+def gradient_of(losses: torch.Tensor, leaves: Params) -> Params:
+    """Return the gradient of the sum of losses in tensors that it may not depend on."""
+    found = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
+    return dict(zip(leaves, found, strict=True))

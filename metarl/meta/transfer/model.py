@@ -55,7 +55,9 @@ class TransferModel:
         if policy.network.buffers or policy.network.transductive:
             raise ConfigError(f"{policy.name} normalises by batches, whose statistics no decoder says: take another")
         self.support, self.policy = support, policy
-        self.encoder = make_encoder(encoder, self._sizes(n_latent), encoder_kwargs)
+        self.sizes = self._sizes(n_latent)
+        """Of what is seen, and of z."""
+        self.encoder = make_encoder(encoder, self.sizes, encoder_kwargs)
         own = ("name", "shapes", "n_latent", "init")
         check_arguments(Hypernetwork.__init__, decoder_kwargs, "argument of the decoder", own=own)
         if isinstance(self.encoder, DeepKernel):
@@ -169,8 +171,7 @@ class TransferModel:
 
     def nothing(self, n: int) -> Seen:
         """Return that nothing was seen of ``n`` tasks."""
-        sizes = self.encoder.sizes
-        return Seen.of(torch.zeros(n, 0, sizes.inputs), torch.zeros(n, 0, sizes.outputs))
+        return Seen.of(torch.zeros(n, 0, self.sizes.inputs), torch.zeros(n, 0, self.sizes.outputs))
 
     def seen(self, batches: Sequence[Samples]) -> Seen:
         """Return what was seen in several batches together."""

@@ -220,6 +220,10 @@ def test_threads_and_files_change_no_bit(tmp_path: Path) -> None:
     [
         ({"learner": "vpg"}, "imaml around 'vpg': its gradient is at the minimum of one loss, .*'cloning' or 'superv"),
         ({"learner": "sb3_ppo"}, "imaml around 'sb3_ppo': a stock algorithm's steps cannot be differentiated"),
+        (
+            {"learner_kwargs": {"reuses_support": False}},
+            "reuses_support=False: the gradient of imaml is",
+        ),
         ({"proximal": 0.0}, "proximal=0.0 is not"),
         ({"cg_steps": 0}, "cg_steps=0 is not"),
         ({"cg_damping": -1.0}, "cg_damping=-1.0 is not"),
