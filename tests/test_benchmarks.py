@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import commits, copies, coverage, measure, meta_transfer, search, sinusoid, speed, watching
+from benchmarks import commits, copies, coverage, maltml, measure, meta_transfer, search, sinusoid, speed, watching
 from metarl.meta.evaluation.statistics import MIN_UNITS
 from metarl.zoo import __main__ as zoo
 
@@ -61,6 +61,15 @@ def test_a_quick_run_compares_a_plain_loop_over_tasks_with_the_same_steps(tmp_pa
     assert row["met"] == (row["ratio"] >= 5.0)
     assert row["iterations_a_second"] > 0
     assert row["largest_difference_of_parameters"] < 1e-4
+
+
+def test_a_quick_run_compares_a_plain_nested_loop_with_gradients_of_third_order(tmp_path: Path) -> None:
+    path = tmp_path / "maltml.json"
+    maltml.main(["--quick", "-o", str(path)])
+    (row,) = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert row["case"].startswith("MALTML, 2 families")
+    assert row["met"] == (row["ratio"] >= 5.0)
+    assert row["largest_difference_of_parameters"] < 1e-5
 
 
 def test_a_quick_run_compares_a_plain_loop_over_tasks_with_the_same_transfer(tmp_path: Path) -> None:
