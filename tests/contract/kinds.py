@@ -19,6 +19,7 @@ from metarl.envs.supervised.random_steps import RandomSteps
 from metarl.envs.supervised.vision.multi_cv import MultiCV
 from metarl.envs.supervised.vision.omniglot import make_omniglot
 from metarl.envs.tasks import Tasks
+from metarl.envs.two_levels import TwoLevels
 from tests.envs.families import Doors
 from tests.meta.aim import Aim
 from tests.meta.walk import Walk
@@ -68,6 +69,18 @@ class Slope(OneStep):
     def examples(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n: int) -> tuple[np.ndarray, np.ndarray]:
         x = np.stack([rng.uniform(-1.0, 1.0, (n, 1)) for rng in rngs]).astype(np.float32)
         return x, tasks["slope"][:, None, None] * x
+
+
+class Slants(TwoLevels, Slope):
+    """Supervised, in families of lines whose slopes are near each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.id = "Slants-v0"
+        self.family_space = spaces.Dict({"near": spaces.Box(0.7, 1.3, (), np.float64)})
+
+    def tasks_within(self, rng: np.random.Generator, families: Tasks) -> Tasks:
+        return {"slope": families["near"] + rng.uniform(-0.2, 0.2, len(families["near"]))}
 
 
 class Bend(Slope):
@@ -160,6 +173,7 @@ KINDS: dict[str, Kind] = {
         {"net_arch": [4], "features_extractor_kwargs": {"features_dim": 4}, "normalize_images": False},
     ),
     "supervised": Kind(Slope),
+    "families of tasks": Kind(Slants),
     "images of classes": Kind(
         lambda: make_omniglot(ways=2, n_alphabets=2, augment=False),
         "FewShotCnnPolicy",

@@ -22,6 +22,7 @@ from metarl.envs.tasks import one_task
 from metarl.envs.views.single import SingleEnv
 from metarl.errors import MetaRLError
 from metarl.meta.adaptive import AdaptiveAlgorithm
+from metarl.meta.algorithms.on_families import FamilyAlgorithm
 from tests.contract.kinds import KINDS, TOYS, Kind
 
 SMALL: dict[str, Any] = {
@@ -93,6 +94,9 @@ def is_quick(case: Case) -> bool:
     if case.kind == "seen elsewhere":
         # To all that do not transfer it is a supervised family like others.
         return case.n_inner_steps == 2 and "target" in learner.info and not issubclass(cls, AdaptiveAlgorithm)
+    if case.kind == "families of tasks":
+        # To all that do not ask for families it is a supervised family like others.
+        return case.n_inner_steps == 2 and "target" in learner.info and issubclass(cls, FamilyAlgorithm)
     if case.kind == "seen at random":
         # To all that do not transfer it is a family like the first one.
         return False
