@@ -74,6 +74,35 @@ def test_a_run_is_evaluated_plotted_exported_and_gone_on_with(tmp_path: Path, re
     assert equal(*(metarl.load(folder / "CosineSine-v0.safetensors").params for folder in (run, whole)))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("env", "kwargs"),
+    [
+        ("DoublePendulum-v0", []),
+        ("PendulumParameters-v0", []),
+        ("AntLegTransfer-v0", ["n_tasks:3", "n_trajectories:1", "n_demonstrations:1"]),
+        ("MazeTransfer-v0", ["width:6"]),
+    ],
+)
+def test_every_pair_of_families_goes_through_every_command(env: str, kwargs: list[str], tmp_path: Path) -> None:
+    for folder, lengths in (("parts", (24, 48)), ("whole", (48,))):
+        words = ["train", "--algo", "meta_transfer", "--env", env, "--seed", "0", "--num-threads", "1"]
+        words += ["--env-kwargs", *kwargs] if kwargs else []
+        words += ["-n", str(lengths[0]), "--n-eval-tasks", "2", "-f", str(tmp_path / folder), "--verbose", "0"]
+        assert main([*words, "-params", *SMALL]) == 0
+        for n in lengths[1:]:
+            run = tmp_path / folder / "meta_transfer" / f"{env}_1"
+            assert main(["train", "-i", str(run), "-n", str(n), "--verbose", "0", "--num-threads", "1"]) == 0
+    run, whole = (tmp_path / folder / "meta_transfer" / f"{env}_1" for folder in ("parts", "whole"))
+    assert equal(*(metarl.load(folder / f"{env}.safetensors").params for folder in (run, whole)))
+    assert main(["evaluate", "-i", str(run), "--n-eval-tasks", "2", "--n-inner-steps", "1"]) == 0
+    assert main(["plot", "-i", str(run)]) == 0
+    assert main(["export", "-i", str(run)]) == 0
+    stable_baselines3.PPO.load(run / "export" / f"{env}.zip")
+    assert main(["record", "-i", str(run), "-n", "2"]) == 0
+    assert (run / "videos" / "test_1.gif").is_file()
+
+
 def test_a_run_whose_query_is_episodes_is_evaluated_exported_and_gone_on_with(tmp_path: Path) -> None:
     run = train(tmp_path, "init:naive", env="Maze-v0", n=2 * 2 * (3 + 3 * 24))
     assert metarl.load(run / "Maze-v0.safetensors").learner == "vpg"
