@@ -7,23 +7,31 @@ from typing import Any
 from metarl.checks import check_arguments, choice
 from metarl.envs.registry import register_family
 from metarl.envs.supervised.vision.alphabets import OmniglotAlphabets
+from metarl.envs.supervised.vision.augmentations import OmniglotAugmentations
 from metarl.envs.supervised.vision.characters import OmniglotProtocol
 from metarl.envs.supervised.vision.few_shot import OmniglotFewShot
 
-PROTOCOLS: dict[str, type[OmniglotProtocol]] = {"alphabets": OmniglotAlphabets, "few-shot": OmniglotFewShot}
+PROTOCOLS: dict[str, type[OmniglotProtocol]] = {
+    "alphabets": OmniglotAlphabets,
+    "few-shot": OmniglotFewShot,
+    "augmentations": OmniglotAugmentations,
+}
 
 
 def make_omniglot(protocol: str = "alphabets", **arguments: Any) -> OmniglotProtocol:
     """Return Omniglot (Lake et al., 2015) by one of several protocols; the drawings are part of the package.
 
-    ==============  ===================================================================================================
-    ``protocol``    is
-    ==============  ===================================================================================================
-    ``alphabets``   the default, Leap's: an alphabet is a task of 20 classes, and each example is turned, scaled and
-                    shifted at random (:class:`~metarl.envs.supervised.vision.alphabets.OmniglotAlphabets`)
-    ``few-shot``    N-way K-shot, MAML's: a task is N characters, of which K drawings each are shown; also registered
-                    as ``OmniglotFewShot-v0`` (:class:`~metarl.envs.supervised.vision.few_shot.OmniglotFewShot`)
-    ==============  ===================================================================================================
+    =================  =================================================================================================
+    ``protocol``       is
+    =================  =================================================================================================
+    ``alphabets``      the default, Leap's: an alphabet is a task of 20 classes, and each example is turned, scaled and
+                       shifted at random (:class:`~metarl.envs.supervised.vision.alphabets.OmniglotAlphabets`)
+    ``few-shot``       N-way K-shot, MAML's: a task is N characters, of which K drawings each are shown; also registered
+                       as ``OmniglotFewShot-v0`` (:class:`~metarl.envs.supervised.vision.few_shot.OmniglotFewShot`)
+    ``augmentations``  families of augmentations: a class is one drawing, augmented; also registered as
+                       ``OmniglotFamilies-v0``
+                       (:class:`~metarl.envs.supervised.vision.augmentations.OmniglotAugmentations`)
+    =================  =================================================================================================
 
     **Observation.** uint8, ``[1, 28, 28]``: a drawing, at the nearest neighbour of each pixel.
 
@@ -55,3 +63,4 @@ def make_omniglot(protocol: str = "alphabets", **arguments: Any) -> OmniglotProt
 register_family("Omniglot-v0", make_omniglot)
 # Its hyperparameters are others, and are found by the name.
 register_family("OmniglotFewShot-v0", make_omniglot, protocol="few-shot")
+register_family("OmniglotFamilies-v0", make_omniglot, protocol="augmentations")

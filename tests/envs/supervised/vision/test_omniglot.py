@@ -218,16 +218,79 @@ def test_examples_are_drawn_without_replacement_round_by_round():
     assert len(set(labels[10:])) == 3
 
 
+# ------------------------------------------------------------------------------------------------------- augmentations
+def test_a_class_is_one_drawing_augmented_anew_each_time():
+    family = make_family("OmniglotFamilies-v0")
+    tasks = family.tasks("test", 2)
+    images, labels = drawn(family, tasks, 50)
+    known = drawings()
+    for task in range(2):
+        assert np.bincount(labels[task]).tolist() == [10] * 5
+        alphabet = int(tasks["alphabet"][task])
+        first = 20 * int(known.characters(alphabet)[0])
+        ink = known.pixels[first + tasks["drawings"][task], :-1].sum(1)
+        shown = (images[task] == 255).sum((1, 2, 3))
+        # A scale of 0.8 to 1.2 changes the ink by 0.64 to 1.44, and some is shifted out of sight.
+        assert (shown <= 1.7 * ink[labels[task]]).all()
+        assert len(rows(images[task])) > 25
+
+
+def test_a_family_holds_what_its_tasks_share():
+    family = make_family("OmniglotFamilies-v0", ways=2)
+    own = {"alphabet": [3], "augmentation": [[0.25, 0.5, 0.5, 0.5]], "drawings": [[0, 21]]}
+    held = family.validate_tasks({**own, "held": [[1, 1, 1, 1]]})
+    images, labels = drawn(family, held, 8)
+    # A quarter turn, of the size it has, where it is: the same each time.
+    first = 20 * int(drawings().characters(3)[0])
+    for label, index in enumerate((0, 21)):
+        expected = 255 * np.rot90(drawings().pixels[first + index, :-1].reshape(28, 28), -1)
+        of_class = images[0][labels[0] == label][:, 0]
+        assert len(of_class) == 4
+        np.testing.assert_array_equal(of_class, np.broadcast_to(expected, of_class.shape))
+    free, labels = drawn(family, family.validate_tasks({**own, "held": [[1, 1, 0, 1]]}), 40)
+    columns = (free[0][labels[0] == 0, 0] == 255).any(1).argmax(1)
+    assert len(set(columns.tolist())) > 3  # it is shifted to the right, or left
+    assert len({image.any(1).tobytes() for image in free[0][labels[0] == 0, 0]}) < len(set(columns.tolist())) + 3
+
+
+def test_families_are_cut_by_alphabets_and_hold_one_to_three_numbers():
+    family = make_family("OmniglotFamilies-v0")
+    parts = {split: family.families(split, 300) for split in ("validation", "test")}
+    parts["train"] = family.sample_families(stream(0, "families"), 600)
+    alphabets = {split: set(each["alphabet"]) for split, each in parts.items()}
+    assert {split: len(each) for split, each in alphabets.items()} == {"train": 30, "validation": 10, "test": 10}
+    assert len(set.union(*alphabets.values())) == 50
+    for each in parts.values():
+        assert set(each["held"].sum(1)) == {1, 2, 3}
+    shifted = family.tasks("shifted", 30)
+    assert set(shifted["alphabet"]) <= alphabets["test"]
+    assert (shifted["held"][:, 1] == 1).all()
+    assert (shifted["augmentation"] >= 1.0).all()
+    tasks = family.sample_tasks(stream(0, "x"), 3, families=family.sample_families(stream(1, "x"), 2))
+    family.validate_tasks(tasks)
+    with pytest.raises(TaskError, match=r"Blackfoot.* has 280, counted from 0"):
+        family.validate_tasks(
+            {**{name: each[:1] for name, each in tasks.items()}, "alphabet": [5], "drawings": [[0, 1, 2, 3, 280]]}
+        )
+    with pytest.raises(TaskError, match="the drawings of a task of OmniglotFamilies-v0 differ"):
+        family.validate_tasks({**{name: each[:1] for name, each in tasks.items()}, "drawings": [[0, 1, 2, 3, 3]]})
+
+
 # --------------------------------------------------------------------------------------------------------------- doors
 @pytest.mark.parametrize(
     "kwargs",
-    [{}, {"protocol": "few-shot"}, {"protocol": "few-shot", "ways": 3, "shots": 2, "train_shots": 4, "augment": True}],
+    [
+        {},
+        {"protocol": "augmentations"},
+        {"protocol": "few-shot"},
+        {"protocol": "few-shot", "ways": 3, "shots": 2, "train_shots": 4, "augment": True},
+    ],
     ids=str,
 )
 def test_every_promise_is_kept(kwargs):
     family = make_family("Omniglot-v0", **kwargs)
     check_family(family)
-    check_family(family.query_family)
+    check_family(family if family.query_family is None else family.query_family)
     assert pickle.loads(pickle.dumps(family)).observation_space == family.observation_space  # for worker processes
 
 
