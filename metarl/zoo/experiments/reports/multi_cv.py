@@ -40,7 +40,8 @@ class MultiCV(PaperReport):
     about: ClassVar[str] = (
         "Errors in % on data sets that were held out, after so many gradient steps on them: on the test part, on the "
         "last minibatch of the training part, and the area under the curve of the errors of all minibatches (0 to "
-        "100), a mean over adaptations and training seeds. One data set is no sample of data sets: there are no intervals."
+        "100), a mean over adaptations and training seeds. One data set is no sample of data sets: there are no "
+        "intervals."
     )
 
     @property
