@@ -65,6 +65,7 @@ class Request:
     :param streams: where they draw from.
     :param amount: what is collected for a batch.
     :param local: tensors of each task's own, ``[task, …]``, that it starts with instead of the initialisation's.
+    :param learnt: whether these were learnt from the tasks before, so that the query is one of what was not shown.
     """
 
     tasks: Tasks
@@ -72,6 +73,7 @@ class Request:
     streams: Streams
     amount: Amount
     local: Params = field(default_factory=dict)
+    learnt: bool = False
 
     @property
     def n_tasks(self) -> int:

@@ -190,7 +190,7 @@ class BatchedAdaptation:
     def query(self, params: Params, request: Request) -> Episodes:
         """Collect the query batch; where tasks were learnt before, in the family that has examples for that."""
         k, own = len(request.rates), self.family.query_family
-        if own is None or k == 0:
+        if own is None or (k == 0 and not request.learnt):
             return self.collect(params, request, k)
         return self._collect(own, params, request, request.streams.tasks(request.n_tasks, k), self.learner.n_query)
 

@@ -135,6 +135,8 @@ class ProximalSteps(GradientSteps):
     :param parallel: the threads that blocks of tasks run on.
     """
 
+    plain_steps = False
+
     def __init__(self, learner: Learner, proximal: float, parallel: Parallel | None = None) -> None:
         super().__init__(learner, parallel)
         self.proximal = proximal

@@ -134,6 +134,8 @@ class CurvedStep(InnerStep):
 class CurvedSteps(GradientSteps):
     """A learner with another one's loss and batches whose gradients are multiplied by matrices that come with rates."""
 
+    plain_steps = False
+
     def update(
         self,
         state: LearnerState,

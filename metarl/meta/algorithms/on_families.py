@@ -104,10 +104,12 @@ class FamilyAlgorithm(AdaptiveAlgorithm):
 
         :param part: the families' places in the meta-batch.
         :param tasks: of all families, ``size`` of each.
+        :param rates: of inner steps; none where the families' parameters were learnt from the tasks before.
         :param stack: the families' parameters, ``[family, …]``.
         :param amount: what is collected; as in training if None.
         """
         places = range(part.start * size, part.stop * size)
         own, local = take_tasks(tasks, slice(places.start, places.stop)), contiguous(spread(stack, size))
-        request = Request(own, rates, streams.of(places), amount or self._amount(None, None), local)
+        amount = amount or self._amount(None, None)
+        request = Request(own, rates, streams.of(places), amount, local, learnt=not rates)
         return Block(tuple(places), self.adaptation, request)

@@ -65,8 +65,8 @@ class MetaFinetuning:
         NOT_NEGATIVE("rate", self.rate)
         if self.update == "exact" and not self.learner.plain_steps:
             raise ConfigError(
-                f"update='exact' around {self.learner.name!r}, which takes other steps than plain gradient steps: use "
-                "'first_order' or 'difference'"
+                f"update='exact' around {self.learner.name!r}, which takes other steps than plain gradient steps here: "
+                "use 'first_order' or 'difference'"
             )
 
     def step(self, stack: Params, outcome: Outcome) -> Params:

@@ -33,8 +33,8 @@ SMALL: dict[str, Any] = {
 }
 
 
-def make(**kwargs: Any) -> OML:
-    return OML("MlpPolicy", **{**SMALL, **kwargs})
+def make(policy: str = "MlpPolicy", **kwargs: Any) -> OML:
+    return OML(policy, **{**SMALL, **kwargs})
 
 
 def batches(samples: Any, row: int) -> Examples:
@@ -146,3 +146,23 @@ def test_slots_are_for_one_task_each() -> None:
 def test_what_it_does_not_take_is_one_line(kwargs: dict[str, Any], words: str) -> None:
     with pytest.raises(MetaRLError, match=words):
         make(**kwargs)
+
+
+def test_what_is_asked_of_classes_are_drawings_that_were_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(
+        env="Omniglot-v0",
+        env_kwargs={"protocol": "few-shot", "ways": 2, "size": 28},
+        policy="FewShotCnnPolicy",
+        policy_kwargs={"features_extractor_kwargs": {"n_filters": 2}},
+        n_inner_steps=1,
+        n_episodes=2,
+    )
+    outcomes = []
+    learn_block = model._learn_block
+    monkeypatch.setattr(model, "_learn_block", lambda *a, **k: outcomes.append(learn_block(*a, **k)) or outcomes[-1])
+    model.train()
+    (shown,), asked = outcomes[0].support, outcomes[-1].query
+    assert asked is not None
+    for task in range(len(shown)):
+        seen = {image.numpy().tobytes() for image in shown.obs[task]}
+        assert not seen & {image.numpy().tobytes() for image in asked.obs[task]}

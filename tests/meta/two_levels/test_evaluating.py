@@ -103,6 +103,18 @@ def test_goal_tasks_do_not_depend_on_how_many_tasks_or_families_there_are() -> N
     assert len(told) > 1
 
 
+@pytest.mark.parametrize("name", ["meta_curvature", "imaml"])
+def test_steps_that_are_no_plain_gradient_steps_are_not_differentiated_as_if_they_were(name: str) -> None:
+    model = make(name, n_inner_steps=2)
+    model.params = {key: 3.0 * value if key.startswith("rates/") else value for key, value in model.params.items()}
+    how = {"n_inner_steps": 0, "n_tasks": 2, "n_families": 2, "n_goal_tasks": 2, "meta_lr": 0.2}
+    found, first = (model.evaluate_few_tasks(update=update, **how) for update in (None, "first_order"))
+    assert found.meta["few_tasks"]["update"] == "first_order"
+    assert np.array_equal(found.returns, first.returns)
+    with pytest.raises(ConfigError, match="update='exact'"):
+        model.evaluate_few_tasks(update="exact", **how)
+
+
 def test_policies_are_meta_finetuned_by_episodes() -> None:
     sizes = {"env_kwargs": {"horizon": 5}, "learner": "vpg", "n_episodes": 2, "inner_lr": 0.1}
     model = make(env="PointMassFamilies-v0", **sizes)
