@@ -185,7 +185,7 @@ class Atari(Family):
         self.task_space = Dict({"game": Discrete(len(GAMES))})
         channels = c.n_stack * (3 if c.observation == "rgb" else 1)
         self.observation_space = Box(0, 255, (channels, c.screen_size, c.screen_size), np.uint8)
-        self.action_space = self._actions_of(self._splits["train"][0])
+        self.action_space = Discrete(self._n_actions(self._splits["train"][0]))
         self._pool: ProcessLocal[Pool] = ProcessLocal(Pool)
 
     # ----------------------------------------------------------------------------------------------------------- tasks
@@ -221,10 +221,10 @@ class Atari(Family):
         return GAMES[int(task["game"])]
 
     def spaces(self, task: Task) -> tuple[Box, Discrete]:
-        return self.observation_space, self._actions_of(int(task["game"]))
+        return self.observation_space, Discrete(self._n_actions(int(task["game"])))
 
-    def _actions_of(self, game: int) -> Discrete:
-        return Discrete(FULL if self.constants.full_action_set else N_ACTIONS[game])
+    def _n_actions(self, game: int) -> int:
+        return FULL if self.constants.full_action_set else N_ACTIONS[game]
 
     # -------------------------------------------------------------------------------------------------------- dynamics
     def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
@@ -283,7 +283,7 @@ class Atari(Family):
         rngs: Sequence[np.random.Generator],
         active: np.ndarray | None = None,
     ) -> Step:
-        n_actions = self._actions_of(int(tasks["game"][0])).n
+        n_actions = self._n_actions(int(tasks["game"][0]))
         if actions.min() < 0 or actions.max() >= n_actions:
             raise ConfigError(f"{self.id}: actions from {actions.min()} to {actions.max()}, not 0 to {n_actions - 1}")
         chosen = actions.tolist()
@@ -291,12 +291,14 @@ class Atari(Family):
             (row, env, run, run.instance) for row, env, run in runs_in(self, state, active)
         ]
         batch = state["run"].shape
-        obs = np.zeros((*batch, *self.observation_space.shape), np.uint8)
-        score, lives = np.zeros(batch), np.zeros(batch, np.int64)
-        terminated, truncated = np.zeros(batch, bool), np.zeros(batch, bool)
         with NATIVE_WORK:
             for row, env, _, emulator in runs:
                 emulator.send(chosen[row][env])
+            # While they play. Copies that are not stepped show nothing.
+            room = np.empty if len(runs) == state["run"].size else np.zeros
+            obs: np.ndarray = room((*batch, *self.observation_space.shape), np.uint8)
+            score, lives = np.zeros(batch), np.zeros(batch, np.int64)
+            terminated, truncated = np.zeros(batch, bool), np.zeros(batch, bool)
             for row, env, run, emulator in runs:
                 emulator.receive()
                 emulator.write(obs[row, env])

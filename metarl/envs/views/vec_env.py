@@ -164,7 +164,7 @@ class FamilyVecEnv(VecEnv):
         require_sound_step(self.family, step, (self.num_envs, 1), self._spaces[0])
         self._state, self._actions = step.state, None
         self.reward_terms = {name: value[:, 0] for name, value in step.info.items()}
-        obs, rewards, terminated = np.array(step.obs[:, 0]), step.reward[:, 0], step.terminated[:, 0]
+        obs, rewards, terminated = _shown(self.family, step.obs), step.reward[:, 0], step.terminated[:, 0]
         rounded = rewards.astype(np.float32)
         require_finite("reward", rounded, self._where)
         self._elapsed += 1
@@ -288,6 +288,15 @@ class FamilyVecEnv(VecEnv):
             raise reset_needed(self.family)
         trails = [list(self._trail)[-int(steps) - 1 :] for steps in self._elapsed]
         return [self.family.render(self._tasks, trail, copy, 0) for copy, trail in enumerate(trails)]
+
+
+def _shown(family: Family, obs: np.ndarray) -> np.ndarray:
+    """Return what the only copy of each row observes, as an array that whoever gets it may write into.
+
+    What is observed may be a part of the state; that of a live family is in its instances, and frames are large.
+    """
+    own = family.live and obs.flags.owndata and obs.flags.writeable
+    return obs[:, 0] if own else np.array(obs[:, 0])
 
 
 def _ended(

@@ -245,6 +245,20 @@ def test_a_copy_goes_on_in_its_game_after_a_lost_life_and_in_a_new_one_after_the
     family.close()
 
 
+def test_what_a_view_has_shown_is_the_caller_s():
+    family = short(screen_size=36)
+    views = [FamilyVecEnv(family, family.validate_tasks({"game": ["Pong"]}), n_envs=2, seed=3) for _ in range(2)]
+    shown = [view.reset() for view in views]
+    for _ in range(30):
+        kept = shown[0].copy()
+        shown[1][:] = 7  # whoever gets it may write into it
+        after = [view.step(np.array([2, 3]))[0] for view in views]
+        np.testing.assert_array_equal(shown[0], kept)
+        np.testing.assert_array_equal(*after)
+        shown = after
+    family.close()
+
+
 def test_whole_games_where_lives_do_not_count(family):
     whole = Atari("machado", games="Pong", max_frames=2000, action_repeat_probability=0.0)
     tasks = whole.validate_tasks({"game": ["Breakout"]})
