@@ -55,7 +55,6 @@ class IMAML(MAML):
     :param n_inner_steps: in training: more than others take, since the minimum is meant.
     :param n_episodes: shots.
     :param meta_batch_size: tasks in a meta-iteration.
-    :param inner_lr: None takes 0.1, as the reference does.
 
     The other parameters are those of :class:`~metarl.meta.algorithms.maml.MAML`.
     """
@@ -86,9 +85,6 @@ class IMAML(MAML):
             "meta_batch_size": meta_batch_size,
         }
         super().__init__(policy, env, learner=learner, **sizes, **kwargs)
-
-    def _default_rate(self) -> float:
-        return 0.1
 
     def _default_outer(self) -> tuple[str, Mapping[str, Any]]:
         return "adam", {"learning_rate": 1e-3}

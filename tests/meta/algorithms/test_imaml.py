@@ -170,11 +170,11 @@ def test_damping_is_added_to_the_identity() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- as a wrapper
-SUPERVISED: dict[str, Any] = {"learner": "supervised", "n_inner_steps": 3}
+SUPERVISED: dict[str, Any] = {"learner": "supervised", "n_inner_steps": 3, "inner_lr": 0.1}
 
 
 def test_inner_steps_stay_near_the_start_and_nothing_of_them_is_kept() -> None:
-    model, plain = small(IMAML, **SUPERVISED), small(MAML, **SUPERVISED, inner_lr=0.1, outer="adam")
+    model, plain = small(IMAML, **SUPERVISED), small(MAML, **SUPERVISED, outer="adam")
     far, free = (norm(subtract(each.adapt("Sinusoid-v0", 30).params, each.theta)) for each in (model, plain))
     assert 0.0 < far < free
     tight = small(IMAML, **SUPERVISED, proximal=9.0)
