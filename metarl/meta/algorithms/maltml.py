@@ -125,7 +125,7 @@ class MALTML(FamilyAlgorithm):
         n_query = self.adaptation.option("n_query")
         a_task = self.support_steps(self.n_inner_steps)
         a_task += self.batch_steps if n_query is None else n_query * self.family.horizon
-        n_times = 1 if self.abilities.reuses_support else self.n_meta_steps
+        n_times = 1 if self.adaptation.option("reuses_support") else self.n_meta_steps
         n_goal_tasks = self.n_goal_tasks if self.update == "exact" else 0
         return self.meta_batch_size * a_task * (self.n_tasks * n_times + n_goal_tasks)
 
@@ -156,7 +156,8 @@ class MALTML(FamilyAlgorithm):
     def _learn(self, part: slice, few: Tasks, goals: Tasks, timer: Timer) -> _Learnt:
         """Learn some families, and return what the outer step needs of them."""
         exact, names = self.update == "exact", [inner_name(name) for name in self.meta_params]
-        learner, reuses = self.adaptation.learner, self.abilities.reuses_support  # type: ignore[attr-defined]
+        learner = self.adaptation.learner  # type: ignore[attr-defined]
+        reuses = learner.reuses_support
         finetuning = self.meta_finetuning(self.n_tasks, self.n_meta_steps, self.meta_lr, self.update)
         theta = {name: tensor.detach().requires_grad_(exact and name in names) for name, tensor in self.theta.items()}
         stack, outcomes = expand(theta, part.stop - part.start), []
