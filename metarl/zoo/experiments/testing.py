@@ -26,6 +26,8 @@ from metarl.zoo.runs.provenance import commit
 
 FEW_TASKS, SEQUENCE = "few_tasks", "in_sequence"
 """What an entry's ``evaluation`` may hold beside arguments of ``evaluate``, see :func:`measured`."""
+META_RATES = "meta_lrs"
+"""What ``few_tasks`` may hold too: rates of meta-finetuning, of which validation families choose the best one."""
 NO_TASKS = "no tasks"
 """What the end of training is tested as, too, where few tasks of a family are met: as if none were."""
 
@@ -164,8 +166,11 @@ def _evaluate(models: Sequence[MetaAlgorithm], settings: Mapping[str, Any]) -> R
 
     def choose(model: MetaAlgorithm) -> tuple[float, dict[str, Any]]:
         if rates is not None and isinstance(model, AdaptiveAlgorithm):
-            inner_lr, reached = choose_rates(model, settings, **rates)
-            return reached, {**settings, "inner_lr": inner_lr}
+            found = []
+            for how in _meta_rates(settings):
+                inner_lr, reached = choose_rates(model, how, **rates)
+                found.append((reached, {**how, "inner_lr": inner_lr}))
+            return max(found, key=lambda each: each[0])
         if len(models) == 1:
             return 0.0, settings
         return float(measured(model, "validation", settings).returns[..., -1].mean()), settings
@@ -173,6 +178,16 @@ def _evaluate(models: Sequence[MetaAlgorithm], settings: Mapping[str, Any]) -> R
     choices = [(model, *choose(model)) for model in models]
     model, _, chosen = max(choices, key=lambda choice: choice[1])
     return measured(model, "test", chosen)
+
+
+def _meta_rates(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the settings with each rate of meta-finetuning that validation tasks choose from; one where none are."""
+    few = settings.get(FEW_TASKS, {})
+    return (
+        [{**settings, FEW_TASKS: {**few, "meta_lr": rate}} for rate in few[META_RATES]]
+        if META_RATES in few
+        else [dict(settings)]
+    )
 
 
 def measured(model: MetaAlgorithm, split: str, settings: Mapping[str, Any]) -> Report:
@@ -189,7 +204,8 @@ def measured(model: MetaAlgorithm, split: str, settings: Mapping[str, Any]) -> R
     assert isinstance(model, AdaptiveAlgorithm)
     n_families, n = rest.pop("n_tasks"), rest.pop("n_inner_steps")
     if few_tasks is not None:
-        return model.evaluate_few_tasks(split, n, n_families=n_families, **few_tasks, **rest)
+        how = {name: value for name, value in few_tasks.items() if name != META_RATES}
+        return model.evaluate_few_tasks(split, n, n_families=n_families, **how, **rest)
     return model.evaluate_in_sequence(split, n_families=n_families, n_tasks=n, **in_sequence, **rest)
 
 

@@ -31,6 +31,9 @@ def test_it_runs_and_says_what_was_found(name: str, tmp_path: Path, monkeypatch:
         assert len(list(results.glob("*_few_tasks.png"))) == 1
     else:
         assert "oml: mean squared error of all tasks at the end" in text
+    if name == "maltml-sinusoid":
+        (report,) = (tmp_path / "logs" / name / "smoke" / "maml").glob("*/evaluations/*_best.json")
+        assert json.loads(report.read_text())["meta"]["few_tasks"]["rate"] in (0.01, 0.001)
     # Nothing is left to do, and the record says the same again.
     assert main(["reproduce", name, "--scale", "smoke", "--num-threads", "1"]) == 0
     assert len(json.loads((results / "record.json").read_text())["runs"]) == 4
