@@ -80,6 +80,7 @@ class Leap(PathAlgorithm):
         self.stabilizer = SWITCH("stabilizer", stabilizer)
         self.drop_last = SWITCH("drop_last", drop_last)
         self._measure = LeapMetric(self.metric, self.loss, self.stabilizer, self.drop_last)
+        self._mean_loss: float | None = None
         super().__init__(policy, env, **kwargs)
 
     def _check_learner(self) -> None:
@@ -90,6 +91,11 @@ class Leap(PathAlgorithm):
     def _watcher(self, block: Block) -> LeapWatcher:
         return LeapWatcher(self._measure, [*self.excluded, *block.request.local])
 
+    def train(self) -> dict[str, float]:
+        """Do one meta-iteration; the mean loss of the minibatches of all inner steps is logged, where it is shown."""
+        stats = super().train()
+        return stats if self._mean_loss is None else {**stats, "inner/mean_loss": self._mean_loss}
+
     def _learn(self, blocks: Sequence[Block], timer: Timer) -> tuple[MetaGradient, list[Outcome]]:
         watchers = [self._watcher(block) for block in blocks]
         outcomes = self._learn_blocks(blocks, timer, watchers=watchers)
@@ -98,6 +104,8 @@ class Leap(PathAlgorithm):
                 f"drop_last with n_inner_steps={self.n_inner_steps}: {self.learner!r} took one step of its optimiser "
                 "on every path, and nothing is left"
             )
+        n_losses = sum(watcher.n_losses for watcher in watchers)
+        self._mean_loss = sum(watcher.losses for watcher in watchers) / n_losses if n_losses else None
         n_tasks, theta = sum(outcome.n_tasks for outcome in outcomes), InnerRule().start(self.meta_params)
         pulls = [watcher.gradient() for watcher in watchers if watcher.n_segments]
         shared = [{name: pull[name] for name in theta if name in pull} for pull in pulls]

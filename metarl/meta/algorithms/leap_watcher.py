@@ -106,6 +106,9 @@ class LeapWatcher:
         """The distance of the paths so far, summed over tasks."""
         self.n_segments = 0
         """Segments that were counted so far, over all tasks."""
+        self.losses = 0.0
+        """The losses f(θ_i) that were shown so far, summed over segments and tasks."""
+        self.n_losses = 0
 
     def segment(
         self,
@@ -121,6 +124,10 @@ class LeapWatcher:
         before, after = self._flat(start), self._flat(end)
         slope = None if gradient is None or not self._metric.loss else self._flat(gradient)
         tasks = range(len(before)) if active is None else active.nonzero().flatten().tolist()
+        if losses is not None:
+            shown = losses.tolist()
+            self.losses += sum(shown[task] for task in tasks)
+            self.n_losses += len(tasks)
         if self._last is None and losses is None and not self._metric.drop_last:
             moves = torch.sub(after, before, out=self._moves_like(before))
             if active is not None:
@@ -166,6 +173,8 @@ class LeapWatcher:
         found: Params = {
             "distance": torch.tensor(self.distance, dtype=torch.float64),
             "n_segments": torch.tensor(self.n_segments),
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+            "n_losses": torch.tensor(self.n_losses),
         }
         if self._places:
             found["pull"] = self._pull.clone()
@@ -180,6 +189,9 @@ class LeapWatcher:
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from what :meth:`state` returned."""
         self.distance, self.n_segments = float(state["distance"]), int(state["n_segments"])
+        # A walk that stopped under an earlier version has not counted them.
+        nothing = torch.zeros(())
+        self.losses, self.n_losses = float(state.get("losses", nothing)), int(state.get("n_losses", nothing))
         for name, place in group(dict(state), "place/").items():
             start, stop, *shape = place.tolist()
             self._places[name] = slice(start, stop), torch.Size(shape)

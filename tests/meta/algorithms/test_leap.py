@@ -13,6 +13,7 @@ from metarl.agents.sampling.collect import collect
 from metarl.envs.registry import make_family
 from metarl.errors import MetaRLError
 from metarl.meta.algorithms.leap import Leap
+from metarl.meta.algorithms.leap_watcher import LeapWatcher
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.meta.base import load
 from metarl.params import Params, expand
@@ -201,3 +202,19 @@ def test_leap_learns_pointmass() -> None:
     assert returns[0] > -50.0
     assert returns[2] > -21.0
     assert returns[2] - returns[0] > 20.0
+
+
+def test_the_mean_loss_of_all_inner_steps_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    kwargs = {"learner_kwargs": {"reuses_support": False}, "n_inner_steps": 4, "n_episodes": 3, "meta_batch_size": 2}
+    model = Leap("MlpPolicy", "Sinusoid-v0", learner="supervised", policy_kwargs={"net_arch": [4]}, **kwargs)
+    seen: list[torch.Tensor] = []
+    segment = LeapWatcher.segment
+
+    def noted(self: LeapWatcher, *args: Any) -> None:
+        seen.append(args[3].clone())
+        segment(self, *args)
+
+    monkeypatch.setattr(LeapWatcher, "segment", noted)
+    stats = model.train()
+    assert len(seen) == 4
+    assert stats["inner/mean_loss"] == pytest.approx(float(torch.stack(seen).mean()), rel=1e-6)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from metarl.envs.score import SCORES
+from metarl.meta.algorithms.leap import Leap
 from metarl.meta.evaluation.report import Report
 from metarl.zoo.experiments.jobs import Job, jobs, load_experiment
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.reports import report_of
-from metarl.zoo.experiments.reports.leap_ablation import LeapAblation, words
+from metarl.zoo.experiments.reports.leap_ablation import LeapAblation, training_loss, words
 from metarl.zoo.experiments.testing import Trained
+from metarl.zoo.runs.folder import Run
 
 
 def trained(job: Job) -> Trained:
@@ -59,3 +64,17 @@ def test_every_run_has_settings_that_leap_takes(scale: str) -> None:
     report = report_of(experiment)
     assert isinstance(report, LeapAblation)
     assert scale in report.settings.jacobian
+
+
+def test_the_course_of_training_is_that_of_the_losses_of_all_inner_steps(tmp_path: Path) -> None:
+    job = next(iter(jobs(load_experiment("leap-ablation", "smoke"))))
+    config = {**job.config(), "n_inner_steps": 4}
+    del config["n_timesteps"]
+    model = Leap(env=job.entry.env, **config)
+    logged = [model.train() for _ in range(2)]
+    assert {tuple(stats) for stats in logged} == {tuple(logged[0])}
+    rows = [",".join(map(str, row)) for row in (logged[0], *(stats.values() for stats in logged))]
+    (tmp_path / "progress.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    run = Run(tmp_path, "leap", job.entry.env, 1)
+    found = training_loss([replace(trained(job), run=run)])
+    np.testing.assert_allclose(found, [stats["inner/mean_loss"] for stats in logged])

@@ -25,7 +25,7 @@ from metarl.zoo.experiments.reports.leap_omniglot import Cell
 from metarl.zoo.experiments.testing import Trained
 from metarl.zoo.runs.curves import read_curve
 
-FIGURES = ("training_error", "jacobian")
+FIGURES = ("training_loss", "jacobian")
 SIMPLEST = {"metric": "energy", "loss": False, "stabilizer": False}
 """The configuration whose meta-gradient is Reptile's."""
 
@@ -64,8 +64,8 @@ class LeapAblation(PaperReport):
     about: ClassVar[str] = (
         "Leap on alphabets of Omniglot with several measures of a path. Errors are on held-out drawings of held-out "
         "alphabets after the last step; areas are those under the curve of the losses of minibatches there, divided by "
-        "the number of steps. The average training error is that of the minibatches of a meta-iteration, over all "
-        "inner steps, where the paper's figure 6 has their loss. Intervals are 95% bootstrap intervals by alphabet."
+        "the number of steps. The average training loss is that of the minibatches of a meta-iteration, over all "
+        "inner steps, as in the paper's figure 6. Intervals are 95% bootstrap intervals by alphabet."
     )
 
     @property
@@ -86,13 +86,13 @@ class LeapAblation(PaperReport):
         for item in runs:
             groups.setdefault(words(item.job.cell), []).append(item)
         cells = {name: _cell(name, own) for name, own in groups.items()}
-        courses = {name: course for name, own in groups.items() if len(course := training_error(own))}
+        courses = {name: course for name, own in groups.items() if len(course := training_loss(own))}
         rows = [
-            [name, str(cell.error), cell.area, f"{courses[name][-1]:.1f}" if name in courses else ""]
+            [name, str(cell.error), cell.area, f"{courses[name][-1]:.3f}" if name in courses else ""]
             for name, cell in cells.items()
         ]
         first = next(iter(cells.values())).report
-        columns = ["path", f"error in % after {steps(first.n_inner_steps)}", "area", "training error in %, last"]
+        columns = ["path", f"error in % after {steps(first.n_inner_steps)}", "area", "training loss, last"]
         table = Table(columns, rows, "Leap by what it shortens", [first.describe_intervals()])
         simplest, found = words(SIMPLEST), []
         for name, cell in cells.items():
@@ -141,8 +141,8 @@ def words(cell: Mapping[str, Any]) -> str:
     return f"{cell['metric']}, {place}{', stabiliser' if cell['stabilizer'] else ''}"
 
 
-def training_error(runs: Sequence[Trained]) -> np.ndarray:
-    """Return the error of minibatches in %, a mean over inner steps and runs, by meta-iteration; empty without folders.
+def training_loss(runs: Sequence[Trained]) -> np.ndarray:
+    """Return the loss of minibatches, a mean over inner steps and runs, by meta-iteration; empty without folders.
 
     Runs of other lengths are cut to the shortest.
     """
@@ -150,9 +150,7 @@ def training_error(runs: Sequence[Trained]) -> np.ndarray:
     for item in runs:
         if item.run is None:
             return np.zeros(0)
-        n = int(item.job.config()["n_inner_steps"])
-        columns = [read_curve(item.run, "meta/n_meta_iterations", f"inner/return_after_{k}").y for k in range(n)]
-        found.append(100.0 - 100.0 * np.mean(columns, axis=0))
+        found.append(read_curve(item.run, "meta/n_meta_iterations", "inner/mean_loss").y)
     shortest = min(map(len, found))
     mean: np.ndarray = np.mean([each[:shortest] for each in found], axis=0)
     return mean
@@ -179,7 +177,7 @@ def _course_figure(courses: Mapping[str, np.ndarray]) -> Figure:
     for name, course in courses.items():
         axis.plot(np.arange(1, len(course) + 1), course, label=name)
     axis.set_xlabel("meta-iteration")
-    axis.set_ylabel("average training error, %")
+    axis.set_ylabel("average training loss")
     axis.legend(fontsize="small")
     axis.grid(alpha=0.3)
     return figure
