@@ -32,10 +32,14 @@ class UnrolledPath:
     :param losses: one function for each step, from a stack of parameters ``[task, …]`` to the losses ``[task]``; task
         ``i``'s depends on parameters ``i`` only. :meth:`FunctionalPolicy.loss_function` makes them.
     :param rates: one learning rate for each step; a tensor that requires a gradient is differentiated like the start.
+    :param longest: a task's step that is longer than this is shortened to it, over all of its tensors; None: no step is.
     """
 
-    def __init__(self, losses: Sequence[LossFunction], rates: Sequence[UnrolledRate]) -> None:
+    def __init__(
+        self, losses: Sequence[LossFunction], rates: Sequence[UnrolledRate], longest: float | None = None
+    ) -> None:
         self._steps = list(zip(losses, rates, strict=True))
+        self._longest = longest
 
     def points(self, params: Params) -> list[Params]:
         """Return ``θ₀ … θ_K``.
@@ -44,7 +48,7 @@ class UnrolledPath:
         """
         points = [params]
         for loss, rate in self._steps:
-            points.append(_step(loss, points[-1], rate))
+            points.append(_step(loss, points[-1], rate, self._longest))
         return points
 
     def end(self, params: Params) -> Params:
@@ -56,7 +60,7 @@ class UnrolledPath:
         return lambda params: loss(self.end(params))
 
 
-def _step(loss: Callable[[Params], torch.Tensor], params: Params, rate: UnrolledRate) -> Params:
+def _step(loss: Callable[[Params], torch.Tensor], params: Params, rate: UnrolledRate, longest: float | None) -> Params:
     rates = rate if isinstance(rate, Mapping) else dict.fromkeys(params, rate)
     with torch.enable_grad():
         # A start that nobody differentiates in is a leaf of its own here.
@@ -68,7 +72,15 @@ def _step(loss: Callable[[Params], torch.Tensor], params: Params, rate: Unrolled
         gradient = torch.autograd.grad(
             loss(start).sum(), list(moving.values()), create_graph=True, materialize_grads=True
         )
-        moved = {
-            name: tensor - rates[name] * slope for (name, tensor), slope in zip(moving.items(), gradient, strict=True)
-        }
+        steps = {name: rates[name] * slope for name, slope in zip(moving, gradient, strict=True)}
+        if longest is not None:
+            steps = _shortened(steps, longest)
+        moved = {name: tensor - steps[name] for name, tensor in moving.items()}
     return {**params, **moved}
+
+
+def _shortened(steps: Params, longest: float) -> Params:
+    """Return the steps of tasks, those that are longer than ``longest`` shortened to it."""
+    length = torch.linalg.vector_norm(torch.cat([step.flatten(1) for step in steps.values()], 1), dim=1)
+    share = longest / length.clamp(min=longest)
+    return {name: share.view(-1, *[1] * (step.dim() - 1)) * step for name, step in steps.items()}

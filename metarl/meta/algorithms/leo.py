@@ -13,7 +13,7 @@ from metarl.agents.learners.registry import LEARNERS, Abilities
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.sampling.samples import Samples
-from metarl.checks import COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, integer
+from metarl.checks import COUNT_OR_ZERO, NONE, NOT_NEGATIVE, POSITIVE, integer
 from metarl.envs.family import Family
 from metarl.envs.supervised.one_step import OneStep
 from metarl.errors import ConfigError
@@ -60,6 +60,8 @@ class LEO(TransferAlgorithm):
     :param latent_lr: where the rate in z begins.
     :param finetune_lr: where the rate in w begins.
     :param decoder_std: where the deviation of w begins.
+    :param max_latent_step: how long a step of a task in z is at most; None, as in the reference: as long as it comes
+        out, with which steps down a squared error may diverge.
     :param kl_coef: β.
     :param encoder_coef: γ.
     :param l2_coef: λ₁.
@@ -83,6 +85,7 @@ class LEO(TransferAlgorithm):
         latent_lr: float = 1.0,
         finetune_lr: float = 0.001,
         decoder_std: float = 0.01,
+        max_latent_step: float | None = None,
         kl_coef: float = 1e-3,
         encoder_coef: float = 1e-9,
         l2_coef: float = 1e-8,
@@ -95,6 +98,7 @@ class LEO(TransferAlgorithm):
         self.n_finetune_steps = COUNT_OR_ZERO("n_finetune_steps", n_finetune_steps)
         self.latent_lr, self.finetune_lr = POSITIVE("latent_lr", latent_lr), POSITIVE("finetune_lr", finetune_lr)
         self.decoder_std = POSITIVE("decoder_std", decoder_std)
+        self.max_latent_step = (POSITIVE | NONE)("max_latent_step", max_latent_step)
         self.kl_coef = NOT_NEGATIVE("kl_coef", kl_coef)
         self.encoder_coef = NOT_NEGATIVE("encoder_coef", encoder_coef)
         self.l2_coef = NOT_NEGATIVE("l2_coef", l2_coef)
@@ -124,6 +128,7 @@ class LEO(TransferAlgorithm):
             latent_lr=self.latent_lr,
             finetune_lr=self.finetune_lr,
             decoder_std=self.decoder_std,
+            max_latent_step=self.max_latent_step,
         )
         return self._embedding, make_learner(policy)
 

@@ -141,3 +141,15 @@ def test_a_context_is_differentiated() -> None:
     leaf = normal(3, seed=50).requires_grad_()
     (found,) = torch.autograd.grad(end(leaf), leaf)
     close({"": found}, {"": numeric_gradient(lambda c: end(c).detach(), leaf, 2e-4)}, 1e-7)
+
+
+def test_a_step_that_is_too_long_is_shortened_over_all_tensors_of_its_task() -> None:
+    start = {"a": torch.zeros(2, 2), "b": torch.zeros(2, 1)}
+    slopes = {"a": torch.tensor([[3.0, 0.0], [0.3, 0.0]]), "b": torch.tensor([[4.0], [0.4]])}
+
+    def loss(params: Params) -> torch.Tensor:
+        return sum(((slopes[name] * params[name]).sum(1) for name in slopes), torch.zeros(2))
+
+    end = UnrolledPath([loss], [1.0], longest=1.0).end(start)
+    torch.testing.assert_close(end["a"].detach(), torch.tensor([[-0.6, 0.0], [-0.3, 0.0]]))
+    torch.testing.assert_close(end["b"].detach(), torch.tensor([[-0.8], [-0.4]]))

@@ -56,10 +56,10 @@ def problem(kind: str, **kwargs: Any) -> tuple[LEO, Params, Any, Any, Noise]:
     return model, meta, support, outcome.query.to(torch.float64), Noise(noise.latent.double(), noise.tensors.double())
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_gradients_through_both_levels_of_steps_equal_finite_differences(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "longest"), [*((kind, None) for kind in FAMILIES), ("numbers", 0.2)])
+def test_gradients_through_both_levels_of_steps_equal_finite_differences(kind: str, longest: float | None) -> None:
     # Each coefficient is large, so that none is missed; what a gradient is stopped in has a test of its own.
-    sizes = {"kl_coef": 0.5, "encoder_coef": 0.0, "l2_coef": 0.1, "orthogonality_coef": 0.7}
+    sizes = {"kl_coef": 0.5, "encoder_coef": 0.0, "l2_coef": 0.1, "orthogonality_coef": 0.7, "max_latent_step": longest}
     model, meta, support, query, noise = problem(kind, **sizes)
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in meta.items()}
     losses = model.losses(leaves, support, query, noise)
@@ -174,6 +174,18 @@ def test_steps_go_down_the_support_s_loss_in_both_spaces() -> None:
     assert losses[0] > losses[1] > losses[2]
 
 
+def test_no_step_in_latents_is_longer_than_allowed() -> None:
+    x = torch.linspace(-1.0, 1.0, 6).view(1, 6, 1)
+    seen = Seen.of(x, 100.0 * torch.sin(x))
+    moved = []
+    for longest in (None, 0.1):
+        model = make("numbers", latent_lr=1.0, max_latent_step=longest)
+        found = model._embedding.embedded(model.params, seen)
+        moved.append(float((found.last - found.first).detach().norm()))
+    assert moved[0] > 1.0
+    assert moved[1] <= 0.1 * model.n_latent_steps + 1e-6
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_threads_and_files_change_no_bit(kind: str, tmp_path: Path) -> None:
     learnt = []
@@ -212,6 +224,7 @@ def test_images_are_classified_on_features_that_tasks_share() -> None:
         ({"n_latent_steps": -1}, "n_latent_steps=-1 is not"),
         ({"n_finetune_steps": 1.5}, "n_finetune_steps=1.5 is not"),
         ({"latent_lr": 0.0}, "latent_lr=0.0 is not"),
+        ({"max_latent_step": 0.0}, "max_latent_step=0.0 is not"),
         ({"kl_coef": -1.0}, "kl_coef=-1.0 is not"),
         ({"encoder": "mean"}, "argument of LEO: 'encoder'"),
     ],

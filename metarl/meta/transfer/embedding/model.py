@@ -69,6 +69,7 @@ class EmbeddingModel(TransferModel):
     :param latent_lr: the rate of the former begins there; it is meta-learnt.
     :param finetune_lr: that of the latter, likewise.
     :param decoder_std: σ_d begins there.
+    :param max_latent_step: how long a step of a task in z is at most; None: as long as it comes out.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class EmbeddingModel(TransferModel):
         latent_lr: float = 1.0,
         finetune_lr: float = 0.001,
         decoder_std: float = 0.01,
+        max_latent_step: float | None = None,
     ) -> None:
         if policy.network.buffers:
             raise ConfigError(f"{policy.name} has running statistics, which no latent says: take those of batches")
@@ -90,7 +92,7 @@ class EmbeddingModel(TransferModel):
         self.sizes = self._sizes(n_latent)
         self._rates = latent_lr, finetune_lr
         self.n_latent_steps, self.n_finetune_steps = n_latent_steps, n_finetune_steps
-        self._std = decoder_std
+        self._std, self._longest = decoder_std, max_latent_step
         self.fresh = policy.init(0)
         self.of_classes = isinstance(policy.action_space, spaces.Discrete)
         self.n_classes = self.sizes.outputs if self.of_classes else 1
@@ -195,8 +197,11 @@ class EmbeddingModel(TransferModel):
         def loss(w: Params) -> torch.Tensor:
             return self.loss({**shared, **w}, seen)
 
+        def loss_in_z(at: Params) -> torch.Tensor:
+            return loss(self.decoded(meta, at["z"], drawn))
+
         rates = meta[f"{ENCODER}latent_lr"], meta[f"{DECODER}finetune_lr"]
-        descent = UnrolledPath([lambda at: loss(self.decoded(meta, at["z"], drawn))] * steps[0], [rates[0]] * steps[0])
+        descent = UnrolledPath([loss_in_z] * steps[0], [rates[0]] * steps[0], self._longest)
         last = descent.end({"z": z})["z"]
         tuned = UnrolledPath([loss] * steps[1], [rates[1]] * steps[1]).end(self.decoded(meta, last, drawn))
         psi = {**shared, **tuned}
