@@ -32,7 +32,7 @@ class UnrolledPath:
     :param losses: one function for each step, from a stack of parameters ``[task, …]`` to the losses ``[task]``; task
         ``i``'s depends on parameters ``i`` only. :meth:`FunctionalPolicy.loss_function` makes them.
     :param rates: one learning rate for each step; a tensor that requires a gradient is differentiated like the start.
-    :param longest: a task's step that is longer than this is shortened to it, over all of its tensors; None: no step is.
+    :param longest: a task's step that is longer than this is shortened to it, over all its tensors; None: no step is.
     """
 
     def __init__(
