@@ -12,7 +12,6 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 
 from metarl.agents.derivatives.levels import summed
-from metarl.agents.derivatives.unrolled import UnrolledPath
 from metarl.agents.networks.layers import head_of
 from metarl.agents.sampling.samples import Samples
 from metarl.checks import COUNT, SWITCH, choice
@@ -25,7 +24,7 @@ from metarl.meta.algorithms.on_families import FamilyAlgorithm
 from metarl.meta.environments import AnyEnv
 from metarl.meta.outer.objective import KnownGradient, MetaGradient
 from metarl.meta.progress import Timer
-from metarl.meta.two_levels.finetuning import loss_on
+from metarl.meta.two_levels.finetuning import loss_on, stepped
 from metarl.params import Params, Rate, expand, inner_name, meta_name, select, total
 
 ASKED = ("all", "last")
@@ -149,8 +148,7 @@ class OML(FamilyAlgorithm):
                     outcomes.append(self._learn_block(block, timer, keep=True))
                     (samples,) = outcomes[-1].support
                 with timer("outer"):
-                    loss = learner.policy.loss_function(samples.obs, partial(loss_on, learner.head_loss, samples))
-                    stack = UnrolledPath([loss], [_of(rates[k], moved)]).end(stack)
+                    stack = stepped(learner, samples, _of(rates[k], moved), stack)
         size = n if self.asked == "all" else 1
         asked = tasks if self.asked == "all" else take_tasks(tasks, slice(n - 1, None, n))
         streams = Streams(self.seed, "train/query", self.n_iterations)

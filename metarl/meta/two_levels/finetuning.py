@@ -19,14 +19,14 @@ import torch
 
 from metarl.agents.derivatives.base import LossFunction
 from metarl.agents.derivatives.levels import gathered, spread, summed
-from metarl.agents.derivatives.unrolled import UnrolledPath
+from metarl.agents.derivatives.unrolled import UnrolledPath, UnrolledRate
 from metarl.agents.learners.base import Learner
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.sampling.samples import Samples
 from metarl.checks import COUNT, NOT_NEGATIVE, choice
 from metarl.errors import ConfigError
 from metarl.meta.adaptation.base import Outcome
-from metarl.params import Params, Rate, each
+from metarl.params import STATISTICS, Params, Rate, each
 
 UPDATES = ("exact", "first_order", "difference")
 """How the initialisation moves to a family."""
@@ -100,10 +100,27 @@ def task_losses(learner: Learner, outcome: Outcome, rates: Sequence[Rate]) -> Lo
     :param rates: of the inner steps.
     """
     assert outcome.query is not None
-    policy = learner.policy
-    steps = [policy.loss_function(batch.obs, partial(loss_on, learner.head_loss, batch)) for batch in outcome.support]
-    query = policy.loss_function(outcome.query.obs, partial(loss_on, learner.query_loss, outcome.query))
-    return UnrolledPath(steps, rates).then(query)
+    query = learner.policy.loss_function(outcome.query.obs, partial(loss_on, learner.query_loss, outcome.query))
+
+    def losses(params: Params) -> torch.Tensor:
+        for batch, rate in zip(outcome.support, rates, strict=True):
+            params = stepped(learner, batch, rate, params)
+        return query(params)
+
+    return losses
+
+
+def stepped(learner: Learner, batch: Samples, rate: UnrolledRate, params: Params) -> Params:
+    """Return where an inner step on a batch leads, a function of ``params`` that can be differentiated any number of
+    times; running statistics move as they do in adaptation, and no gradient goes through them.
+
+    :param params: ``[task, …]``.
+    """
+    loss = learner.policy.loss_function(batch.obs, partial(loss_on, learner.head_loss, batch))
+    start = {name: tensor.detach() for name, tensor in params.items()}
+    moved = learner.policy.moved_statistics(start, batch.obs, batch.counts)
+    statistics = {name: tensor for name, tensor in moved.items() if name.startswith(STATISTICS)}
+    return {**UnrolledPath([loss], [rate]).end(params), **statistics}
 
 
 def contiguous(params: Params) -> Params:

@@ -14,7 +14,8 @@ from metarl.errors import ConfigError, MetaRLError
 from metarl.meta.evaluation.comparison import compare
 from metarl.meta.evaluation.report import Report
 from metarl.meta.two_levels.evaluating import relative_changes
-from metarl.params import Params
+from metarl.meta.two_levels.finetuning import task_losses
+from metarl.params import Params, expand
 from metarl.streams import seed_sequence, stream
 from tests.meta.two_levels.nested import adapted, error, stepped
 
@@ -22,9 +23,9 @@ SIZES: dict[str, Any] = {"learner": "supervised", "n_episodes": 4, "meta_batch_s
 NET = {"net_arch": [4, 3], "activation_fn": "tanh"}
 
 
-def make(name: str = "maml", env: str = "SinusoidFamilies-v0", **kwargs: Any) -> Any:
+def make(name: str = "maml", env: str = "SinusoidFamilies-v0", policy: str = "MlpPolicy", **kwargs: Any) -> Any:
     cls = metarl.ALGORITHMS[name]
-    return cls("MlpPolicy", env, **{**SIZES, "policy_kwargs": NET, "inner_lr": 0.05, **kwargs})
+    return cls(policy, env, **{**SIZES, "policy_kwargs": NET, "inner_lr": 0.05, **kwargs})
 
 
 def test_a_model_is_meta_finetuned_and_then_adapted_as_a_plain_loop_does_it() -> None:
@@ -157,3 +158,32 @@ def test_what_cannot_be_meta_finetuned_is_one_line() -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError):
         make().evaluate_few_tasks(n_families=0)
+
+
+@pytest.mark.parametrize("name", ["maltml", "oml"])
+def test_the_path_that_is_differentiated_ends_where_adaptation_does_with_running_statistics_too(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    model = make(
+        name,
+        "OmniglotFewShot-v0",
+        policy="FewShotCnnPolicy",
+        policy_kwargs={"features_extractor_kwargs": {"n_filters": 8, "batch_statistics": "running"}},
+        env_kwargs={"ways": 2},
+        n_tasks=2,
+        n_inner_steps=2,
+    )
+    start, outcomes, learn_block = dict(model.theta), [], model._learn_block
+    monkeypatch.setattr(model, "_learn_block", lambda *a, **k: outcomes.append(learn_block(*a, **k)) or outcomes[-1])
+    model.train()
+    statistics = [key for key in start if key.startswith("statistics/")]
+    assert statistics
+    if name == "oml":  # what is asked for is asked of what was reached
+        for key in statistics:
+            assert not torch.equal(outcomes[-1].params[key], expand(start, 4)[key])
+        return
+    few, learner = outcomes[0], model.adaptation.learner
+    assert few.query is not None
+    found = task_losses(learner, few, model._rule(model.rates).steps(model.params))(expand(start, 4))
+    expected = learner.loss(few.params, few.query)
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=1e-6)
