@@ -93,7 +93,7 @@ def adaptation_figure(
     by_step.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_step.set_xlabel(BY_STEP)
     by_env_step.set_xlabel(_spent(score))
-    by_step.set_ylabel(f"{score.axis} ({level:.0%} intervals by task)")
+    by_step.set_ylabel(f"{score.axis}\n({level:.0%} intervals by task)")
     # Outside: bands may lie anywhere inside.
     figure.legend(*by_step.get_legend_handles_labels(), fontsize="small", loc="outside right center")
     for axis in (by_step, by_env_step):

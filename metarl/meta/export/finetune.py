@@ -354,7 +354,7 @@ def learning_figure(curves: Sequence[LearningCurves], title: str = "", level: fl
         axis.fill_between(curve.env_steps, bands.low, bands.high, color=f"C{i}", alpha=0.2, linewidth=0)
     axis.set_title(title)
     axis.set_xlabel(f"{score.budget} of learning, per task")
-    axis.set_ylabel(f"{score.axis} ({level:.0%} intervals by task)")
+    axis.set_ylabel(f"{score.axis}\n({level:.0%} intervals by task)")
     axis.grid(alpha=0.3)
     # Outside: bands may lie anywhere inside.
     figure.legend(fontsize="small", loc="outside right center")

@@ -68,6 +68,13 @@ class Settings:
     is_stock: bool = False
 
 
+def has_sb3_policy(model: Model) -> bool:
+    """Return whether Stable-Baselines3 or sb3-contrib has the policy of a model, which no export goes without."""
+    if isinstance(getattr(model, "adaptation", None), StockAdaptation | MemoryAdaptation):
+        return True
+    return bool(model.policy.network.stock)
+
+
 def choose(model: Model, kind: str | None, optimizer: str | None, n_envs: int) -> Settings:
     """Return what a model is exported as.
 

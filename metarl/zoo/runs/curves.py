@@ -46,6 +46,11 @@ def read_curve(run: Run, x: str, y: str) -> Curve:
         raise CheckpointError(f"{path} holds no rows yet")
     for name in (x, y):
         if name not in header:
+            if "time/iterations" not in header and not name.startswith("eval/"):
+                raise CheckpointError(
+                    f"{path} has no {shorten(name, quote=False)}: no meta-iteration was logged, only evaluations "
+                    "(train's --log-interval is longer than the run)"
+                )
             raise unknown_name(f"column of {path}", name, header)
     columns = header.index(x), header.index(y)
     pairs: list[tuple[float, float]] = []

@@ -14,6 +14,7 @@ from metarl.errors import CheckpointError, DivergedError, MetaRLError, NonFinite
 from metarl.files.checkpoint import save_checkpoint
 from metarl.files.logging import flush, log_hyperparameters, make_logger
 from metarl.meta.base import MetaAlgorithm
+from metarl.meta.export.settings import has_sb3_policy
 from metarl.startup import INTERRUPTED
 from metarl.zoo.algorithms import with_env_kwargs
 from metarl.zoo.console import CountBars, Reporter, format_steps, is_terminal, say, show_commands, warn
@@ -194,11 +195,10 @@ def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, record
         show_reports([report, *full_run(report)])
     say(f"Saved {folder.final}")
     where = _this_run(args, folder)
-    commands = {
-        command_line(["evaluate", *where]): "evaluate",
-        command_line(["export", *where]): "export",
-        shlex.join(["tensorboard", "--logdir", recorded["tensorboard"] or str(folder.folder)]): "TensorBoard",
-    }
+    commands = {command_line(["evaluate", *where]): "evaluate"}
+    if has_sb3_policy(model):
+        commands[command_line(["export", *where])] = "export"
+    commands[shlex.join(["tensorboard", "--logdir", recorded["tensorboard"] or str(folder.folder)])] = "TensorBoard"
     if model.num_timesteps > 0:  # the random initialisation is never trained
         commands[command_line(["train", *where, "-n", str(2 * model.num_timesteps)])] = "go on"
     show_commands(commands)

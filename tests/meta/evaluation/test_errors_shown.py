@@ -16,6 +16,7 @@ from metarl.meta.evaluation.comparison import compare, comparison_figure, compar
 from metarl.meta.evaluation.figures import adaptation_cards, adaptation_figure
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Bands
+from tests.drawn import fits
 
 ERROR = Score("mean squared error", -1, "examples")
 TASKS = {"phase": np.linspace(0.0, 3.0, 30)}
@@ -69,7 +70,8 @@ def test_a_table_whose_columns_do_not_say_what_is_in_them_says_it_below() -> Non
 def test_figures_show_the_error() -> None:
     reports = [errors("maml", 4.0, 1.0), errors("random", 4.0, 3.0)]
     by_step, by_example = comparison_figure(reports).axes
-    assert by_step.get_ylabel() == "mean squared error, lower is better (95% intervals by task)"
+    assert by_step.get_ylabel() == "mean squared error, lower is better\n(95% intervals by task)"
+    assert fits(by_step.yaxis.label)
     assert by_example.get_xlabel() == "examples of adaptation, per task"
     np.testing.assert_allclose([line.get_ydata() for line in by_step.lines], [[4.0, 1.0], [4.0, 3.0]])
     *_, scatter = adaptation_figure(reports[:1], task_parameter="phase").axes

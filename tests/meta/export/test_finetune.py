@@ -26,6 +26,7 @@ from metarl.meta.export.finetune import (
 )
 from metarl.meta.export.sb3 import export_sb3
 from metarl.streams import seed_sequence
+from tests.drawn import fits
 from tests.meta.walk import Walk
 
 
@@ -206,7 +207,8 @@ def test_an_error_is_shown_as_what_it_is() -> None:
     assert "mean squared error, lower is better" in table.notes
     assert learning_table([a, b]).title == "Mean squared error while a task is learnt, 2 tasks"
     (axis,) = learning_figure([a, b]).axes
-    assert axis.get_ylabel() == "mean squared error, lower is better (95% intervals by task)"
+    assert axis.get_ylabel() == "mean squared error, lower is better\n(95% intervals by task)"
+    assert fits(axis.yaxis.label)
     assert axis.get_xlabel() == "examples of learning, per task"
     assert list(axis.lines[0].get_ydata()) == [3.0, 1.5]
     assert a.to_dict()["score"]["sign"] == -1

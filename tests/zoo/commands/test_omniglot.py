@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl
@@ -30,8 +31,13 @@ def images_in(run: Path) -> set[str]:
     return set(events.Tags()["images"])
 
 
-def test_a_run_is_evaluated_and_gone_on_with_and_shows_what_it_predicts(refused: Refused, tmp_path: Path) -> None:
-    run = train(tmp_path, "maml", "OmniglotFewShot-v0", 20, "--eval-freq", "20")
+def test_a_run_is_evaluated_and_gone_on_with_and_shows_what_it_predicts(
+    refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tmp_path, "maml", "OmniglotFewShot-v0", 20, "--eval-freq", "20", "--verbose", "1")
+    _, proposed = capsys.readouterr().out.split("Next:")
+    assert "metarl.zoo evaluate" in proposed
+    assert "export" not in proposed  # it is refused, see below
     cards = {f"eval/{name}" for name in ("adaptation", "confusion", "predictions", "support_images")}
     assert images_in(run) >= cards
     assert main(["evaluate", "-i", str(run), "--n-eval-tasks", "3", "--n-inner-steps", "3"]) == 0

@@ -78,6 +78,16 @@ def test_the_axes_of_a_plot_say_what_they_show(trained: Path) -> None:
         assert panel.get_xlabel() == "env steps, support and query together"
 
 
+def test_a_run_that_logged_evaluations_only_says_so(tmp_path: Path, refused: Refused) -> None:
+    few = ["-n", "160", "--log-interval", "100", "--n-eval-tasks", "2", "-f", str(tmp_path)]
+    assert main([*TINY[:1], "--algo", "fomaml", *TINY[1:], *few]) == 0
+    error = refused("plot", "-f", tmp_path)
+    assert "meta/pre_adapt_rew: no meta-iteration was logged" in error
+    assert "--log-interval" in error
+    assert "unknown column" in refused("plot", "-f", tmp_path, "-y", "eval/mean_rewar")
+    assert main(["plot", "-f", str(tmp_path), "-y", "eval/mean_reward"]) == 0
+
+
 def test_running_mean() -> None:
     values = np.array([1.0, 3.0, 5.0, 7.0])
     assert running_mean(values, 2).tolist() == [1.0, 2.0, 4.0, 6.0]
