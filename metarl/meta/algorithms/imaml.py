@@ -209,7 +209,7 @@ def conjugate_gradients(
     """Solve A_i x_i = b_i for every task i of a stack, from x = 0; A_i is symmetric and positive definite.
 
     A task is done where its residual is no more than rounding, or where its matrix turns out not to be positive
-    definite; if that is so at once, b_i itself is returned, the first-order gradient.
+    definite; if that is so at once, or if b_i is not finite, b_i itself is returned, the first-order gradient.
 
     :param product: returns A_i v_i, ``[task, n]``.
     :param targets: b, ``[task, n]``.
@@ -231,4 +231,4 @@ def conjugate_gradients(
         following = residual.square().sum(1, keepdim=True)
         direction = residual + torch.where(active, following / square, 0.0) * direction
         square = following
-    return x
+    return torch.where(targets.isfinite().all(1, keepdim=True), x, targets)

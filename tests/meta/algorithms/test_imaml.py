@@ -235,3 +235,13 @@ def test_bad_arguments_are_refused_in_a_line(kwargs: dict[str, Any], message: st
     with pytest.raises(ConfigError, match=message) as error:
         small(IMAML, **{"learner": "supervised", **kwargs})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_no_number_is_not_taken_for_none(value: float) -> None:
+    targets = torch.tensor([[1.0, 2.0], [value, 1.0]])
+    found = conjugate_gradients(lambda vectors: 2.0 * vectors, targets, 3)
+    torch.testing.assert_close(found[0], torch.tensor([0.5, 1.0]))
+    alone = conjugate_gradients(lambda vectors: 2.0 * vectors, targets[1:], 3)
+    assert not torch.isfinite(found[1]).all()
+    assert not torch.isfinite(alone).all()
