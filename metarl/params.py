@@ -51,18 +51,21 @@ def grouped(params: Params, prefix: str) -> Params:
     return {f"{prefix}{name}": tensor for name, tensor in params.items()}
 
 
-def select(names: Collection[str], modules: Iterable[str], what: str = "part of the policy") -> list[str]:
+def select(
+    names: Collection[str], modules: Iterable[str], what: str = "part of the policy", words: Iterable[str] = ()
+) -> list[str]:
     """Return those of ``names`` that belong to one of ``modules``, in their order.
 
     :param modules: whole tensors (``"log_std"``) or modules (``"mlp_extractor.value_net"``): never a piece of a name.
     :param what: what error messages call them.
+    :param words: what else the caller takes, for error messages to propose.
     :raises UnknownNameError: nothing belongs to a module.
     """
     found: set[str] = set()
     for module in modules:
         own = {name for name in names if name == module or name.startswith((f"{module}.", f"{module}/"))}
         if not own:
-            raise unknown_name(what, module, list(names))
+            raise unknown_name(what, module, [*words, *names])
         found |= own
     return [name for name in names if name in found]
 

@@ -102,7 +102,7 @@ class Tuning:
         names = [name for layer in layers(params) for name in layer]
         head = head_of(names)
         body = [name for name in names if name not in head] if BODY in self.freeze else []
-        found = {*body, *select(names, [name for name in self.freeze if name != BODY])}
+        found = {*body, *select(names, [name for name in self.freeze if name != BODY], words=[BODY])}
         if len(found) == len(names):
             raise ConfigError(f"freeze={shorten(list(self.freeze))} leaves nothing that learns")
         return found

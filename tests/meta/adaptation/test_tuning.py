@@ -89,7 +89,8 @@ def test_tuning_that_changes_nothing_scores_the_same(model: Pretrain) -> None:
     ("tuning", "message"),
     [
         ({"freze": "body"}, "did you mean 'freeze'"),
-        ({"freeze": "features_extractor"}, "unknown part of the policy 'features_extractor'"),
+        ({"freeze": "features_extractor"}, "unknown part of the policy 'features_extractor'.*known: .*body"),
+        ({"freeze": "bodi"}, "unknown part of the policy 'bodi': did you mean 'body'"),
         ({"freeze": ["body", "action_net", "log_std"]}, "leaves nothing that learns"),
         ({"freeze": 3}, "freeze=3 is not a list of names"),
         ({"layer_decay": 2.0}, "layer_decay=2.0 is not"),
