@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from metarl.envs.score import RETURN, Score
 from metarl.meta.evaluation.comparison import compare, comparison_figure, comparison_table
 from metarl.meta.evaluation.published import Published
 from metarl.meta.evaluation.report import Report
@@ -105,8 +106,11 @@ def _repeated(report: Report, n_inner_steps: int) -> Report:
     )
 
 
-def sentences(found: Sequence[Verdict]) -> list[str]:
-    """Return one sentence for each pair of algorithms: who wins after how many inner steps, and the differences."""
+def sentences(found: Sequence[Verdict], score: Score = RETURN) -> list[str]:
+    """Return one sentence for each pair of algorithms: who wins after how many inner steps, and the differences.
+
+    :param score: how the returns, whose differences the verdicts hold, are read.
+    """
     lines = []
     for a, b in dict.fromkeys((item.a, item.b) for item in found):
         own = [item for item in found if (item.a, item.b) == (a, b)]
@@ -123,7 +127,8 @@ def sentences(found: Sequence[Verdict]) -> list[str]:
         for checkpoint in dict.fromkeys(item.checkpoint for item in own):
             intervals = [str(item.interval) for item in own if item.checkpoint == checkpoint]
             differences.append(f"{checkpoint} {', '.join(intervals)}")
-        lines.append(f"{a} against {b}: {'; '.join(clauses)}. {a} minus {b}: {'; '.join(differences)}.")
+        by = f"{a} below {b} by" if score.lower_is_better else f"{a} minus {b}"
+        lines.append(f"{a} against {b}: {'; '.join(clauses)}. {by}: {'; '.join(differences)}.")
     return lines
 
 

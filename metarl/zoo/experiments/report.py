@@ -95,7 +95,7 @@ class PaperReport:
         found = comparison.verdicts(items, self.experiment.n_inner_steps)
         return Section(
             [comparison.returns_table(items, rows, f"{entry.env}, test tasks")],
-            comparison.sentences(found),
+            comparison.sentences(found, items[0].report.score),
             comparison.adaptation_figures(items, rows, entry.env, self.experiment.algos),
             [{"env": entry.env, "cell": {}, **item.to_dict()} for item in found],
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metarl.envs.score import Score
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Interval, paired_interval
 from metarl.zoo.experiments import comparison, testing
@@ -57,6 +58,10 @@ def test_sentences_say_who_wins() -> None:
     assert [item.winner for item in found] == ["maml", "leap", "maml", None]
     assert [dataclasses.replace(item, supported=False).winner for item in found] == [None] * 4
     assert "supported" not in found[0].to_dict()
+    # An interval is of returns: where minus an error is the return, the one that is ahead has the lower error.
+    (line,) = comparison.sentences(found, Score("mean squared error", -1))
+    assert "maml wins (last and best)" in line
+    assert "maml below leap by: last 2.00 [1.00, 3.00]" in line
     assert comparison.sentences(found) == [
         "maml against leap: after 1 step maml wins (last and best); after 3 steps leap wins (last), no clear "
         "difference (best). maml minus leap: last 2.00 [1.00, 3.00], -2.00 [-3.00, -1.00]; best 2.00 [1.00, 3.00], "
