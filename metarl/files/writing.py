@@ -66,13 +66,13 @@ def npz_bytes(path: str | Path, arrays: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_npz(path: str | Path, limit: int = MAX_ARRAYS) -> dict[str, np.ndarray]:
+def read_npz(path: str | Path, limit: int | None = None) -> dict[str, np.ndarray]:
     """Read an ``.npz`` of plain arrays: numbers, truth values or text.
 
-    :param limit: bytes that it unpacks to, at most.
+    :param limit: bytes that it unpacks to, at most; :data:`MAX_ARRAYS` where nothing is said.
     :raises CheckpointError: a file that is missing, truncated, damaged, holds Python objects, or unpacks to more.
     """
-    path = Path(path)
+    path, limit = Path(path), MAX_ARRAYS if limit is None else limit
     data = read_bytes(path, limit)
     try:
         if data.startswith(np.lib.format.MAGIC_PREFIX):

@@ -50,7 +50,10 @@ def as_family(given: Any) -> str | Family:
         return _family_of_many(given)
     if isinstance(given, gym.Env):
         return _family_of_one(given)
-    raise ConfigError(f"env={shorten(given)} is no family of tasks: pass its name: {', '.join(family_ids())}")
+    raise ConfigError(
+        f"env={shorten(given)} is no family of tasks: pass its name, such as 'PointMass-v0'; python -m metarl.zoo list "
+        f"has the names of all {len(family_ids())}"
+    )
 
 
 def _family_of_one(env: gym.Env[Any, Any]) -> Family:

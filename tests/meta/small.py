@@ -18,6 +18,8 @@ from metarl.params import Params
 
 ADAPTIVE = sorted(name for name, cls in ALGORITHMS.items() if issubclass(cls, AdaptiveAlgorithm))
 """The wrappers that take inner steps of a learner."""
+REINFORCED = [name for name in ADAPTIVE if ALGORITHMS[name].refusal(LEARNERS["vpg"]) is None]  # type: ignore[attr-defined]
+"""Those that go around learners of reinforcement learning."""
 SIZES: dict[str, Any] = {
     "meta_batch_size": 4,
     "n_episodes": 5,

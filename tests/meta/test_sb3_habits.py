@@ -267,7 +267,10 @@ INSTEAD: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
         lambda m, p: metarl.FOMAML("MlpPolicy", gym.make("CartPole-v1")),
         "one environment, Ca",
     ),
-    "env: a list": (lambda m, p: metarl.FOMAML("MlpPolicy", ["PointMass-v0"]), "is no family of tasks: pass its name"),
+    "env: a list": (
+        lambda m, p: metarl.FOMAML("MlpPolicy", ["PointMass-v0"]),
+        "is no family of tasks: pass its name",
+    ),
     "env: None": (lambda m, p: metarl.FOMAML("MlpPolicy", None), "is no family of tasks: pass its name"),
     "env: a function": (lambda m, p: metarl.FOMAML("MlpPolicy", single), "is no family of tasks"),
     "env: RescaleAction": (lambda m, p: metarl.FOMAML("MlpPolicy", RescaleAction(single(), -1, 1)), "would be lost"),

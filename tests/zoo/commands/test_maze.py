@@ -13,10 +13,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import metarl
 from metarl.zoo.__main__ import main
 from metarl.zoo.config import check_hyperparameters, load_hyperparameters
-from tests.meta.small import ADAPTIVE, equal
+from tests.meta.small import REINFORCED, equal
 from tests.zoo.conftest import Refused
 
-ALGOS = ADAPTIVE
+ALGOS = REINFORCED
 SMALL = ["meta_batch_size:2", "n_episodes:2", "policy_kwargs.net_arch:[8]"]
 
 
