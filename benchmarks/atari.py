@@ -132,7 +132,7 @@ def collecting(family: Atari, game: str, n_envs: int, n_steps: int, rounds: int)
     space = family.spaces({"game": index})
     policy = FunctionalPolicy("CnnPolicy", *space, critic=True)
     params = expand(policy.init(SEED), 1)
-    copies = Copies.of(family, policy, tasks, [seed_sequence(SEED, "atari")], n_envs)
+    copies = Copies.of(family, policy, tasks, [seed_sequence(SEED, "atari")], n_envs, Parallel())  # as in training
     theirs = raw(family, index, n_envs)
     first, _ = theirs.reset(seed=SEED)
     shown = [first]

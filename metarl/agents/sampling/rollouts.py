@@ -27,7 +27,7 @@ from metarl.envs.tasks import Tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.params import Params, take
 
-PART_COPIES = 8
+PART_COPIES = 16
 PART_BYTES = 200_000
 """Copies that one thread looks at together where a layer's activations of a task's are larger than this."""
 
