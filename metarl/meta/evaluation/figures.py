@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -55,6 +57,11 @@ class Drawn(Protocol):
         ...
 
 
+def nth_colour(index: int) -> str:
+    """Return the colour of the line of an index: matplotlib's ten, and then ten lighter ones before they repeat."""
+    return f"C{index}" if index % 20 < 10 else to_hex(colormaps["tab20"].colors[2 * (index % 10) + 1])
+
+
 def adaptation_figure(
     reports: Sequence[Drawn],
     published: Sequence[Published] | None = None,
@@ -84,9 +91,9 @@ def adaptation_figure(
     for i, report in enumerate(reports):
         bands = report.bands(level).signed(score.sign)
         for axis, x in ((by_step, np.arange(report.n_inner_steps + 1)), (by_env_step, report.env_steps)):
-            _curve(axis, x, bands, (colours or {}).get(report.algo, f"C{i}"), report.label)
+            _curve(axis, x, bands, (colours or {}).get(report.algo, nth_colour(i)), report.label)
     for i, entry in enumerate(published or ()):
-        colour = (colours or {}).get(entry.method.lower(), f"C{len(reports) + i}")
+        colour = (colours or {}).get(entry.method.lower(), nth_colour(len(reports) + i))
         style: dict[str, Any] = {"color": colour, "linestyle": "--", "linewidth": 1.0, "marker": "x"}
         shown = score.sign * np.array(entry.returns)
         by_step.plot(np.arange(len(shown)), shown, label=f"{entry.method}, published", **style)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from metarl.envs.score import RETURN, Score
 from metarl.meta.evaluation.comparison import compare, comparison_figure, comparison_table
+from metarl.meta.evaluation.figures import nth_colour
 from metarl.meta.evaluation.published import Published
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Interval
@@ -140,7 +141,7 @@ def adaptation_figures(
     :param algos: all algorithms of the experiment; an algorithm has its colour by its place there.
     """
     found = {kind: [item.report for item in of_checkpoint(items, kind)] for kind in CHECKPOINTS}
-    colours = {algo: f"C{i}" for i, algo in enumerate(algos)}
+    colours = {algo: nth_colour(i) for i, algo in enumerate(algos)}
     return {
         f"{env}_{kind}": comparison_figure(reports, published, colours=colours)
         for kind, reports in found.items()
@@ -195,7 +196,7 @@ def ablation_figure(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int
         for item in of_checkpoint(tested(own), checkpoint):
             lines.setdefault((item.algo, cell[colour]), []).append((cell[x_name], item.report))
     styles = dict(zip(_algos(runs), itertools.cycle(("o-", "s--", "^:", "v-.")), strict=False))
-    colours = {value: f"C{i}" for i, value in enumerate(entry.grid[colour])}
+    colours = {value: nth_colour(i) for i, value in enumerate(entry.grid[colour])}
     for panel, step in zip(panels, points, strict=True):
         for (algo, value), line in lines.items():
             x = [place for place, _ in line]

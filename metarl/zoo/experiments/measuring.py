@@ -16,6 +16,7 @@ from metarl.errors import CheckpointError, MetaRLError
 from metarl.files.schema import read_as
 from metarl.files.untrusted import parse_json, read_bytes, read_text
 from metarl.meta.base import load
+from metarl.meta.evaluation.figures import nth_colour
 from metarl.meta.evaluation.statistics import Bands, bootstrap_bands
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.algorithms import algorithm, load_model
@@ -194,7 +195,7 @@ def learning_figure(curves: Mapping[str, Sequence[Learning]], algos: Sequence[st
     lines: dict[str, Line2D] = {}
     for panel, (env, own) in zip(panels, curves.items(), strict=True):
         for curve in own:
-            bands, colour = curve.bands, f"C{algos.index(curve.algo)}"
+            bands, colour = curve.bands, nth_colour(algos.index(curve.algo))
             millions = curve.timesteps / 1e6
             (lines[curve.algo],) = panel.plot(millions, bands.mean, marker="o", markersize=3, color=colour)
             panel.fill_between(millions, bands.low, bands.high, color=colour, alpha=0.15, linewidth=0)

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from metarl.errors import ConfigError
-from metarl.meta.evaluation.figures import adaptation_figure
+from metarl.meta.evaluation.figures import adaptation_figure, nth_colour
 from metarl.meta.evaluation.published import Published
 from metarl.meta.evaluation.report import Report
 
@@ -64,3 +64,10 @@ def test_tasks_are_drawn_against_a_scalar_parameter() -> None:
         np.testing.assert_array_equal(points.get_offsets(), expected)
     with pytest.raises(ConfigError, match="goal"):
         adaptation_figure([whole], task_parameter="goal")
+
+
+def test_twenty_lines_have_colours_of_their_own() -> None:
+    colours = [to_hex(nth_colour(i)) for i in range(20)]
+    assert len(set(colours)) == 20
+    assert colours[:3] == [to_hex(f"C{i}") for i in range(3)]
+    assert to_hex(nth_colour(20)) == colours[0]
