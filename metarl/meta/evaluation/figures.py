@@ -59,7 +59,7 @@ class Drawn(Protocol):
 
 def nth_colour(index: int) -> str:
     """Return the colour of the line of an index: matplotlib's ten, and then ten lighter ones before they repeat."""
-    return f"C{index}" if index % 20 < 10 else to_hex(colormaps["tab20"].colors[2 * (index % 10) + 1])
+    return f"C{index}" if index % 20 < 10 else to_hex(colormaps["tab20"](2 * (index % 10) + 1))
 
 
 def adaptation_figure(
