@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 import metarl
 from metarl.agents.parallel import single_threaded_torch
+from metarl.envs.score import RETURN, Score
 from metarl.errors import CheckpointError, MetaRLError
 from metarl.files.schema import read_as
 from metarl.files.untrusted import parse_json, read_bytes, read_text
@@ -184,10 +185,11 @@ def step_seconds(experiment: Experiment, runs: Sequence[Trained], n_threads: int
 
 
 # ------------------------------------------------------------------------------------------------------------- showing
-def learning_figure(curves: Mapping[str, Sequence[Learning]], algos: Sequence[str]) -> Figure:
+def learning_figure(curves: Mapping[str, Sequence[Learning]], algos: Sequence[str], score: Score = RETURN) -> Figure:
     """Draw the returns on validation tasks against env steps of training, one panel for each environment.
 
     :param algos: all algorithms of the experiment; an algorithm has its colour by its place there.
+    :param score: how returns are called and shown.
     """
     told = [algo for algo in algos if algo in metarl.ALGORITHMS and algorithm(algo).is_told_the_task]
     figure = Figure(figsize=(5.0 * len(curves) + 1.5, 4.0), layout="constrained")
@@ -195,17 +197,17 @@ def learning_figure(curves: Mapping[str, Sequence[Learning]], algos: Sequence[st
     lines: dict[str, Line2D] = {}
     for panel, (env, own) in zip(panels, curves.items(), strict=True):
         for curve in own:
-            bands, colour = curve.bands, nth_colour(algos.index(curve.algo))
+            bands, colour = curve.bands.signed(score.sign), nth_colour(algos.index(curve.algo))
             millions = curve.timesteps / 1e6
             (lines[curve.algo],) = panel.plot(millions, bands.mean, marker="o", markersize=3, color=colour)
             panel.fill_between(millions, bands.low, bands.high, color=colour, alpha=0.15, linewidth=0)
         panel.set_title(env)
-        panel.set_xlabel("million env steps, support and query together")
+        panel.set_xlabel(f"million {score.budget}, support and query together")
         panel.grid(alpha=0.3)
     # Outside: curves may lie anywhere inside.
     figure.legend(list(lines.values()), list(lines), fontsize="small", loc="outside right center")
     before = f", {' and '.join(told)} before it" if told else ""
-    panels[0].set_ylabel(f"validation return after 1 step{before} (95%)")
+    panels[0].set_ylabel(f"{score.axis}\nvalidation tasks, after 1 step{before} (95%)")
     return figure
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from matplotlib.figure import Figure
 
+from metarl.envs.score import common_score
 from metarl.meta.evaluation.tables import Table
 from metarl.registry import Registry
 from metarl.zoo.console import console, say
@@ -122,7 +123,8 @@ class PaperReport:
                 )
                 if curve.n_runs < whole:
                     partial.append(f"The learning curve of {curve.algo} on {env} is of {curve.n_runs} of {whole} runs.")
-        return Section((), partial, {"learning": learning_figure(results.learning, self.experiment.algos)})
+        score = common_score(report.score for item in results.runs for report in item.reports.values())
+        return Section((), partial, {"learning": learning_figure(results.learning, self.experiment.algos, score)})
 
     def time(self, results: Results) -> Section:
         """Return how long a meta-iteration takes."""

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metarl.envs.score import SCORES
 from metarl.files.writing import write_npz_atomic
 from metarl.meta.algorithms.maml import MAML
+from metarl.meta.evaluation.statistics import Bands
 from metarl.zoo.__main__ import main
 from metarl.zoo.experiments.jobs import find, jobs, load_experiment
-from metarl.zoo.experiments.measuring import learning
+from metarl.zoo.experiments.measuring import Learning, learning, learning_figure
 from metarl.zoo.experiments.testing import Trained, evaluate_run
 from metarl.zoo.runs.folder import open_run
 from tests.zoo.experiments.smoke import NAME, SMOKE, read
@@ -36,6 +38,18 @@ def test_learning_curves_of_runs_with_other_evaluations_meet_at_equal_env_steps(
     assert curve.timesteps.tolist() == [101.5, 204.5]
     assert curve.bands.mean.tolist() == [101.5, 204.5]  # of 100 and 103, 210 and 199
     assert curve.n_runs == 2
+
+
+def test_errors_are_drawn_as_they_are_called() -> None:
+    values = -np.array([4.0, 1.0])
+    curve = Learning("maml", np.array([0.0, 100.0]), Bands(values, values - 0.5, values + 0.5), 1)
+    (panel,) = learning_figure({"Sinusoid-v0": [curve]}, ["maml"], SCORES["squared_error"]).axes
+    assert panel.lines[0].get_ydata().tolist() == [4.0, 1.0]
+    assert panel.get_ylabel().startswith("mean squared error, lower is better")
+    assert panel.get_xlabel().startswith("million examples")
+    (panel,) = learning_figure({"PointMass-v0": [curve]}, ["maml"]).axes
+    assert panel.lines[0].get_ydata().tolist() == [-4.0, -1.0]
+    assert panel.get_ylabel().startswith("return")
 
 
 def test_both_orders_are_timed_on_the_same_batches(
