@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from benchmarks.measure import SEED, Row, against_loop
 from benchmarks.single import run_single
-from benchmarks.sinusoid import sb3_name
+from benchmarks.sinusoid import apart, sb3_name
 from metarl.agents.sampling.episodes import env_stream
 from metarl.envs.supervised.sinusoid_families import SinusoidFamilies
 from metarl.envs.tasks import Tasks, take_tasks
@@ -106,20 +106,8 @@ def compare(n_families: int, rounds: int, iterations: int) -> Row:
     )
     loop = PlainLoop(model)
 
-    def ours() -> None:
-        model.learn(iterations * model.steps_per_iteration, log_interval=None)
-
-    def plain() -> None:
-        for _ in range(iterations):
-            loop.iterate()
-
-    def apart() -> Row:
-        own = model.policy_params
-        differences = [own[sb3_name(name)] - tensor.detach() for name, tensor in loop.network.named_parameters()]
-        return {"largest_difference_of_parameters": max(float(each.abs().max()) for each in differences)}
-
     case = f"MALTML, {n_families} families of 5 tasks and 2 goal tasks, 5 shots"
-    return against_loop(case, TARGET, rounds, iterations, (ours, plain), apart)
+    return against_loop(case, TARGET, rounds, iterations, model, loop, lambda: apart(model, loop.network))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -83,15 +83,25 @@ def against_loop(
     target: float,
     rounds: int,
     iterations: int,
-    sides: tuple[Callable[[], Any], Callable[[], Any]],
+    model: Any,
+    loop: Any,
     apart: Callable[[], Row],
 ) -> Row:
     """Return the row that compares training with a plain loop over tasks, which take turns.
 
-    :param sides: ``iterations`` meta-iterations of training, and of the loop.
+    :param iterations: meta-iterations of each in a round.
+    :param model: a meta-algorithm.
+    :param loop: what its training is compared with; ``iterate()`` is a meta-iteration.
     :param apart: how far apart they are when all rounds are over, as columns of the row.
     """
-    ours, plain = sides
+
+    def ours() -> None:
+        model.learn(iterations * model.steps_per_iteration, log_interval=None)
+
+    def plain() -> None:
+        for _ in range(iterations):
+            loop.iterate()
+
     timings = interleave({"plain": plain, "ours": ours}, rounds)
     ratio, least, greatest = paired_ratio(timings["plain"], timings["ours"])
     return {

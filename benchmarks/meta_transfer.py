@@ -150,19 +150,12 @@ def compare(encoder: str, n_tasks: int, rounds: int, iterations: int) -> Row:
     )
     loop = PlainLoop(model)
 
-    def ours() -> None:
-        model.learn(iterations * model.steps_per_iteration, log_interval=None)
-
-    def plain() -> None:
-        for _ in range(iterations):
-            loop.iterate()
-
     def apart() -> Row:
         own, other = gradient_of(model), loop.gradient_at(model.params, model.n_iterations)
         return {"relative_difference_of_gradients": norm(subtract(own, other)) / norm(other)}
 
     case = f"{encoder} encoder, {n_tasks} tasks, 10 examples"
-    row = against_loop(case, TARGET, rounds, iterations, (ours, plain), apart)
+    row = against_loop(case, TARGET, rounds, iterations, model, loop, apart)
     gradient = gradient_of(model)
     for name, tensor in loop.params.items():
         tensor.grad = gradient[name]

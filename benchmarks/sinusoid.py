@@ -69,6 +69,13 @@ class PlainLoop:
         self.n_iterations += 1
 
 
+def apart(model: Any, network: nn.Module) -> Row:
+    """Return how far the parameters of a model and of a plain network are apart, as a column."""
+    own = model.policy_params
+    differences = [own[sb3_name(name)] - tensor.detach() for name, tensor in network.named_parameters()]
+    return {"largest_difference_of_parameters": max(float(each.abs().max()) for each in differences)}
+
+
 def sb3_name(name: str) -> str:
     """Return what a tensor of the network is called in SB3's policy."""
     layer, _, kind = name.partition(".")
@@ -97,19 +104,8 @@ def compare(n_tasks: int, rounds: int, iterations: int) -> Row:
     )
     loop = PlainLoop(model)
 
-    def ours() -> None:
-        model.learn(iterations * model.steps_per_iteration, log_interval=None)
-
-    def plain() -> None:
-        for _ in range(iterations):
-            loop.iterate()
-
-    def apart() -> Row:
-        own = model.policy_params
-        differences = [own[sb3_name(name)] - tensor.detach() for name, tensor in loop.network.named_parameters()]
-        return {"largest_difference_of_parameters": max(float(each.abs().max()) for each in differences)}
-
-    return against_loop(f"MAML, {n_tasks} tasks, 10 shots", TARGET, rounds, iterations, (ours, plain), apart)
+    case = f"MAML, {n_tasks} tasks, 10 shots"
+    return against_loop(case, TARGET, rounds, iterations, model, loop, lambda: apart(model, loop.network))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, TypeVar
 from matplotlib.figure import Figure
 
 from metarl.envs.score import common_score
+from metarl.errors import ConfigError
+from metarl.files.schema import read_as
 from metarl.meta.evaluation.tables import Table
 from metarl.registry import Registry
 from metarl.zoo.console import console, say
@@ -23,6 +25,7 @@ from metarl.zoo.experiments.testing import Missing, Trained, by_entry, tested
 from metarl.zoo.runs.held_out import published
 from metarl.zoo.runs.outputs import figure_bytes
 
+_Settings = TypeVar("_Settings")
 TEXT = "results.md"
 """The name of the text in a folder of results."""
 
@@ -70,6 +73,13 @@ class PaperReport:
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
+
+    def read_settings(self, schema: type[_Settings]) -> _Settings:
+        """Return what the YAML says for this report, checked by a dataclass.
+
+        :raises ConfigError: it says something else; names the file.
+        """
+        return read_as(schema, self.experiment.settings, f"report of {self.experiment.name}.yml", ConfigError)
 
     def file_names(self) -> list[str]:
         """Return the names of what the results may be written to beside the record."""

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from metarl.errors import ConfigError
-from metarl.files.schema import read_as
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.comparison import steps
 from metarl.zoo.experiments.jobs import Entry
@@ -65,7 +63,7 @@ class FewShot(PaperReport):
     @property
     def settings(self) -> Settings:
         """What the YAML says for this report."""
-        return read_as(Settings, self.experiment.settings, f"report of {self.experiment.name}.yml", ConfigError)
+        return self.read_settings(Settings)
 
     def sections(self, results: Results) -> dict[str, Section]:
         """Return the parts of the results, by title: what is published first."""

@@ -8,8 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from metarl.errors import ConfigError
-from metarl.files.schema import read_as
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
 
@@ -44,7 +42,7 @@ class FirstOrderRL(PaperReport):
 
     def time(self, results: Results) -> Section:
         """Return how long a meta-iteration takes, and how much longer its last phase at second order than at first."""
-        settings = read_as(Settings, self.experiment.settings, f"report of {self.experiment.name}.yml", ConfigError)
+        settings = self.read_settings(Settings)
         sentences = speed_sentences(results.step_seconds, settings.published_ratio)
         return replace(super().time(results), sentences=sentences)
 

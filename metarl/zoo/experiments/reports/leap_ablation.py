@@ -9,8 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 
-from metarl.errors import ConfigError
-from metarl.files.schema import read_as
 from metarl.meta.evaluating import Evaluates
 from metarl.meta.evaluation.comparison import compare
 from metarl.meta.evaluation.jacobian import identity_error
@@ -71,7 +69,7 @@ class LeapAblation(PaperReport):
     @property
     def settings(self) -> Settings:
         """What the YAML says for this report."""
-        return read_as(Settings, self.experiment.settings, f"report of {self.experiment.name}.yml", ConfigError)
+        return self.read_settings(Settings)
 
     def file_names(self) -> list[str]:
         """Return the names of what the results may be written to beside the record."""

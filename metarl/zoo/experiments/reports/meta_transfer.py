@@ -10,8 +10,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 
-from metarl.errors import ConfigError
-from metarl.files.schema import Range, read_as
+from metarl.files.schema import Range
 from metarl.meta.evaluation.comparison import compare
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tables import Table
@@ -85,7 +84,7 @@ class MetaTransfer(PaperReport):
     @property
     def settings(self) -> Settings:
         """What the YAML says for this report."""
-        return read_as(Settings, self.experiment.settings, f"report of {self.experiment.name}.yml", ConfigError)
+        return self.read_settings(Settings)
 
     def file_names(self) -> list[str]:
         """Return the names of what the results may be written to beside the record."""

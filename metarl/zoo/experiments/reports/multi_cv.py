@@ -8,8 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from metarl.errors import ConfigError
-from metarl.files.schema import read_as
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.comparison import steps
@@ -47,7 +45,7 @@ class MultiCV(PaperReport):
     @property
     def settings(self) -> Settings:
         """What the YAML says for this report."""
-        return read_as(Settings, self.experiment.settings, f"report of {self.experiment.name}.yml", ConfigError)
+        return self.read_settings(Settings)
 
     def sections(self, results: Results) -> dict[str, Section]:
         """Return the parts of the results, by title."""
