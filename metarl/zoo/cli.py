@@ -178,7 +178,7 @@ def _train(parser: Parser) -> Parser:
         type=values.interval,
         default=-1,
         metavar="N",
-        help="env steps between checkpoints (default: one after every meta-iteration)",
+        help="env steps between checkpoints (default: after a meta-iteration, at most one a second)",
     )
     return parser
 

@@ -30,10 +30,14 @@ INNER_STEPS = 3
 SAVE_SECONDS = 300.0
 """At most so much work is lost of a meta-iteration, and that of one unit."""
 
+SAVE_SPACING = 1.0
+"""Seconds between checkpoints where no frequency is asked for. Writing one after every meta-iteration would take longer
+than the meta-iteration itself where that takes a few milliseconds."""
+
 
 def crossed(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of ``every`` lies in ``(before, after]``; every step does for ``every < 1``."""
-    return every < 1 or after // every > before // every
+    """Whether a multiple of ``every`` lies in ``(before, after]``."""
+    return after // every > before // every
 
 
 class RunCallback(UnitCallback):
@@ -47,7 +51,8 @@ class RunCallback(UnitCallback):
     :param reporter: shows progress.
     :param interrupts: says whether to stop.
     :param total_timesteps: env steps after which the run ends.
-    :param save_freq: env steps between checkpoints; below 1: after every meta-iteration.
+    :param save_freq: env steps between checkpoints; below 1: after a meta-iteration, at most one every
+        :data:`SAVE_SPACING` seconds.
     :param evaluation: the periodic evaluation, None for no evaluations.
     """
 
@@ -86,6 +91,11 @@ class RunCallback(UnitCallback):
         self._held.run.save(self._held.run.checkpoint, self.model)
         self._saved = num_timesteps, time.monotonic()
 
+    def _due(self, before: int, now: int) -> bool:
+        if self._save_freq < 1:
+            return time.monotonic() - self._saved[1] >= SAVE_SPACING
+        return crossed(before, now, self._save_freq)
+
     def _on_step(self) -> bool:
         before, now = self._seen, self.model.num_timesteps
         self._seen = now
@@ -99,7 +109,7 @@ class RunCallback(UnitCallback):
                 warn(f"no evaluation after {now:,} env steps, adaptation diverged: {error}")
         # Asked once: what stops here has been saved, and what comes later waits for the next iteration.
         stop = self._interrupts.requested
-        if stop or now >= self._total or crossed(before, now, self._save_freq):
+        if stop or now >= self._total or self._due(before, now):
             flush(self.model.logger)
             self._save(now)
         self._reporter.update(now, self.model.n_iterations)

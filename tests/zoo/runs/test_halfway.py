@@ -115,14 +115,27 @@ def test_a_worker_that_is_killed_loses_nothing_of_the_others(
     assert all(torch.equal(tensor, whole[name]) for name, tensor in again.items())
 
 
-def test_a_long_meta_iteration_is_saved_by_the_clock_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("inside", "between", "first", "last"),
+    [(0.0, 0.0, [60, 120, 180, 180], 540), (1e9, 0.0, [180, 360], 540), (1e9, 1e9, [540], 540)],
+)
+def test_meta_iterations_are_saved_by_the_clock_too(
+    inside: float,
+    between: float,
+    first: list[int],
+    last: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     saved: list[int] = []
-    monkeypatch.setattr(callbacks, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(callbacks, "SAVE_SECONDS", inside)
+    monkeypatch.setattr(callbacks, "SAVE_SPACING", between)
     monkeypatch.setattr(callbacks.RunCallback, "_save", lambda self, now: saved.append(now))
     words = [word for word in TINY if word not in ("--save-freq", "20")]
     argv = ["train", "--algo", "reptile", *words, "-params", *SIZES, *CONTINUING, "n_inner_steps:3"]
     assert main([*argv, "-f", str(tmp_path)]) == 0
-    assert saved[:4] == [60, 120, 180, 180]
+    assert saved[: len(first)] == first
+    assert saved[-1] == last
 
 
 @pytest.mark.parametrize("bar", [True, False])
