@@ -9,7 +9,7 @@ from metarl.meta.evaluation.report import Report
 from metarl.zoo.experiments.jobs import Job, jobs, load_experiment
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.reports import report_of
-from metarl.zoo.experiments.reports.multi_cv import HELD_OUT, MultiCV
+from metarl.zoo.experiments.reports.multi_cv import FIGURE, HELD_OUT, MultiCV
 from metarl.zoo.experiments.testing import Trained
 
 
@@ -30,6 +30,28 @@ def test_each_algorithm_has_a_row_for_each_data_set() -> None:
     area = (75.0 + 37.5) / 2
     assert {tuple(row[2:5]) for row in table.rows} == {("50.0", "25.0", f"{area:.1f}")}
     assert {tuple(row[5:]) for row in table.rows} == {("", "", "")}
+
+
+def test_the_curves_are_those_whose_areas_the_table_has() -> None:
+    experiment = load_experiment("multi-cv", "smoke")
+    report = report_of(experiment)
+    figure = report.sections(Results([trained(job) for job in jobs(experiment)]))["Held-out data sets"].figures[FIGURE]
+    assert f"{FIGURE}.png" in report.file_names()
+    assert [panel.get_title() for panel in figure.axes] == ["omniglot/Braille", "omniglot/Greek"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == experiment.algos
+    for panel in figure.axes:
+        curves = [line.get_xydata() for line in panel.lines]
+        assert len(curves) == 2 * len(experiment.algos)
+        np.testing.assert_allclose(curves[0], [[0, 100.0], [1, 50.0], [2, 25.0]])
+        np.testing.assert_allclose(curves[1], [[2, 50.0]])
+
+
+def test_data_sets_of_the_paper_fill_two_rows() -> None:
+    experiment = load_experiment("multi-cv", "paper")
+    figure = report_of(experiment).sections(Results([trained(job) for job in jobs(experiment)]))
+    panels = figure["Held-out data sets"].figures[FIGURE].axes
+    assert len(panels) == 8
+    assert len({round(panel.get_position().y0, 2) for panel in panels}) == 2
 
 
 @pytest.mark.parametrize("scale", ["smoke", "laptop", "paper"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from metarl.meta.evaluation.figures import nth_colour
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.comparison import steps
@@ -17,6 +19,9 @@ from metarl.zoo.experiments.testing import Trained
 
 HELD_OUT = "env_kwargs.held_out"
 """The hyperparameter that makes the rows."""
+FIGURE = "learning_curves"
+PANELS = 4
+"""In a row of the figure, at most."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,10 @@ class MultiCV(PaperReport):
         """What the YAML says for this report."""
         return self.read_settings(Settings)
 
+    def file_names(self) -> list[str]:
+        """Return the names of what the results may be written to beside the record."""
+        return [*super().file_names(), f"{FIGURE}.png"]
+
     def sections(self, results: Results) -> dict[str, Section]:
         """Return the parts of the results, by title."""
         settings, groups = self.settings, dict[tuple[str, str], list[Trained]]()
@@ -61,13 +70,48 @@ class MultiCV(PaperReport):
         last = steps(results.runs[0].reports["last"].n_inner_steps)
         columns = ["held out", "algorithm", "test error", "training error", "area", *["published"] * 3]
         table = Table(columns, rows, f"Errors in % after {last}", [f"published: {settings.source}"])
-        return {"Held-out data sets": Section([table])}
+        return {"Held-out data sets": Section([table], figures={FIGURE: learning_curves(groups, order)})}
 
 
 def numbers(runs: Sequence[Trained]) -> tuple[float, float, float]:
     """Return the test error, the training error and the area under the curve of training errors, in %."""
+    errors = training_errors(runs)
+    area = float(np.mean(0.5 * (errors[1:] + errors[:-1])))
+    report = Report.merge([item.reports["last"] for item in runs])
+    return float(100.0 - 100.0 * report.returns[..., -1].mean()), float(errors[-1]), area
+
+
+def training_errors(runs: Sequence[Trained]) -> np.ndarray:
+    """Return ``[step]``: the error on the minibatch that each step was taken on, in %, and last on one more."""
     report = Report.merge([item.reports["last"] for item in runs])
     assert report.learning_returns is not None
-    errors = 100.0 - 100.0 * report.learning_returns.mean((0, 1))
-    area = float(np.mean(0.5 * (errors[1:] + errors[:-1])))
-    return float(100.0 - 100.0 * report.returns[..., -1].mean()), float(errors[-1]), area
+    errors: np.ndarray = 100.0 - 100.0 * report.learning_returns.mean((0, 1))
+    return errors
+
+
+def learning_curves(groups: Mapping[tuple[str, str], Sequence[Trained]], order: Mapping[str, int]) -> Figure:
+    """Draw the training errors whose areas the table has, a panel for each data set; a dot is the test error.
+
+    :param groups: runs by data set and algorithm.
+    :param order: the place of each algorithm, which says its colour.
+    """
+    names = sorted({name for name, _ in groups})
+    n_rows, n_columns = -(-len(names) // PANELS), min(len(names), PANELS)
+    figure = Figure(figsize=(4.0 * n_columns + 1.5, 3.5 * n_rows + 0.5), layout="constrained")
+    panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True).ravel()
+    lines = {}
+    for panel, name in zip(panels, names, strict=False):
+        for algo in sorted((own for held_out, own in groups if held_out == name), key=order.__getitem__):
+            runs, colour = groups[name, algo], nth_colour(order[algo])
+            errors, (test, *_) = training_errors(runs), numbers(runs)
+            (lines[algo],) = panel.plot(errors, color=colour)
+            panel.plot(len(errors) - 1, test, "o", color=colour, clip_on=False)
+        panel.set_title(name)
+        panel.set_xlabel("gradient steps on it")
+        panel.grid(alpha=0.3)
+    for panel in panels[len(names) :]:
+        panel.set_visible(False)
+    for panel in panels[::PANELS]:
+        panel.set_ylabel("error of the minibatch, %\n(dots: test error at last)")
+    figure.legend(list(lines.values()), list(lines), fontsize="small", loc="outside right center")
+    return figure
