@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from threading import Lock
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ from metarl.streams import generators
 N_BLOCKS = 2
 """Blocks of tasks that are collected side by side where a family gains from it: while one block waits for its policy,
 the other's physics runs. A fixed number, so that nothing depends on the number of threads."""
+PATIENCE = 1e-4
+"""How long a block waits for another one's policy before it asks its own, s: longer than a small network takes."""
 
 
 def collect(
@@ -133,10 +136,13 @@ def _collect_wave(
     def start(block: slice) -> _Start:
         return _start(how, take_tasks(tasks, block), streams[block], horizon, n_envs)
 
+    turn = Lock()
+
     def run(block: slice, begun: _Start | None = None, copies: slice = slice(None)) -> _Block:
         own = {name: tensor[block] for name, tensor in params.items()}
+        out = _rows(buffers, block, copies)
         with torch.inference_mode():
-            return _collect_block(how, own, (begun or start(block)).copies(copies), _rows(buffers, block, copies))
+            return _collect_block(how, own, (begun or start(block)).copies(copies), out, turn)
 
     if _copies_part(how, n, n_envs):
         blocks, axis = [slice(i * n_envs // N_BLOCKS, (i + 1) * n_envs // N_BLOCKS) for i in range(N_BLOCKS)], 2
@@ -228,8 +234,14 @@ _Block = tuple[int, dict[str, list[np.ndarray]]]
 """The length of a block's longest episode, and of what was asked for what each step reported."""
 
 
-def _collect_block(how: _How, params: Params, start: _Start, out: Episodes) -> _Block:
-    """Fill ``out``, whose arrays are ``[time, task, env, …]``."""
+def _collect_block(how: _How, params: Params, start: _Start, out: Episodes, turn: Lock) -> _Block:
+    """Fill ``out``, whose arrays are ``[time, task, env, …]``.
+
+    :param turn: of all blocks: the one that holds it asks its policy. Each of PyTorch's operators gives up Python's
+        lock, and two small networks that are evaluated at once wait for each other at every one of them; in turn, one
+        is evaluated while the other block's physics runs. Large ones gain from being evaluated at once, so a block
+        waits for :data:`PATIENCE` only.
+    """
     family, policy = how.family, how.policy
     horizon, n, n_envs = out.mask.shape
     tasks, state, obs, rngs, noise = start.tasks, start.state, start.obs, start.rngs, start.noise
@@ -237,13 +249,21 @@ def _collect_block(how: _How, params: Params, start: _Start, out: Episodes) -> _
     active, lengths = np.ones((n, n_envs), dtype=bool), np.full((n, n_envs), horizon)
     rows, kept, min_rows = np.arange(n)[:, None], None, policy.min_rows
     stepper: Stepper | None = None
+    # Tensors of all time steps at once, on the arrays' memory, cost less than one after the other.
+    looks = torch.from_numpy(out.obs).unbind()
+    draws = [None] * horizon if noise is None else torch.from_numpy(noise).unbind()
     for t in range(horizon):
         out.obs[t] = obs
-        seen = obs if kept is None else obs[rows, kept]
-        drawn = None
-        if noise is not None:
-            drawn = torch.from_numpy(noise[t] if kept is None else noise[t][rows, kept])
-        chosen = act(torch.from_numpy(seen), drawn)
+        look, drawn = looks[t], draws[t]
+        if kept is not None:
+            look = torch.from_numpy(obs[rows, kept])
+            drawn = None if noise is None else torch.from_numpy(noise[t][rows, kept])
+        ours = turn.acquire(timeout=PATIENCE)
+        try:
+            chosen = act(look, drawn)
+        finally:
+            if ours:
+                turn.release()
         if kept is None:
             out.actions[t] = chosen.numpy()
             actions = policy.actions_to_env(chosen)
@@ -271,7 +291,7 @@ def _collect_block(how: _How, params: Params, start: _Start, out: Episodes) -> _
             left = int(active.sum(1).max())
             if left == 0:
                 break
-            if max(left, min_rows) <= 0.75 * seen.shape[1]:
+            if max(left, min_rows) <= 0.75 * look.shape[1]:
                 kept = np.argsort(~active, axis=1, kind="stable")[:, : max(left, min_rows)]
     assert stepper is not None
     out.final_obs[active] = obs[active]

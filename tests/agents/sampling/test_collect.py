@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
+from threading import Barrier
+from time import sleep
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +16,7 @@ from gymnasium import spaces
 
 from metarl.agents.networks.policy import FunctionalPolicy
 from metarl.agents.parallel import Parallel
+from metarl.agents.sampling import collect as collecting
 from metarl.agents.sampling.collect import collect
 from metarl.agents.sampling.episodes import Episodes, split_streams
 from metarl.agents.sampling.one_env import clip_actions, collect_env
@@ -151,6 +155,46 @@ def test_the_copies_of_one_task_in_two_blocks_change_nothing(
     np.testing.assert_array_equal(whole.final_obs, parts.final_obs)
     np.testing.assert_array_equal(whole.info["reward_ctrl"], parts.info["reward_ctrl"])
     assert bool(falls) != bool(whole.mask.all())
+
+
+class Slow(FunctionalPolicy):
+    """Calls ``meanwhile`` in every evaluation, and counts how many of them go on at once."""
+
+    def of(self, meanwhile: Callable[[], object]) -> Slow:
+        self.meanwhile, self.inside, self.most = meanwhile, 0, 0
+        return self
+
+    def actor(self, params: Params) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
+        act = super().actor(params)
+
+        def slow(obs: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            self.meanwhile()
+            self.inside -= 1
+            return act(obs, noise)
+
+        return slow
+
+
+def in_two_blocks(meanwhile: Callable[[], object]) -> int:
+    """Collect two tasks side by side; return how many evaluations of the policy went on at once."""
+    family = make_family("HalfCheetahVel-v0", horizon=20, n_threads=1)
+    policy = Slow("MlpPolicy", family.observation_space, family.action_space).of(meanwhile)
+    tasks, parallel = family.sample_tasks(np.random.default_rng(0), 2), Parallel(2)
+    collect(family, policy, make_stack(policy, 2), tasks, make_seeds(2), n_episodes=4, parallel=parallel)
+    parallel.close()
+    return policy.most
+
+
+def test_blocks_evaluate_small_policies_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "PATIENCE", 60.0)
+    assert in_two_blocks(lambda: sleep(0.002)) == 1
+
+
+def test_blocks_do_not_wait_for_large_policies() -> None:
+    both = Barrier(2)
+    assert in_two_blocks(lambda: both.wait(60.0)) == 2
 
 
 def test_streams_differ_by_task_and_repeat() -> None:
