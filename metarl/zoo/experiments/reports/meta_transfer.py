@@ -240,7 +240,7 @@ def _sentences(column: Column, settings: Settings) -> list[str]:
             if items
         ]
         lines.append(
-            f"{column.words}: {encoder} {'; '.join(clauses)}. Differences of returns, above 0 where it is ahead."
+            f"{column.words}: {encoder} {'; '.join(clauses)}. Differences of scores, above 0 where it is ahead."
         )
     return lines
 
