@@ -67,7 +67,6 @@ class AutogradDerivatives:
     :param params: where to differentiate, stacked ``[task, …]``.
     :param loss: the losses ``[task]``, twice differentiable in the distribution's heads and in the values.
     :param second_order: keep what :meth:`product` needs.
-    :param copy: of the parameters, whose products may round otherwise than theirs do; a second order needs it.
     """
 
     def __init__(
@@ -76,10 +75,8 @@ class AutogradDerivatives:
         params: Params,
         loss: HeadLoss,
         second_order: bool = False,
-        copy: bool = True,
     ) -> None:
-        # Other tasks' rows of the same memory may be stepped meanwhile: .data does not count their steps as this one's.
-        self._leaves = leaves(params) if copy else {n: each.data.requires_grad_() for n, each in params.items()}
+        self._leaves = leaves(params)
         with torch.enable_grad():
             heads, values = outputs(self._leaves)
             losses = one_each(loss(from_heads(heads), values[0] if values else None), len(heads[0]))

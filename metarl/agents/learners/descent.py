@@ -117,12 +117,17 @@ def descend(
         stopped = torch.zeros(len(own), dtype=torch.bool)
         for samples, active in minibatches(block):
 
-            def derive(part: Samples) -> Derivatives:
+            def derive(piece: tuple[Samples, Params | None]) -> Derivatives:
+                part, into = piece
                 loss = lambda heads, values: head_loss(heads, part, values)  # noqa: E731
-                return policy.differentiate(params, part.obs, loss, kept=part.kept)
+                return policy.differentiate(params, part.obs, loss, kept=part.kept, into=into)
 
             pieces = [samples] if len(parts) == 1 else [samples.part(place) for place in parts]
-            found = threads.map(derive, pieces)
+            rooms: list[Params | None] = [None] * len(pieces)
+            if samples.kept is not None:
+                further = [_room(room, f"gradient of {block.start}, {i}", own) for i in range(1, len(parts))]
+                rooms = [places, *map(layout.views, further)]
+            found = threads.map(derive, list(zip(pieces, rooms, strict=True)))
             if stop is not None:
                 stopped |= stop(found[0].distribution, samples)
                 active = ~stopped if active is None else active & ~stopped
@@ -131,14 +136,15 @@ def descend(
                 if not active.any():
                     continue
             for name, place in places.items():
-                place.copy_(found[0].gradient[name])
-                for further in found[1:]:
-                    place.add_(further.gradient[name])
+                if found[0].gradient[name] is not place:
+                    place.copy_(found[0].gradient[name])
+                for each in found[1:]:
+                    place.add_(each.gradient[name])
             step = slope
             if max_grad_norm is not None:
                 step = slope if watcher is None else slope.clone()  # a watcher sees the loss's gradient
                 clip_norms(step, max_grad_norm)
-            take_step(optimizer, own, step, own_moments, own_rate, active)
+            take_step(optimizer, own, step, own_moments, own_rate, active, threads if len(blocks) == 1 else None)
             losses[block] = sum(each.losses for each in found)
             moved[block] = True if active is None else active
             # A walk that waits must not hold memory that the next block could use: fresh pages cost a tenth of a step.

@@ -7,12 +7,14 @@ which state is kept, are those of ``torch.optim`` with the settings that SB3 giv
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from itertools import repeat
+from collections import deque
+from collections.abc import Callable, Mapping
+from itertools import repeat, starmap
 from typing import Any, Protocol
 
 import torch
 
+from metarl.agents.parallel import Parallel
 from metarl.checks import ABOVE_ZERO, number
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.params import Params
@@ -26,12 +28,21 @@ CHUNK = 1 << 18
 hands out anew, page by page, which takes longer than the step."""
 
 
-def chunks(rate: FlatRate, *matrices: torch.Tensor) -> Iterator[tuple[Any, ...]]:
-    """Yield the rate and the matrices, which are contiguous, in pieces of at most :data:`CHUNK` entries."""
+def by_chunks(step: Callable[..., None], parallel: Parallel | None, rate: FlatRate, *matrices: torch.Tensor) -> None:
+    """Take a step that treats every entry alike, of the rate and of matrices that are contiguous, in pieces of at most
+    :data:`CHUNK` entries.
+
+    :param parallel: threads that share the pieces; None: the calling one.
+    """
     if matrices[0].numel() <= CHUNK:
-        return iter([(rate, *matrices)])
+        step(rate, *matrices)
+        return
     rates = torch.split(rate.view(-1), CHUNK) if isinstance(rate, torch.Tensor) else repeat(rate)
-    return zip(rates, *(torch.split(matrix.view(-1), CHUNK) for matrix in matrices), strict=False)
+    pieces = list(zip(rates, *(torch.split(matrix.view(-1), CHUNK) for matrix in matrices), strict=False))
+    if parallel is None:
+        deque(starmap(step, pieces), maxlen=0)
+    else:
+        parallel.map(lambda piece: step(*piece), pieces)
 
 
 class Layout:
@@ -69,8 +80,18 @@ class Optimizer(Protocol):
         """
         ...
 
-    def move(self, flat: torch.Tensor, gradient: torch.Tensor, state: Params, rate: FlatRate) -> None:
-        """Take one step of every task: changes ``flat`` and ``state``."""
+    def move(
+        self,
+        flat: torch.Tensor,
+        gradient: torch.Tensor,
+        state: Params,
+        rate: FlatRate,
+        parallel: Parallel | None = None,
+    ) -> None:
+        """Take one step of every task: changes ``flat`` and ``state``.
+
+        :param parallel: threads that nothing else keeps busy; None: there are none.
+        """
         ...
 
 
@@ -80,7 +101,14 @@ class SGD:
     def start(self, flat: torch.Tensor) -> Params:
         return {}
 
-    def move(self, flat: torch.Tensor, gradient: torch.Tensor, state: Params, rate: FlatRate) -> None:
+    def move(
+        self,
+        flat: torch.Tensor,
+        gradient: torch.Tensor,
+        state: Params,
+        rate: FlatRate,
+        parallel: Parallel | None = None,
+    ) -> None:
         flat.sub_(gradient * rate)
 
 
@@ -102,7 +130,14 @@ class Adam:
             "step": torch.zeros(len(flat), dtype=torch.int64),
         }
 
-    def move(self, flat: torch.Tensor, gradient: torch.Tensor, state: Params, rate: FlatRate) -> None:
+    def move(
+        self,
+        flat: torch.Tensor,
+        gradient: torch.Tensor,
+        state: Params,
+        rate: FlatRate,
+        parallel: Parallel | None = None,
+    ) -> None:
         first, second = self.betas
         steps = state["step"].add_(1).double().unsqueeze(1)
         mean = state["exp_avg"].lerp_(gradient, 1.0 - first)
@@ -128,10 +163,19 @@ class RMSProp:
     def start(self, flat: torch.Tensor) -> Params:
         return {"square_avg": torch.zeros_like(flat)}
 
-    def move(self, flat: torch.Tensor, gradient: torch.Tensor, state: Params, rate: FlatRate) -> None:
-        for own_rate, own, slope, square in chunks(rate, flat, gradient, state["square_avg"]):
+    def move(
+        self,
+        flat: torch.Tensor,
+        gradient: torch.Tensor,
+        state: Params,
+        rate: FlatRate,
+        parallel: Parallel | None = None,
+    ) -> None:
+        def step(rate: FlatRate, own: torch.Tensor, slope: torch.Tensor, square: torch.Tensor) -> None:
             square.mul_(self.alpha).addcmul_(slope, slope, value=1.0 - self.alpha)
-            own.sub_((slope / self._root(square)).mul_(own_rate))
+            own.sub_((slope / self._root(square)).mul_(rate))
+
+        by_chunks(step, parallel, rate, flat, gradient, state["square_avg"])
 
     def _root(self, square: torch.Tensor) -> torch.Tensor:
         """Return what the gradient is divided by."""
@@ -211,13 +255,15 @@ def take_step(
     state: Params,
     rate: FlatRate,
     active: torch.Tensor | None = None,
+    parallel: Parallel | None = None,
 ) -> None:
     """Take one step of some tasks; parameters, state and step counter of the others stay as they are.
 
     :param active: ``[task]``, which take it; None: all.
+    :param parallel: threads that nothing else keeps busy.
     """
     if active is None:
-        optimizer.move(flat, gradient, state, rate)
+        optimizer.move(flat, gradient, state, rate, parallel)
         return
     rows = active.nonzero()[:, 0]
     own, part = flat[rows], {name: tensor[rows] for name, tensor in state.items()}

@@ -98,9 +98,17 @@ class Network(ABC):
         raise NotImplementedError
 
     def differentiate_kept(
-        self, params: Params, obs: torch.Tensor, loss: HeadLoss, kept: Mapping[str, torch.Tensor]
+        self,
+        params: Params,
+        obs: torch.Tensor,
+        loss: HeadLoss,
+        kept: Mapping[str, torch.Tensor],
+        into: Params | None = None,
     ) -> Derivatives:
-        """Return the derivatives of a loss at the stacked parameters that ``kept``, ``[task, n, …]``, is of."""
+        """Return the derivatives of a loss at the stacked parameters that ``kept``, ``[task, n, …]``, is of.
+
+        :param into: takes the gradient; new tensors where it is None.
+        """
         raise NotImplementedError
 
     @abstractmethod

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from metarl.agents.derivatives.autograd import VMAP_BYTES, AutogradDerivatives, AutogradLinearized, batched
 from metarl.agents.derivatives.base import HeadLoss, Outputs
-from metarl.agents.derivatives.recalled import recalled
+from metarl.agents.derivatives.recalled import Recalled, RecalledDerivatives
 from metarl.agents.networks.arguments import require_network_size
 from metarl.agents.networks.base import Network, register_network, with_own_heads
 from metarl.agents.networks.tower import Tower
@@ -27,8 +27,9 @@ from metarl.checks import COUNT, SWITCH, check_arguments, choice
 from metarl.errors import ConfigError, shorten
 from metarl.params import STATISTICS, Params, group, stack
 
-KEEPS = (nn.Conv2d, nn.Linear, nn.ReLU, nn.Flatten)
-"""Layers of networks that may keep what ReLUs say, which is all that their derivatives need."""
+LEARNT = (nn.Conv2d, nn.Linear)
+"""Layers whose ReLU's output may be kept. A network of nothing else, but for flattening, needs no more for its
+derivatives."""
 BATCH_STATISTICS = ("batch", "running")
 
 
@@ -130,12 +131,14 @@ class ConvNetwork(Network):
             for name, layer in self._layers:
                 x = _layer(layer, name, tensors, self.buffers, x)
                 shapes[name] = tuple(x.shape[1:])
-        if critic and all(isinstance(layer, KEEPS) for _, layer in self._layers):
-            self.kept = {
-                name: shapes[name]
-                for (_, before), (name, layer) in pairwise(self._layers)
-                if isinstance(layer, nn.ReLU) and isinstance(before, (nn.Conv2d, nn.Linear))
-            }
+        self._chain = [
+            (name, layer, after)
+            for (name, layer), (after, following) in pairwise(self._layers)
+            if isinstance(layer, LEARNT) and isinstance(following, nn.ReLU)
+        ]
+        rest = [layer for _, layer in self._layers if not isinstance(layer, nn.Flatten)]
+        if critic and self._chain and len(rest) == 2 * len(self._chain):
+            self.kept = {after: shapes[after] for *_, after in self._chain}
         sizes = map(prod, shapes.values())
         self.width = max(*sizes, *(len(tensors[f"{name}.bias"]) for tower in towers for name in tower.linear_names))
 
@@ -156,7 +159,7 @@ class ConvNetwork(Network):
         return batched(lambda p, b, x: self._one(p, b, x, critic), own, buffers, obs, side_by_side)
 
     def keep(self, params: Params, obs: torch.Tensor, kept: Params) -> Outputs:
-        x = self._images(params, obs).contiguous(memory_format=torch.channels_last)
+        x = self._channels_last(params, obs)
         for name, layer in self._layers:
             x = _layer(layer, name, params, {}, x)
             if name in kept:
@@ -164,21 +167,22 @@ class ConvNetwork(Network):
         return with_own_heads(self._actor(params, x), params), (self._critic(params, x).squeeze(-1),)
 
     def differentiate_kept(
-        self, params: Params, obs: torch.Tensor, loss: HeadLoss, kept: Mapping[str, torch.Tensor]
-    ) -> AutogradDerivatives:
-        def one(params: Params, kept: Params, obs: torch.Tensor) -> Outputs:
-            x = self._images(params, obs).contiguous(memory_format=torch.channels_last)
-            for (name, layer), (after, _) in pairwise((*self._layers, ("", nn.Identity()))):
-                if after in kept:
-                    x = recalled(layer, params[f"{name}.weight"], params[f"{name}.bias"], x, kept[after])
-                elif name not in kept:
-                    x = _layer(layer, name, params, {}, x)
-            return with_own_heads(self._actor(params, x), params), (self._critic(params, x).squeeze(-1),)
+        self,
+        params: Params,
+        obs: torch.Tensor,
+        loss: HeadLoss,
+        kept: Mapping[str, torch.Tensor],
+        into: Params | None = None,
+    ) -> RecalledDerivatives:
+        def outputs(params: Params, _: Params, features: torch.Tensor) -> Outputs:
+            values = self._critic(params, features).squeeze(-1)
+            return with_own_heads(self._actor(params, features), params), (values,)
 
-        def outputs(params: Params) -> Outputs:
-            return batched(one, {name: params[name] for name in self.names}, dict(kept), obs, side_by_side=False)
-
-        return AutogradDerivatives(outputs, params, loss, copy=False)
+        chain = [Recalled(name, layer, kept[after]) for name, layer, after in self._chain]
+        place = {name: torch.empty_like(tensor) for name, tensor in params.items()} if into is None else into
+        return RecalledDerivatives(
+            chain, lambda task: self._channels_last(params, obs[task]), outputs, params, loss, place
+        )
 
     def values(self, params: Params, obs: torch.Tensor) -> torch.Tensor:
         return self.outputs(params, obs, critic=True)[1][0]
@@ -211,6 +215,10 @@ class ConvNetwork(Network):
         """Return images as SB3 preprocesses them."""
         x = obs.to(params["action_net.bias"].dtype)
         return x if self._scale is None else x / self._scale
+
+    def _channels_last(self, params: Params, obs: torch.Tensor) -> torch.Tensor:
+        """Return the same in the layout that convolutions are fast in; bytes are turned in less time than floats."""
+        return self._images(params, obs.contiguous(memory_format=torch.channels_last))
 
 
 def _layer(layer: nn.Module, name: str, params: Params, buffers: Params, x: torch.Tensor) -> torch.Tensor:

@@ -233,6 +233,7 @@ class FunctionalPolicy:
         loss: HeadLoss,
         second_order: bool = False,
         kept: Mapping[str, torch.Tensor] | None = None,
+        into: Params | None = None,
     ) -> Derivatives:
         """Return each task's loss and its gradient in the tensors, at ``params``.
 
@@ -242,11 +243,14 @@ class FunctionalPolicy:
         :param second_order: keep what products with the Hessian need.
         :param kept: what :meth:`judge` kept of these observations at these very parameters, ``[task, n, …]``: it is not
             computed again, and there is no second order.
+        :param into: with ``kept``: tensors such as the parameters that the gradient may be written into.
         """
         if kept is None:
             plain = self.network.differentiate(self.fold(params), obs, loss, second_order)
         else:
-            plain = self.network.differentiate_kept(self.fold(params), obs, loss, kept)
+            plain = self.network.differentiate_kept(
+                self.fold(params), obs, loss, kept, into if self.context is None else None
+            )
         return plain if self.context is None else ContextDerivatives(plain, self.context, params)
 
     def linearize(self, params: Params, obs: torch.Tensor) -> Linearized:

@@ -10,6 +10,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from metarl.agents.learners import optimizers
 from metarl.agents.learners.optimizers import Layout, clip_norms, make_optimizer, take_step
+from metarl.agents.parallel import Parallel
 from metarl.errors import UnknownNameError
 
 TASKS, SIZE = 3, 11
@@ -54,14 +55,14 @@ def test_a_large_matrix_is_stepped_in_pieces_to_the_same_bits(
     name: str, rate: float | torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
-    for size in (1 << 18, 128):
+    for size, parallel in ((1 << 18, None), (128, None), (128, Parallel(2))):
         monkeypatch.setattr(optimizers, "CHUNK", size)
         optimizer, flat = make_optimizer(name), normal(2, 1000).float()
         state = optimizer.start(flat)
         for turn in range(3):
-            take_step(optimizer, flat, normal(2, 1000, seed=turn + 1).float(), state, rate)
+            take_step(optimizer, flat, normal(2, 1000, seed=turn + 1).float(), state, rate, parallel=parallel)
         found.append((flat, state["square_avg"]))
-    assert all(map(torch.equal, *found))
+    assert all(map(torch.equal, found[0], each) for each in found[1:])
 
 
 @pytest.mark.parametrize("name", TORCH)
