@@ -5,6 +5,7 @@ from metarl.meta.algorithms.anil import ANIL
 from metarl.meta.algorithms.baselines import Oracle, Pretrain, RandomInit
 from metarl.meta.algorithms.boil import BOIL
 from metarl.meta.algorithms.cavia import CAVIA
+from metarl.meta.algorithms.hat import HAT
 from metarl.meta.algorithms.imaml import IMAML
 from metarl.meta.algorithms.leap import Leap
 from metarl.meta.algorithms.leo import LEO
@@ -28,6 +29,7 @@ __all__ = [
     "BOIL",
     "CAVIA",
     "FOMAML",
+    "HAT",
     "IMAML",
     "LEO",
     "MALTML",

@@ -421,6 +421,7 @@ def test_every_algorithm_has_a_name() -> None:
         "cavia",
         "meta_sgd",
         "fomaml",
+        "hat",
         "imaml",
         "leap",
         "leo",

@@ -84,7 +84,7 @@ def test_every_wrapper_trains_saves_goes_on_and_evaluates(name: str, env: Any, t
         env = metarl.envs.Oracle(env)
     model = make(name, env)
     run_iterations(model, 2)
-    n_support = 0 if name in ("pretrain", "oracle", "multi_task", "progressive") else 1
+    n_support = 0 if name in ("pretrain", "oracle", "multi_task", "progressive", "hat") else 1
     n_query = 0 if name in ("reptile", "leap") else 1
     expected = 2 * 4 * 5 * (n_support + n_query)
     if name in ("maltml", "oml"):  # families of tasks

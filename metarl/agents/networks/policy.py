@@ -19,10 +19,11 @@ from torch import nn
 from metarl.agents.derivatives.base import Derivatives, HeadLoss, Linearized, LossFunction
 from metarl.agents.derivatives.context import ContextDerivatives, ContextLinearized
 from metarl.agents.generators import drawing_from
-from metarl.agents.networks import cnn, mlp, progressive  # noqa: F401  (they register themselves)
+from metarl.agents.networks import cnn, mlp  # noqa: F401  (they register themselves)
 from metarl.agents.networks.arguments import sb3_policy_kwargs
 from metarl.agents.networks.base import NETWORKS, with_own_heads
 from metarl.agents.networks.context import Context
+from metarl.agents.networks.continual import hard_attention, progressive  # noqa: F401
 from metarl.agents.networks.distributions import Distribution, chooser, from_heads
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT_OR_ZERO

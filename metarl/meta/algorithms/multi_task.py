@@ -141,12 +141,10 @@ class MultiTask(Pretrain):
                 for part in gradients:
                     for name, tensor in part.items():
                         gradient[name] += tensor / self.meta_batch_size
-                objective = KnownGradient(MetaGradient(sum(losses) / self.meta_batch_size, gradient))
+                loss = sum(losses) / self.meta_batch_size
+                objective = KnownGradient(MetaGradient(loss, self._direction(gradient)))
                 result = self.outer_optimizer.step(objective, self.meta_params, self._current_progress_remaining)
-                # An optimiser with momentum would move what got no gradient.
-                moves = self._moving(chosen)
-                moved = {name: t if moves(name) else self.params[name] for name, t in result.params.items()}
-                self._move(moved, outcomes)
+                self._move(self._held(result.params, chosen), outcomes)
         self.num_timesteps += sum(outcome.n_steps for outcome in outcomes)
         return {**self._statistics(outcomes, timer), **result.stats}
 
@@ -159,8 +157,25 @@ class MultiTask(Pretrain):
     def _blocks_of(self, chosen: Sequence[int], streams: Streams) -> list[Block]:
         """Return the blocks of a meta-batch, whose tasks start with their own heads."""
         tasks = take_tasks(self.training_tasks, np.array(chosen))
-        heads = lambda indices: stack([self.head(chosen[i]) for i in indices])  # noqa: E731
-        return self.adaptations.cut(tasks, [], streams, self._amount(None, None), own=heads)
+        own = lambda indices: stack([self._own(chosen[i]) for i in indices])  # noqa: E731
+        return self.adaptations.cut(tasks, [], streams, self._amount(None, None), own=own)
+
+    def _own(self, index: int) -> Params:
+        """Return what a training task has of its own while it is learnt."""
+        return self.head(index)
+
+    def _direction(self, gradient: Params) -> Params:
+        """Return what the outer optimiser goes down, given the gradient of the mean loss; that, unless a wrapper knows
+        better.
+        """
+        return gradient
+
+    def _held(self, params: Params, chosen: Sequence[int]) -> Params:
+        """Return what an outer step made of the meta-parameters, but those that the meta-batch may not move as they
+        were: an optimiser with momentum moves what got no gradient.
+        """
+        moves = self._moving(chosen)
+        return {name: tensor if moves(name) else self.params[name] for name, tensor in params.items()}
 
     def _moving(self, chosen: Sequence[int]) -> Callable[[str], bool]:
         """Return which meta-parameters a meta-batch may move, by name."""

@@ -7,20 +7,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 
+from metarl.agents.networks.continual.progressive import Columns
 from metarl.agents.networks.layers import head_of
-from metarl.agents.networks.progressive import Columns
 from metarl.checks import integer
-from metarl.envs.family import Family
 from metarl.envs.tasks import n_tasks, one_task, take_tasks
 from metarl.errors import ConfigError
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.adaptation.base import Adaptation, Request, Streams
 from metarl.meta.adaptation.learners import make_adaptation
-from metarl.meta.algorithms.multi_task import MultiTask
+from metarl.meta.algorithms.one_by_one import OneByOne
 from metarl.meta.blocks.cut import Adaptations, Block, MakeAdaptation
-from metarl.meta.environments import AnyEnv
 from metarl.params import HEADS, POLICY, Params, expand
 from metarl.streams import seed_sequence
 
@@ -32,7 +29,7 @@ COLUMNS = {
 """The policy of columns that are each like another policy."""
 
 
-class ProgressiveNets(MultiTask):
+class ProgressiveNets(OneByOne):
     """A column of layers for each of a list of training tasks, learnt one task after the other.
 
     Column k sees the layers of the columns before it through lateral connections, and is learnt with its head for
@@ -46,43 +43,22 @@ class ProgressiveNets(MultiTask):
         report = model.evaluate(n_tasks=2, n_inner_steps=2)
 
     Lateral connections are linear, without the narrow layer in between that the paper has for large networks, and lead
-    to the head too. After the last task it goes on with that one.
+    to the head too.
 
     :param policy: what a column is made of: ``"MlpPolicy"``, whose ``net_arch`` are its widths, or, of images,
         ``"FewShotCnnPolicy"``. The policies of several columns are ``"MlpProgressivePolicy"`` and
         ``"CnnProgressivePolicy"``.
     :param env: a registered family's name or a family.
-    :param n_training_tasks: tasks that have a column, at most: the first of those that the family lists for training,
-        or draws from where it has any number.
+    :param n_training_tasks: tasks that have a column, at most.
     :param n_iterations_per_task: updates on each.
-    :param meta_batch_size: batches of the task, of ``n_episodes`` each, that an update is the mean over.
 
-    The other parameters are those of :class:`~metarl.meta.algorithms.multi_task.MultiTask`.
+    The other parameters are those of :class:`~metarl.meta.algorithms.one_by_one.OneByOne`.
     """
 
     name: ClassVar[str] = "progressive"
 
-    def __init__(
-        self,
-        policy: str | type[BasePolicy] = "MlpPolicy",
-        env: str | Family | AnyEnv = "PointMass-v0",
-        *,
-        n_training_tasks: int = 5,
-        n_iterations_per_task: int = 100,
-        meta_batch_size: int = 1,
-        **kwargs: Any,
-    ) -> None:
-        self.n_iterations_per_task = integer(1, 10**9)("n_iterations_per_task", n_iterations_per_task)
-        super().__init__(
-            policy, env, n_training_tasks=integer(1, 50)("n_training_tasks", n_training_tasks),
-            meta_batch_size=meta_batch_size, **kwargs,
-        )  # fmt: skip
-
-    def _policy_name(self, policy: str | type[BasePolicy]) -> str:
-        name = super()._policy_name(policy)
-        if (made := COLUMNS.get(name, name)) not in COLUMNS.values():
-            raise ConfigError(f"{self.name} with policy={name!r}, which has no columns: use {' or '.join(COLUMNS)}")
-        return made
+    own_policies: ClassVar[Mapping[str, str]] = COLUMNS
+    lacks: ClassVar[str] = "columns"
 
     # ------------------------------------------------------------------------------------------------------ the columns
     def _make_adaptation(
@@ -127,14 +103,6 @@ class ProgressiveNets(MultiTask):
         return self._stages[index].policy_at({**self.theta, **self.head(index)})
 
     # -------------------------------------------------------------------------------------------------------- training
-    @property
-    def stage(self) -> int:
-        """Which of the training tasks is learnt."""
-        return min(self.n_iterations // self.n_iterations_per_task, n_tasks(self.training_tasks) - 1)
-
-    def _chosen(self) -> list[int]:
-        return [self.stage] * self.meta_batch_size
-
     def _blocks_of(self, chosen: Sequence[int], streams: Streams) -> list[Block]:
         tasks, places = take_tasks(self.training_tasks, np.array(chosen)), tuple(range(len(chosen)))
         own = expand(self.head(self.stage), len(chosen))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from metarl.envs.views.around import two_levels
 from metarl.errors import ConfigError
 from metarl.meta.adaptation.base import Amount, Request, Streams, finish
 from metarl.meta.adaptation.batched import BatchedAdaptation
+from metarl.meta.adaptation.tuning import Tuning
 from metarl.meta.blocks.cut import BLOCK_TASKS
 from metarl.meta.documents import versions
 from metarl.meta.evaluating import RATE
@@ -99,6 +100,7 @@ class EvaluatesFewTasks(Iterates):
         n_episodes: int | None = None,
         n_transitions: int | None = None,
         inner_lr: float | Sequence[float] | None = None,
+        tuning: Tuning | Mapping[str, Any] | None = None,
         seed: int = 0,
         label: str | None = None,
         progress: Progress | None = None,
@@ -122,10 +124,11 @@ class EvaluatesFewTasks(Iterates):
         :param n_episodes: episodes for each gradient step; as in training if None.
         :param n_transitions: instead of episodes, env steps.
         :param inner_lr: γ, the rate of inner steps on goal tasks; that of training if None.
+        :param tuning: fine-tune to goal tasks in another way than by these rates alone, see :meth:`evaluate`.
         :param seed: of the tasks within families and of all streams.
         :param label: the report's name in tables; if None, the algorithm's with the number of tasks.
         :param progress: called with (families done, families in all).
-        :raises ConfigError: a family of one level, or see :meth:`meta_finetuning`.
+        :raises ConfigError: a family of one level, a new head, or see :meth:`meta_finetuning`.
         """
         family, seed = self._two_levels(), SEED("seed", seed)
         n_families, n_goal_tasks = ROUNDS("n_families", n_families), COUNT("n_goal_tasks", n_goal_tasks)
@@ -134,7 +137,10 @@ class EvaluatesFewTasks(Iterates):
         n_inner_steps = self.default_test_steps if n_inner_steps is None else n_inner_steps
         known = self._goal_rates(n_inner_steps) if inner_lr is None else None
         rates = self.test_rates(n_inner_steps, inner_lr=inner_lr) if known is None else known
-        asked = _Asked(split, seed, n_tasks, n_goal_tasks, rates, self._amount(n_episodes, n_transitions))
+        how = None if tuning is None else Tuning.of(tuning)
+        if how is not None and how.new_head:
+            raise ConfigError("new_head=True: goal tasks start from what few tasks came to, head included")
+        asked = _Asked(split, seed, n_tasks, n_goal_tasks, rates, self._amount(n_episodes, n_transitions), how)
         held_out = family.families(split, n_families)
         size = max(1, BLOCK_TASKS // max(n_tasks, n_goal_tasks))
         parts = [slice(j, min(j + size, n_families)) for j in range(0, n_families, size)]
@@ -158,13 +164,14 @@ class EvaluatesFewTasks(Iterates):
             env_steps=np.array([0.0, *np.cumsum(steps[:, :-1].mean(0))]),
             tasks={name: value.tolist() for name, value in held_out.items()},
             seeds=[self.seed],
-            label=label or (f"{self.name}, {n_tasks} tasks" if n_tasks else f"{self.name}, no tasks"),
+            label=label or ", ".join([self.name, f"{n_tasks or 'no'} tasks", *([] if how is None else [str(how)])]),
             score=evaluation_score(self.family),
             meta={
                 "num_timesteps": self.num_timesteps,
                 "n_iterations": self.n_iterations,
                 "inner_lr": rates,
                 **asked.amount,
+                **({} if how is None else {"tuning": how.to_dict()}),
                 "evaluation_seed": seed,
                 "env_kwargs": plain_tree(self.env_kwargs),
                 "few_tasks": few,
@@ -188,7 +195,7 @@ class EvaluatesFewTasks(Iterates):
             outcome = finish(adaptation.walk(self.theta, request, query=True, keep=True), Timer())
             stack = {name: tensor.detach() for name, tensor in finetuning.step(stack, outcome).items()}
             few_steps += 0.0 if again else outcome.n_steps / n
-        rates = self._rule(asked.rates).steps(self.params)
+        rates = self._steps(asked.rates, asked.tuning)
         request = asked.request(family, families, part, "goals", "goals", rates, stack)
         outcome = adaptation.evaluate(self.theta, request)
         moved = {"meta_finetuning": relative_changes(start, stack)} if asked.n_tasks else {}
@@ -208,6 +215,7 @@ class _Asked(NamedTuple):
     n_goal_tasks: int
     rates: list[float]
     amount: Amount
+    tuning: Tuning | None
 
     def request(
         self,

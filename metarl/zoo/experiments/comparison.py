@@ -19,7 +19,7 @@ from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Interval
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.jobs import CHECKPOINTS
-from metarl.zoo.experiments.testing import Tested, Trained, by_cell, of_checkpoint, tested
+from metarl.zoo.experiments.testing import Tested, Trained, by_cell, of_checkpoint, tested, tuned
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,27 @@ def sentences(found: Sequence[Verdict], score: Score = RETURN) -> list[str]:
             differences.append(f"{checkpoint} {', '.join(intervals)}")
         by = f"{a} below {b} by" if score.lower_is_better else f"{a} minus {b}"
         lines.append(f"{a} against {b}: {'; '.join(clauses)}. {by}: {'; '.join(differences)}.")
+    return lines
+
+
+def tuned_sentences(runs: Sequence[Trained], n_inner_steps: int) -> list[str]:
+    """Return one sentence for each way in which an algorithm's runs were fine-tuned: how it compares with all others.
+
+    :param runs: of one environment and cell.
+    """
+    items, lines = tested(runs), []
+    last = {item.algo: _repeated(item.report, n_inner_steps) for item in of_checkpoint(items, "last")}
+    for job in {item.job.algo: item.job for item in runs}.values():
+        for item in tuned(items, job):
+            groups: dict[str, list[str]] = {}
+            for algo, report in last.items():
+                pair = compare(item.report, report)
+                ahead = pair.returns.at(n_inner_steps)
+                clear = pair.is_supported and ahead.excludes_zero
+                outcome = "no clear difference from" if not clear else "ahead of" if ahead.mean > 0 else "behind"
+                groups.setdefault(outcome, []).append(algo)
+            words = "; ".join(f"{outcome} {', '.join(algos)}" for outcome, algos in groups.items())
+            lines.append(f"{item.report.label}, after {steps(n_inner_steps)}: {words} (last, paired).")
     return lines
 
 

@@ -19,6 +19,7 @@ from metarl.errors import ConfigError, MetaRLError, shorten, unknown_name
 from metarl.files.schema import LARGEST, LARGEST_SEED, Range, convert, read_as
 from metarl.files.untrusted import MAX_YAML, dump_yaml, read_text
 from metarl.meta.adaptation.learners import merge_arguments
+from metarl.meta.adaptation.tuning import Tuning
 from metarl.zoo import experiments
 from metarl.zoo.algorithms import algorithm
 from metarl.zoo.config import HYPERPARAMS, check_hyperparameters, load_hyperparameters, load_yaml
@@ -90,6 +91,8 @@ class Entry:
     :param grid: hyperparameters of which every combination is run; an entry without any is no ablation.
     :param conditions: further environments that the end of training is tested in, by a name: arguments of the family
         on top of those of training, such as noise on what is seen of a task.
+    :param tunings: how the end of training is fine-tuned too, at the rates that validation tasks choose: by algorithm
+        and a name, fields of :class:`~metarl.meta.adaptation.tuning.Tuning`.
     """
 
     env: str
@@ -102,11 +105,19 @@ class Entry:
     hyperparams: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     conditions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tunings: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Look for a condition that is named like a checkpoint."""
+        """Look for conditions and tunings with the name of something else, and for tunings that there are not."""
         if taken := [name for name in self.conditions if name in CHECKPOINTS]:
             raise ConfigError(f"conditions {shorten(taken)}: these are names of checkpoints")
+        for algo, ways in self.tunings.items():
+            if algo not in self.algos:
+                raise unknown_name("algorithm of tunings", algo, self.algos)
+            if taken := [name for name in ways if name in (*CHECKPOINTS, *self.conditions)]:
+                raise ConfigError(f"tunings {shorten(taken)}: these are names of checkpoints or conditions")
+            for way in ways.values():
+                Tuning.of(way)
 
     @property
     def part(self) -> str:
@@ -166,6 +177,11 @@ class Job:
     def key(self) -> Key:
         """What tells it from every other job of its experiment."""
         return self.entry.env, self.algo, self.seed, json.dumps(dict(self.cell), sort_keys=True)
+
+    @property
+    def tunings(self) -> Mapping[str, Mapping[str, Any]]:
+        """How its run is fine-tuned, by name."""
+        return self.entry.tunings.get(self.algo, {})
 
     @property
     def hyperparams(self) -> dict[str, Any]:

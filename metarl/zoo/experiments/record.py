@@ -59,6 +59,7 @@ class RunDocument:
     hyperparams: dict[str, Any]
     rates: dict[str, Any] | None = None
     conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tunings: dict[str, dict[str, Any]] = field(default_factory=dict)
     evaluated_at: str | None = None
     rest: dict[str, Any] = field(default_factory=dict)
 
@@ -226,9 +227,14 @@ def _trained(job: Job, facts: Mapping[str, Any], reports: Mapping[tuple[str, str
     if facts.get("conditions", {}) != plain(dict(job.entry.conditions)):
         return None
     found = {}
-    for kind in kinds(job.entry):
+    # A way of fine-tuning that came later is one that the record does not know yet.
+    known = {name for name, way in job.tunings.items() if facts.get("tunings", {}).get(name) == plain(dict(way))}
+    for kind in (*kinds(job.entry), *job.tunings):
         merged = reports.get((job.entry.env, f"{job.algo}, {kind}", _cell_key(job.cell)))
-        if merged is None or job.seed not in merged.seeds:
+        is_there = merged is not None and job.seed in merged.seeds
+        if kind in job.tunings and not (is_there and kind in known):
+            continue
+        if merged is None or not is_there:
             return None
         place = merged.seeds.index(job.seed)
         meta = {**merged.meta, "num_timesteps": merged.meta["num_timesteps"][place]}
@@ -370,6 +376,7 @@ def _run_document(item: Trained, folder: Path) -> dict[str, Any]:
         "evaluation": evaluation_of(item.job),
         "rates": dict(item.job.entry.rates),
         **({"conditions": dict(item.job.entry.conditions)} if item.job.entry.conditions else {}),
+        **({"tunings": dict(item.job.tunings)} if item.job.tunings else {}),
         "evaluated_at": item.reports["best"].meta.get("commit"),
         "training_seconds": training_seconds(item.run),
         "commits": item.run.args().get("commits", []),

@@ -67,7 +67,8 @@ class PaperReport:
         "Returns on held-out tasks before and after inner steps, with equal env steps of training, support and query "
         "together. Intervals are 95% bootstrap intervals by task, then by training seed; algorithms are compared on "
         "the same tasks and streams, and one wins where the interval of the difference excludes zero. last: the end "
-        "of training, at the rates of the experiment. best: chosen on validation tasks."
+        "of training, at the rates of the experiment. best: chosen on validation tasks. Other ways of fine-tuning the "
+        "end of training have rows of their own, at rates chosen on validation tasks."
     )
     """How the results are to be read; the first paragraph of the text."""
 
@@ -106,7 +107,10 @@ class PaperReport:
         found = comparison.verdicts(items, self.experiment.n_inner_steps)
         return Section(
             [comparison.returns_table(items, rows, f"{entry.env}, test tasks")],
-            comparison.sentences(found, items[0].report.score),
+            [
+                *comparison.sentences(found, items[0].report.score),
+                *comparison.tuned_sentences(runs, self.experiment.n_inner_steps),
+            ],
             comparison.adaptation_figures(items, rows, entry.env, self.experiment.algos),
             [{"env": entry.env, "cell": {}, **item.to_dict()} for item in found],
         )

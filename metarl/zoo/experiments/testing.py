@@ -38,7 +38,7 @@ class Trained:
 
     :param job: what it was for.
     :param run: its folder; None where only a record is left of it.
-    :param reports: by checkpoint, and by the names of the entry's conditions.
+    :param reports: by checkpoint, and by the names of the entry's conditions and of the job's tunings.
     :param facts: what the record says of a run without a folder.
     """
 
@@ -69,7 +69,8 @@ class Tested:
     """One algorithm's checkpoints of one kind, all seeds together, on test tasks.
 
     :param algo: the algorithm.
-    :param checkpoint: one of :data:`CHECKPOINTS`; or the name of a condition, which the last ones are tested under.
+    :param checkpoint: one of :data:`CHECKPOINTS`; or the name of a condition, which the last ones are tested under, or
+        of a tuning, by which they are fine-tuned.
     :param report: returns of all runs.
     :param num_timesteps: env steps of training of each.
     """
@@ -126,6 +127,7 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
     if FEW_TASKS in last:
         plan.append((NO_TASKS, [run.final], {**last, FEW_TASKS: {**last[FEW_TASKS], "n_tasks": 0}}, {}))
     plan += [(name, [run.final], last, env_kwargs) for name, env_kwargs in job.entry.conditions.items()]
+    plan += [(name, [run.final], {**best, "tuning": dict(tuning)}, {}) for name, tuning in job.tunings.items()]
     reports = {}
     for checkpoint, paths, settings, env_kwargs in plan:
         subject = {"models": [hashlib.sha256(read_bytes(path)).hexdigest() for path in paths], "settings": settings}
@@ -254,16 +256,22 @@ def kinds(entry: Entry) -> tuple[str, ...]:
 
 def tested(runs: Sequence[Trained]) -> list[Tested]:
     """Return what the runs of one environment and cell came to: each algorithm's checkpoints, last ones first, and then
-    what they are under the entry's conditions.
+    what they are under the entry's conditions, and fine-tuned in other ways, as far as all of them were.
     """
     found = []
     for algo in dict.fromkeys(item.job.algo for item in runs):
         own = [item for item in runs if item.job.algo == algo]
-        for kind in kinds(own[0].job.entry):
+        tunings = [name for name in own[0].job.tunings if all(name in item.reports for item in own)]
+        for kind in (*kinds(own[0].job.entry), *tunings):
             reports = [item.reports[kind] for item in own]
             steps = [int(report.meta["num_timesteps"]) for report in reports]
             found.append(Tested(algo, kind, Report.merge(reports, f"{algo}, {kind}"), steps))
     return found
+
+
+def tuned(items: Sequence[Tested], job: Job) -> list[Tested]:
+    """Return those of a job's algorithm that were fine-tuned in ways of its entry."""
+    return [item for item in items if item.algo == job.algo and item.checkpoint in job.tunings]
 
 
 def of_checkpoint(items: Sequence[Tested], kind: str) -> list[Tested]:

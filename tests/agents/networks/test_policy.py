@@ -289,5 +289,5 @@ def test_spaces_that_are_not_supported_are_refused(observation: spaces.Space[Any
 def test_unknown_policy() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'MlpPolicy'"):
         FunctionalPolicy("MlpPolicyy", OBS, BOX)
-    with pytest.raises(UnknownNameError, match="known: CnnPolicy, CnnProgressivePolicy, FewShotCnnPolicy, MlpPolicy"):
+    with pytest.raises(UnknownNameError, match="known: CnnHardAttentionPolicy, CnnPolicy, CnnProgressivePolicy"):
         FunctionalPolicy([1], OBS, BOX)  # type: ignore[arg-type]

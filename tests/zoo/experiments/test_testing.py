@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import metarl
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, MetaRLError
 from metarl.meta.algorithms.maml import MAML
 from metarl.zoo.experiments import testing
+from metarl.zoo.experiments.comparison import tuned_sentences
 from metarl.zoo.experiments.jobs import find, jobs, load_experiment
 from metarl.zoo.experiments.testing import choose_rates, evaluate_run
 from tests.zoo.experiments.smoke import NAME, read, reports
@@ -72,6 +73,38 @@ def test_the_last_checkpoint_is_tested_under_further_conditions(smoke: Path) -> 
     assert set(items["short"].report.meta["ep_lengths"][0]) == {5.0}
     with pytest.raises(ConfigError, match="names of checkpoints"):
         dataclasses.replace(short, conditions={"best": {"horizon": 5}})
+
+
+def test_the_last_checkpoint_is_fine_tuned_in_further_ways(smoke: Path) -> None:
+    experiment = load_experiment(NAME, "smoke")
+    (planned,) = jobs(experiment, ["PointMass-v0"], ["maml"], [0], ["comparison"])
+    ways = {"maml": {"frozen body": {"freeze": "body"}, "new head": {"new_head": True}}}
+    run = find(planned, smoke).run
+    assert run is not None
+    job = dataclasses.replace(planned, entry=dataclasses.replace(planned.entry, tunings=ways))
+    trained = evaluate_run(experiment, job, run, 1)
+    items = {item.checkpoint: item for item in testing.tested([trained])}
+    assert list(items) == ["last", "best", "frozen body", "new head"]
+    assert items["frozen body"].report.label == "maml, frozen body"
+    chosen = items["frozen body"].report.meta["inner_lr"]
+    model = metarl.load(run.final)
+    own = model.evaluate("test", 2, n_tasks=4, n_episodes=2, inner_lr=chosen, tuning={"freeze": "body"})
+    np.testing.assert_array_equal(items["frozen body"].report.returns[0], own.returns[0])
+    assert not np.array_equal(items["new head"].report.returns, items["last"].report.returns)
+    assert (
+        tuned_sentences([trained], 2)[0]
+        == "maml, frozen body, after 2 steps: no clear difference from maml (last, paired)."
+    )
+    # What was kept before there were ways of fine-tuning is read as it is.
+    before = dataclasses.replace(trained, reports={kind: trained.reports[kind] for kind in ("last", "best")})
+    assert [item.checkpoint for item in testing.tested([before])] == ["last", "best"]
+    for tunings, message in (
+        ({"maml": {"best": {"freeze": "body"}}}, "names of checkpoints or conditions"),
+        ({"reptile": {"frozen": {"freeze": "body"}}}, "algorithm of tunings 'reptile'"),
+        ({"maml": {"frozen": {"freeze_all": True}}}, "option of fine-tuning: 'freeze_all'"),
+    ):
+        with pytest.raises(MetaRLError, match=message):
+            dataclasses.replace(planned.entry, tunings=tunings)
 
 
 def test_the_first_rate_is_chosen_by_the_first_step_and_the_later_ones_by_all(smoke: Path) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from metarl.meta.evaluation.tables import Table
-from metarl.zoo.experiments.comparison import steps
+from metarl.zoo.experiments.comparison import steps, tuned_sentences
 from metarl.zoo.experiments.jobs import Entry
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
-from metarl.zoo.experiments.testing import Trained, by_cell, by_entry, of_checkpoint, tested
+from metarl.zoo.experiments.testing import Trained, by_cell, by_entry, of_checkpoint, tested, tuned
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class FewShot(PaperReport):
         "Scores on further examples of held-out tasks before and after inner steps, with equal examples of training, "
         "support and query together. Intervals are 95% bootstrap intervals by task, then by training seed; algorithms "
         "are compared on the same tasks and streams. last: the end of training, at its inner rates. best: checkpoint "
-        "and inner rates chosen on validation tasks."
+        "and inner rates chosen on validation tasks. Other ways of fine-tuning the end of training have rows of their "
+        "own, at rates chosen on validation tasks."
     )
 
     @property
@@ -72,18 +73,27 @@ class FewShot(PaperReport):
             for entry, runs in by_entry(results.runs)
             for cell, cell_runs in by_cell(runs)
         ]
-        return {"Beside what is published": Section(tables), **super().sections(results)}
+        lines = [
+            line
+            for entry, runs in by_entry(results.runs)
+            if entry.grid
+            for _, cell_runs in by_cell(runs)
+            for line in tuned_sentences(cell_runs, self.experiment.n_inner_steps)
+        ]
+        return {"Beside what is published": Section(tables, lines), **super().sections(results)}
 
     def _table(self, entry: Entry, cell: Mapping[str, Any], runs: Sequence[Trained]) -> Table:
-        settings, items = self.settings, of_checkpoint(tested(runs), "last")
+        settings, everything = self.settings, tested(runs)
+        items = of_checkpoint(everything, "last")
         score = items[0].report.score
         percent = 1.0 if score.lower_is_better else 100.0
+        ways = [way for job in {item.job.algo: item.job for item in runs}.values() for way in tuned(everything, job)]
         rows = []
-        for item in items:
+        for name, item in [*((item.algo, item) for item in items), *((item.report.label, item) for item in ways)]:
             bands = item.report.bands().signed(score.sign)
             points = [step for step in settings.steps if step <= item.report.n_inner_steps]
             cells = [str(bands.at(step)) for step in points]
-            rows.append([item.algo, *cells, *[""] * (len(settings.steps) - len(cells)), settings.ours])
+            rows.append([name, *cells, *[""] * (len(settings.steps) - len(cells)), settings.ours])
         for row in settings.published:
             if row.cell == dict(cell):
                 known = dict(zip(row.steps, row.scores, strict=True))

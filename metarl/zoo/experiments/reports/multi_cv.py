@@ -44,7 +44,7 @@ class MultiCV(PaperReport):
         "Errors in % on data sets that were held out, after so many gradient steps on them: on the test part, on the "
         "last minibatch of the training part, and the area under the curve of the errors of all minibatches (0 to "
         "100), a mean over adaptations and training seeds. One data set is no sample of data sets: there are no "
-        "intervals."
+        "intervals. Other ways of fine-tuning have rows of their own, at rates chosen on validation tasks."
     )
 
     @property
@@ -64,26 +64,28 @@ class MultiCV(PaperReport):
         order = {algo: place for place, algo in enumerate(self.experiment.algos)}
         rows = []
         for (name, algo), own in sorted(groups.items(), key=lambda group: (group[0][0], order[group[0][1]])):
-            ours = [f"{value:.1f}" for value in numbers(own)]
-            theirs = [f"{value:.1f}" for value in settings.published.get(algo, {}).get(name, [])]
-            rows.append([name, algo, *ours, *(theirs or [""] * 3)])
+            known = settings.published.get(algo, {}).get(name, [])
+            for way in ["last", *own[0].job.tunings]:
+                if all(way in item.reports for item in own):
+                    ours = [f"{value:.1f}" for value in numbers([item.reports[way] for item in own])]
+                    theirs = [f"{value:.1f}" for value in known] if way == "last" else []
+                    rows.append([name, algo if way == "last" else f"{algo}, {way}", *ours, *(theirs or [""] * 3)])
         last = steps(results.runs[0].reports["last"].n_inner_steps)
         columns = ["held out", "algorithm", "test error", "training error", "area", *["published"] * 3]
         table = Table(columns, rows, f"Errors in % after {last}", [f"published: {settings.source}"])
         return {"Held-out data sets": Section([table], figures={FIGURE: learning_curves(groups, order)})}
 
 
-def numbers(runs: Sequence[Trained]) -> tuple[float, float, float]:
+def numbers(reports: Sequence[Report]) -> tuple[float, float, float]:
     """Return the test error, the training error and the area under the curve of training errors, in %."""
-    errors = training_errors(runs)
+    errors = training_errors(reports)
     area = float(np.mean(0.5 * (errors[1:] + errors[:-1])))
-    report = Report.merge([item.reports["last"] for item in runs])
-    return float(100.0 - 100.0 * report.returns[..., -1].mean()), float(errors[-1]), area
+    return float(100.0 - 100.0 * Report.merge(reports).returns[..., -1].mean()), float(errors[-1]), area
 
 
-def training_errors(runs: Sequence[Trained]) -> np.ndarray:
+def training_errors(reports: Sequence[Report]) -> np.ndarray:
     """Return ``[step]``: the error on the minibatch that each step was taken on, in %, and last on one more."""
-    report = Report.merge([item.reports["last"] for item in runs])
+    report = Report.merge(reports)
     assert report.learning_returns is not None
     errors: np.ndarray = 100.0 - 100.0 * report.learning_returns.mean((0, 1))
     return errors
@@ -102,8 +104,8 @@ def learning_curves(groups: Mapping[tuple[str, str], Sequence[Trained]], order: 
     lines = {}
     for panel, name in zip(panels, names, strict=False):
         for algo in sorted((own for held_out, own in groups if held_out == name), key=order.__getitem__):
-            runs, colour = groups[name, algo], nth_colour(order[algo])
-            errors, (test, *_) = training_errors(runs), numbers(runs)
+            reports, colour = [item.reports["last"] for item in groups[name, algo]], nth_colour(order[algo])
+            errors, (test, *_) = training_errors(reports), numbers(reports)
             (lines[algo],) = panel.plot(errors, color=colour)
             panel.plot(len(errors) - 1, test, "o", color=colour, clip_on=False)
         panel.set_title(name)

@@ -1,0 +1,1 @@
+"""Networks that learn one task after another and keep what they were."""
