@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from metarl.checks import ABOVE_ZERO, COUNT, NOT_NEGATIVE, choice
+from metarl.checks import ABOVE_ZERO, COUNT, NOT_NEGATIVE, choice, number
 from metarl.envs.family import Family, State, Step
 from metarl.envs.lineage import choose_constants
 from metarl.envs.plane.canvas import Canvas
@@ -48,6 +48,9 @@ class PointMassConstants:
     """Added to the reward of the env step that terminates the episode."""
     momentum: bool = False
     """Whether actions change the velocity, which is observed, instead of the position."""
+    friction: float = 0.0
+    """The largest friction μ, of which each task has its own where this is above 0: a move is (1 − μ) times as long;
+    with ``momentum`` the velocity loses the share μ before the action changes it."""
     start_speed: float = 0.0
     """With ``momentum``: the first velocity is uniform in ± this along each axis, m each env step."""
     observe_distance: bool = False
@@ -107,7 +110,8 @@ class PointMass(Family):
     """2D navigation: reach a goal in the plane; the observation does not tell where it is.
 
     **Task.** ``goal`` ``[2]``, m, uniform in ±0.5 along each axis. Shifted: uniform in the ring between that square and
-    the one of ±0.75. With ``goals="corners"`` there are four tasks, and the splits coincide.
+    the one of ±0.75. With ``goals="corners"`` there are four tasks, and the splits coincide. With ``friction`` a task
+    has a ``friction`` too, uniform between 0 and that in all splits.
 
     **Observation.** Box of 2: the position (x, y), m; its bounds are what can be reached within the horizon. With
     ``momentum`` the velocity (2) follows, m each env step; with ``observe_distance`` the distance to the goal (1), m.
@@ -176,6 +180,9 @@ class PointMass(Family):
         choice(*TERMINATIONS)("termination", c.termination)
         for name in ("action_scale", "max_step", "goal_range", "reward_radius", "goal_radius", "arena"):
             ABOVE_ZERO(name, getattr(c, name))
+        number("[0, 1)")("friction", c.friction)
+        if c.friction and c.goals == "corners":
+            raise ConfigError(f"friction={c.friction} with goals='corners': each task has another one, of any number")
         COUNT("horizon", c.horizon)
         for name in ("start_range", "start_speed"):
             NOT_NEGATIVE(name, getattr(c, name))
@@ -185,9 +192,10 @@ class PointMass(Family):
             raise ConfigError("start_speed needs momentum=True")
         self.horizon = c.horizon
         self.observes_task = c.observe_distance
-        self.task_space = Dict({"goal": Box(-c.goal_range, c.goal_range, (2,), np.float64)})
+        rest = {"friction": Box(0.0, c.friction, (), np.float64)} if c.friction else {}
+        self.task_space = Dict({"goal": Box(-c.goal_range, c.goal_range, (2,), np.float64), **rest})
         if c.goals == "square":
-            self.shifted_space = Dict({"goal": Box(-1.5 * c.goal_range, 1.5 * c.goal_range, (2,), np.float64)})
+            self.shifted_space = Dict({"goal": Box(-1.5 * c.goal_range, 1.5 * c.goal_range, (2,), np.float64), **rest})
         high = c.action_scale if c.wrap_actions else c.max_step
         self.action_space = Box(-high, high, (2,), np.float32)
         self._action_bound = high
@@ -223,7 +231,11 @@ class PointMass(Family):
             # 5/9 of the square is ring: a few draws suffice.
             while np.all(np.abs(goal) <= self.constants.goal_range):
                 goal[:] = rng.uniform(-1.5, 1.5, 2) * self.constants.goal_range
-        return {"goal": goals}
+        return {"goal": goals, **self._draw_friction(rng, n)}
+
+    def _draw_friction(self, rng: np.random.Generator, n: int) -> Tasks:
+        friction = self.constants.friction
+        return {"friction": rng.uniform(0.0, friction, n)} if friction else {}
 
     # -------------------------------------------------------------------------------------------------------- dynamics
     def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:
@@ -255,9 +267,12 @@ class PointMass(Family):
         np.minimum(move, self._action_bound, out=move)
         move *= self._gain
         after = {}
+        kept = 1.0 - tasks["friction"][:, None, None] if c.friction else 1.0
         if c.momentum:
-            move += state["velocity"]
+            move += kept * state["velocity"]
             after["velocity"] = move
+        else:
+            move *= kept
         position = state["position"] + move
         if c.arena < np.inf:
             np.clip(position, -c.arena, c.arena, out=position)

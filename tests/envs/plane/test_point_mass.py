@@ -246,3 +246,58 @@ def test_bad_arguments(kwargs, error, message):
 
 def test_whole_numbers_do_for_real_ones():
     assert PointMass(goal_range=2).task_space["goal"].high[0] == 2.0
+
+
+@pytest.mark.parametrize("momentum", [False, True])
+def test_friction_shortens_moves_or_takes_a_share_of_the_velocity(momentum):
+    family = PointMass(friction=0.8, momentum=momentum, termination="none", horizon=6)
+    tasks = {"goal": np.array([[0.3, -0.2], [0.1, 0.4]]), "friction": np.array([0.25, 0.8])}
+    state, _ = family.reset(tasks, [stream(0, "start", task) for task in range(2)], 1)
+    actions, place, speed = [(1.0, -0.5), (0.2, 0.7), (-3.0, 0.0)], np.zeros((2, 2)), np.zeros((2, 2))
+    for action in actions:
+        step = family.step(tasks, state, np.tile(np.float32(action), (2, 1, 1)), [])
+        kept = 1.0 - tasks["friction"][:, None]
+        push = 0.1 * np.clip(np.float64(np.float32(action)), -1.0, 1.0)
+        speed = kept * speed + push
+        place = place + (speed if momentum else kept * push)
+        np.testing.assert_allclose(step.state["position"][:, 0], place, rtol=1e-12)
+        np.testing.assert_allclose(step.reward[:, 0], -np.linalg.norm(place - tasks["goal"], axis=1), rtol=1e-12)
+        state = step.state
+    check_family(family, n=2)
+
+
+def test_without_friction_nothing_is_drawn_of_it():
+    drawn = [PointMass(friction=friction).sample_shifted_tasks(stream(0, "x"), 4) for friction in (0.0, 0.5)]
+    np.testing.assert_array_equal(drawn[0]["goal"], drawn[1]["goal"])
+    assert (list(drawn[0]), list(drawn[1])) == (["goal"], ["goal", "friction"])
+
+
+@pytest.mark.parametrize("drift", ["goal", "friction"])
+def test_tasks_of_a_family_that_drifts_lie_evenly_between_two(drift):
+    family = make_family("PointMassFamilies-v0", drift=drift, friction=0.6, horizon=5)
+    check_family(family, n=2)
+    families = family.sample_families(stream(0, "families"), 3)
+    tasks = family.sample_tasks(stream(0, "tasks"), 5, families=families)
+    other = "friction" if drift == "goal" else "goal"
+    values, fixed = (tasks[name].reshape(3, 5, -1) for name in (drift, other))
+    steps = np.diff(values, axis=1)
+    np.testing.assert_allclose(steps, np.repeat(steps[:, :1], 4, 1), atol=1e-12)
+    assert (np.abs(steps) > 1e-3).any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(fixed, np.repeat(fixed[:, :1], 5, 1))
+    goal, low, size = tasks["goal"].reshape(3, 5, 2), families["low"][:, None], families["size"][:, None]
+    assert ((goal >= low) & (goal <= low + size)).all()
+    assert family.sample_tasks(stream(0, "tasks"), 1, families=families)[drift].shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("PointMass-v0", {"friction": 1.0}, r"friction=1.0 is not a number in \[0, 1\)"),
+        ("PointMass-v0", {"lineage": "promp_corner", "friction": 0.5}, "friction=0.5 with goals='corners'"),
+        ("PointMassFamilies-v0", {"drift": "friction"}, "drift='friction' with friction=0.0"),
+        ("PointMassFamilies-v0", {"drift": "sideways"}, "drift='sideways' is not"),
+    ],
+)
+def test_what_cannot_drift_is_one_line(name, kwargs, message):
+    with pytest.raises(ConfigError, match=message):
+        make_family(name, **kwargs)

@@ -97,6 +97,32 @@ def test_policies_of_a_family_that_drifts_are_asked_for_the_last_task() -> None:
     np.testing.assert_array_equal(report.env_steps, [0.0, 20.0, 40.0])
 
 
+@pytest.mark.parametrize("drift", ["goal", "friction"])
+def test_the_task_of_the_moment_is_learnt_better_in_a_family_that_drifts(drift: str) -> None:
+    model = OML(
+        "MlpPolicy",
+        "PointMassFamilies-v0",
+        env_kwargs={"drift": drift, "friction": 0.8, "horizon": 10, "termination": "none"},
+        learner="vpg",
+        asked="last",
+        n_tasks=3,
+        n_inner_steps=1,
+        inner_lr=0.1,
+        n_episodes=10,
+        meta_batch_size=8,
+        outer_kwargs={"learning_rate": 0.01},
+        policy_kwargs={"net_arch": [16], "log_std_init": -1.0},
+        n_threads=1,
+    )
+
+    def met() -> float:
+        return float(np.mean(model.evaluate_in_sequence(n_tasks=3, n_families=20).meta["last_met"]))
+
+    before = met()
+    model.learn(30 * model.steps_per_iteration)
+    assert met() > before + 0.2
+
+
 def test_a_sequence_is_learnt_as_a_plain_loop_does_it() -> None:
     model = make()
     report = model.evaluate_in_sequence("validation", n_tasks=3, n_families=2, seed=5)
