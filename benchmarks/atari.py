@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -115,8 +116,8 @@ def stepping(family: Atari, game: str, n_envs: int, n_steps: int, rounds: int) -
     space: Any = view.action_space
     actions = stream(SEED, "atari").integers(space.n, size=(n_steps, n_envs))
     sides = {
-        "FamilyVecEnv": lambda: [view.step(each) for each in actions],
-        "ALE": lambda: [theirs.step(each) for each in actions],
+        "FamilyVecEnv": lambda: deque(map(view.step, actions), maxlen=0),  # nobody keeps frames, which fill new memory
+        "ALE": lambda: deque(map(theirs.step, actions), maxlen=0),
     }
     frames = n_steps * n_envs * family.constants.frame_skip
     row = in_turn(sides, f"{game}, {n_envs} copies, given actions", frames, rounds, FRAMES_TARGET)

@@ -232,19 +232,21 @@ def runs_in(family: Family, state: State, active: np.ndarray | None) -> Iterator
     :raises ConfigError: one that was stepped from this state already.
     :raises ResetNeeded: one of a copy or of a pickle, or of another process.
     """
-    times = state["time"]
-    for (row, env), run in np.ndenumerate(state["run"]):
-        if run.over or not (active is None or active[row, env]):
-            continue
-        if run.time != times[row, env]:
-            raise ConfigError(
-                f"{family.id}: an episode at time step {run.time} cannot be stepped from time step {times[row, env]}: "
-                "its state is a running environment"
-            )
-        yield row, env, run
+    times = state["time"].tolist()
+    wanted = None if active is None else active.tolist()
+    for row, runs in enumerate(state["run"].tolist()):
+        for env, run in enumerate(runs):
+            if run.over or not (wanted is None or wanted[row][env]):
+                continue
+            if run.time != times[row][env]:
+                raise ConfigError(
+                    f"{family.id}: an episode at time step {run.time} cannot be stepped from time step "
+                    f"{times[row][env]}: its state is a running environment"
+                )
+            yield row, env, run
 
 
 def next_state(state: State) -> State:
     """Return the state after a step of the episodes in ``state``."""
     runs = state["run"]
-    return {"run": runs, "time": np.array([[run.time for run in copies] for copies in runs], dtype=np.int64)}
+    return {"run": runs, "time": np.array([[run.time for run in copies] for copies in runs.tolist()], dtype=np.int64)}

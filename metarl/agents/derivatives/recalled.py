@@ -78,7 +78,10 @@ class RecalledDerivatives:
             name, layer, known = chain[place]
             y, x, further = known[task], chain[place - 1].output[task] if place else seen, place > 0
             weight, d_weight, d_bias = params[f"{name}.weight"], into[f"{name}.weight"], into[f"{name}.bias"]
-            slope = torch.ops.aten.threshold_backward(slope.view(y.shape), y, 0)
+            slope = slope.view(y.shape)
+            if y.ndim == 4:  # images, whose layout is another than flat features'
+                slope = slope.contiguous(memory_format=torch.channels_last)
+            slope = torch.ops.aten.threshold_backward(slope, y, 0)
             if isinstance(layer, nn.Linear):
                 torch.mm(slope.T, x.flatten(1), out=d_weight)
                 torch.sum(slope, 0, out=d_bias)

@@ -160,10 +160,10 @@ class ConvNetwork(Network):
 
     def keep(self, params: Params, obs: torch.Tensor, kept: Params) -> Outputs:
         x = self._channels_last(params, obs)
-        for name, layer in self._layers:
-            x = _layer(layer, name, params, {}, x)
-            if name in kept:
-                kept[name].copy_(x)
+        for name, layer, after in self._chain:
+            x = torch.relu_(_layer(layer, name, params, {}, x.flatten(1) if isinstance(layer, nn.Linear) else x))
+            kept[after].copy_(x)
+        x = x.flatten(1)
         return with_own_heads(self._actor(params, x), params), (self._critic(params, x).squeeze(-1),)
 
     def differentiate_kept(

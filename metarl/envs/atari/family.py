@@ -292,23 +292,27 @@ class Atari(Family):
         ]
         batch = state["run"].shape
         with NATIVE_WORK:
-            for row, env, _, emulator in runs:
+            for row, env, run, emulator in runs:
                 emulator.send(chosen[row][env])
-            # While they play. Copies that are not stepped show nothing.
+                run.stepped(over=False)
+            # All that can be made while they play is. Copies that are not stepped show nothing.
+            then = next_state(state)
             room = np.empty if len(runs) == state["run"].size else np.zeros
             obs: np.ndarray = room((*batch, *self.observation_space.shape), np.uint8)
             score, lives = np.zeros(batch), np.zeros(batch, np.int64)
             terminated, truncated = np.zeros(batch, bool), np.zeros(batch, bool)
-            for row, env, run, emulator in runs:
+            # Whoever asks too early waits on a core that emulators could use, 50 µs each time: one of the last is asked
+            # first, and most others are ready then.
+            first = 3 * len(runs) // 4
+            for row, env, _, emulator in (*runs[first : first + 1], *runs[:first], *runs[first + 1 :]):
                 emulator.receive()
                 emulator.write(obs[row, env])
                 score[row, env], lives[row, env] = emulator.score, emulator.lives
                 terminated[row, env], truncated[row, env] = emulator.terminated, emulator.truncated
-                run.stepped(over=False)
         clip = self.constants.reward_clip
         reward = np.clip(score, -clip, clip) if clip else score
         info = {"reward_game": reward, "score": score, "lives": lives}
-        return Step(next_state(state), obs, reward, terminated, info, truncated)
+        return Step(then, obs, reward, terminated, info, truncated)
 
     def _observe(self, runs: Sequence[Sequence[Run]]) -> np.ndarray:
         obs = np.zeros((len(runs), len(runs[0]), *self.observation_space.shape), np.uint8)
