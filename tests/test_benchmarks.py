@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import commits, copies, coverage, maltml, measure, meta_transfer, search, sinusoid, speed, watching
+from benchmarks import (
+    commits,
+    copies,
+    coverage,
+    maltml,
+    measure,
+    meta_transfer,
+    omniglot,
+    search,
+    sinusoid,
+    speed,
+    watching,
+)
 from metarl.meta.evaluation.statistics import MIN_UNITS
 from metarl.zoo import __main__ as zoo
 
@@ -70,6 +82,15 @@ def test_a_quick_run_compares_a_plain_nested_loop_with_gradients_of_third_order(
     assert row["case"].startswith("MALTML, 2 families")
     assert row["met"] == (row["ratio"] >= 5.0)
     assert row["largest_difference_of_parameters"] < 1e-5
+
+
+def test_a_quick_run_compares_inner_steps_on_drawings_with_a_plain_loop_over_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "omniglot.json"
+    omniglot.main(["--quick", "-o", str(path)])
+    (row,) = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert row["case"] == "OmniglotFewShot-v0, 2 tasks, 2 steps on 2 images, 4 filters, strided"
+    assert row["met"] == (row["ratio"] >= 1.0)
+    assert row["largest_difference_of_parameters"] < 1e-4
 
 
 def test_a_quick_run_compares_a_plain_loop_over_tasks_with_the_same_transfer(tmp_path: Path) -> None:
