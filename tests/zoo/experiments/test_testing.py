@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from metarl.meta.algorithms.maml import MAML
 from metarl.zoo.experiments import testing
 from metarl.zoo.experiments.comparison import tuned_sentences
 from metarl.zoo.experiments.jobs import find, jobs, load_experiment
-from metarl.zoo.experiments.testing import choose_rates, evaluate_run
+from metarl.zoo.experiments.measuring import Results
+from metarl.zoo.experiments.record import document_of, read_record
+from metarl.zoo.experiments.testing import Trained, choose_rates, evaluate_run
 from tests.zoo.experiments.smoke import NAME, read, reports
 
 
@@ -75,7 +78,7 @@ def test_the_last_checkpoint_is_tested_under_further_conditions(smoke: Path) -> 
         dataclasses.replace(short, conditions={"best": {"horizon": 5}})
 
 
-def test_the_last_checkpoint_is_fine_tuned_in_further_ways(smoke: Path) -> None:
+def test_the_last_checkpoint_is_fine_tuned_in_further_ways(smoke: Path, tmp_path: Path) -> None:
     experiment = load_experiment(NAME, "smoke")
     (planned,) = jobs(experiment, ["PointMass-v0"], ["maml"], [0], ["comparison"])
     ways = {"maml": {"frozen body": {"freeze": "body"}, "new head": {"new_head": True}}}
@@ -95,12 +98,20 @@ def test_the_last_checkpoint_is_fine_tuned_in_further_ways(smoke: Path) -> None:
         tuned_sentences([trained], 2)[0]
         == "maml, frozen body, after 2 steps: no clear difference from maml (last, paired)."
     )
-    # What was kept before there were ways of fine-tuning is read as it is.
-    before = dataclasses.replace(trained, reports={kind: trained.reports[kind] for kind in ("last", "best")})
-    assert [item.checkpoint for item in testing.tested([before])] == ["last", "best"]
+    # A record from before there were ways of fine-tuning is read as it is, and so is one with other ways.
+    whole = dataclasses.replace(experiment, entries=[job.entry])
+    for n_known, known in enumerate(([], ["frozen body"], ["frozen body", "new head"])):
+        names = ["last", "best", *list(ways["maml"])[:n_known]]
+        former = dataclasses.replace(job.entry, tunings={"maml": {name: ways["maml"][name] for name in known}})
+        item = Trained(dataclasses.replace(job, entry=former), run, {name: trained.reports[name] for name in names})
+        document = document_of(experiment, Results([item]), smoke, "", 0.0, {})
+        (output := tmp_path / str(n_known)).mkdir()
+        (output / "record.json").write_text(json.dumps(document))
+        (again,) = read_record(output, whole).trained.values()
+        assert [each.checkpoint for each in testing.tested([again])] == names
     for tunings, message in (
         ({"maml": {"best": {"freeze": "body"}}}, "names of checkpoints or conditions"),
-        ({"reptile": {"frozen": {"freeze": "body"}}}, "algorithm of tunings 'reptile'"),
+        ({"leo": {"frozen": {"freeze": "body"}}}, "algorithm of tunings 'leo'"),
         ({"maml": {"frozen": {"freeze_all": True}}}, "option of fine-tuning: 'freeze_all'"),
     ):
         with pytest.raises(MetaRLError, match=message):
