@@ -53,6 +53,11 @@ class Score:
         """The caption of an axis."""
         return f"{self.name}, lower is better" if self.lower_is_better else self.name
 
+    def change(self, before: float, after: float) -> str:
+        """Return what two returns are shown as, before and after adaptation, in a few words."""
+        shown = (self.sign * value + 0.0 for value in (before, after))  # no minus before a 0
+        return f"{self.name} {' → '.join(f'{value:.2f}' for value in shown)}"
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What has to be said below a table."""

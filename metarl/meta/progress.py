@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
+from metarl.envs.family import score_of
+
+PRE, POST = "meta/pre_adapt_rew", "meta/post_adapt_rew"
+"""Logger keys of the mean return of training tasks before and after adaptation."""
 Progress = Callable[[int, int], None]
 """Is called with (parts done, parts in all)."""
 
@@ -88,8 +92,9 @@ class ProgressBar(UnitCallback):
 
     def _on_step(self) -> bool:
         stats = self.locals.get("stats", {})
-        if "meta/post_adapt_rew" in stats:
-            self._bar.set_postfix_str(f"{stats['meta/pre_adapt_rew']:.1f} → {stats['meta/post_adapt_rew']:.1f}")
+        if POST in stats:
+            score = score_of(self.model.family)  # type: ignore[attr-defined]
+            self._bar.set_postfix_str(score.change(stats[PRE], stats[POST]))
         self._bar.update(self.model.num_timesteps - self._bar.n)
         return True
 

@@ -112,7 +112,8 @@ def _train(parser: Parser) -> Parser:
         default=[],
         metavar="k:v",
         help="hyperparameters that overrule the YAML, for instance inner_lr:0.1 policy_kwargs.net_arch:[64,64] "
-        "learner:ppo",
+        "learner:ppo; n_training_tasks:20 of multi_task, progressive and hat: the first tasks that the family lists, "
+        "or so many draws by --seed",
     )
     what.add_argument(
         "-conf", "--conf-file", type=values.path, default=None, metavar="FILE", help="another hyperparameter YAML"
@@ -339,7 +340,14 @@ def _reproduce(parser: Parser) -> Parser:
     )
     parser.add_argument("--only-env", nargs="+", default=[], metavar="ENV", help="train only on these environments")
     parser.add_argument("--only-algo", nargs="+", default=[], metavar="ALGO", help="train only these algorithms")
-    parser.add_argument("--only-part", nargs="+", default=[], metavar="PART", help="train only comparison or ablation")
+    parser.add_argument(
+        "--only-part",
+        nargs="+",
+        default=[],
+        metavar="PART",
+        help="train only one part of the experiment: comparison (each algorithm at one setting) or ablation (those "
+        "that are repeated over a grid of hyperparameters)",
+    )
     parser.add_argument(
         "--seeds", nargs="+", type=values.seed, default=[], metavar="N", help="training seeds (the scale's)"
     )

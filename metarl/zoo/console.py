@@ -21,8 +21,9 @@ from rich.table import Column, Table
 from rich.text import Text
 from stable_baselines3.common.logger import KVWriter
 
+from metarl.envs.score import RETURN, Score
 from metarl.meta.evaluation.tables import Fitting
-from metarl.meta.progress import Work
+from metarl.meta.progress import POST, PRE, Work
 
 NARROW = 76
 """Columns of a terminal below which a bar says how much is done and how long it takes, and nothing else: not part of a
@@ -31,8 +32,6 @@ LEARNING = "what is being learnt"
 """What a run does where nothing more is known."""
 LINE_SECONDS = 60.0
 """Seconds between two lines where a meta-iteration takes longer."""
-PRE, POST = "meta/pre_adapt_rew", "meta/post_adapt_rew"
-"""Logger keys of the mean return of training tasks before and after adaptation."""
 
 
 def console() -> Console:
@@ -129,12 +128,13 @@ class Reporter:
     :param start: env steps already done.
     :param bar: draw a progress bar.
     :param lines: without a bar, print a line for each meta-iteration.
+    :param score: how returns are called and shown.
     """
 
-    def __init__(self, total: int, start: int, bar: bool, lines: bool) -> None:
+    def __init__(self, total: int, start: int, bar: bool, lines: bool, score: Score = RETURN) -> None:
         self.total, self.start = total, start
         self.lines = lines and not bar
-        self.writer = ReturnsWriter()
+        self.writer = ReturnsWriter(score)
         self._began = self._told = time.monotonic()
         self._progress: Progress | None = None
         self._task = TaskID(0)
@@ -221,9 +221,13 @@ class Reporter:
 
 
 class ReturnsWriter(KVWriter):
-    """A logger output that keeps the last returns before and after adaptation."""
+    """A logger output that keeps the last returns before and after adaptation.
 
-    def __init__(self) -> None:
+    :param score: how they are called and shown.
+    """
+
+    def __init__(self, score: Score = RETURN) -> None:
+        self._score = score
         self.pre: float | None = None
         self.post: float | None = None
         self._told = ""
@@ -242,7 +246,7 @@ class ReturnsWriter(KVWriter):
         """Return the two returns in a few words, empty before the first log entry."""
         if self.pre is None or self.post is None:
             return ""
-        return f"return {self.pre:.2f} → {self.post:.2f}"
+        return self._score.change(self.pre, self.post)
 
     def news(self) -> str:
         """Return the same, empty where nothing was logged since the last call."""

@@ -56,3 +56,9 @@ def test_what_is_no_score_is_refused() -> None:
 def test_unlike_scores_are_shown_as_returns() -> None:
     assert common_score([ERROR, ERROR]) == ERROR
     assert common_score([ERROR, RETURN]) == common_score([Score("distance", -1), ERROR]) == RETURN
+
+
+def test_a_change_is_shown_under_its_name_and_sign() -> None:
+    assert RETURN.change(-5.25, 1.0) == "return -5.25 → 1.00"
+    assert ERROR.change(-3.0, -0.125) == "mean squared error 3.00 → 0.12"
+    assert ERROR.change(-1.0, 0.0) == "mean squared error 1.00 → 0.00"

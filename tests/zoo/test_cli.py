@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from metarl.envs.score import SCORES
 from metarl.errors import MetaRLWarning
 from metarl.zoo import cli
 from metarl.zoo.__main__ import _show_warnings_in_one_line, main
@@ -291,6 +292,20 @@ def test_lines_of_progress_tell_what_is_new(capsys: pytest.CaptureFixture[str]) 
     assert ["return" in line for line in lines] == [True, False, True]
     assert "1.00 → 9.00" in lines[0]
     assert "3.00 → 9.00" in lines[2]
+
+
+def test_lines_and_bars_show_an_error_under_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    score, returns = SCORES["squared_error"], {"meta/pre_adapt_rew": -0.75, "meta/post_adapt_rew": -0.25}
+    with Reporter(30, 0, bar=False, lines=True, score=score) as reporter:
+        reporter.writer.write(returns, {})
+        reporter.update(10, 1)
+    assert capsys.readouterr().out.endswith("mean squared error 0.75 → 0.25\n")
+    reporter = Reporter(30, 0, bar=True, lines=False, score=score)
+    assert reporter._progress is not None
+    reporter._task = reporter._progress.add_task("", total=30, rate="", returns="")
+    reporter.writer.write(returns, {})
+    reporter.update(10, 1)
+    assert reporter._progress.tasks[0].fields["returns"] == "mean squared error 0.75 → 0.25"
 
 
 def test_warnings_of_the_library_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ from metarl.streams import stream
 
 
 class MultiTask(Pretrain):
-    """Joint training of a trunk that all tasks share, with a head for each of a list of training tasks.
+    """Joint training of a trunk that tasks share; the first ``n_training_tasks``, listed or drawn, have heads.
 
     With θ the trunk and h_i the head of task i, one optimiser goes down mean_i L_i(θ, h_i) over the tasks of a
     meta-batch; heads of tasks that are not in it stay. A new task begins with a head that is drawn anew, and learns
@@ -49,7 +49,7 @@ class MultiTask(Pretrain):
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"`` or ``"FewShotCnnPolicy"``.
     :param env: a registered family's name or a family.
     :param n_training_tasks: tasks that have a head, at most: the first of those that the family lists for training, or
-        draws from where it has any number.
+        draws by ``seed`` where it has any number.
     :param task_local: what is each task's own; by default the head, which is ``action_net``, ``log_std`` and, with a
         critic, ``value_net``.
 

@@ -11,14 +11,17 @@ import numpy as np
 from metarl.envs.score import RETURN, Score, common_score
 from metarl.errors import ConfigError
 from metarl.meta.evaluation.published import Published
-from metarl.meta.evaluation.report import Report, require_same_tasks
+from metarl.meta.evaluation.report import TASKS, Report, require_same_tasks
 from metarl.meta.evaluation.statistics import MIN_UNITS, Bands, Interval, paired_bands
 from metarl.meta.evaluation.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FEW = f"no difference counts as clear with fewer than {MIN_UNITS} tasks"
+
+def few(entries: str) -> str:
+    """Return what is said where there are too few of what intervals are over."""
+    return f"no difference counts as clear with fewer than {MIN_UNITS} {entries}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Comparison:
     :param unit: what the intervals are over, in words.
     :param n_units: how many of them, tasks or independent adaptations, whatever the number of runs.
     :param score: how tables show returns: a higher return is a lower error.
+    :param entries: what the reports' entries are called.
     """
 
     a: str
@@ -47,6 +51,7 @@ class Comparison:
     unit: str
     n_units: int
     score: Score = RETURN
+    entries: str = TASKS
 
     @property
     def is_supported(self) -> bool:
@@ -69,11 +74,12 @@ class Comparison:
         ]
         lower = self.score.lower_is_better
         name, gain = self.score.name, self.score.gain
+        clear = "* excludes zero" if self.is_supported else few(self.entries)
         return Table(
             ("inner steps", f"{name} lower by" if lower else name, f"{gain} larger by" if lower else gain),
             rows,
-            f"{self.a} {'against' if lower else 'minus'} {self.b} on {self.env}, {self.split} tasks",
-            (f"paired {self.level:.0%} intervals {self.unit}; {'* excludes zero' if self.is_supported else FEW}",),
+            f"{self.a} {'against' if lower else 'minus'} {self.b} on {self.env}, {self.split} {self.entries}",
+            (f"paired {self.level:.0%} intervals {self.unit}; {clear}",),
         )
 
 
@@ -93,7 +99,7 @@ def compare(a: Report, b: Report, level: float = 0.95, n_resamples: int = 10_000
     returns, gains = paired(x, y), paired(x - x[..., :1], y - y[..., :1])
     unit = f"{a.over}, {a.n_runs} and {b.n_runs} runs"
     score = common_score([a.score, b.score])
-    return Comparison(a.label, b.label, a.env, a.split, returns, gains, level, unit, a.n_units, score)
+    return Comparison(a.label, b.label, a.env, a.split, returns, gains, level, unit, a.n_units, score, a.entries)
 
 
 def comparison_table(
@@ -123,12 +129,13 @@ def comparison_table(
         rise = f"{entry.returns[len(cells) - 1] - entry.returns[0]:.1f}" if len(cells) > 1 else ""
         rows.append([f"{entry.method}, published", *cells, *[""] * (points - len(cells)), rise])
     notes += dict.fromkeys(f"{entry.source}: {entry.caveat}" for entry in published or ())
-    names = sorted({f"{report.env}, {report.split} tasks" for report in reports})
+    names = sorted({f"{report.env}, {report.split} {report.entries}" for report in reports})
     header = ["", *(f"{step} steps" if step != 1 else "1 step" for step in range(points))]
     header.append(score.gain)
     if len(reports) > 1:
         header.append(f"{'below' if score.lower_is_better else 'minus'} {reports[0].label}")
-        notes[0] += f"; {'* paired interval excludes zero' if reports[0].n_units >= MIN_UNITS else FEW}"
+        enough = reports[0].n_units >= MIN_UNITS
+        notes[0] += f"; {'* paired interval excludes zero' if enough else few(reports[0].entries)}"
         last = [_against(reports[0], report, level) for report in reports]
         rows = [[*row, cell] for row, cell in zip(rows, last + [""] * (len(rows) - len(last)), strict=True)]
     if score.name != RETURN.name:  # no column says it

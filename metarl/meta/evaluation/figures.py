@@ -50,6 +50,9 @@ class Drawn(Protocol):
     def n_tasks(self) -> int: ...
 
     @property
+    def entries(self) -> str: ...
+
+    @property
     def n_inner_steps(self) -> int: ...
 
     def bands(self, level: float = 0.95) -> Bands:
@@ -70,9 +73,9 @@ def adaptation_figure(
     level: float = 0.95,
     colours: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Draw the return against inner steps and against env steps, with bands.
+    """Draw the return against inner steps and, where inner steps after the first spend some, against env steps.
 
-    Where all reports have one score, it says how returns and env steps are called and shown.
+    Where all reports have one score, it says how returns and env steps are called and shown. Lines have bands.
 
     :param reports: one line each.
     :param published: dashed lines against inner steps only; their env steps are not comparable.
@@ -83,15 +86,18 @@ def adaptation_figure(
     """
     if not reports:
         raise ConfigError("no reports to draw")
-    panels = 2 if task_parameter is None else 3
+    with_env_steps = any(map(_spends_by_step, reports))
+    panels = 1 + with_env_steps + (task_parameter is not None)
     figure = Figure(figsize=(5.0 * panels + 2.0, 4.0), layout="constrained")
-    axes = figure.subplots(1, panels, sharey=True)
-    by_step, by_env_step = axes[0], axes[1]
+    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    by_step, by_env_step = axes[0], axes[1] if with_env_steps else None
     score = common_score(report.score for report in reports)
     for i, report in enumerate(reports):
         bands = report.bands(level).signed(score.sign)
-        for axis, x in ((by_step, np.arange(report.n_inner_steps + 1)), (by_env_step, report.env_steps)):
-            _curve(axis, x, bands, (colours or {}).get(report.algo, nth_colour(i)), report.label)
+        colour = (colours or {}).get(report.algo, nth_colour(i))
+        _curve(by_step, np.arange(report.n_inner_steps + 1), bands, colour, report.label)
+        if by_env_step is not None and _spends_by_step(report):
+            _curve(by_env_step, report.env_steps, bands, colour, report.label)
     for i, entry in enumerate(published or ()):
         colour = (colours or {}).get(entry.method.lower(), nth_colour(len(reports) + i))
         style: dict[str, Any] = {"color": colour, "linestyle": "--", "linewidth": 1.0, "marker": "x"}
@@ -99,15 +105,17 @@ def adaptation_figure(
         by_step.plot(np.arange(len(shown)), shown, label=f"{entry.method}, published", **style)
     by_step.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_step.set_xlabel(BY_STEP)
-    by_env_step.set_xlabel(_spent(score))
-    by_step.set_ylabel(f"{score.axis}\n({level:.0%} intervals by task)")
+    if by_env_step is not None:
+        by_env_step.set_xlabel(_spent(score))
+        by_env_step.grid(alpha=0.3)
+    by = " and ".join(dict.fromkeys("task" if report.entries == "tasks" else "family" for report in reports))
+    by_step.set_ylabel(f"{score.axis}\n({level:.0%} intervals by {by})")
     # Outside: bands may lie anywhere inside.
     figure.legend(*by_step.get_legend_handles_labels(), fontsize="small", loc="outside right center")
-    for axis in (by_step, by_env_step):
-        axis.grid(alpha=0.3)
+    by_step.grid(alpha=0.3)
     if task_parameter is not None:
-        _scatter(axes[2], reports[0], task_parameter, score)
-    envs = sorted({f"{report.env}, {report.split} tasks" for report in reports})
+        _scatter(axes[-1], reports[0], task_parameter, score)
+    envs = sorted({f"{report.env}, {report.split} {report.entries}" for report in reports})
     figure.suptitle("; ".join(envs))
     return figure
 
@@ -123,13 +131,13 @@ def adaptation_cards(report: Drawn, level: float = 0.95) -> dict[str, Figure]:
     bands = report.bands(level).signed(score.sign)
     cards = {}
     axes = {"": (np.arange(report.n_inner_steps + 1), BY_STEP)}
-    if len(set(report.env_steps.tolist())) == len(report.env_steps):
+    if _spends_by_step(report):
         axes["_env_steps"] = report.env_steps, f"{score.budget} per task"
     for name, (x, label) in axes.items():
         cards[name] = figure = Figure(figsize=(4.0, 3.0), dpi=100, layout="constrained")
         axis = figure.subplots()
         _curve(axis, x, bands, "C0", report.label)
-        axis.set_title(f"{report.env}, {report.n_tasks} {report.split} tasks", fontsize=12)
+        axis.set_title(f"{report.env}, {report.n_tasks} {report.split} {report.entries}", fontsize=12)
         axis.set_xlabel(label, fontsize=12)
         axis.set_ylabel(f"{score.name} ({level:.0%})", fontsize=12)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
@@ -139,6 +147,11 @@ def adaptation_cards(report: Drawn, level: float = 0.95) -> dict[str, Figure]:
             side.get_offset_text().set_fontsize(12)
         axis.grid(alpha=0.3)
     return cards
+
+
+def _spends_by_step(report: Drawn) -> bool:
+    """Return whether every inner step spends something, so that returns are a curve against what is spent."""
+    return len(set(report.env_steps.tolist())) == len(report.env_steps)
 
 
 def _spent(score: Score) -> str:

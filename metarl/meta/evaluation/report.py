@@ -27,6 +27,9 @@ VERSION = 1
 LARGEST_RETURN = 1e100
 """The largest return that is read, of either sign: sums of squares of larger ones overflow."""
 Number = Annotated[float, Range(-LARGEST_RETURN, LARGEST_RETURN)]
+TASKS, FAMILIES = "tasks", "families of tasks"
+ONE = {TASKS: "task", FAMILIES: "family of tasks"}
+"""What entries are called, and one of them."""
 STREAM_KEYS = ("evaluation_seed", "n_episodes", "n_transitions", "env_kwargs")
 """Entries of a report's ``meta`` that must be equal for two reports to be paired. Of the family's arguments, ``oracle``
 may differ: it changes what is observed, not the task."""
@@ -159,18 +162,11 @@ class Report:
 
     def interval(self, step: int, level: float = 0.95) -> Interval:
         """Return the mean return after ``step`` inner steps with its interval."""
-        return self.bands(level).at(self._check_step(step))
+        return self.bands(level).at(_checked(step, self.n_inner_steps))
 
     def gain(self, step: int, level: float = 0.95) -> Interval:
         """Return what ``step`` inner steps add, with its interval."""
-        return self.gains(level).at(self._check_step(step))
-
-    def _check_step(self, step: int) -> int:
-        if not 0 <= step <= self.n_inner_steps:
-            raise ConfigError(
-                f"step={shorten(step)} is outside 0 to {self.n_inner_steps}, the inner steps of this report"
-            )
-        return step
+        return self.gains(level).at(_checked(step, self.n_inner_steps))
 
     # --------------------------------------------------------------------------------------------------------- output
     def __str__(self) -> str:
@@ -193,7 +189,7 @@ class Report:
         return Table(
             columns,
             rows,
-            f"{self.label} on {self.env}, {self.split} tasks",
+            f"{self.label} on {self.env}, {self.split} {self.entries}",
             (self.describe_intervals(level), *score.notes),
         )
 
@@ -205,10 +201,15 @@ class Report:
         return f"{level:.0%} intervals {self.unit}{few}"
 
     @property
+    def entries(self) -> str:
+        """What its entries are called: of an evaluation on few tasks each is a family of tasks."""
+        return FAMILIES if "few_tasks" in self.meta else TASKS
+
+    @property
     def over(self) -> str:
         """The tasks and adaptations that the intervals are over, in words."""
         if self.strata is None:
-            return f"over {self.n_tasks} {_entries(self)}"
+            return f"over {self.n_tasks} {self.entries if self.n_tasks != 1 else ONE[self.entries]}"
         some = f" of {self.meta['family_tasks']}" if self.is_sample else ""
         return f"over {self.n_tasks} adaptations to {self.n_distinct}{some} tasks"
 
@@ -354,10 +355,10 @@ def _document_of(report: Report) -> dict[str, Any]:
     }
 
 
-def _entries(report: Report) -> str:
-    """Return what the entries of a report are called: of an evaluation on few tasks each is a family of tasks."""
-    one, many = ("family of tasks", "families of tasks") if "few_tasks" in report.meta else ("task", "tasks")
-    return one if report.n_tasks == 1 else many
+def _checked(step: int, most: int) -> int:
+    if not 0 <= step <= most:
+        raise ConfigError(f"step={shorten(step)} is outside 0 to {most}, the inner steps of this report")
+    return step
 
 
 def _number_array(value: Any) -> np.ndarray:

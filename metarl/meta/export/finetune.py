@@ -14,7 +14,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from metarl.agents.generators import sb3_generators
-from metarl.agents.learners.base import Continuing
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT, COUNT_OR_ZERO, NONE, SEED, plain_tree
 from metarl.envs.family import Family, score_of
@@ -35,7 +34,7 @@ from metarl.meta.evaluation.statistics import (
 from metarl.meta.evaluation.tables import Table
 from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.export.sb3 import export_sb3
-from metarl.meta.export.settings import KINDS
+from metarl.meta.export.settings import KINDS, require_learnable
 from metarl.meta.export.start import reach_of, start_at
 from metarl.meta.export.tuned import tuned
 from metarl.meta.model import Model
@@ -443,21 +442,10 @@ def finetune(
     hyperparameters, ways = plain_tree(hyperparameters), [Tuning.of(tuning) for tuning in tunings]
     tasks, strata, n_family = evaluation_tasks(model.family, split, n_tasks)
     is_sample = strata is not None and (n_family or 0) > len(set(strata))
-    family, episodes = model.family.acts_in, getattr(model, "n_trials", getattr(model, "n_episodes", 20))
-    learner = getattr(getattr(model, "adaptation", None), "learner", None)
-    continuing: Continuing | None = getattr(learner, "continuing", None)
-    if n_envs is None:
-        n_envs = episodes if continuing is None else continuing.n_envs
-    batch = getattr(model, "n_transitions", None) or episodes * family.horizon
-    size = batch if continuing is None else continuing.size
-    n_steps = COUNT("n_steps", hyperparameters.pop("n_steps", -(-size // n_envs)))
-    rollout = n_steps * n_envs
-    n_rollouts = 1 if continuing is None else -(-batch // rollout)
-    if total_timesteps <= n_rollouts * rollout:
-        raise ConfigError(
-            f"{total_timesteps:,} env steps are no more than a rollout ({n_rollouts * rollout:,}): nothing would be "
-            "learnt"
-        )
+    n_envs, n_steps, n_rollouts = require_learnable(
+        model, total_timesteps, n_envs, (COUNT | NONE)("n_steps", hyperparameters.pop("n_steps", None))
+    )
+    family, rollout = model.family.acts_in, n_steps * n_envs
     reach = reach_of(model, COUNT_OR_ZERO("n_inner_steps", n_inner_steps), n_episodes)
     exports = {}
     for name in dict.fromkeys(optimizers):

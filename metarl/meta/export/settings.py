@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sb3_contrib
 import stable_baselines3
@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
-from metarl.agents.learners.base import Learner
+from metarl.agents.learners.base import Continuing, Learner
 from metarl.agents.stock.learner import ALGORITHMS
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.memory import MemoryAdaptation
@@ -28,6 +28,8 @@ KINDS: dict[str, type[OnPolicyAlgorithm]] = {
 """What an actor of ours can be exported to."""
 WITH_MEMORY = "ppo_lstm"
 """What a policy with a memory is exported to, by the name that RL-Zoo3 gives it."""
+FINETUNED = (*KINDS, WITH_MEMORY)
+"""What held-out tasks are learnt with by ``finetune``."""
 EXPORTED: dict[str, type[BaseAlgorithm]] = {**ALGORITHMS, WITH_MEMORY: sb3_contrib.RecurrentPPO}
 """What there may be in an export."""
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -160,3 +162,42 @@ def _sizes(model: Any, n_envs: int) -> dict[str, Any]:
     learner: Learner = model.adaptation.learner
     size = model.batch_steps if learner.continuing is None else learner.continuing.size
     return {"learning_rate": model.plain_rate, "n_steps": max(1, -(-size // n_envs))}
+
+
+class Point(NamedTuple):
+    """What a point of the curves is: rollouts.
+
+    :param n_envs: copies of a task that step together.
+    :param n_steps: env steps of each in a rollout.
+    :param n_rollouts: rollouts of a point.
+    """
+
+    n_envs: int
+    n_steps: int
+    n_rollouts: int
+
+
+def require_learnable(
+    model: Model, total_timesteps: int, n_envs: int | None = None, n_steps: int | None = None
+) -> Point:
+    """Return what a point of the curves is; parameters as in
+    :func:`~metarl.meta.export.finetune.finetune`.
+
+    :raises ConfigError: so many env steps have one point, the policy before any update.
+    """
+    episodes = getattr(model, "n_trials", getattr(model, "n_episodes", 20))
+    learner = getattr(getattr(model, "adaptation", None), "learner", None)
+    continuing: Continuing | None = getattr(learner, "continuing", None)
+    if n_envs is None:
+        n_envs = episodes if continuing is None else continuing.n_envs
+    batch = getattr(model, "n_transitions", None) or episodes * model.family.acts_in.horizon
+    size = batch if continuing is None else continuing.size
+    n_steps = -(-size // n_envs) if n_steps is None else n_steps
+    rollout = n_steps * n_envs
+    n_rollouts = 1 if continuing is None else -(-batch // rollout)
+    if total_timesteps <= n_rollouts * rollout:
+        raise ConfigError(
+            f"{total_timesteps:,} env steps are no more than a rollout ({n_rollouts * rollout:,}): nothing would be "
+            "learnt"
+        )
+    return Point(n_envs, n_steps, n_rollouts)

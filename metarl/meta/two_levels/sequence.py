@@ -48,7 +48,8 @@ class EvaluatesSequences(EvaluatesFewTasks):
         An entry of the report is a family; a point of it is the mean return of all ``n_tasks`` tasks after so many of
         them were met, each by ``n_steps`` inner steps, every one on a batch of its own. What is lost of tasks that were
         met says ``meta["last_met"]``, the mean return of the task that was met last, by point: where it is far above
-        the report's last point, earlier tasks were forgotten.
+        the report's last point, earlier tasks were forgotten. Every inner step begins from where the last one ended
+        and nothing else, as OML's does: iMAML's proximal term, which pulls to where a task's steps began, is 0 there.
 
         :param split: ``"validation"`` or ``"test"``.
         :param n_tasks: tasks of a sequence.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.tuning import Tuning
@@ -17,12 +18,12 @@ from metarl.meta.progress import Progress
 from metarl.meta.two_levels.evaluating import EvaluatesFewTasks
 from metarl.zoo.algorithms import load_model
 from metarl.zoo.config import parse_pairs
-from metarl.zoo.console import CountBars, say
+from metarl.zoo.console import CountBars, say, show_commands
 from metarl.zoo.runs.curves import training_seconds
 from metarl.zoo.runs.folder import command_line
 from metarl.zoo.runs.held_out import document, draw, show_moved, show_reports
 from metarl.zoo.runs.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
-from metarl.zoo.runs.sources import Source, find_sources
+from metarl.zoo.runs.sources import Source, find_sources, next_commands, typed_again, typed_packages
 
 FEW_TASK_OPTIONS = ("meta_lr", "n_goal_tasks", "n_meta_steps", "update")
 """What may follow the number of tasks of ``--few-tasks``."""
@@ -46,15 +47,16 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"the runs adapt with {words}: compare them at the same --episodes N")
     ways: list[Callable[..., Report]] = _with_few_tasks(args) or [_with(args, tuning) for tuning in tunings]
     reports: list[Report] = []
-    for (source, model), way in product(zip(sources, models, strict=True), ways):
+    for source, model in zip(sources, models, strict=True):
         say(f"{source.path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps")
-        with CountBars("done", lines=False) as bars:
-            report = way(model, progress=partial(bars.update, model.name))
-        meta = {**report.meta, "env_kwargs": model.env_kwargs, "command": command_line(args.argv)}
-        meta |= {"model": str(source.path), "run": None if source.run is None else str(source.run.folder)}
+        more: dict[str, Any] = {"env_kwargs": model.env_kwargs, "command": command_line(args.argv)}
+        more |= {"model": str(source.path), "run": None if source.run is None else str(source.run.folder)}
         if source.run is not None:
-            meta["training_seconds"] = training_seconds(source.run)
-        reports.append(dataclasses.replace(report, meta=meta))
+            more["training_seconds"] = training_seconds(source.run)
+        for way in ways:
+            with CountBars("done", lines=False) as bars:
+                report = way(model, progress=partial(bars.update, model.name))
+            reports.append(dataclasses.replace(report, meta={**report.meta, **more}))
     reports = _labelled(reports, [source for source, _ in product(sources, ways)], args.merge)
     tables = [*show_reports(reports), *show_moved(reports)]
     trained = max((size for name, size in sizes if name == "n_episodes" and size is not None), default=0)
@@ -66,7 +68,21 @@ def run(args: argparse.Namespace) -> int:
     drawn = figure_bytes(draw(reports), figure_format(outputs.paths[1]))
     record, figure = outputs.write([record_bytes(document(reports, tables, args.argv, args.seed)), drawn])
     say(f"Saved {record} and {figure}")
+    _next(args, sources, models[0])
     return 0
+
+
+def _next(args: argparse.Namespace, sources: Sequence[Source], model: MetaAlgorithm) -> None:
+    """Show what to type next: more of the model, or the curves of the runs that were compared."""
+    commands = {}
+    if len(sources) == 1:
+        commands = next_commands(model, typed_again(args, sources), ["finetune", "export", "record"])
+    runs = [str(source.run.folder) for source in sources if source.run is not None]
+    if runs:
+        commands[command_line(["plot", "-i", *runs, *typed_packages(args)])] = "learning curves"
+    if not commands:
+        commands[command_line(["train", "-i", str(sources[0].path), *typed_packages(args)])] = "learn on from it"
+    show_commands(commands)
 
 
 def _with(args: argparse.Namespace, tuning: Tuning | None) -> Callable[..., Report]:

@@ -21,14 +21,14 @@ from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.export.expert import expert_from_model, expert_from_sb3
 from metarl.meta.export.sb3 import export_files, export_sb3, sb3_files
-from metarl.meta.export.settings import EXPORTED, choose
+from metarl.meta.export.settings import EXPORTED, FINETUNED, choose
 from metarl.meta.export.start import reach_of
 from metarl.params import take
 from metarl.zoo.algorithms import load_model
-from metarl.zoo.console import say
-from metarl.zoo.runs.folder import file_name
+from metarl.zoo.console import say, show_commands
+from metarl.zoo.runs.folder import command_line, file_name
 from metarl.zoo.runs.outputs import Outputs
-from metarl.zoo.runs.sources import Source, find_sources
+from metarl.zoo.runs.sources import Source, find_sources, next_commands, typed_again
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,6 +69,11 @@ def run(args: argparse.Namespace) -> int:
         say("  from stable_baselines3.common.vec_env import VecNormalize")
         say(f'  env = VecNormalize.load("{others[-1]}", env)')
     say(f'  model = {cls.__name__}.load("{path}", env=env)')
+    where = typed_again(args, [source])
+    commands = {}
+    if kind in FINETUNED:
+        commands[command_line(["finetune", *where, "--to", kind])] = "the export against from scratch"
+    show_commands({**commands, **next_commands(model, where, ["evaluate", "record"])})
     return 0
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from metarl.errors import ConfigError, UnknownNameError, shorten
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.export.finetune import Finetuning, finetune, learning_figure
-from metarl.meta.export.settings import KIND, KINDS, ONE_STEP, WITH_MEMORY, choose, has_repeatable_steps
+from metarl.meta.export.settings import (
+    FINETUNED,
+    KIND,
+    ONE_STEP,
+    WITH_MEMORY,
+    choose,
+    has_repeatable_steps,
+    require_learnable,
+)
 from metarl.zoo.algorithms import algorithm, check_env, load_model
 from metarl.zoo.config import (
     DEFAULT_ALGO,
@@ -24,11 +31,9 @@ from metarl.zoo.console import CountBars, console, say, show_commands
 from metarl.zoo.runs.folder import command_line
 from metarl.zoo.runs.outputs import figure_bytes, figure_format, record_and_figure, record_bytes
 from metarl.zoo.runs.provenance import provenance
-from metarl.zoo.runs.sources import Source, find_sources, wanted
+from metarl.zoo.runs.sources import Source, find_sources, typed_again, typed_env_kwargs, typed_packages, wanted
 
 FORMAT, VERSION = "metarl-finetuning", 1
-FINETUNED = (*KINDS, WITH_MEMORY)
-"""What held-out tasks are learnt with."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     own = None if source is None else source.run
     folder = Path(args.log_folder) if own is None else own.folder
     outputs = record_and_figure(args, folder / "finetune", own)
+    require_learnable(model, args.n_timesteps)
     start = " from scratch" if args.from_scratch else ""
     whose = "" if source is None else f": {model.name}, {model.num_timesteps:,} env steps, {source.path}"
     say(f"{kind.upper()} on {model.family.id}{start}{whose}")
@@ -145,19 +151,16 @@ def _next(args: argparse.Namespace, kind: str, source: Source | None, best: str 
 
     :param best: its optimiser; None where nothing was learnt from an export.
     """
-    packages = ["--gym-packages", *args.gym_packages] if args.gym_packages else []
     if source is None:
-        typed = {key: value if isinstance(value, str) else json.dumps(value) for key, value in args.env_kwargs.items()}
-        packages += ["--env-kwargs", *(f"{key}:{text}" for key, text in typed.items())] if typed else []
-        words = ["train", "--algo", DEFAULT_ALGO, "--env", wanted(args)[1], *packages]
-        show_commands({command_line(words): "meta-train"})
+        family = ["--env", wanted(args)[1], *typed_packages(args), *typed_env_kwargs(args)]
+        show_commands({command_line(["train", "--algo", DEFAULT_ALGO, *family]): "meta-train"})
         return
-    name = str(source.path if source.run is None else source.run.folder)
+    where = typed_again(args, [source])
     commands = {}
     if best is not None:
-        words = ["export", "-i", name, *packages, "--to", kind, "--optimizer", best]
+        words = ["export", *where, "--to", kind, "--optimizer", best]
         commands[command_line(words)] = "the export that learnt best"
     else:
-        commands[command_line(["finetune", "-i", name, *packages])] = "from the export"
-    commands[command_line(["evaluate", "-i", name, *packages])] = "evaluate"
+        commands[command_line(["finetune", *where])] = "from the export"
+    commands[command_line(["evaluate", *where])] = "evaluate"
     show_commands(commands)

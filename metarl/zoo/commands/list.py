@@ -8,6 +8,7 @@ from pathlib import Path
 
 from metarl import ALGORITHMS, family_ids, make_family
 from metarl.agents.learners.registry import LEARNERS
+from metarl.envs.score import RETURN
 from metarl.envs.tasks import describe_space
 from metarl.errors import MetaRLError
 from metarl.files.checkpoint import load_checkpoint
@@ -16,6 +17,7 @@ from metarl.meta.adaptive import AdaptiveAlgorithm
 from metarl.meta.documents import Count, read_saved
 from metarl.meta.outer.base import OUTER
 from metarl.zoo.console import say, show_table
+from metarl.zoo.runs.curves import column_scores
 from metarl.zoo.runs.evaluations import read_meta, read_results
 from metarl.zoo.runs.folder import Run, open_run, run_folders
 
@@ -81,7 +83,7 @@ def show_runs(log_folder: str | Path) -> None:
     if not rows:
         say(f"No runs under {log_folder}")
         return
-    show_table(f"Runs under {log_folder}", ["run", "env steps", "of", "validation return", "state"], rows)
+    show_table(f"Runs under {log_folder}", ["run", "env steps", "of", "validation", "state"], rows)
 
 
 def _first_paragraph(cls: type) -> str:
@@ -102,7 +104,9 @@ def describe_run(run: Run) -> list[str]:
         try:
             before = read_meta(run.folder / "meta_evaluations.npz")["pre"]
             after = read_results(run.folder / "evaluations.npz")["results"]
-            value = f"{before[-1].mean():.2f} → {after[-1].mean():.2f}" if len(before) and len(after) else ""
+            if len(before) and len(after):
+                (score,) = column_scores(run, ["eval/mean_reward"])
+                value = (score or RETURN).change(before[-1].mean(), after[-1].mean())
         except MetaRLError:
             state = "damaged evaluations"
     return [str(run.folder), done, wanted, value, state]

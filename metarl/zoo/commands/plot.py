@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from metarl.envs.score import Score, common_score
 from metarl.errors import ConfigError
 from metarl.meta.evaluation.comparison import comparison_figure
-from metarl.zoo.console import say
+from metarl.zoo.console import say, show_commands
 from metarl.zoo.runs.curves import column_scores, last_evaluation, read_curve, run_on
-from metarl.zoo.runs.folder import Run
+from metarl.zoo.runs.folder import Run, command_line
 from metarl.zoo.runs.outputs import Outputs, figure_bytes, figure_format, free_name
-from metarl.zoo.runs.sources import find_runs
+from metarl.zoo.runs.sources import find_runs, typed_packages
 
 AXES = {
     "steps": ("time/total_timesteps", "env steps, support and query together"),
@@ -43,6 +43,9 @@ def run(args: argparse.Namespace) -> int:
         figure = comparison_figure([last_evaluation(item, f"{item.algo}/{item.folder.name}") for item in runs])
     (path,) = outputs.write([figure_bytes(figure, format)])
     say(f"Saved {path}")
+    comparable = [str(item.folder) for item in runs if item.env_id == runs[0].env_id]
+    words = ["evaluate", "-i", *comparable, *typed_packages(args)]
+    show_commands({command_line(words): "evaluate"})
     return 0
 
 

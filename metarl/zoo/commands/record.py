@@ -15,10 +15,10 @@ from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, shorten
 from metarl.meta.base import MetaAlgorithm
 from metarl.zoo.algorithms import load_model
-from metarl.zoo.console import say
+from metarl.zoo.console import say, show_commands
 from metarl.zoo.experiments.pictures import apart, play
 from metarl.zoo.runs.outputs import Outputs, free_name
-from metarl.zoo.runs.sources import Source, find_sources
+from metarl.zoo.runs.sources import Source, find_sources, next_commands, typed_again
 
 FORMAT = ".gif"
 SHORTEST = 20
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     )
     (path,) = outputs.write([buffer.getvalue()])
     say(f"Saved {path}: {len(frames):,} frames, {len(frames) * milliseconds / 1000:.1f} s")
+    show_commands(next_commands(model, typed_again(args, [source]), ["evaluate", "finetune", "export"]))
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from metarl.envs.score import RETURN, Score
+from metarl.envs.score import RETURN, Score, common_score
 from metarl.meta.evaluation.comparison import compare, comparison_figure, comparison_table
 from metarl.meta.evaluation.figures import nth_colour
 from metarl.meta.evaluation.published import Published
@@ -47,6 +47,13 @@ class Verdict:
         if not (self.supported and self.interval.excludes_zero):
             return None
         return self.a if self.interval.mean > 0 else self.b
+
+    @property
+    def outcome(self) -> str:
+        """Who wins, in words."""
+        if not self.supported:
+            return "too few tasks for a verdict"
+        return "no clear difference" if self.winner is None else f"{self.winner} wins"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a record holds."""
@@ -120,8 +127,7 @@ def sentences(found: Sequence[Verdict], score: Score = RETURN) -> list[str]:
             outcomes: dict[str, list[str]] = {}
             for item in own:
                 if item.step == step:
-                    outcome = f"{item.winner} wins" if item.winner else "no clear difference"
-                    outcomes.setdefault(outcome, []).append(item.checkpoint)
+                    outcomes.setdefault(item.outcome, []).append(item.checkpoint)
             words = ", ".join(f"{outcome} ({' and '.join(kinds)})" for outcome, kinds in outcomes.items())
             clauses.append(f"after {steps(step)} {words}")
         differences = []
@@ -172,18 +178,23 @@ def adaptation_figures(
 
 # ------------------------------------------------------------------------------------------------------------ ablation
 def ablation_table(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int) -> Table:
-    """Return the returns after one and after ``n_inner_steps`` inner steps: a row for each cell of the grid."""
-    entry = runs[0].job.entry
+    """Return the returns after one and after ``n_inner_steps`` inner steps, as the score shows them.
+
+    :return: a row for each cell of the grid.
+    """
+    entry, score = runs[0].job.entry, _score(runs)
     columns = [(algo, step) for algo in _algos(runs) for step in sorted({1, n_inner_steps})]
     rows: list[list[str]] = []
     notes: dict[str, None] = {}
     for cell, own in by_cell(runs):
         reports = {item.algo: item.report for item in of_checkpoint(tested(own), checkpoint)}
         notes |= dict.fromkeys(report.describe_intervals() for report in reports.values())
-        cells = [str(reports[algo].interval(step)) if algo in reports else "" for algo, step in columns]
+        bands = {algo: report.bands().signed(score.sign) for algo, report in reports.items()}
+        cells = [str(bands[algo].at(step)) if algo in bands else "" for algo, step in columns]
         rows.append([", ".join(f"{name} {value}" for name, value in cell.items()), *cells])
     title = f"Ablation on {entry.env}, {entry.n_timesteps:,} env steps a run, {checkpoint} checkpoints"
-    return Table(["", *(f"{algo}, {steps(step)}" for algo, step in columns)], rows, title, list(notes))
+    header = ["", *(f"{algo}, {steps(step)}" for algo, step in columns)]
+    return Table(header, rows, title, [*notes, *([score.axis] if score.name != RETURN.name else [])])
 
 
 def ablation_verdicts(runs: Sequence[Trained], n_inner_steps: int) -> list[tuple[Mapping[str, Any], Verdict]]:
@@ -205,33 +216,47 @@ def ablation_sentences(found: Sequence[tuple[Mapping[str, Any], Verdict]]) -> li
 
 
 def ablation_figure(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int) -> Figure:
-    """Draw the return after adaptation against the grid's last parameter, a colour for each value of its first."""
-    entry = runs[0].job.entry
+    """Draw the return after adaptation, as the score shows it, against the grid's last parameter.
+
+    Each value of its first has a colour. Of a grid of one parameter the algorithms have, side by side at each value.
+    """
+    entry, score, algos = runs[0].job.entry, _score(runs), _algos(runs)
     names = list(entry.grid)
     colour, x_name = names[0], names[-1]
+    alone, values = len(names) == 1, list(entry.grid[x_name])
     points = sorted({1, n_inner_steps})
     figure = Figure(figsize=(5.0 * len(points), 4.0), layout="constrained")
     panels = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
     lines: dict[tuple[str, Any], list[tuple[Any, Report]]] = {}
     for cell, own in by_cell(runs):
         for item in of_checkpoint(tested(own), checkpoint):
-            lines.setdefault((item.algo, cell[colour]), []).append((cell[x_name], item.report))
-    styles = dict(zip(_algos(runs), itertools.cycle(("o-", "s--", "^:", "v-.")), strict=False))
-    colours = {value: nth_colour(i) for i, value in enumerate(entry.grid[colour])}
+            beside = 0.5 * (algos.index(item.algo) - (len(algos) - 1) / 2) / len(algos)
+            place = values.index(cell[x_name]) + beside if alone else cell[x_name]
+            lines.setdefault((item.algo, None if alone else cell[colour]), []).append((place, item.report))
+    styles = dict(zip(algos, itertools.cycle(("o-", "s--", "^:", "v-.")), strict=False))
+    colours = {value: nth_colour(i) for i, value in enumerate(algos if alone else entry.grid[colour])}
     for panel, step in zip(panels, points, strict=True):
         for (algo, value), line in lines.items():
             x = [place for place, _ in line]
-            mean, low, high = np.array([report.interval(step) for _, report in line]).T
-            label = f"{algo}, {colour} {value}"
-            bars = [mean - low, high - mean]
-            panel.errorbar(x, mean, bars, fmt=styles[algo], color=colours[value], capsize=2, label=label)
+            mean, low, high = np.array([report.bands().signed(score.sign).at(step) for _, report in line]).T
+            label = algo if alone else f"{algo}, {colour} {value}"
+            bars, of_line = [mean - low, high - mean], colours[algo if alone else value]
+            panel.errorbar(x, mean, bars, fmt=styles[algo], color=of_line, capsize=2, label=label)
+        if alone:
+            panel.set_xticks(range(len(values)), list(map(str, values)))
+            panel.set_xlim(-0.5, len(values) - 0.5)
         panel.set_title(f"after {steps(step)}")
         panel.set_xlabel(x_name)
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("return on test tasks (95% intervals)")
+    panels[0].set_ylabel(f"{score.axis}\ntest tasks (95% intervals)")
     panels[0].legend(fontsize="small", loc="lower right")
     figure.suptitle(f"{entry.env}, {entry.n_timesteps:,} env steps a run, {checkpoint} checkpoints")
     return figure
+
+
+def _score(runs: Sequence[Trained]) -> Score:
+    """Return how the returns of runs are shown together."""
+    return common_score(report.score for item in runs for report in item.reports.values())
 
 
 def _algos(runs: Sequence[Trained]) -> list[str]:

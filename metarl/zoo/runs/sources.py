@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from metarl.errors import CheckpointError, ConfigError, shorten
+from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
+from metarl.meta.base import MetaAlgorithm
+from metarl.meta.export.settings import KIND, WITH_MEMORY, choose, has_sb3_policy
 from metarl.zoo.algorithms import algorithm, check_env
 from metarl.zoo.config import DEFAULT_ALGO, DEFAULT_ENV
 from metarl.zoo.console import say
-from metarl.zoo.runs.folder import Run, find_run, open_run, saved_model, shipped_model
+from metarl.zoo.runs.folder import Run, command_line, find_run, open_run, saved_model, shipped_model
 from metarl.zoo.values import similar
+
+
+def _is_finetuned(model: MetaAlgorithm) -> bool:
+    """Return whether ``finetune`` takes a model without ``--to``."""
+    if not has_sb3_policy(model):
+        return False
+    for kind in (KIND, WITH_MEMORY):
+        try:
+            choose(model, kind, None, 1)
+        except MetaRLError:  # learnt for another algorithm
+            continue
+        return True
+    return False
+
+
+TAKES: dict[str, Callable[[MetaAlgorithm], bool]] = {
+    "evaluate": lambda model: True,
+    "finetune": _is_finetuned,
+    "export": has_sb3_policy,
+    "record": lambda model: model.family.acts_in.render_fps is not None,
+}
+"""Commands that take a model, each with what says whether it takes one, in the order in which they are proposed."""
 
 
 class Source(NamedTuple):
@@ -86,6 +112,35 @@ def missing(path: Path) -> CheckpointError:
     """Return the error for a run folder or model that is not there, with the nearest name."""
     hint = similar(path, [".safetensors"])
     return CheckpointError(f"there is no run folder or file {shorten(path, quote=False)}{hint}")
+
+
+def typed_again(args: argparse.Namespace, sources: Sequence[Source]) -> list[str]:
+    """Return the words that name models in a further command as they were named in this one."""
+    words = ["-i", *(str(source.path if source.run is None else source.run.folder) for source in sources)]
+    for name in ("load_best", "load_checkpoint"):
+        if getattr(args, name):
+            words.append("--" + name.replace("_", "-"))
+    return [*words, *typed_env_kwargs(args), *typed_packages(args)]
+
+
+def typed_env_kwargs(args: argparse.Namespace) -> list[str]:
+    """Return the words that hand the arguments of the family on to a further command."""
+    typed = {key: value if isinstance(value, str) else json.dumps(value) for key, value in args.env_kwargs.items()}
+    return ["--env-kwargs", *(f"{key}:{text}" for key, text in typed.items())] if typed else []
+
+
+def typed_packages(args: argparse.Namespace) -> list[str]:
+    """Return the words that hand modules on to a further command."""
+    return ["--gym-packages", *args.gym_packages] if args.gym_packages else []
+
+
+def next_commands(model: MetaAlgorithm, where: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Return what can be typed next, with what it does: those of some commands that take the model.
+
+    :param where: the words that name the model.
+    :param names: keys of :data:`TAKES`.
+    """
+    return {command_line([name, *where]): name for name in names if TAKES[name](model)}
 
 
 def _named(path: Path, args: argparse.Namespace) -> Source:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from metarl.envs.family import score_of
 from metarl.errors import CheckpointError, DivergedError, MetaRLError, NonFiniteError, UnknownNameError, WorkerError
 from metarl.files.checkpoint import save_checkpoint
 from metarl.files.logging import flush, log_hyperparameters, make_logger
 from metarl.meta.base import MetaAlgorithm
-from metarl.meta.export.settings import has_sb3_policy
 from metarl.startup import INTERRUPTED
 from metarl.zoo.algorithms import with_env_kwargs
 from metarl.zoo.console import CountBars, Reporter, format_steps, is_terminal, say, show_commands, warn
@@ -23,6 +23,7 @@ from metarl.zoo.runs.callbacks import Evaluation, RunCallback
 from metarl.zoo.runs.curves import read_curve
 from metarl.zoo.runs.folder import FolderGoneError, Held, Run, command_line
 from metarl.zoo.runs.held_out import full_run, show_reports
+from metarl.zoo.runs.sources import next_commands
 
 RECORDED = (
     *("log_folder", "seed", "device", "log_interval", "gym_packages"),
@@ -75,12 +76,17 @@ def train(
             f"{'Run' if fresh else 'Going on with'} {folder.folder}: {folder.algo} on {folder.env_id}, "
             f"{length}, seed {recorded['seed']}"
         )
+        own = model.steps_per_iteration
+        if model.learns and 0 < total - model.num_timesteps < own:
+            early = "" if model.family.horizon == 1 else " where no episode ends early"
+            end = format_steps(model.num_timesteps + own)
+            say(f"A meta-iteration takes {format_steps(own)} env steps{early}, so the run ends after {end}")
     bar = args.progress if args.progress is not None else (is_terminal() and args.verbose == 1)
     if not fresh:
         _warn_of_lost_points(folder, model.n_iterations // recorded["log_interval"])
     formats = [*FORMATS, *(["stdout"] if args.verbose > 1 else [])]
     logger = make_logger(folder.folder, formats, recorded["tensorboard"], None if fresh else model.num_timesteps)
-    reporter = Reporter(total, model.num_timesteps, bar=bar, lines=args.verbose > 0)
+    reporter = Reporter(total, model.num_timesteps, bar, args.verbose > 0, score_of(model.family))
     logger.output_formats.append(reporter.writer)
     model.set_logger(logger)
     log_hyperparameters(logger, {"algo": folder.algo, "env": folder.env_id, **model.arguments()}, HPARAM_METRICS)
@@ -195,9 +201,7 @@ def _summary(args: argparse.Namespace, folder: Run, model: MetaAlgorithm, record
         show_reports([report, *full_run(report)])
     say(f"Saved {folder.final}")
     where = _this_run(args, folder)
-    commands = {command_line(["evaluate", *where]): "evaluate"}
-    if has_sb3_policy(model):
-        commands[command_line(["export", *where])] = "export"
+    commands = next_commands(model, where, ["evaluate", "export"])
     commands[shlex.join(["tensorboard", "--logdir", recorded["tensorboard"] or str(folder.folder)])] = "TensorBoard"
     if model.num_timesteps > 0:  # the random initialisation is never trained
         commands[command_line(["train", *where, "-n", str(2 * model.num_timesteps)])] = "go on"

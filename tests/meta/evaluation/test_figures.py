@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
 from metarl.errors import ConfigError
-from metarl.meta.evaluation.figures import adaptation_figure, nth_colour
+from metarl.meta.evaluation.comparison import compare
+from metarl.meta.evaluation.figures import adaptation_cards, adaptation_figure, nth_colour
 from metarl.meta.evaluation.published import Published
 from metarl.meta.evaluation.report import Report
 
@@ -71,3 +74,24 @@ def test_twenty_lines_have_colours_of_their_own() -> None:
     assert len(set(colours)) == 20
     assert colours[:3] == [to_hex(f"C{i}") for i in range(3)]
     assert to_hex(nth_colour(20)) == colours[0]
+
+
+def test_what_is_spent_is_an_axis_only_where_every_inner_step_spends_some() -> None:
+    whole = report("maml", 0.0)
+    reused = replace(whole, env_steps=np.array([0.0, 10.0, 10.0]))
+    (by_step,) = adaptation_figure([reused]).axes
+    assert by_step.get_xlabel() == "inner steps"
+    assert len(adaptation_figure([reused], task_parameter="velocity").axes) == 2
+    first, second = adaptation_figure([reused, whole]).axes
+    assert [len(axis.lines) for axis in (first, second)] == [2, 1]
+    assert list(second.lines[0].get_xdata()) == list(whole.env_steps)
+    assert list(adaptation_cards(reused)) == [""]
+
+
+def test_families_are_called_so() -> None:
+    of_families = replace(report("maml", 0.0), meta={"few_tasks": {}})
+    figure = adaptation_figure([of_families])
+    assert figure.get_suptitle() == "AntVel-v0, test families of tasks"
+    assert "intervals by family)" in figure.axes[0].get_ylabel()
+    assert of_families.table().title == "our maml on AntVel-v0, test families of tasks"
+    assert compare(of_families, of_families).table().title.endswith("AntVel-v0, test families of tasks")

@@ -56,6 +56,9 @@ def test_a_run_goes_through_every_command(tmp_path: Path, capsys: pytest.Capture
     assert "Layers that move" in shown
     assert "maltml, 2 tasks" in shown
     assert "over 3 families of tasks" in shown
+    assert "counts as clear with fewer than 20 families of tasks" in shown
+    assert "SinusoidFamilies-v0, test families of tasks" in shown
+    assert shown.count(f"{run}/{name}.safetensors: maltml") == 1
     before, after = json.loads((run / "few.json").read_text())["reports"]
     assert (before["label"], after["label"]) == ("maltml, no tasks", "maltml, 2 tasks")
     assert after["meta"]["few_tasks"]["rate"] == 0.02

@@ -87,6 +87,16 @@ def test_bad_input_writes_nothing(
     assert contents(logs) == before
 
 
+def test_what_would_teach_nothing_is_refused_before_anything_is_said(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["finetune", "-f", str(logs), *SHORT, "-n", "3"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "metarl: error: 3 env steps are no more than a rollout (20): nothing would be learnt\n",
+    )
+
+
 def test_nothing_is_overwritten_unasked(logs: Path, tmp_path: Path, refused: Refused) -> None:
     record = tmp_path / "record.json"
     argv = ["finetune", "-f", str(logs), *SHORT, "--optimizer", "adam", "-o", str(record)]

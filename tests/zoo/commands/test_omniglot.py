@@ -41,6 +41,8 @@ def test_a_run_is_evaluated_and_gone_on_with_and_shows_what_it_predicts(
     cards = {f"eval/{name}" for name in ("adaptation", "confusion", "predictions", "support_images")}
     assert images_in(run) >= cards
     assert main(["evaluate", "-i", str(run), "--n-eval-tasks", "3", "--n-inner-steps", "3"]) == 0
+    _, proposed = capsys.readouterr().out.split("Next:\n")
+    assert [line.split("metarl.zoo ")[1].split()[0] for line in proposed.splitlines()] == ["record", "plot"]
     (report,) = (run / "evaluations").glob("*.json")
     (record,) = json.loads(report.read_text())["reports"]
     assert record["env_steps"] == [0.0, 5.0, 5.0, 5.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,29 @@ def test_a_family_without_a_loss_is_refused(refused: Refused, tmp_path: Path) ->
     message = refused(*words)
     assert "learner 'supervised' does not learn PointMass-v0: it takes families that declare a loss" in message
     assert list(tmp_path.iterdir()) == []
+
+
+def proposed(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what the last command says can be typed next."""
+    _, words = capsys.readouterr().out.split("Next:\n")
+    return words
+
+
+def test_commands_say_what_is_shown_and_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(tmp_path, "maml", "n_inner_steps:1", "--verbose", "1", n=5)
+    out = capsys.readouterr().out
+    assert "A meta-iteration takes 12 env steps, so the run ends after 12\n" in out
+    assert re.search(r"12/5 env steps .* mean squared error \d+\.\d\d → \d+\.\d\d\n", out)
+    quick = ["-i", str(run), "--n-eval-tasks", "2", "--num-threads", "1"]
+    assert main(["evaluate", *quick]) == 0
+    after_evaluation = proposed(capsys)
+    for name in ("finetune", "export", "record", "plot"):
+        assert f"python -m metarl.zoo {name} -i {run}\n" in after_evaluation
+    assert main(["evaluate", "-i", str(run), str(run / "checkpoint.safetensors"), *quick[2:]]) == 0
+    assert proposed(capsys).split() == ["learning", "curves", *f"python -m metarl.zoo plot -i {run}".split()]
+    assert main(["plot", "-i", str(run)]) == 0
+    assert proposed(capsys) == f"  evaluate  python -m metarl.zoo evaluate -i {run}\n"
+    assert main(["export", "-i", str(run), "--load-checkpoint"]) == 0
+    assert f"finetune -i {run} --load-checkpoint --to ppo\n" in proposed(capsys)
+    assert main(["list", "runs", "-f", str(tmp_path)]) == 0
+    assert re.search(r"│ mean squared error \d+\.\d\d → \d+\.\d\d │ finished", capsys.readouterr().out)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarl.envs.score import Score
+from metarl.envs.score import SCORES, Score
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Interval, paired_interval
 from metarl.zoo.experiments import comparison, testing
 from metarl.zoo.experiments.comparison import Verdict
+from metarl.zoo.experiments.jobs import jobs, load_experiment
 from tests.zoo.experiments.smoke import read, reports
 
 
@@ -58,6 +59,8 @@ def test_sentences_say_who_wins() -> None:
     assert [item.winner for item in found] == ["maml", "leap", "maml", None]
     assert [dataclasses.replace(item, supported=False).winner for item in found] == [None] * 4
     assert "supported" not in found[0].to_dict()
+    (line,) = comparison.sentences([dataclasses.replace(item, supported=False) for item in found])
+    assert "after 1 step too few tasks for a verdict (last and best)" in line
     # An interval is of returns: where minus an error is the return, the one that is ahead has the lower error.
     (line,) = comparison.sentences(found, Score("mean squared error", -1))
     assert "maml wins (last and best)" in line
@@ -80,3 +83,25 @@ def test_what_stays_as_it_is_has_both_returns_of_imitation() -> None:
         report = Report(algo, "MazeImitation-v0", "test", values, range(n_points), {"x": np.arange(20)}, [0])
         items.append(testing.Tested(algo, "last", dataclasses.replace(report, learning_returns=-values), [1]))
     assert [tuple(item.interval) for item in comparison.verdicts(items, 2)] == [(0.0, 0.0, 0.0)] * 2
+
+
+def test_an_ablation_shows_errors_as_errors_and_algorithms_side_by_side() -> None:
+    experiment = load_experiment("sinusoid", "smoke")
+    (job, *_) = [job for job in jobs(experiment) if job.cell]
+    runs = []
+    for algo, shift in (("leo", 0.0), ("maml", 1.0)):
+        returns = -np.arange(20.0)[None, :, None].repeat(3, 2) - shift
+        score = SCORES["squared_error"]
+        tasks, meta = {"x": np.arange(20)}, {"num_timesteps": 1}
+        report = Report(algo, "Sinusoid-v0", "test", returns, [0, 1, 2], tasks, [0], meta=meta, score=score)
+        runs.append(testing.Trained(dataclasses.replace(job, algo=algo), None, {"last": report, "best": report}))
+    table = comparison.ablation_table(runs, "last", 2)
+    assert table.rows[0][1].startswith("9.50 [")
+    assert table.notes[-1] == "mean squared error, lower is better"
+    first, second = comparison.ablation_figure(runs, "last", 2).axes
+    assert first.get_ylabel().startswith("mean squared error, lower is better")
+    assert [text.get_text() for text in second.get_xticklabels()] == ["3"]
+    points = [container.lines[0] for container in first.containers]
+    assert [line.get_ydata()[0] for line in points] == pytest.approx([9.5, 10.5])
+    assert points[0].get_xdata()[0] < 0 < points[1].get_xdata()[0]
+    assert len({line.get_color() for line in points}) == 2

@@ -46,6 +46,10 @@ def test_errors_stand_beside_the_published_ones_by_number_of_alphabets() -> None
     assert " points after 2 steps, and its area by 0.06" in section.sentences[0]
     assert section.verdicts[0]["cell"] == {NUMBER: 2}
     assert {f"{name}.png" for name in section.figures} <= set(report.file_names())
+    curves, by_number = (section.figures[name].axes[-1] for name in ("learning_curves", "by_alphabets"))
+    labels = [line.get_label() for line in curves.lines]
+    assert labels == [algo for algo in experiment.algos if algo in labels]
+    assert [line.get_color() for line in curves.lines] == [line.get_color() for line in by_number.lines]
 
 
 def test_a_record_that_stands_for_run_folders_has_errors_and_no_areas() -> None:

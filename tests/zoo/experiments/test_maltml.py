@@ -26,7 +26,8 @@ def test_it_runs_and_says_what_was_found(name: str, tmp_path: Path, monkeypatch:
     assert len(record["runs"]) == 4
     if name.startswith("maltml"):
         assert "Layers that move" in text
-        assert "maltml: meta-finetuning on few tasks adds" in text
+        does = "lowers the mean squared error" if name == "maltml-sinusoid" else "adds to the return"
+        assert f"maltml: meta-finetuning on few tasks {does}, after 0 steps" in text
         assert "maltml, no tasks" in text
         assert len(list(results.glob("*_few_tasks.png"))) == 1
     else:

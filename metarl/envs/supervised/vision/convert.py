@@ -35,6 +35,7 @@ Part = tuple[np.ndarray, np.ndarray]
 """Images and labels."""
 UNPACKED = 2**30
 """Bytes of an unpacked file, at most."""
+USAGE = "python -m metarl.envs.supervised.vision.convert SOURCE OUT.npz (--help says more)"
 FORMATS = "idx (MNIST), CIFAR binary, SVHN .mat or folders of PNGs"
 
 
@@ -200,13 +201,15 @@ def _read_png(path: Path) -> np.ndarray:
 
 def main(argv: Sequence[str]) -> int:
     """Convert a folder; return the exit code."""
-    if len(argv) != 2 or argv[0].startswith("-"):
+    if "-h" in argv or "--help" in argv:
         print(__doc__)
-        return 0 if argv in (["-h"], ["--help"]) else 2
+        return 0
     try:
+        if len(argv) != 2:
+            raise ConfigError(f"{len(argv)} of two arguments: {USAGE}")
         data = convert(*argv)
-    except MetaRLError as error:
-        print(f"metarl: {error}", file=sys.stderr)
+    except (MetaRLError, OSError) as error:
+        print("metarl: error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
     height, width, channels = data.shape
     sizes = f"{len(data.train_labels)} + {len(data.test_labels)} images of {height} by {width} by {channels}"

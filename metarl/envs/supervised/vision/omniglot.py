@@ -62,5 +62,5 @@ def make_omniglot(protocol: str = "alphabets", **arguments: Any) -> OmniglotProt
 
 register_family("Omniglot-v0", make_omniglot)
 # Its hyperparameters are others, and are found by the name.
-register_family("OmniglotFewShot-v0", make_omniglot, protocol="few-shot")
-register_family("OmniglotFamilies-v0", make_omniglot, protocol="augmentations")
+register_family("OmniglotFewShot-v0", OmniglotFewShot)
+register_family("OmniglotFamilies-v0", OmniglotAugmentations)

@@ -101,5 +101,10 @@ class FewShot(PaperReport):
                 rows.append([f"{row.algo}, published", *shown, row.note])
         where = ", ".join(f"{name.split('.')[-1]} {value}" for name, value in cell.items())
         title = f"{score.name} on {entry.env}{', ' if where else ''}{where}, test tasks"
-        notes = [items[0].report.describe_intervals(), f"published: {settings.source}"]
-        return Table(["", *map(steps, settings.steps), ""], rows, title, notes)
+        notes = [items[0].report.describe_intervals()]
+        if any(row.cell == dict(cell) for row in settings.published):
+            notes.append(f"published: {settings.source}")
+        columns = ["", *map(steps, settings.steps), "note"]
+        if not any(row[-1] for row in rows):
+            columns, rows = columns[:-1], [row[:-1] for row in rows]
+        return Table(columns, rows, title, notes)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from metarl.meta.evaluating import Evaluates
 from metarl.meta.evaluation.comparison import compare
@@ -127,6 +128,7 @@ class LeapAblation(PaperReport):
             axis.plot(points, values, marker="o", label=f"rate {rate:g}")
         axis.set_yscale("log")
         axis.set_xlabel("gradient step")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylabel("‖I − J‖ / ‖J‖")
         axis.legend(fontsize="small")
         axis.grid(alpha=0.3)
@@ -175,6 +177,7 @@ def _course_figure(courses: Mapping[str, np.ndarray]) -> Figure:
     for name, course in courses.items():
         axis.plot(np.arange(1, len(course) + 1), course, label=name)
     axis.set_xlabel("meta-iteration")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_ylabel("average training loss")
     axis.legend(fontsize="small")
     axis.grid(alpha=0.3)

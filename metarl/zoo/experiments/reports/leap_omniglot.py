@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from metarl.meta.evaluation.comparison import compare
+from metarl.meta.evaluation.figures import nth_colour
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Interval, paired_interval
 from metarl.meta.evaluation.tables import Table
@@ -103,13 +105,20 @@ class LeapOmniglot(PaperReport):
         verdicts = [{"env": item.env, "cell": {NUMBER: item.number}, **item.verdict.to_dict()} for item in compared]
         tables = [self._table(found), self._areas(found)]
         return {
-            "Errors": Section(tables, lines, {FIGURES[0]: _curves(found), FIGURES[1]: self._by_number(found)}, verdicts)
+            "Errors": Section(
+                tables, lines, {FIGURES[0]: self._curves(found), FIGURES[1]: self._by_number(found)}, verdicts
+            )
         }
 
     def _algos(self, found: Found) -> list[str]:
         """Return the algorithms that there are, each followed by the other ways in which it is fine-tuned."""
         names = dict.fromkeys(name for name, _ in found)
         return [name for algo in self.experiment.algos for name in names if name.split(", ")[0] == algo]
+
+    def _style(self, algo: str) -> tuple[str, str]:
+        """Return the colour of an algorithm, and how its lines are drawn: dotted where it is fine-tuned otherwise."""
+        base, _, way = algo.partition(", ")
+        return nth_colour(self.experiment.algos.index(base)), ":" if way else "-"
 
     def _table(self, found: Found) -> Table:
         settings, algos, rows = self.settings, self._algos(found), []
@@ -135,13 +144,32 @@ class LeapOmniglot(PaperReport):
         ]
         return Table(["alphabets", *algos], rows, "Area under the curve of losses, divided by the number of steps")
 
+    def _curves(self, found: Found) -> Figure:
+        """Draw the losses of minibatches against steps, a panel for each number of alphabets."""
+        shown = numbers(found)
+        figure = Figure(figsize=(4.0 * len(shown) + 1.0, 4.0), layout="constrained")
+        axes: Any = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+        for axis, n in zip(axes, shown, strict=True):
+            for algo in self._algos(found):
+                losses = found[algo, n].losses if (algo, n) in found else None
+                if losses is not None:
+                    colour, line = self._style(algo)
+                    axis.plot(losses.mean((0, 1)), ls=line, color=colour, label=algo)
+            axis.set_title(f"{n} training alphabets")
+            axis.set_xlabel("step on a held-out alphabet")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.grid(alpha=0.3)
+        axes[0].set_ylabel("loss of the minibatch")
+        if axes[-1].lines:
+            axes[-1].legend(fontsize="small")
+        return figure
+
     def _by_number(self, found: Found) -> Figure:
         """Draw errors and areas against the number of training alphabets, published errors dashed."""
         settings, figure = self.settings, Figure(figsize=(10.0, 4.0), layout="constrained")
         left, right = figure.subplots(1, 2)
         for algo in self._algos(found):
-            base, _, way = algo.partition(", ")
-            colour, line = f"C{self.experiment.algos.index(base)}", ":" if way else "-"
+            colour, line = self._style(algo)
             own = {n: found[algo, n] for n in numbers(found) if (algo, n) in found}
             error = np.array([list(cell.error) for cell in own.values()])
             below_above = np.maximum(np.stack([error[:, 0] - error[:, 1], error[:, 2] - error[:, 0]]), 0.0)
@@ -154,6 +182,7 @@ class LeapOmniglot(PaperReport):
         right.set_ylabel("area under the losses / steps")
         for axis in (left, right):
             axis.set_xlabel("training alphabets")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(alpha=0.3)
         left.legend(fontsize="small")
         return figure
@@ -216,23 +245,3 @@ def _compared(found: Found, a: str, b: str, number: int) -> list[_Compared]:
         areas = paired_interval(-left[..., 0], -right[..., 0], strata=strata)
     verdict = Verdict(a, b, "last", last, pair.returns.at(last), pair.is_supported)
     return [_Compared(ours.report.env, number, verdict, areas)]
-
-
-def _curves(found: Found) -> Figure:
-    """Draw the losses of minibatches against steps, a panel for each number of alphabets."""
-    shown = numbers(found)
-    figure = Figure(figsize=(4.0 * len(shown) + 1.0, 4.0), layout="constrained")
-    axes: Any = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
-    algos = list(dict.fromkeys(algo for algo, _ in found))
-    for axis, n in zip(axes, shown, strict=True):
-        for index, algo in enumerate(algos):
-            losses = found[algo, n].losses if (algo, n) in found else None
-            if losses is not None:
-                axis.plot(losses.mean((0, 1)), color=f"C{index}", label=algo)
-        axis.set_title(f"{n} training alphabets")
-        axis.set_xlabel("step on a held-out alphabet")
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("loss of the minibatch")
-    if axes[-1].lines:
-        axes[-1].legend(fontsize="small")
-    return figure

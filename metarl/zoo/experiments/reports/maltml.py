@@ -70,7 +70,9 @@ def _added(after: Tested, before: Tested) -> str:
     points = sorted({0, after.report.n_inner_steps})
     words = "; ".join(f"after {steps(point)} {pair.at(point)}" for point in points)
     few = "" if after.report.n_tasks >= MIN_UNITS else ", of too few families for a verdict"
-    return f"{after.algo}: meta-finetuning on few tasks adds to the return, {words} (by family{few})."
+    score = after.report.score
+    does = f"lowers the {score.name}" if score.lower_is_better else f"adds to the {score.name}"
+    return f"{after.algo}: meta-finetuning on few tasks {does}, {words} (by family{few})."
 
 
 def _kept(item: Tested) -> str:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from metarl.meta.evaluation.figures import nth_colour
 from metarl.meta.evaluation.report import Report
@@ -110,6 +111,7 @@ def learning_curves(groups: Mapping[tuple[str, str], Sequence[Trained]], order: 
             panel.plot(len(errors) - 1, test, "o", color=colour, clip_on=False)
         panel.set_title(name)
         panel.set_xlabel("gradient steps on it")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.3)
     for panel in panels[len(names) :]:
         panel.set_visible(False)

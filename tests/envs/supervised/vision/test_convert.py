@@ -131,7 +131,14 @@ def test_the_command_says_what_it_made_or_what_is_wrong(tmp_path, capsys):
     assert main([str(tmp_path / "nowhere"), "x.npz"]) == 2
     assert main([str(source), "x.zip"]) == 2
     assert "a data set is an .npz file" in capsys.readouterr().err
-    assert main([]) == 2
+    for words in ([], [str(source)], [str(source), "x.npz", "y.npz"]):
+        assert main(words) == 2
+        out, err = capsys.readouterr()
+        assert not out
+        assert err.startswith(f"metarl: error: {len(words)} of two arguments: python -m metarl.")
+        assert err.count("\n") == 1
+    assert main([str(source), "--help"]) == 0
+    assert "CIFAR binary" in capsys.readouterr().out
     for name in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"):
         (source / name).write_bytes(idx(np.zeros((2, 3, 3))))
     for name in ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"):

@@ -339,6 +339,13 @@ def test_wrong_arguments_are_one_line(kwargs, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["OmniglotFewShot-v0", "OmniglotFamilies-v0"])
+def test_a_misspelt_argument_names_the_family_that_was_asked_for(name):
+    with pytest.raises(UnknownNameError, match=f"unknown argument of {name} 'way': did you mean 'ways'"):
+        make_family(name, way=3)
+    assert make_family(name, ways=3).id == name
+
+
 def test_wrong_tasks_are_one_line():
     alphabets, few = make_family("Omniglot-v0"), make_family("OmniglotFewShot-v0", ways=2)
     with pytest.raises(UnknownNameError, match="unknown alphabet 'Greeek': did you mean 'Greek'"):
