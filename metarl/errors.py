@@ -121,7 +121,7 @@ def unknown_name(kind: str, name: Any, known: Iterable[str], words: Words = Mapp
     """
     options = sorted(map(str, known))
     meant = suggestion(str(name), options, words)
-    hint = meant if meant is not None else f"known: {', '.join(options)}"
+    hint = meant if meant is not None else f"known: {', '.join(options) or 'none'}"
     return UnknownNameError(f"unknown {kind} {shorten(name)}: {hint}", str(name), options)
 
 

@@ -48,3 +48,7 @@ def test_a_value_of_any_length_is_repeated_in_short(value: object) -> None:
             act()
         assert len(str(caught.value)) < 250
         assert str(caught.value).isprintable()
+
+
+def test_an_unknown_name_where_there_are_none_says_so() -> None:
+    assert str(unknown_name("argument of Sinusoid-v0", "noise", [])).endswith("'noise': known: none")
