@@ -187,3 +187,18 @@ def test_the_path_that_is_differentiated_ends_where_adaptation_does_with_running
     found = task_losses(learner, few, model._rule(model.rates).steps(model.params))(expand(start, 4))
     expected = learner.loss(few.params, few.query)
     torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_goal_tasks_may_be_fine_tuned_in_another_way() -> None:
+    model, how = make(), {"n_tasks": 2, "n_families": 2, "n_goal_tasks": 2}
+    plain = model.evaluate_few_tasks("test", 2, **how)
+    frozen = model.evaluate_few_tasks("test", 2, tuning={"freeze": "body"}, **how)
+    assert frozen.label == "maml, 2 tasks, body frozen"
+    assert frozen.meta["tuning"]["freeze"] == ["body"]
+    np.testing.assert_array_equal(frozen.returns[..., 0], plain.returns[..., 0])
+    assert not np.array_equal(frozen.returns[..., 1:], plain.returns[..., 1:])
+    moved = frozen.meta["moved"]
+    assert {name for name, far in moved["finetuning"].items() if far} == {"action_net"}
+    assert moved["meta_finetuning"] == plain.meta["moved"]["meta_finetuning"]
+    with pytest.raises(ConfigError, match="new_head=True: goal tasks start from what few tasks came to"):
+        model.evaluate_few_tasks("test", 2, tuning={"new_head": True}, **how)
