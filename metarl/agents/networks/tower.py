@@ -11,6 +11,8 @@ from torch import nn
 from metarl.agents.networks.products import layer
 from metarl.params import Params
 
+_IN_PLACE: dict[type[nn.Module], Callable[[torch.Tensor], torch.Tensor]] = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_}
+
 
 @dataclass(frozen=True)
 class Tower:
@@ -36,8 +38,8 @@ class Tower:
     def at(self, params: Params) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the head's output as a function of flat observations alone, for many evaluations."""
         *hidden, head = [layer(params[f"{name}.weight"], params[f"{name}.bias"]) for name in self.linear_names]
-        # What a ReLU's forward calls in the end: it is evaluated in every env step.
-        functions = [torch.relu if type(each) is nn.ReLU else each.forward for each in self.activations]
+        # What a forward calls in the end, in place, as nobody else sees a product: they are part of every env step.
+        functions = [_IN_PLACE.get(type(each), each.forward) for each in self.activations]
         steps = list(zip(hidden, functions, strict=True))
 
         def output(x: torch.Tensor) -> torch.Tensor:

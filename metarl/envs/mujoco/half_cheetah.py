@@ -115,15 +115,16 @@ class HalfCheetah(MujocoFamily):
         return model
 
     def observe(self, physics: np.ndarray, sensed: Sensed | None) -> np.ndarray:
-        obs = np.empty((len(physics), self.constants.observation), dtype=np.float32)
+        if self.constants.observation == 17:
+            return physics[:, 2:19].astype(np.float32)
+        obs = np.empty((len(physics), 20), dtype=np.float32)
         obs[:, :17] = physics[:, 2:19]
-        if self.constants.observation == 20:
-            if self.constants.point == "com":
-                obs[:, 17:] = self._com(self.qpos(physics), self.qvel(physics))[0]
-            else:
-                obs[:, 17:] = self.model.step.body_pos[1]
-                obs[:, 17] += physics[:, 1]
-                obs[:, 19] += physics[:, 2]
+        if self.constants.point == "com":
+            obs[:, 17:] = self._com(self.qpos(physics), self.qvel(physics))[0]
+        else:
+            obs[:, 17:] = self.model.step.body_pos[1]
+            obs[:, 17] += physics[:, 1]
+            obs[:, 19] += physics[:, 2]
         return obs
 
     def reward_terms(

@@ -24,7 +24,7 @@ from metarl.envs.mujoco.bindings import mujoco
 from metarl.envs.mujoco.models import Blueprint, Model
 from metarl.envs.mujoco.pictures import draw_robot
 from metarl.envs.mujoco.pools import Pools
-from metarl.envs.mujoco.rows import Move, Rows, RowStepper, Sensed, joined, total
+from metarl.envs.mujoco.rows import Move, Rows, RowStepper, Sensed, Track, total
 from metarl.envs.tasks import Tasks, n_tasks
 from metarl.errors import unknown_name
 
@@ -102,6 +102,7 @@ class MujocoFamily(Family):
         self._init_qpos = np.array(model.qpos0 if init_qpos is None else init_qpos, dtype=np.float64)
         low, high = model.actuator_ctrlrange.T
         self._control_mean, self._control_half = (high + low) / 2, (high - low) / 2
+        self._scales_controls = bool(np.any(self._control_half != 1.0))
         self.action_space = gymnasium.spaces.Box(-action_scale, action_scale, shape=(model.nu,), dtype=np.float32)
         self._action_scale = action_scale
         free = model.jnt_type == mujoco.mjtJoint.mjJNT_FREE.value
@@ -151,13 +152,14 @@ class MujocoFamily(Family):
         index = None if active is None or np.count_nonzero(active) == active.size else np.flatnonzero(active)
         rows = self._rows(tasks, self.models(tasks), shape, index)
         flat = np.asarray(actions).reshape(len(everything), -1)
-        move = self._move(rows, np.ascontiguousarray(rows.of(everything)), rows.of(flat))
-        terms = self._judge(rows, [move])
+        track = Track(rows.of(everything), 1, self.model.step.nu)
+        move = self._move(rows, track, rows.of(flat))
+        terms = self._judge(rows, track)
         diverged, terminated = (
             np.zeros(rows.n, dtype=bool) if each is None else each for each in (move.diverged, move.terminated)
         )
         new = {
-            "physics": rows.whole(move.after, everything),
+            "physics": rows.whole(track.reached, everything),
             "diverged": rows.whole(diverged, state["diverged"].reshape(-1)),
         }
         info = {name: rows.whole(value) for name, value in terms.items()}
@@ -170,8 +172,7 @@ class MujocoFamily(Family):
         del rngs
         shape = state["physics"].shape[0], state["physics"].shape[1]
         choose = partial(self._rows, tasks, self.models(tasks), shape)
-        physics = np.ascontiguousarray(state["physics"].reshape(-1, self._n_physics))
-        return RowStepper(choose, physics, self._move, self._judge, info)
+        return RowStepper(choose, state["physics"].reshape(-1, self._n_physics), self._move, self._judge, info)
 
     @abstractmethod
     def observe(self, physics: np.ndarray, sensed: Sensed | None) -> np.ndarray:
@@ -222,48 +223,59 @@ class MujocoFamily(Family):
     def _rows(self, tasks: Tasks, models: Sequence[Model], shape: tuple[int, int], index: np.ndarray | None) -> Rows:
         return Rows(tasks, models, shape, index, self.frame_skip, self._n_physics)
 
-    def _move(self, rows: Rows, before: np.ndarray, actions: np.ndarray) -> Move:
-        """Take one env step of rows, from their states ``[n, physics]``."""
-        actions = np.asarray(actions, dtype=np.float64)
+    def _move(self, rows: Rows, track: Track, actions: np.ndarray) -> Move:
+        """Take one env step of rows, on their track."""
+        # Every call here is one of each env step: what is not needed in each is done where steps are prepared.
+        t = track.length
+        before, after, clipped = track.physics[t], track.physics[t + 1], track.actions[t]
+        track.length = t + 1
+        clipped[:] = actions
         if self._action_scale != 1.0:
-            actions = actions / self._action_scale
-        actions = np.minimum(np.maximum(actions, -1.0), 1.0)
-        controls = self._control_mean + self._control_half * actions
-        after, diverged = self._advance(rows, before, controls)
-        sensed, unsound = self._sense(rows, after, controls)
+            clipped /= self._action_scale
+        np.maximum(clipped, -1.0, out=clipped)
+        np.minimum(clipped, 1.0, out=clipped)
+        if self._scales_controls:
+            np.multiply(clipped[:, None], self._control_half, out=rows.controls)
+            np.add(rows.controls, self._control_mean, out=rows.controls)
+        else:
+            np.add(clipped[:, None], self._control_mean, out=rows.controls)
+        self._pools.run(rows.step, self.n_threads, before, rows.controls, state=rows.states)
+        after[:] = rows.states[:, -1]
+        diverged = self._held_back(before, after)
+        sensed, unsound = self._sense(rows, after, rows.controls[:, 0])
+        if sensed is not None:
+            track.sensed.append(sensed)
         terminated = self.terminates(rows.tasks, after)
         if unsound is not None:
             diverged = unsound if diverged is None else diverged | unsound
         if diverged is not None:
             terminated = diverged if terminated is None else terminated | diverged
-        return Move(before, after, actions, sensed, self.observe(after, sensed), diverged, terminated)
+        return Move(self.observe(after, sensed), diverged, terminated)
 
-    def _judge(self, rows: Rows, moves: Sequence[Move]) -> dict[str, np.ndarray]:
-        """Return the terms of the rewards of moves of the same rows, one after the other."""
-        tasks = rows.tasks
-        if len(moves) > 1:
-            tasks = {name: np.concatenate([value] * len(moves)) for name, value in tasks.items()}
-        return self.reward_terms(tasks, *joined(moves))
+    def _judge(self, rows: Rows, track: Track) -> dict[str, np.ndarray]:
+        """Return the terms of the rewards of rows' steps, one after the other."""
+        tasks, n = rows.tasks, track.length
+        if n > 1:
+            tasks = {name: np.concatenate([value] * n) for name, value in tasks.items()}
+        return self.reward_terms(tasks, *track.flat())
 
-    def _advance(self, rows: Rows, before: np.ndarray, controls: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the states after ``frame_skip`` physics steps, and which copies diverged: they stay as they were."""
-        rows.controls[:] = controls[:, None]
-        self._pools.run(rows.step, self.n_threads, before, rows.controls, state=rows.states)
-        after = rows.states[:, -1].copy()
+    def _held_back(self, before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
+        """Return which copies diverged in a step, None for none; they are put back to where they were."""
         # Written so that NaN counts as too large. A dot product would be one call instead of two, but BLAS works on it
         # with threads of its own, which keep the cores from physics.
         if after.max(initial=0.0) <= _MAX_VALUE and after.min(initial=0.0) >= -_MAX_VALUE:
-            return after, None
-        diverged = ~(np.abs(after).max(axis=1) <= _MAX_VALUE)
+            return None
+        diverged: np.ndarray = ~(np.abs(after).max(axis=1) <= _MAX_VALUE)
         after[diverged] = before[diverged]
-        return after, diverged
+        return diverged
 
     def _sense(self, rows: Rows, physics: np.ndarray, controls: np.ndarray) -> tuple[Sensed | None, np.ndarray | None]:
         """Evaluate states; return what the sensors say, and which copies have no finite answer (theirs is 0)."""
         if rows.sense is None or self.model.sense is None:
             return None, None
         data = np.empty((len(physics), 1, self.model.sense.nsensordata))
-        self._pools.run(rows.sense, self.n_threads, physics, controls[:, None], sensordata=data)
+        held = np.ascontiguousarray(controls[:, None])
+        self._pools.run(rows.sense, self.n_threads, physics, held, sensordata=data)
         data = data[:, 0]
         if np.isfinite(data.sum()):
             return _sensed(data, self._contact_limit), None

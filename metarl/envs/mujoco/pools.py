@@ -51,18 +51,23 @@ class Pools:
         if not bodies.models:
             return
         n_threads = -(-n_threads // (sum(self._callers.get()) or 1))
-        # List operations are atomic.
-        idle, pool = self._idle.get(), None
-        while idle and pool is None:
-            with suppress(IndexError):
-                pool = idle.pop()
-            if pool is not None and pool.n_threads != n_threads:
-                pool.close()
-                pool = None
+        idle = self._idle.get()
+        pool = self._taken(idle, n_threads)
         with NATIVE_WORK:
             pool = pool or _Pool(n_threads)
             pool.run(bodies, physics, controls, out)
         idle.append(pool)
+
+    @staticmethod
+    def _taken(idle: list[_Pool], n_threads: int) -> _Pool | None:
+        """Take a pool with so many threads out of those that are idle, None without one; others are closed."""
+        # List operations are atomic.
+        try:
+            while (pool := idle.pop()).n_threads != n_threads:
+                pool.close()
+        except IndexError:
+            return None
+        return pool
 
     @contextmanager
     def shared_by(self, n_callers: int) -> Iterator[None]:

@@ -104,14 +104,8 @@ class Rows:
 
 
 class Move(NamedTuple):
-    """One env step of rows, all but what it earns."""
+    """What an env step of rows led to, beside the states after it."""
 
-    before: np.ndarray
-    """``[n, physics]``; ``after`` likewise."""
-    after: np.ndarray
-    actions: np.ndarray
-    """``[n, action]``, clipped, in units of the motors' half range."""
-    sensed: Sensed | None
     obs: np.ndarray
     """``[n, *observation]``."""
     diverged: np.ndarray | None
@@ -119,13 +113,42 @@ class Move(NamedTuple):
     terminated: np.ndarray | None
 
 
-def joined(moves: Sequence[Move]) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sensed | None]:
-    """Return before, after, actions and what was sensed of several env steps, one after the other."""
-    if len(moves) == 1:
-        return moves[0].before, moves[0].after, moves[0].actions, moves[0].sensed
-    before, after, actions = (np.concatenate(parts) for parts in list(zip(*moves, strict=True))[:3])
-    seen = [move.sensed for move in moves if move.sensed is not None]
-    return before, after, actions, Sensed(*map(np.concatenate, zip(*seen, strict=True))) if seen else None
+class Track:
+    """Env steps of the same rows, one after the other, in arrays that are filled step by step.
+
+    :param start: the states that they start from, ``[n, physics]``.
+    :param n_steps: as many env steps have room.
+    :param n_actions: numbers in an action.
+    """
+
+    def __init__(self, start: np.ndarray, n_steps: int, n_actions: int) -> None:
+        self.physics = np.empty((n_steps + 1, *start.shape))
+        """States ``[step + 1, n, physics]``: before each step, and after the last one."""
+        self.actions = np.empty((n_steps, len(start), n_actions))
+        """``[step, n, action]``, clipped, in units of the motors' half range."""
+        self.sensed: list[Sensed] = []
+        self.physics[0] = start
+        self.length = 0
+        """Steps that were taken."""
+
+    @property
+    def reached(self) -> np.ndarray:
+        """The states after the last step, ``[n, physics]``."""
+        state: np.ndarray = self.physics[self.length]
+        return state
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another step."""
+        return self.length == len(self.actions)
+
+    def flat(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sensed | None]:
+        """Return before, after, actions and what was sensed of all steps, ``[step * n, …]``."""
+        n, sensed = self.length, self.sensed[0] if self.sensed else None
+        if len(self.sensed) > 1:
+            sensed = Sensed(*map(np.concatenate, zip(*self.sensed, strict=True)))
+        before, after = (part.reshape(-1, part.shape[-1]) for part in (self.physics[:n], self.physics[1 : n + 1]))
+        return before, after, self.actions[:n].reshape(-1, self.actions.shape[-1]), sensed
 
 
 class RowStepper(Stepper):
@@ -142,28 +165,31 @@ class RowStepper(Stepper):
         self,
         choose: Callable[[np.ndarray | None], Rows],
         physics: np.ndarray,
-        move: Callable[[Rows, np.ndarray, np.ndarray], Move],
-        judge: Callable[[Rows, Sequence[Move]], dict[str, np.ndarray]],
+        move: Callable[[Rows, Track, np.ndarray], Move],
+        judge: Callable[[Rows, Track], dict[str, np.ndarray]],
         info: Sequence[str],
     ) -> None:
         self._choose, self._move, self._judge = choose, move, judge
-        self._physics = physics
-        self._rows = choose(None)
         self._active: np.ndarray | None = None
-        self._moves: list[Move] = []
         self._rewards: list[np.ndarray] = []
         self._info: dict[str, list[np.ndarray]] = {name: [] for name in info}
+        self._rows = choose(None)
+        self._begin(physics)
+
+    def _begin(self, physics: np.ndarray) -> None:
+        """Go on from states of the rows."""
+        n_steps = -(-JUDGED_TOGETHER // max(1, self._rows.n))
+        self._track = Track(physics, n_steps, self._rows.controls.shape[-1])
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Reached:
         if active is not self._active:
             self._narrow(active)
-        rows = self._rows
-        flat = actions.reshape(-1, *actions.shape[2:])
-        move = self._move(rows, self._physics, rows.of(flat))
-        self._physics = move.after
-        self._moves.append(move)
-        if len(self._moves) * rows.n >= JUDGED_TOGETHER:
+        rows, track = self._rows, self._track
+        if track.full:
             self._earn()
+            self._begin(track.reached)
+            track = self._track
+        move = self._move(rows, track, rows.of(actions.reshape(-1, *actions.shape[2:])))
         terminated = None if move.terminated is None else rows.whole(move.terminated)
         return Reached(rows.whole(move.obs), terminated, terminated)
 
@@ -173,22 +199,23 @@ class RowStepper(Stepper):
         if np.count_nonzero(flat) == self._rows.n:
             return
         self._earn()
-        self._physics = self._physics[self._rows.of(flat)]
+        going_on = self._track.reached[self._rows.of(flat)]
         self._rows = self._choose(np.flatnonzero(flat))
+        self._begin(going_on)
 
     def _earn(self) -> None:
-        """Compute the rewards of the moves since the last time."""
-        rows, n = self._rows, len(self._moves)
-        if not n:
+        """Compute the rewards of the steps since the last time."""
+        rows, track = self._rows, self._track
+        if not track.length:
             return
-        terms = self._judge(rows, self._moves)
-        self._moves = []
-        self._rewards.append(rows.of_steps(total(terms, n * rows.n)))
+        terms = self._judge(rows, track)
+        self._rewards.append(rows.of_steps(total(terms, track.length * rows.n)))
         for name, kept in self._info.items():
             kept.append(rows.of_steps(terms[name]))
 
     def earned(self) -> Earned:
         self._earn()
+        self._begin(self._track.reached)
         none = np.zeros((0, *self._rows.shape))
         info = {name: np.concatenate([none, *kept]) for name, kept in self._info.items()}
         return np.concatenate([none, *self._rewards]), info
