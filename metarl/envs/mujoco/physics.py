@@ -102,7 +102,6 @@ class MujocoFamily(Family):
         self._init_qpos = np.array(model.qpos0 if init_qpos is None else init_qpos, dtype=np.float64)
         low, high = model.actuator_ctrlrange.T
         self._control_mean, self._control_half = (high + low) / 2, (high - low) / 2
-        self._scales_controls = bool(np.any(self._control_half != 1.0))
         self.action_space = gymnasium.spaces.Box(-action_scale, action_scale, shape=(model.nu,), dtype=np.float32)
         self._action_scale = action_scale
         free = model.jnt_type == mujoco.mjtJoint.mjJNT_FREE.value
@@ -134,7 +133,7 @@ class MujocoFamily(Family):
             quaternion /= np.linalg.norm(quaternion, axis=-1, keepdims=True)
         rows = self._rows(tasks, self.models(tasks), (n, n_envs), None)
         flat = physics.reshape(n * n_envs, -1)
-        sensed, _ = self._sense(rows, flat, np.zeros((len(flat), self.model.step.nu)))
+        sensed, _ = self._sense(rows, flat, np.zeros((len(flat), 1, self.model.step.nu)))
         obs = self.observe(flat, sensed).reshape(n, n_envs, -1)
         return {"physics": physics, "diverged": np.zeros((n, n_envs), dtype=bool)}, obs
 
@@ -234,15 +233,11 @@ class MujocoFamily(Family):
             clipped /= self._action_scale
         np.maximum(clipped, -1.0, out=clipped)
         np.minimum(clipped, 1.0, out=clipped)
-        if self._scales_controls:
-            np.multiply(clipped[:, None], self._control_half, out=rows.controls)
-            np.add(rows.controls, self._control_mean, out=rows.controls)
-        else:
-            np.add(clipped[:, None], self._control_mean, out=rows.controls)
+        rows.controls[:] = (self._control_mean + self._control_half * clipped)[:, None]
         self._pools.run(rows.step, self.n_threads, before, rows.controls, state=rows.states)
         after[:] = rows.states[:, -1]
         diverged = self._held_back(before, after)
-        sensed, unsound = self._sense(rows, after, rows.controls[:, 0])
+        sensed, unsound = self._sense(rows, after, rows.controls)
         if sensed is not None:
             track.sensed.append(sensed)
         terminated = self.terminates(rows.tasks, after)
@@ -270,12 +265,15 @@ class MujocoFamily(Family):
         return diverged
 
     def _sense(self, rows: Rows, physics: np.ndarray, controls: np.ndarray) -> tuple[Sensed | None, np.ndarray | None]:
-        """Evaluate states; return what the sensors say, and which copies have no finite answer (theirs is 0)."""
+        """Evaluate states; return what the sensors say, and which copies have no finite answer (theirs is 0).
+
+        :param controls: ``[n, step, motor]``, the same in each physics step.
+        """
         if rows.sense is None or self.model.sense is None:
             return None, None
         data = np.empty((len(physics), 1, self.model.sense.nsensordata))
-        held = np.ascontiguousarray(controls[:, None])
-        self._pools.run(rows.sense, self.n_threads, physics, held, sensordata=data)
+        once = np.ascontiguousarray(controls[:, :1])
+        self._pools.run(rows.sense, self.n_threads, physics, once, sensordata=data)
         data = data[:, 0]
         if np.isfinite(data.sum()):
             return _sensed(data, self._contact_limit), None
