@@ -11,7 +11,8 @@ from torch import nn
 from metarl.agents.networks.products import layer
 from metarl.params import Params
 
-_IN_PLACE: dict[type[nn.Module], Callable[[torch.Tensor], torch.Tensor]] = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_}
+_Activation = Callable[[torch.Tensor], torch.Tensor]
+_IN_PLACE: dict[type[nn.Module], _Activation] = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Tower:
         """Return the head's output as a function of flat observations alone, for many evaluations."""
         *hidden, head = [layer(params[f"{name}.weight"], params[f"{name}.bias"]) for name in self.linear_names]
         # What a forward calls in the end, in place, as nobody else sees a product: they are part of every env step.
-        functions = [_IN_PLACE.get(type(each), each.forward) for each in self.activations]
+        functions: list[_Activation] = [_IN_PLACE.get(type(each), each.forward) for each in self.activations]
         steps = list(zip(hidden, functions, strict=True))
 
         def output(x: torch.Tensor) -> torch.Tensor:
