@@ -156,6 +156,7 @@ def tuned_sentences(runs: Sequence[Trained], n_inner_steps: int) -> list[str]:
                 outcome = "no clear difference from" if not clear else "ahead of" if ahead.mean > 0 else "behind"
                 groups.setdefault(outcome, []).append(algo)
             words = "; ".join(f"{outcome} {', '.join(algos)}" for outcome, algos in groups.items())
+            words = words or "nothing to compare with"
             lines.append(f"{item.report.label}, after {steps(n_inner_steps)}: {words} (last, paired).")
     return lines
 

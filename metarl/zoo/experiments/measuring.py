@@ -124,7 +124,7 @@ def learning(runs: Sequence[Trained]) -> list[Learning]:
         values = np.stack([each[points].T for each, points in zip(returns, nearest, strict=True)])
         steps = [each["timesteps"][points] for each, points in zip(arrays, nearest, strict=True)]
         # Where tasks are adapted to several times validation and test tasks are the same ones, or as many.
-        units, strata = own[0].reports["last"].units(values)
+        units, strata = next(iter(own[0].reports.values())).units(values)
         found.append(Learning(algo, np.mean(steps, axis=0), bootstrap_bands(units, strata=strata), len(values)))
     return found
 

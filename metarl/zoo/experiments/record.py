@@ -23,7 +23,7 @@ from metarl.files.writing import write_bytes_atomic
 from metarl.meta.documents import Count
 from metarl.meta.evaluation.report import STREAM_KEYS, Number, Report
 from metarl.meta.evaluation.statistics import Bands
-from metarl.zoo.experiments.jobs import Experiment, Job, Key, State, plain
+from metarl.zoo.experiments.jobs import CHECKPOINTS, Experiment, Job, Key, State, plain
 from metarl.zoo.experiments.measuring import Learning, Results
 from metarl.zoo.experiments.testing import (
     Missing,
@@ -60,6 +60,7 @@ class RunDocument:
     rates: dict[str, Any] | None = None
     conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
     tunings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    diverged: dict[str, str] = field(default_factory=dict)
     evaluated_at: str | None = None
     rest: dict[str, Any] = field(default_factory=dict)
 
@@ -232,7 +233,7 @@ def _trained(job: Job, facts: Mapping[str, Any], reports: Mapping[tuple[str, str
     for kind in (*kinds(job.entry), *job.tunings):
         merged = reports.get((job.entry.env, f"{job.algo}, {kind}", _cell_key(job.cell)))
         is_there = merged is not None and job.seed in merged.seeds
-        if kind in job.tunings and not (is_there and kind in known):
+        if kind in facts.get("diverged", {}) or (kind in job.tunings and not (is_there and kind in known)):
             continue
         if merged is None or not is_there:
             return None
@@ -241,7 +242,7 @@ def _trained(job: Job, facts: Mapping[str, Any], reports: Mapping[tuple[str, str
         found[kind] = dataclasses.replace(
             merged, returns=merged.returns[place : place + 1], seeds=(job.seed,), meta=meta
         )
-    return Trained(job, None, found, facts)
+    return Trained(job, None, found, facts, facts.get("diverged", {}))
 
 
 def _curve(item: CurveDocument, n_runs: int) -> Learning:
@@ -368,6 +369,7 @@ def write(output: Path, document: dict[str, Any], contents: Mapping[str, bytes])
 def _run_document(item: Trained, folder: Path) -> dict[str, Any]:
     if item.run is None:
         return dict(item.facts)
+    tested_last = next(item.reports[kind] for kind in reversed(CHECKPOINTS) if kind in item.reports)
     return {
         **_job_document(item.job),
         "run": item.run.folder.relative_to(folder).as_posix(),
@@ -377,11 +379,12 @@ def _run_document(item: Trained, folder: Path) -> dict[str, Any]:
         "rates": dict(item.job.entry.rates),
         **({"conditions": dict(item.job.entry.conditions)} if item.job.entry.conditions else {}),
         **({"tunings": dict(item.job.tunings)} if item.job.tunings else {}),
-        "evaluated_at": item.reports["best"].meta.get("commit"),
+        **({"diverged": dict(item.diverged)} if item.diverged else {}),
+        "evaluated_at": tested_last.meta.get("commit"),
         "training_seconds": training_seconds(item.run),
         "commits": item.run.args().get("commits", []),
         "commands": item.run.commands(),
-        "versions": item.reports["last"].meta["versions"],
+        "versions": tested_last.meta["versions"],
         "hyperparams": item.run.config(),
     }
 

@@ -21,7 +21,7 @@ from metarl.zoo.console import console, say
 from metarl.zoo.experiments import comparison
 from metarl.zoo.experiments.jobs import CHECKPOINTS, Entry, Experiment
 from metarl.zoo.experiments.measuring import Results, learning_figure, times_table
-from metarl.zoo.experiments.testing import Missing, Trained, by_entry, tested
+from metarl.zoo.experiments.testing import Missing, Trained, by_entry, divergences, tested
 from metarl.zoo.runs.held_out import published
 from metarl.zoo.runs.outputs import figure_bytes
 
@@ -103,6 +103,8 @@ class PaperReport:
     def comparison(self, entry: Entry, runs: Sequence[Trained]) -> Section:
         """Return how the algorithms compare on one environment."""
         items = tested(runs)
+        if not items:
+            return Section(sentences=divergences(runs))
         rows = published(items[0].report)
         found = comparison.verdicts(items, self.experiment.n_inner_steps)
         return Section(
@@ -110,6 +112,7 @@ class PaperReport:
             [
                 *comparison.sentences(found, items[0].report.score),
                 *comparison.tuned_sentences(runs, self.experiment.n_inner_steps),
+                *divergences(runs),
             ],
             comparison.adaptation_figures(items, rows, entry.env, self.experiment.algos),
             [{"env": entry.env, "cell": {}, **item.to_dict()} for item in found],
@@ -121,7 +124,7 @@ class PaperReport:
         found = comparison.ablation_verdicts(runs, last)
         return Section(
             [comparison.ablation_table(runs, kind, last) for kind in CHECKPOINTS],
-            comparison.ablation_sentences(found),
+            [*comparison.ablation_sentences(found), *divergences(runs)],
             {f"{_place(entry)}_{kind}": comparison.ablation_figure(runs, kind, last) for kind in CHECKPOINTS},
             [{"env": entry.env, "cell": dict(cell), **item.to_dict()} for cell, item in found],
         )

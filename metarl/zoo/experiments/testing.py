@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl.errors import CheckpointError, MetaRLError, NonFiniteError
+from metarl.errors import CheckpointError, DivergedError, MetaRLError, NonFiniteError
 from metarl.files.untrusted import read_bytes
 from metarl.files.writing import write_text_atomic
 from metarl.meta.adaptive import AdaptiveAlgorithm
@@ -40,12 +40,14 @@ class Trained:
     :param run: its folder; None where only a record is left of it.
     :param reports: by checkpoint, and by the names of the entry's conditions and of the job's tunings.
     :param facts: what the record says of a run without a folder.
+    :param diverged: what there is no report of, since adaptation went astray on a test task, and how.
     """
 
     job: Job
     run: Run | None
     reports: Mapping[str, Report]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    diverged: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,10 @@ def evaluation_of(job: Job) -> dict[str, Any]:
 
 
 def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | None) -> Trained:
-    """Evaluate a finished run on test tasks, or read what it was evaluated to before; that is kept in its folder."""
+    """Evaluate a finished run on test tasks, or read what it was evaluated to before; that is kept in its folder.
+
+    :raises DivergedError: adaptation goes astray whichever checkpoint and rates it is tested with.
+    """
     last = evaluation_of(job)
     if algorithm(job.algo).is_told_the_task:
         last["n_inner_steps"] = 0
@@ -128,7 +133,8 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
         plan.append((NO_TASKS, [run.final], {**last, FEW_TASKS: {**last[FEW_TASKS], "n_tasks": 0}}, {}))
     plan += [(name, [run.final], last, env_kwargs) for name, env_kwargs in job.entry.conditions.items()]
     plan += [(name, [run.final], {**best, "tuning": dict(tuning)}, {}) for name, tuning in job.tunings.items()]
-    reports = {}
+    reports: dict[str, Report] = {}
+    diverged: dict[str, DivergedError] = {}
     for checkpoint, paths, settings, env_kwargs in plan:
         subject = {"models": [hashlib.sha256(read_bytes(path)).hexdigest() for path in paths], "settings": settings}
         subject |= {"env_kwargs": dict(env_kwargs)} if env_kwargs else {}
@@ -139,11 +145,17 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
             report = None
         if report is None or report.meta.get("subject") != subject or not _is_whole(report, job):
             say(f"Evaluating {job}, {checkpoint}")
-            report = _evaluate([load_model(path, n_threads, env_kwargs or None) for path in paths], settings)
+            try:
+                report = _evaluate([load_model(path, n_threads, env_kwargs or None) for path in paths], settings)
+            except DivergedError as error:
+                diverged[checkpoint] = error
+                continue
             report = dataclasses.replace(report, meta={**report.meta, "subject": subject, "commit": commit()})
             write_text_atomic(place, report.to_json(), run.folder)
         reports[checkpoint] = report
-    return Trained(job, run, reports)
+    if not any(kind in reports for kind in CHECKPOINTS):
+        raise diverged[CHECKPOINTS[-1]]
+    return Trained(job, run, reports, diverged={kind: " ".join(str(error).split()) for kind, error in diverged.items()})
 
 
 def _is_whole(report: Report, job: Job) -> bool:
@@ -261,9 +273,10 @@ def tested(runs: Sequence[Trained]) -> list[Tested]:
     found = []
     for algo in dict.fromkeys(item.job.algo for item in runs):
         own = [item for item in runs if item.job.algo == algo]
-        tunings = [name for name in own[0].job.tunings if all(name in item.reports for item in own)]
-        for kind in (*kinds(own[0].job.entry), *tunings):
-            reports = [item.reports[kind] for item in own]
+        for kind in (*kinds(own[0].job.entry), *own[0].job.tunings):
+            reports = [item.reports[kind] for item in with_report(own, kind)]
+            if len(reports) < len(own):
+                continue
             steps = [int(report.meta["num_timesteps"]) for report in reports]
             found.append(Tested(algo, kind, Report.merge(reports, f"{algo}, {kind}"), steps))
     return found
@@ -272,6 +285,16 @@ def tested(runs: Sequence[Trained]) -> list[Tested]:
 def tuned(items: Sequence[Tested], job: Job) -> list[Tested]:
     """Return those of a job's algorithm that were fine-tuned in ways of its entry."""
     return [item for item in items if item.algo == job.algo and item.checkpoint in job.tunings]
+
+
+def with_report(runs: Sequence[Trained], kind: str) -> list[Trained]:
+    """Return those that were tested as one kind of checkpoint, and did not diverge."""
+    return [item for item in runs if kind in item.reports]
+
+
+def divergences(runs: Sequence[Trained]) -> list[str]:
+    """Return a sentence for each evaluation in which adaptation went astray."""
+    return [f"{item.job}: {kind} has no row: {how}." for item in runs for kind, how in item.diverged.items()]
 
 
 def of_checkpoint(items: Sequence[Tested], kind: str) -> list[Tested]:

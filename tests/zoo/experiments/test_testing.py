@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import pytest
 import torch
 
 import metarl
-from metarl.errors import ConfigError, MetaRLError
+from metarl.errors import ConfigError, DivergedError, MetaRLError
 from metarl.meta.algorithms.maml import MAML
 from metarl.zoo.experiments import testing
 from metarl.zoo.experiments.comparison import tuned_sentences
 from metarl.zoo.experiments.jobs import find, jobs, load_experiment
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.record import document_of, read_record
+from metarl.zoo.experiments.reports import report_of
 from metarl.zoo.experiments.testing import Trained, choose_rates, evaluate_run
+from metarl.zoo.runs.folder import open_run
 from tests.zoo.experiments.smoke import NAME, read, reports
 
 
@@ -116,6 +119,28 @@ def test_the_last_checkpoint_is_fine_tuned_in_further_ways(smoke: Path, tmp_path
     ):
         with pytest.raises(MetaRLError, match=message):
             dataclasses.replace(planned.entry, tunings=tunings)
+
+
+def test_what_diverges_has_no_row_and_is_said(smoke: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(NAME, "smoke")
+    (planned,) = jobs(experiment, ["PointMass-v0"], ["maml"], [0], ["comparison"])
+    astray = {**planned.entry.evaluation, "inner_lr": 1e30}
+    job = dataclasses.replace(planned, entry=dataclasses.replace(planned.entry, evaluation=astray))
+    run = find(planned, smoke).run
+    assert run is not None
+    copied = open_run(Path(shutil.copytree(run.folder, tmp_path / "maml" / run.folder.name)))
+    trained = evaluate_run(experiment, job, copied, 1)
+    assert list(trained.reports) == ["best"]
+    assert list(trained.diverged) == ["last"]
+    section = report_of(experiment).comparison(job.entry, [trained])
+    assert section.tables[0].rows[0][0] == "maml, best"
+    assert section.sentences[-1].startswith(f"{job}: last has no row: non-finite")
+    document = document_of(experiment, Results([trained]), tmp_path, "metarl", 1.0, {})
+    assert document["runs"][0]["diverged"] == trained.diverged
+    assert [item["label"] for item in document["reports"]] == ["maml, best"]
+    everywhere = dataclasses.replace(job.entry, rates={**job.entry.rates, "first": [1e30]})
+    with pytest.raises(DivergedError):
+        evaluate_run(experiment, dataclasses.replace(job, entry=everywhere), copied, 1)
 
 
 def test_the_first_rate_is_chosen_by_the_first_step_and_the_later_ones_by_all(smoke: Path) -> None:

@@ -21,7 +21,7 @@ from metarl.zoo.experiments.jobs import Job, jobs
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
 from metarl.zoo.experiments.reports.leap_omniglot import Cell
-from metarl.zoo.experiments.testing import Trained
+from metarl.zoo.experiments.testing import Trained, with_report
 from metarl.zoo.runs.curves import read_curve
 
 FIGURES = ("training_loss", "jacobian")
@@ -82,7 +82,7 @@ class LeapAblation(PaperReport):
 
     def _paths(self, runs: Sequence[Trained]) -> Section:
         groups: dict[str, list[Trained]] = {}
-        for item in runs:
+        for item in with_report(runs, "last"):
             groups.setdefault(words(item.job.cell), []).append(item)
         cells = {name: _cell(name, own) for name, own in groups.items()}
         courses = {name: course for name, own in groups.items() if len(course := training_loss(own))}

@@ -18,7 +18,7 @@ from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.comparison import Verdict, steps
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
-from metarl.zoo.experiments.testing import Trained
+from metarl.zoo.experiments.testing import Trained, with_report
 
 NUMBER = "env_kwargs.n_alphabets"
 """The hyperparameter that makes the rows."""
@@ -195,7 +195,7 @@ Found = Mapping[tuple[str, int], Cell]
 def cells(runs: Sequence[Trained]) -> Found:
     """Return what runs came to at the end of training; fine-tuned in other ways too, as ``algorithm, way``."""
     groups: dict[tuple[str, int], list[Report]] = {}
-    for item in runs:
+    for item in with_report(runs, "last"):
         n = int(item.job.cell[NUMBER])
         groups.setdefault((item.job.algo, n), []).append(item.reports["last"])
         for way in item.job.tunings:

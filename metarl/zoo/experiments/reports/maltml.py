@@ -35,14 +35,17 @@ class MALTML(PaperReport):
     def comparison(self, entry: Entry, runs: Sequence[Trained]) -> Section:
         """Return how the algorithms compare, what few tasks add to each, and which layers move."""
         section, items = super().comparison(entry, runs), tested(runs)
-        after, before = of_checkpoint(items, "last"), of_checkpoint(items, NO_TASKS)
-        moved = moved_table([item.report for item in after])
-        both = [item.report for pair in zip(before, after, strict=True) for item in pair]
+        if not items:
+            return section
+        few = {item.algo: item for item in of_checkpoint(items, "last")}
+        pairs = [(few[item.algo], item) for item in of_checkpoint(items, NO_TASKS) if item.algo in few]
+        moved = moved_table([after.report for after, _ in pairs])
+        both = [item.report for after, before in pairs for item in (before, after)]
         return replace(
             section,
             tables=[*section.tables, *([] if moved is None else [moved])],
-            sentences=[*section.sentences, *map(_added, after, before)],
-            figures={**section.figures, f"{entry.env}_few_tasks": comparison_figure(both)},
+            sentences=[*section.sentences, *(_added(*pair) for pair in pairs)],
+            figures={**section.figures, **({f"{entry.env}_few_tasks": comparison_figure(both)} if both else {})},
         )
 
 

@@ -16,7 +16,7 @@ from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.comparison import steps
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
-from metarl.zoo.experiments.testing import Trained
+from metarl.zoo.experiments.testing import Trained, with_report
 
 HELD_OUT = "env_kwargs.held_out"
 """The hyperparameter that makes the rows."""
@@ -60,7 +60,7 @@ class MultiCV(PaperReport):
     def sections(self, results: Results) -> dict[str, Section]:
         """Return the parts of the results, by title."""
         settings, groups = self.settings, dict[tuple[str, str], list[Trained]]()
-        for item in results.runs:
+        for item in with_report(results.runs, "last"):
             groups.setdefault((item.job.cell[HELD_OUT], item.job.algo), []).append(item)
         order = {algo: place for place, algo in enumerate(self.experiment.algos)}
         rows = []
@@ -71,7 +71,7 @@ class MultiCV(PaperReport):
                     ours = [f"{value:.1f}" for value in numbers([item.reports[way] for item in own])]
                     theirs = [f"{value:.1f}" for value in known] if way == "last" else []
                     rows.append([name, algo if way == "last" else f"{algo}, {way}", *ours, *(theirs or [""] * 3)])
-        last = steps(results.runs[0].reports["last"].n_inner_steps)
+        last = steps(self.experiment.n_inner_steps)
         columns = ["held out", "algorithm", "test error", "training error", "area", *["published"] * 3]
         table = Table(columns, rows, f"Errors in % after {last}", [f"published: {settings.source}"])
         return {"Held-out data sets": Section([table], figures={FIGURE: learning_curves(groups, order)})}
