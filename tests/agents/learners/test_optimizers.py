@@ -65,6 +65,17 @@ def test_a_large_matrix_is_stepped_in_pieces_to_the_same_bits(
     assert all(map(torch.equal, found[0], each) for each in found[1:])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", [1e-3, 1.9e-5, 1e-8, 1e-30])
+def test_roots_that_eps_swallows_change_no_bit(eps: float, dtype: torch.dtype) -> None:
+    exponents = torch.linspace(-45.0, 3.0, 20_000, dtype=torch.float64)
+    square = torch.cat([torch.zeros(7, dtype=dtype), (10.0**exponents).to(dtype)])
+    found = optimizers._root_plus(square, eps)
+    for added in (eps, 3.7 * eps):
+        assert torch.equal(found.clone().add_(added), square.sqrt().add_(added))
+    assert (found != square.sqrt()).any() == (eps > 1e-14 or dtype == torch.float64)  # it is not an idle question
+
+
 @pytest.mark.parametrize("name", TORCH)
 def test_a_rate_may_be_one_for_each_entry(name: str) -> None:
     optimizer, gradient = make_optimizer(name), normal(TASKS, SIZE, seed=1)
