@@ -179,7 +179,7 @@ def _found(folder: str | None, datasets: str | Sequence[str] | None) -> tuple[li
         elif folder is None:
             raise ConfigError(f"data set {shorten(name)}: folder says where {shorten(name, quote=False)}.npz is")
         else:
-            raise unknown_name("data set", name, [*files, *of_omniglot])
+            raise unknown_name("data set", name, [*files, f"{OMNIGLOT}<alphabet>"])
     return names, readers
 
 

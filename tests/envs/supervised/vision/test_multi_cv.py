@@ -136,6 +136,8 @@ def test_a_folder_without_or_with_bad_files(tmp_path):
     np.savez(tmp_path / "ants.npz", **arrays(2))
     with pytest.raises(UnknownNameError, match="did you mean 'ants'"):
         make_family("MultiCV-v0", folder=str(tmp_path), datasets="antz")
+    with pytest.raises(UnknownNameError, match=r"'mnist': known: ants, omniglot/<alphabet>$"):
+        make_family("MultiCV-v0", folder=str(tmp_path), datasets="mnist")
     np.savez(tmp_path / "ants.npz", train_images=np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(CheckpointError, match=r"no \.npz of plain arrays"):
         make_family("MultiCV-v0", folder=str(tmp_path))
