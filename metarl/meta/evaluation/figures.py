@@ -86,7 +86,8 @@ def adaptation_figure(
     """
     if not reports:
         raise ConfigError("no reports to draw")
-    with_env_steps = any(map(_spends_by_step, reports))
+    adapted = [report for report in reports if report.n_inner_steps > 0]
+    with_env_steps = any(map(_spends_by_step, adapted or reports))
     panels = 1 + with_env_steps + (task_parameter is not None)
     figure = Figure(figsize=(5.0 * panels + 2.0, 4.0), layout="constrained")
     axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]

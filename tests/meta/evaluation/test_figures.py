@@ -82,6 +82,9 @@ def test_what_is_spent_is_an_axis_only_where_every_inner_step_spends_some() -> N
     (by_step,) = adaptation_figure([reused]).axes
     assert by_step.get_xlabel() == "inner steps"
     assert len(adaptation_figure([reused], task_parameter="velocity").axes) == 2
+    told = replace(whole, algo="oracle", returns=whole.returns[..., :1], env_steps=np.zeros(1))
+    assert len(adaptation_figure([reused, told]).axes) == 1  # a point alone is no curve
+    assert len(adaptation_figure([told]).axes) == 2
     first, second = adaptation_figure([reused, whole]).axes
     assert [len(axis.lines) for axis in (first, second)] == [2, 1]
     assert list(second.lines[0].get_xdata()) == list(whole.env_steps)
