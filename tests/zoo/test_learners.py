@@ -13,6 +13,7 @@ from stable_baselines3 import PPO
 import metarl
 from metarl.meta.export.sb3 import load_sb3
 from metarl.zoo.__main__ import main
+from metarl.zoo.runs import callbacks
 
 from .conftest import TINY, Refused
 
@@ -37,6 +38,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(
     assert main([*argv, "-f", str(tmp_path / "whole")]) == 0
     whole, run = (tmp_path / part / algo / "PointMass-v0_1" for part in ("whole", "stopped"))
 
+    monkeypatch.setattr(callbacks, "SAVE_SPACING", 0.0)
     cls: Any = metarl.ALGORITHMS[algo]
     train = cls.train
 

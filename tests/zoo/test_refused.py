@@ -264,6 +264,7 @@ def test_parameters_that_are_no_numbers_are_never_saved(
         return stats
 
     monkeypatch.setattr(FOMAML, "train", breaking)
+    monkeypatch.setattr(callbacks, "SAVE_SPACING", 0.0)
     run = tmp_path / "fomaml" / "PointMass-v0_1"
     line = refused(*TINY, "-f", tmp_path, "--eval-freq", "-1")
     assert "'policy/log_std' holds a NaN or infinity" in line

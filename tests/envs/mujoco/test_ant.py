@@ -84,7 +84,7 @@ def test_contact_forces_are_cfrc_ext(physics: str) -> None:
         _, action, step = run(family, {"velocity": np.array([0.5, 1.0])}, 4, n_steps)
         states, controls = step.state["physics"].reshape(8, -1), np.clip(action.reshape(8, 8), -1, 1)
         whole = family._rows({}, family.models({}), (2, 4), None)
-        sensed, _ = family._sense(whole, states, controls)
+        sensed, _ = family._sense(whole, states, controls[:, None])
         assert sensed is not None
         for row in range(8):
             data = forward(family.model.step, states[row], controls[row])

@@ -22,6 +22,7 @@ from metarl.files.writing import read_npz, write_npz_atomic
 from metarl.meta.evaluation.report import Report
 from metarl.meta.export.settings import has_sb3_policy
 from metarl.zoo.__main__ import main
+from metarl.zoo.runs import callbacks
 from metarl.zoo.runs.event_folders import MARK
 from tests.meta.small import REINFORCED
 from tests.zoo.conftest import TINY, Refused, contents, tiny
@@ -283,6 +284,7 @@ def test_nan_reward_keeps_the_last_checkpoint(
 ) -> None:
     monkeypatch.setitem(registry._REGISTRY, "Broken-v0", registry.FamilySpec("Broken-v0", Broken, {}))
     monkeypatch.setattr(Broken, "calls", 0)
+    monkeypatch.setattr(callbacks, "SAVE_SPACING", 0.0)
     line = refused(*TINY, "--env", "Broken-v0", "--eval-freq", "-1", "-f", tmp_path)
     assert "meta-iteration" in line
     assert "task" in line
