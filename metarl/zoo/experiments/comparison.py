@@ -162,16 +162,17 @@ def tuned_sentences(runs: Sequence[Trained], n_inner_steps: int) -> list[str]:
 
 
 def adaptation_figures(
-    items: Sequence[Tested], published: Sequence[Published], env: str, algos: Sequence[str]
+    items: Sequence[Tested], published: Sequence[Published], place: str, algos: Sequence[str]
 ) -> dict[str, Figure]:
     """Draw the returns against inner steps and against env steps of adaptation, a figure for each checkpoint.
 
+    :param place: how their names begin.
     :param algos: all algorithms of the experiment; an algorithm has its colour by its place there.
     """
     found = {kind: [item.report for item in of_checkpoint(items, kind)] for kind in CHECKPOINTS}
     colours = {algo: nth_colour(i) for i, algo in enumerate(algos)}
     return {
-        f"{env}_{kind}": comparison_figure(reports, published, colours=colours)
+        f"{place}_{kind}": comparison_figure(reports, published, colours=colours)
         for kind, reports in found.items()
         if reports
     }

@@ -84,15 +84,27 @@ class PaperReport:
 
     def file_names(self) -> list[str]:
         """Return the names of what the results may be written to beside the record."""
-        places = [_place(entry) for entry in self.experiment.entries]
-        figures = [f"{place}_{kind}" for place in dict.fromkeys(places) for kind in CHECKPOINTS]
+        places = [self.place(entry) for entry in self.experiment.entries]
+        figures = [f"{place}_{kind}" for place in places for kind in CHECKPOINTS]
         return [TEXT, *(f"{name}.png" for name in [*figures, "learning"])]
+
+    def place(self, entry: Entry) -> str:
+        """Return how the names of an entry's figures begin."""
+        number = self._number(entry)
+        name = f"ablation_{entry.env}" if entry.grid else entry.env
+        return f"{name}_{number}" if number > 1 else name
+
+    def _number(self, entry: Entry) -> int:
+        """Return which of the entries of its kind on its environment an entry is, counted from 1."""
+        alike = [each for each in self.experiment.entries if _kind(each) == _kind(entry)]
+        return alike.index(entry) + 1 if entry in alike else 1
 
     def sections(self, results: Results) -> dict[str, Section]:
         """Return the parts of the results, by title."""
         parts = {}
         for entry, runs in by_entry(results.runs):
-            title = f"Ablation on {entry.env}" if entry.grid else entry.env
+            number = self._number(entry)
+            title = (f"Ablation on {entry.env}" if entry.grid else entry.env) + (f", {number}" if number > 1 else "")
             parts[title] = self.ablation(entry, runs) if entry.grid else self.comparison(entry, runs)
         if results.learning:
             parts["Training"] = self.training(results)
@@ -114,7 +126,7 @@ class PaperReport:
                 *comparison.tuned_sentences(runs, self.experiment.n_inner_steps),
                 *divergences(runs),
             ],
-            comparison.adaptation_figures(items, rows, entry.env, self.experiment.algos),
+            comparison.adaptation_figures(items, rows, self.place(entry), self.experiment.algos),
             [{"env": entry.env, "cell": {}, **item.to_dict()} for item in found],
         )
 
@@ -125,7 +137,7 @@ class PaperReport:
         return Section(
             [comparison.ablation_table(runs, kind, last) for kind in CHECKPOINTS],
             [*comparison.ablation_sentences(found), *divergences(runs)],
-            {f"{_place(entry)}_{kind}": comparison.ablation_figure(runs, kind, last) for kind in CHECKPOINTS},
+            {f"{self.place(entry)}_{kind}": comparison.ablation_figure(runs, kind, last) for kind in CHECKPOINTS},
             [{"env": entry.env, "cell": dict(cell), **item.to_dict()} for cell, item in found],
         )
 
@@ -168,8 +180,8 @@ def register_report(experiment: str) -> Callable[[_Report], _Report]:
     return register
 
 
-def _place(entry: Entry) -> str:
-    return f"ablation_{entry.env}" if entry.grid else entry.env
+def _kind(entry: Entry) -> tuple[str, bool]:
+    return entry.env, bool(entry.grid)
 
 
 # ----------------------------------------------------------------------------------------------------- screen and files

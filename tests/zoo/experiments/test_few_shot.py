@@ -48,6 +48,10 @@ def test_ours_stand_beside_the_published(name: str, first: list[str], published:
     assert rows[0] == first
     assert published in rows
     assert len(section.tables) == 2
+    others = report.sections(Results([trained(name, job) for job in jobs(experiment)]))
+    drawn = [f"{figure}.png" for other in others.values() for figure in other.figures]
+    assert len(drawn) == len(set(drawn)) == 4, "each setting has figures of its own"
+    assert set(drawn) <= set(report.file_names())
     for table in section.tables:
         assert ("published" in table.notes[-1]) == any("published" in row[0] for row in table.rows)
         assert all(table.columns[1:])

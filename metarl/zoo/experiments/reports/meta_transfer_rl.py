@@ -30,7 +30,7 @@ class MetaTransferRL(PaperReport):
         items = [_named(item, str(cell["support_surrogate"])) for cell, own in by_cell(runs) for item in tested(own)]
         found = comparison.verdicts(items, self.experiment.n_inner_steps)
         labels = list(dict.fromkeys(item.algo for item in items))
-        figures = comparison.adaptation_figures(items, (), f"ablation_{entry.env}", labels)
+        figures = comparison.adaptation_figures(items, (), self.place(entry), labels)
         return Section(
             [comparison.returns_table(items, (), f"{entry.env}, test tasks: episodes as support")],
             comparison.sentences(found, items[0].report.score),
