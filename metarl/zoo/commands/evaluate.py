@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if args.episodes is None and len(sizes) > 1:
         words = " and ".join(f"{name} {size}" for name, size in sizes)
         raise ConfigError(f"the runs adapt with {words}: compare them at the same --episodes N")
-    ways: list[Callable[..., Report]] = _with_few_tasks(args) or [_with(args, tuning) for tuning in tunings]
+    ways: list[Callable[..., Report]] = _with_few_tasks(args, tunings) or [_with(args, tuning) for tuning in tunings]
     reports: list[Report] = []
     for source, model in zip(sources, models, strict=True):
         say(f"{source.path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps")
@@ -100,8 +100,11 @@ def _with(args: argparse.Namespace, tuning: Tuning | None) -> Callable[..., Repo
     )
 
 
-def _with_few_tasks(args: argparse.Namespace) -> list[Callable[..., Report]]:
-    """Return how a model is evaluated on held-out families, without and with few tasks of each; none if not asked."""
+def _with_few_tasks(args: argparse.Namespace, tunings: Sequence[Tuning | None]) -> list[Callable[..., Report]]:
+    """Return how a model is evaluated on held-out families, without few tasks of each and with them; none if not asked.
+
+    :param tunings: how goal tasks are fine-tuned to after the few tasks, each way in turn.
+    """
     if not args.few_tasks:
         return []
     n_tasks, options = args.few_tasks[0], parse_pairs(args.few_tasks[1:], "--few-tasks")
@@ -110,11 +113,10 @@ def _with_few_tasks(args: argparse.Namespace) -> list[Callable[..., Report]]:
     for name in options:
         if name not in FEW_TASK_OPTIONS:
             raise unknown_name("option of --few-tasks:", name, FEW_TASK_OPTIONS)
-    if args.tune or args.inner_lr_rule != "constant":
-        flag = "--tune" if args.tune else "--inner-lr-rule"
-        raise ConfigError(f"--few-tasks with {flag}: goal tasks are adapted to by plain steps at --inner-lr")
+    if args.inner_lr_rule != "constant":
+        raise ConfigError("--few-tasks with --inner-lr-rule: goal tasks are adapted to by steps at --inner-lr")
 
-    def evaluate(n: int, model: MetaAlgorithm, progress: Progress) -> Report:
+    def evaluate(n: int, tuning: Tuning | None, model: MetaAlgorithm, progress: Progress) -> Report:
         if not isinstance(model, EvaluatesFewTasks):
             raise ConfigError(f"--few-tasks: {model.name} adapts by no gradient steps that could be differentiated")
         return model.evaluate_few_tasks(
@@ -124,12 +126,13 @@ def _with_few_tasks(args: argparse.Namespace) -> list[Callable[..., Report]]:
             n_families=args.n_eval_tasks,
             n_episodes=args.episodes,
             inner_lr=args.inner_lr,
+            tuning=tuning,
             seed=args.seed,
             progress=progress,
             **options,
         )
 
-    return [partial(evaluate, 0), partial(evaluate, int(n_tasks))]
+    return [partial(evaluate, 0, None), *(partial(evaluate, int(n_tasks), tuning) for tuning in tunings)]
 
 
 def _batch(model: MetaAlgorithm) -> tuple[str, int | None]:

@@ -82,8 +82,15 @@ def test_goals_in_rectangles_are_learnt_by_episodes(tmp_path: Path) -> None:
     words += ["-n", "1", "--eval-freq", "-1", "-f", str(tmp_path), "--env-kwargs", "horizon:5", "-params", *SMALL]
     assert main(words) == 0
     run = tmp_path / "maltml" / "PointMassFamilies-v0_1"
-    few = ["--few-tasks", "2", "n_goal_tasks:2", "update:difference", "n_meta_steps:2"]
-    assert main(["evaluate", "-i", str(run), "--n-eval-tasks", "2", "--n-inner-steps", "1", *few]) == 0
+    few = ["--few-tasks", "2", "n_goal_tasks:2", "update:difference", "n_meta_steps:2", "--tune", "freeze:body"]
+    evaluate = ["evaluate", "-i", str(run), "--n-eval-tasks", "2", "--n-inner-steps", "1"]
+    assert main([*evaluate, *few, "-o", str(run / "few.json")]) == 0
+    none, plain, frozen = json.loads((run / "few.json").read_text())["reports"]
+    labels = [report["label"] for report in (none, plain, frozen)]
+    assert labels == ["maltml, no tasks", "maltml, 2 tasks", "maltml, 2 tasks, body frozen"]
+    before, after = (np.array([report["returns"] for report in (plain, frozen)])[..., k] for k in (0, 1))
+    np.testing.assert_array_equal(before[0], before[1])
+    assert not np.array_equal(after[0], after[1])
 
 
 def test_what_few_tasks_do_not_take_is_one_line(refused: Refused, tmp_path: Path) -> None:
@@ -92,7 +99,7 @@ def test_what_few_tasks_do_not_take_is_one_line(refused: Refused, tmp_path: Path
         (["some"], "first of all a number of tasks"),
         (["0"], "first of all a number of tasks"),
         (["5", "meta_ir:0.1"], "meta_lr"),
-        (["5", "--tune", "freeze:body"], "--few-tasks with --tune"),
+        (["5", "--tune", "new_head:true"], "new_head=True: goal tasks start from what few tasks came to"),
         (["5", "--inner-lr-rule", "half_after_first"], "--few-tasks with --inner-lr-rule"),
         (["5", "--split", "shifted"], "unknown split of families 'shifted'"),
     ):
