@@ -369,5 +369,6 @@ def test_memory_that_tensors_free_is_there_for_the_next_ones() -> None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     with library_torch():
-        found = [faults() for _ in range(6)]
-    assert sorted(found)[3] < 100, found  # of 1024 pages
+        found = [faults() for _ in range(24)]
+    # The first ones may fill holes that were given back before.
+    assert sorted(found[12:])[6] < 100, found  # of 1024 pages

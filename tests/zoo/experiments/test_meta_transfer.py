@@ -52,6 +52,20 @@ def test_encoders_are_rows_and_amounts_of_noise_are_columns() -> None:
     assert {f"{name}.png" for name in section.figures} <= set(report.file_names())
 
 
+def test_what_is_shown_and_compared_is_the_error_of_one_number() -> None:
+    experiment = load_experiment("meta-transfer-pendulum", "smoke")
+    (entry,) = experiment.entries
+    report = report_of(experiment)
+    assert isinstance(report, MetaTransfer)
+    n = report.settings.n_entries
+    assert n == 6
+    section = report.ablation(entry, [trained(Job(entry, "meta_transfer", 0, cell)) for cell in entry.cells()])
+    rows = {row[0]: row[1] for row in section.tables[0].rows}
+    assert rows["linear"] == f"{0.4 / n:.3f}"
+    assert rows["mean"] == f"{0.3 / n:.3f}"
+    assert section.sentences[0].startswith(f"σ = 0: linear is behind mean ({-0.1 / n:.2f} [")
+
+
 @pytest.mark.parametrize("name", ["ant", "cosine", "maze", "parameters", "pendulum"])
 def test_every_experiment_of_the_paper_has_its_settings(name: str) -> None:
     experiment = load_experiment(f"meta-transfer-{name}", "laptop")

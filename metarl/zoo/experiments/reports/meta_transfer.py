@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -213,11 +214,15 @@ def _table(found: Sequence[Column], settings: Settings, env: str) -> Table:
 
 
 def _verdicts(column: Column, settings: Settings) -> list[Verdict]:
-    """Compare each encoder that takes a gradient with each other one."""
+    """Compare each encoder that takes a gradient with each other one, by the scores that the table has."""
+    reports = {
+        name: dataclasses.replace(report, returns=report.returns / settings.n_entries)
+        for name, report in column.reports.items()
+    }
     found = []
     for a, b in itertools.product(settings.gradient, settings.pooling):
-        if a in column.reports and b in column.reports:
-            pair = compare(column.reports[a], column.reports[b])
+        if a in reports and b in reports:
+            pair = compare(reports[a], reports[b])
             last = pair.returns.n_points - 1
             found.append(Verdict(a, b, column.words, last, pair.returns.at(last), pair.is_supported))
     return found
