@@ -107,4 +107,4 @@ class RecalledDerivatives:
 
     def product(self, vector: Params) -> NoReturn:
         """There is no second order of what is only recalled."""
-        raise NotImplementedError
+        raise TypeError("layers that are recalled have no second order: differentiate without keeping them")
