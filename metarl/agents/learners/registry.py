@@ -65,6 +65,11 @@ LEARNERS: Registry[type[Abilities]] = Registry("learner", synonyms.LEARNERS)
 Class = TypeVar("Class", bound=type[Abilities])
 
 
+def learners_with(ability: str) -> str:
+    """Return the names of the learners that have an ability of :class:`Abilities`, for an error message."""
+    return " or ".join(repr(name) for name, learner in LEARNERS.items() if getattr(learner, ability))
+
+
 def register_learner(name: str) -> Callable[[Class], Class]:
     """Return a decorator that registers a learner under a name: the constructor, the command line and the tests of
     wrappers find it from then on.

@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from metarl.agents.learners.base import GradientSteps, Learner
 from metarl.agents.learners.optimizers import Layout
-from metarl.agents.learners.registry import LEARNERS, Abilities
+from metarl.agents.learners.registry import Abilities, learners_with
 from metarl.agents.learners.watching import LearnerState, Watcher
 from metarl.agents.networks.continual.hard_attention import (
     MAX_EMBEDDING,
@@ -130,8 +130,7 @@ class HAT(OneByOne):
     def refusal(cls, learner: type[Abilities]) -> str | None:
         reason = super().refusal(learner)
         if reason is None and not learner.plain_steps:
-            fitting = " or ".join(repr(name) for name, other in LEARNERS.items() if other.plain_steps)
-            return f"gates open and close from one plain gradient step to the next: use {fitting}"
+            return f"gates open and close from one plain gradient step to the next: use {learners_with('plain_steps')}"
         return reason
 
     # -------------------------------------------------------------------------------------------------------- the gates

@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from metarl.agents.learners.base import GradientSteps, Learner
 from metarl.agents.learners.optimizers import Layout
-from metarl.agents.learners.registry import LEARNERS, Abilities
+from metarl.agents.learners.registry import Abilities, learners_with
 from metarl.agents.learners.watching import LearnerState, Watcher
 from metarl.agents.networks.distributions import Distribution
 from metarl.agents.parallel import Parallel
@@ -93,7 +93,7 @@ class IMAML(MAML):
     def refusal(cls, learner: type[Abilities]) -> str | None:
         reason = super().refusal(learner)
         if reason is None and not learner.reuses_support:
-            fitting = " or ".join(repr(name) for name, other in LEARNERS.items() if other.reuses_support)
+            fitting = learners_with("reuses_support")
             return f"its gradient is at the minimum of one loss, and each step here has another's batch: use {fitting}"
         return reason
 
