@@ -52,7 +52,7 @@ class Network(ABC):
     n_outputs: int
     """Outputs of the actor's last layer."""
     kept: Mapping[str, tuple[int, ...]] = MappingProxyType({})
-    """Shapes of what :meth:`keep` keeps of an observation, by name; none where it is not able to."""
+    """Shapes of what :meth:`keeper` keeps of an observation, by name; none where it is not able to."""
     transductive: bool = False
     """Whether what it says of an observation depends on the other ones of the batch."""
     min_rows: int
@@ -91,9 +91,9 @@ class Network(ABC):
     def differentiate(self, params: Params, obs: torch.Tensor, loss: HeadLoss, second_order: bool) -> Derivatives:
         """Return the derivatives of a loss; ``params`` are stacked."""
 
-    def keep(self, params: Params, obs: torch.Tensor, kept: Params) -> Outputs:
-        """Return the heads and values of one task, and fill ``kept``, ``[n, …]``; for networks that have something
-        there.
+    def keeper(self, params: Params) -> Callable[[torch.Tensor, Params], Outputs]:
+        """Return the heads and values of one task as a function ``(obs, kept) → outputs`` that fills ``kept``, ``[n,
+        …]``, for the steps of a rollout; for networks that have something there.
         """
         raise NotImplementedError
 

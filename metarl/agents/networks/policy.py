@@ -192,19 +192,28 @@ class FunctionalPolicy:
             raise ConfigError("this policy has no critic: make it with critic=True")
         return self.network.values(self.fold(params), obs)
 
-    def judge(self, params: Params, obs: torch.Tensor, kept: Params | None = None) -> tuple[Distribution, torch.Tensor]:
+    def judge(self, params: Params, obs: torch.Tensor) -> tuple[Distribution, torch.Tensor]:
         """Return the action distribution and the critic's values at ``obs``, in one pass; the parameters are as above.
 
-        :param kept: of one task: takes what the network keeps, see :meth:`differentiate`.
         :raises ConfigError: the policy was made without a critic.
         """
         if not self.has_critic:
             raise ConfigError("this policy has no critic: make it with critic=True")
-        if kept is None:
-            heads, (values,) = self.network.outputs(self.fold(params), obs, critic=True)
-        else:
-            heads, (values,) = self.network.keep(self.fold(params), obs, kept)
+        heads, (values,) = self.network.outputs(self.fold(params), obs, critic=True)
         return from_heads(heads), values
+
+    def keeper(self, params: Params) -> Callable[[torch.Tensor, Params], tuple[Distribution, torch.Tensor]]:
+        """Return the same at one task's ``params`` as a function ``(obs, kept)``, for the steps of a rollout.
+
+        ``kept`` takes what the network keeps, ``[n, …]``, see :meth:`differentiate`.
+        """
+        look = self.network.keeper(self.fold(params))
+
+        def judge(obs: torch.Tensor, kept: Params) -> tuple[Distribution, torch.Tensor]:
+            heads, (values,) = look(obs, kept)
+            return from_heads(heads), values
+
+        return judge
 
     def heads(self, x: torch.Tensor, params: Params) -> tuple[torch.Tensor, ...]:
         """Return what the distribution is made of, given the last layer's output ``x``."""
@@ -242,8 +251,8 @@ class FunctionalPolicy:
         :param obs: ``[task, n, *observation]``.
         :param loss: the losses ``[task]`` at ``obs``, twice differentiable in the distribution's heads and the values.
         :param second_order: keep what products with the Hessian need.
-        :param kept: what :meth:`judge` kept of these observations at these very parameters, ``[task, n, …]``: it is not
-            computed again, and there is no second order.
+        :param kept: what :meth:`keeper` kept of these observations at these very parameters, ``[task, n, …]``: it is
+            not computed again, and there is no second order.
         :param into: with ``kept``: tensors such as the parameters that the gradient may be written into.
         """
         if kept is None:

@@ -6,7 +6,7 @@ environment. Observations stay in the dtype of their space until the network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -64,6 +64,19 @@ class _Part(NamedTuple):
 
     env: VecEnv
     where: slice
+
+
+class _Keeper(NamedTuple):
+    """What fills what the network keeps, and where."""
+
+    judges: Sequence[Callable[[torch.Tensor, Params], tuple[Distribution, torch.Tensor]]]
+    """Each task's, see :meth:`FunctionalPolicy.keeper <metarl.agents.networks.policy.FunctionalPolicy.keeper>`."""
+    kept: Params
+    """``[task, env, time, …]``."""
+
+    def at(self, where: slice, t: int) -> _Keeper:
+        """Return what takes some copies' env step, ``[task, env, …]``."""
+        return _Keeper(self.judges, {name: tensor[:, where, t] for name, tensor in self.kept.items()})
 
 
 class _Told(NamedTuple):
@@ -180,26 +193,27 @@ class Copies:
         return self._kept
 
     def _judge(
-        self, params: Params, where: slice = slice(None), kept: Params | None = None
+        self, params: Params, where: slice = slice(None), keeper: _Keeper | None = None
     ) -> tuple[Distribution, torch.Tensor]:
         """Return the action distribution and the critic's values at what some copies of each task see now.
 
         A large network is evaluated task by task, for :data:`PART_COPIES` copies at a time, side by side.
 
-        :param kept: takes what the network keeps, ``[task, env, …]``.
+        :param keeper: takes what the network keeps, ``[task, env, …]``.
         """
         seen = torch.from_numpy(self._obs[:, where])
         n_tasks, n_envs = seen.shape[:2]
-        if kept is None and 4 * self._shape[1] * self._policy.width <= PART_BYTES:
+        if keeper is None and 4 * self._shape[1] * self._policy.width <= PART_BYTES:
             return self._policy.judge(params, seen)
         places = [(task, start) for task in range(n_tasks) for start in range(0, n_envs, PART_COPIES)]
 
         def look(place: tuple[int, int]) -> tuple[Distribution, torch.Tensor]:
             task, start = place
             part = slice(start, start + PART_COPIES)
-            own = None if kept is None else {name: tensor[task, part] for name, tensor in kept.items()}
             with torch.inference_mode():  # which is each thread's own
-                return self._policy.judge(take(params, task), seen[task, part], own)
+                if keeper is None:
+                    return self._policy.judge(take(params, task), seen[task, part])
+                return keeper.judges[task](seen[task, part], {n: each[task, part] for n, each in keeper.kept.items()})
 
         if len(places) == 1:  # the most frequent case, inside another map
             distribution, found_values = look(places[0])
@@ -224,14 +238,15 @@ class Copies:
         """
         out, noise = self._room(n_steps), self._noise(n_steps)
         kept = self._room_kept(n_steps) if keep else {}
+        judges = [self._policy.keeper(take(params, task)) for task in range(len(self._rngs))] if kept else []
+        keeper = _Keeper(judges, kept) if kept else None
 
         def play(part: _Part) -> list[tuple[int, int, int, tuple[float, int]]]:
             found, where = [], part.where
             with torch.inference_mode():
                 for t in range(n_steps):
-                    now = {name: tensor[:, where, t] for name, tensor in kept.items()}
                     out.obs[:, where, t] = self._obs[:, where]
-                    told = self._act(part, params, noise[:, t, where], now or None)
+                    told = self._act(part, params, noise[:, t, where], keeper and keeper.at(where, t))
                     for name, value in told.fields.items():
                         getattr(out, name)[:, where, t] = value
                     out.final_values[:, where, t] = self._final_values(params, told) if told.ended else 0.0
@@ -249,13 +264,13 @@ class Copies:
         space, shape = self._policy.action_space, (n_steps, self._shape[1])
         return np.stack([draw_noise(space, rng, shape) for rng in self._rngs])
 
-    def _act(self, part: _Part, params: Params, noise: np.ndarray, kept: Params | None = None) -> _Told:
+    def _act(self, part: _Part, params: Params, noise: np.ndarray, keeper: _Keeper | None = None) -> _Told:
         """Take an env step in the copies of a part.
 
         :param noise: ``[task, env, …]``.
         """
         policy, env = self._policy, part.env
-        distribution, values = self._judge(params, part.where, kept)
+        distribution, values = self._judge(params, part.where, keeper)
         actions = distribution.sample(torch.from_numpy(noise))
         log_prob, shape = distribution.log_prob(actions), values.shape
         acted = clip_actions(env.action_space, policy.actions_to_env(actions))

@@ -27,7 +27,7 @@ def double() -> tuple[FunctionalPolicy, Params, torch.Tensor, Params]:
     kept = {name: torch.empty(TASKS, N, *shape, dtype=torch.float64) for name, shape in policy.network.kept.items()}
     for task in range(TASKS):
         own = {name: tensor[task] for name, tensor in params.items()}
-        policy.judge(own, obs[task], {name: tensor[task] for name, tensor in kept.items()})
+        policy.keeper(own)(obs[task], {name: tensor[task] for name, tensor in kept.items()})
     return policy, params, obs, kept
 
 
