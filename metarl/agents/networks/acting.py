@@ -28,6 +28,6 @@ class Acting(Protocol):
         """
         ...
 
-    def actions_to_env(self, actions: torch.Tensor) -> np.ndarray:
+    def actions_to_env(self, actions: np.ndarray) -> np.ndarray:
         """Return actions as the environment takes them."""
         ...

@@ -284,12 +284,9 @@ class FunctionalPolicy:
 
         return losses
 
-    def actions_to_env(self, actions: torch.Tensor) -> np.ndarray:
+    def actions_to_env(self, actions: np.ndarray) -> np.ndarray:
         """Return actions as the environment takes them (the family clips, as SB3's collectors do)."""
-        array: np.ndarray = actions.numpy()
-        if isinstance(self.action_space, spaces.Discrete):
-            return array + int(self.action_space.start)
-        return array
+        return actions + int(self.action_space.start) if isinstance(self.action_space, spaces.Discrete) else actions
 
 
 def no_optimizer(parameters: Iterable[nn.Parameter], lr: float) -> None:

@@ -7,12 +7,13 @@ single task is computed twice over, as in a stack. What a stack of usual size co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import nn
 
+Activation = Callable[[torch.Tensor], torch.Tensor]
 MIN_ROWS = 4
 """Fewest rows of a product: with fewer, BLAS rounds by the alignment of a task's tensors."""
 SMALL_PRODUCT = 400
@@ -37,6 +38,37 @@ def layer(weight: torch.Tensor, bias: torch.Tensor) -> Callable[[torch.Tensor], 
         return torch.baddbmm(added, x, right) if x.size(1) >= MIN_ROWS else product(x, right, added)
 
     return applied
+
+
+def chain(
+    layers: Sequence[tuple[torch.Tensor, torch.Tensor]], activations: Sequence[Activation]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return layers with an activation between each two as a function of ``x`` alone: :func:`layer` after layer, and
+    without calling one where that is a product and nothing else.
+
+    :param layers: weight and bias of each.
+    """
+    each = [layer(weight, bias) for weight, bias in layers]
+    steps = list(zip(each[:-1], activations, strict=True))
+
+    def one_by_one(x: torch.Tensor) -> torch.Tensor:
+        for linear, activation in steps:
+            x = activation(linear(x))
+        return each[-1](x)
+
+    if any(weight.ndim == 2 or weight.shape[0] == weight.shape[1] == 1 for weight, _ in layers):
+        return one_by_one
+    *hidden, (added, right) = [(bias.unsqueeze(1), weight.mT) for weight, bias in layers]
+    products = [(*pair, activation) for pair, activation in zip(hidden, activations, strict=True)]
+
+    def at_once(x: torch.Tensor) -> torch.Tensor:
+        if x.size(1) < MIN_ROWS:
+            return one_by_one(x)
+        for first, matrix, activation in products:
+            x = activation(torch.baddbmm(first, x, matrix))
+        return torch.baddbmm(added, x, right)
+
+    return at_once
 
 
 def product(x: torch.Tensor, right: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from metarl.agents.networks.products import layer
+from metarl.agents.networks.products import Activation, chain
 from metarl.params import Params
 
-_Activation = Callable[[torch.Tensor], torch.Tensor]
-_IN_PLACE: dict[type[nn.Module], _Activation] = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_}
+_IN_PLACE: dict[type[nn.Module], Activation] = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_}
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,9 @@ class Tower:
 
     def at(self, params: Params) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the head's output as a function of flat observations alone, for many evaluations."""
-        *hidden, head = [layer(params[f"{name}.weight"], params[f"{name}.bias"]) for name in self.linear_names]
+        layers = [(params[f"{name}.weight"], params[f"{name}.bias"]) for name in self.linear_names]
         # What a forward calls in the end, in place, as nobody else sees a product: they are part of every env step.
-        functions: list[_Activation] = [_IN_PLACE.get(type(each), each.forward) for each in self.activations]
-        steps = list(zip(hidden, functions, strict=True))
-
-        def output(x: torch.Tensor) -> torch.Tensor:
-            for linear, activation in steps:
-                x = activation(linear(x))
-            return head(x)
-
-        return output
+        return chain(layers, [_IN_PLACE.get(type(each), each.forward) for each in self.activations])
 
     @property
     def names(self) -> list[str]:

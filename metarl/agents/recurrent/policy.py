@@ -206,10 +206,9 @@ class RecurrentPolicy:
 
         return act
 
-    def actions_to_env(self, actions: torch.Tensor) -> np.ndarray:
+    def actions_to_env(self, actions: np.ndarray) -> np.ndarray:
         """Return actions as the environment takes them."""
-        array: np.ndarray = actions.numpy()
-        return array + int(self.action_space.start) if isinstance(self.action_space, spaces.Discrete) else array
+        return actions + int(self.action_space.start) if isinstance(self.action_space, spaces.Discrete) else actions
 
     # --------------------------------------------------------------------------------------------------------- learning
     def outputs(self, params: Params, obs: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:

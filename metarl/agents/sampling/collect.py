@@ -260,15 +260,15 @@ def _collect_block(how: _How, params: Params, start: _Start, out: Episodes, turn
             drawn = None if noise is None else torch.from_numpy(noise[t][rows, kept])
         ours = turn.acquire(timeout=PATIENCE)
         try:
-            chosen = act(look, drawn)
+            chosen = act(look, drawn).numpy()
         finally:
             if ours:
                 turn.release()
         if kept is None:
-            out.actions[t] = chosen.numpy()
+            out.actions[t] = chosen
             actions = policy.actions_to_env(chosen)
         else:
-            out.actions[t][rows, kept] = chosen.numpy()
+            out.actions[t][rows, kept] = chosen
             actions = actions.copy()
             actions[rows, kept] = policy.actions_to_env(chosen)
         if stepper is None:

@@ -69,13 +69,14 @@ class Examples:
         :raises NonFiniteError: a NaN or infinite reward, observation or prediction; names the task.
         """
         family = self._family
-        step = family.step(self._tasks, self._state, self._policy.actions_to_env(actions), self._rngs, None)
+        predicted = actions.numpy()
+        step = family.step(self._tasks, self._state, self._policy.actions_to_env(predicted), self._rngs, None)
         require_sound_step(family, step, self._batch, self._policy.observation_space)
         require_reported(self._info, step.info, family.id)
         mask = np.ones((*self._batch, 1), dtype=bool)
         episodes = Episodes(
             obs=self.obs[:, :, None],
-            actions=actions.numpy()[:, :, None],
+            actions=predicted[:, :, None],
             rewards=kept_rewards(step.reward[:, :, None], mask, family.id),
             mask=mask,
             terminated=step.terminated,

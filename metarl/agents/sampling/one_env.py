@@ -74,11 +74,12 @@ def collect_env(
                 seen = _observed(obs, policy, env, len(row[0]))
                 distribution = policy.distribution(params, torch.from_numpy(seen[None]))
                 if deterministic:
-                    action = distribution.mode()
+                    action = distribution.mode().numpy()
                 else:
-                    action = distribution.sample(torch.from_numpy(draw_noise(policy.action_space, action_rng, (1,))))
+                    noise = torch.from_numpy(draw_noise(policy.action_space, action_rng, (1,)))
+                    action = distribution.sample(noise).numpy()
                 row[0].append(seen)
-                row[1].append(finite_array("action", action[0].numpy(), env, len(row[0]) - 1))
+                row[1].append(finite_array("action", action[0], env, len(row[0]) - 1))
                 acted = policy.actions_to_env(action)[0]
                 chosen = as_actions(acted, env.action_space, None, name, _of(env, len(row[2])))
                 # The environment's bounds, not the policy's: in float64 they may be a little narrower.

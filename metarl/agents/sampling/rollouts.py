@@ -273,7 +273,7 @@ class Copies:
         distribution, values = self._judge(params, part.where, keeper)
         actions = distribution.sample(torch.from_numpy(noise))
         log_prob, shape = distribution.log_prob(actions), values.shape
-        acted = clip_actions(env.action_space, policy.actions_to_env(actions))
+        acted = clip_actions(env.action_space, policy.actions_to_env(actions.numpy()))
         obs, rewards, ended, infos = env.step(acted.reshape(env.num_envs, *acted.shape[2:]))
         self._obs[:, part.where] = self._seen(obs)
         fields = {"values": values.numpy(), "actions": actions.numpy(), "log_prob": log_prob.numpy()}

@@ -103,7 +103,7 @@ class AdaptedPolicy:
         else:
             noise = draw_noise(space, rng or self._predictions, (n,))
             actions = distribution.sample(torch.from_numpy(noise))
-        return clip_actions(space, self.policy.actions_to_env(actions))
+        return clip_actions(space, self.policy.actions_to_env(actions.numpy()))
 
 
 def predictions(seed: int | None) -> np.random.Generator:

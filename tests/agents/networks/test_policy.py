@@ -226,7 +226,7 @@ def test_kinds_of_distribution() -> None:
 
 def test_discrete_actions_start_where_the_space_does() -> None:
     policy = FunctionalPolicy("MlpPolicy", OBS, spaces.Discrete(3, start=5))
-    assert policy.actions_to_env(torch.tensor([0, 2])).tolist() == [5, 7]
+    assert policy.actions_to_env(np.array([0, 2])).tolist() == [5, 7]
 
 
 class Gated(nn.Module):

@@ -115,7 +115,7 @@ class Says(FunctionalPolicy):
 
     says: Any
 
-    def actions_to_env(self, actions: torch.Tensor) -> Any:
+    def actions_to_env(self, actions: np.ndarray) -> Any:
         return [self.says]
 
 
