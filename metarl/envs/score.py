@@ -22,7 +22,7 @@ class Score:
 
     :param name: what is shown.
     :param sign: 1 where a return is shown as it is; -1 where it is minus what is shown, and lower is better.
-    :param budget: what adaptation spends, which an env step is one of.
+    :param budget: what training and adaptation spend, which an env step is one of.
     :raises ConfigError: an empty name or budget, another sign.
     """
 
@@ -53,15 +53,23 @@ class Score:
         """The caption of an axis."""
         return f"{self.name}, lower is better" if self.lower_is_better else self.name
 
+    def amount(self, n: float) -> str:
+        """Return so much of what is spent in words, in adaptation or in training: ``6,000,000 examples``."""
+        return f"{int(n):,} {self.budget}"
+
     def change(self, before: float, after: float) -> str:
         """Return what two returns are shown as, before and after adaptation, in a few words."""
-        shown = (self.sign * value + 0.0 for value in (before, after))  # no minus before a 0
-        return f"{self.name} {' → '.join(f'{value:.2f}' for value in shown)}"
+        return f"{self.name} {' → '.join(fixed(self.sign * value) for value in (before, after))}"
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What has to be said below a table."""
         return (self.axis,) if self.lower_is_better else ()
+
+
+def fixed(value: float, digits: int = 2) -> str:
+    """Return a number with so many digits behind the point, as tables show it: no minus before a 0."""
+    return f"{round(float(value), digits) + 0.0:.{digits}f}"
 
 
 RETURN = Score()

@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from metarl.agents.learners.registry import LEARNERS, Abilities, find_learner
 from metarl.checks import COUNT, MAPPING, NONE, integer, plain, plain_tree
 from metarl.envs.family import Family
+from metarl.envs.supervised.one_step import require_examples
 from metarl.errors import ConfigError, MetaRLError, shorten
 from metarl.files.schema import MOST, constructor_hints
 from metarl.meta.adaptation.base import Adaptation
@@ -172,6 +173,10 @@ class AdaptiveAlgorithm(EvaluatesSequences):
         self.gae_lambda: float | None = self.adaptation.option("gae_lambda")
         self.normalize_advantage: bool | None = self.adaptation.option("normalize_advantage")
         self.surrogate: str | None = self.adaptation.option("surrogate")
+        asked = self.family.query_family or self.family
+        require_examples(asked, self.family.id, {"n_query": self.adaptation.option("n_query")}, different=True)
+        require_examples(asked, self.family.id, {"n_eval": self.adaptation.option("n_eval")})
+        self._amount(None, None)
         if isinstance(self.adaptation, BatchedAdaptation):
             self.policy = self.adaptation.learner.policy
         theta = self.adaptations.init(seed)

@@ -14,6 +14,7 @@ from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT, NONE, ROUNDS, SEED, integer, number, plain_tree
 from metarl.envs.family import Family, evaluation_score, score_of, scored_in, sound_tasks
 from metarl.envs.score import RETURN
+from metarl.envs.supervised.one_step import require_examples
 from metarl.envs.tasks import Tasks
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.files.schema import MOST
@@ -87,12 +88,17 @@ class Evaluates(MetaAlgorithm):
         return replace(rule, factors=[tuning.factors(start, step) for step in range(len(rates))]).steps(self.params)
 
     def _amount(self, n_episodes: int | None, n_transitions: int | None) -> Amount:
-        """Return how much to collect for a batch, as in training where nothing is said."""
+        """Return how much to collect for a batch, as in training where nothing is said.
+
+        :raises ConfigError: more than a batch of the family can hold.
+        """
         if n_episodes is None and n_transitions is None:
             n_transitions = self.n_transitions
             n_episodes = self.n_episodes if n_transitions is None else None
         given = {"n_episodes": n_episodes, "n_transitions": n_transitions}
-        return {name: (COUNT | NONE)(name, value) for name, value in given.items()}
+        amount = {name: (COUNT | NONE)(name, value) for name, value in given.items()}
+        require_examples(self.family, self.family.id, amount)
+        return amount
 
     # ------------------------------------------------------------------------------------------------------ using it
     def _unadapted(self) -> AdaptedPolicy:

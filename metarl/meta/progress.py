@@ -82,7 +82,8 @@ class ProgressBar(UnitCallback):
         from tqdm.auto import tqdm
 
         total = self.locals["total_timesteps"]
-        self._bar = tqdm(total=total, initial=self.model.num_timesteps, unit=" env steps", unit_scale=True)
+        unit = f" {score_of(self.model.family).budget}"  # type: ignore[attr-defined]
+        self._bar = tqdm(total=total, initial=self.model.num_timesteps, unit=unit, unit_scale=True)
 
     def on_unit(self, work: Work) -> bool:
         if work.n_units > 1:

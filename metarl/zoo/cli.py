@@ -94,7 +94,7 @@ def _train(parser: Parser) -> Parser:
         type=values.count,
         default=None,
         metavar="N",
-        help="env steps in total, support and query together (default: the YAML's)",
+        help="env steps in total, of supervised families examples, support and query together (default: the YAML's)",
     )
     what.add_argument(
         "-i",
@@ -167,7 +167,7 @@ def _train(parser: Parser) -> Parser:
         type=values.interval,
         default=None,
         metavar="N",
-        help="env steps between evaluations on validation tasks (default: a tenth of -n, and at least 10 "
+        help="env steps (examples) between evaluations on validation tasks (default: a tenth of -n, and at least 10 "
         "meta-iterations; -1: never)",
     )
     saves.add_argument(
@@ -179,7 +179,7 @@ def _train(parser: Parser) -> Parser:
         type=values.interval,
         default=-1,
         metavar="N",
-        help="env steps between checkpoints (default: after a meta-iteration, at most one a second)",
+        help="env steps (examples) between checkpoints (default: after a meta-iteration, at most one a second)",
     )
     return parser
 
@@ -253,7 +253,8 @@ def _finetune(parser: Parser) -> Parser:
         action="store_true",
         help="from scratch only; without -i no run is needed: the network is that of the algorithm's YAML",
     )
-    parser.add_argument("--to", default=None, help="ppo (default), a2c or trpo; ppo_lstm for a policy with a memory")
+    text = "ppo, a2c or trpo; ppo_lstm for a policy with a memory (default: what it was learnt for, else ppo)"
+    parser.add_argument("--to", default=None, help=text)
     _adapted_first(parser, "exports start at what adaptation to each task comes to, before the curves begin")
     parser.add_argument(
         "--optimizer",
@@ -261,7 +262,8 @@ def _finetune(parser: Parser) -> Parser:
         default=None,
         metavar="NAME",
         help="sgd: an update is an inner step; adam: SB3's settings (default: both; adam from scratch only, and for "
-        "trpo). Exports are compared with the optimiser that is better from scratch",
+        "trpo); own: that of the stock algorithm which learnt. Exports are compared with the optimiser that is better "
+        "from scratch",
     )
     parser.add_argument(
         "-n", "--n-timesteps", type=values.count, default=20_000, metavar="N", help="env steps for each task and method"

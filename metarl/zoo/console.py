@@ -124,17 +124,17 @@ class CountBars:
 class Reporter:
     """Shows how far a run is: a bar on a terminal, a line for each meta-iteration elsewhere, or nothing.
 
-    :param total: env steps to reach.
-    :param start: env steps already done.
+    :param total: env steps, or examples, to reach.
+    :param start: how many are done already.
     :param bar: draw a progress bar.
     :param lines: without a bar, print a line for each meta-iteration.
-    :param score: how returns are called and shown.
+    :param score: how returns, and what training spends, are called and shown.
     """
 
     def __init__(self, total: int, start: int, bar: bool, lines: bool, score: Score = RETURN) -> None:
         self.total, self.start = total, start
         self.lines = lines and not bar
-        self.writer = ReturnsWriter(score)
+        self.writer, self._score = ReturnsWriter(score), score
         self._began = self._told = time.monotonic()
         self._progress: Progress | None = None
         self._task = TaskID(0)
@@ -183,7 +183,7 @@ class Reporter:
             )
         elif self.lines:
             left = format_duration(max(self.total - num_timesteps, 0) / max(rate, 1e-9))
-            done = f"{format_steps(num_timesteps)}/{format_steps(self.total)} env steps"
+            done = f"{format_steps(num_timesteps)}/{self._score.amount(self.total)}"
             say(f"meta-iteration {iteration:>4}  {done}  {format_steps(rate)}/s  {left} left  {returns}".rstrip())
 
     def inside(self, num_timesteps: int, iteration: int, work: Work) -> None:
@@ -199,7 +199,7 @@ class Reporter:
             )
         elif self.lines and time.monotonic() - self._told > LINE_SECONDS:
             self._told = time.monotonic()
-            done = f"{format_steps(num_timesteps)}/{format_steps(self.total)} env steps"
+            done = f"{format_steps(num_timesteps)}/{self._score.amount(self.total)}"
             say(f"in meta-iteration {iteration + 1}  {done}  {format_steps(rate)}/s  {where}")
 
     def busy(self, what: str, doing: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from metarl.envs import Oracle, Score, make_family
 from metarl.envs.family import evaluation_score, score_of
-from metarl.envs.score import RETURN, common_score
+from metarl.envs.score import RETURN, SCORES, common_score, fixed
 from metarl.errors import ConfigError
 from metarl.meta.algorithms.maml import MAML
 from tests.envs.families import Sound
@@ -62,3 +63,22 @@ def test_a_change_is_shown_under_its_name_and_sign() -> None:
     assert RETURN.change(-5.25, 1.0) == "return -5.25 → 1.00"
     assert ERROR.change(-3.0, -0.125) == "mean squared error 3.00 → 0.12"
     assert ERROR.change(-1.0, 0.0) == "mean squared error 1.00 → 0.00"
+
+
+def test_what_is_spent_is_said_by_its_unit() -> None:
+    assert RETURN.amount(1_000_000) == "1,000,000 env steps"
+    assert SCORES["squared_error"].amount(6_000_000) == "6,000,000 examples"
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (-0.001, 2, "0.00"),
+        (-0.0, 1, "0.0"),
+        (-0.006, 2, "-0.01"),
+        (1234.5, 1, "1234.5"),
+        (np.float64(-1e-9), 3, "0.000"),
+    ],
+)
+def test_a_rounded_zero_has_no_minus(value: float, digits: int, text: str) -> None:
+    assert fixed(value, digits) == text

@@ -7,7 +7,7 @@ the ``target`` that every step reports, and so the exact gradient.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from gymnasium import spaces
@@ -15,6 +15,7 @@ from gymnasium import spaces
 from metarl.checks import NOT_NEGATIVE
 from metarl.envs.family import Family, State, Step
 from metarl.envs.tasks import Tasks
+from metarl.errors import ConfigError
 
 
 class OneStep(Family):
@@ -51,6 +52,10 @@ class OneStep(Family):
     horizon = 1
 
     loss = "squared_error"
+    n_examples: int | None = None
+    """How many different examples a task has; None for any number."""
+    largest_batch: int | None = None
+    """Most examples of a task that one batch holds; None for any number."""
 
     @abstractmethod
     def examples(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,6 +91,27 @@ class OneStep(Family):
         ended = np.ones(reward.shape, dtype=bool)
         after = {**state, "prediction": prediction}
         return Step(after, state["input"], reward, ended, {name: reward, "target": target})
+
+
+def require_examples(family: Family, of: str, counts: Mapping[str, int | None], different: bool = False) -> None:
+    """Look whether batches of a supervised family can be as large as they are to be.
+
+    :param of: what users call it.
+    :param counts: examples of a task in a batch, by the name of what says so; None where nothing does.
+    :param different: whether a batch shows no example twice.
+    :raises ConfigError: one is too large; says how large it may be.
+    """
+    if not isinstance(family, OneStep):
+        return
+    for name, count in counts.items():
+        if count is None:
+            continue
+        if different and family.n_examples is not None and count > family.n_examples:
+            raise ConfigError(f"{name}={count:,}: a task of {of} has {family.n_examples:,} such examples, at most")
+        if family.largest_batch is not None and count > family.largest_batch:
+            raise ConfigError(
+                f"{name}={count:,}: a batch of {of} has {family.largest_batch:,} such examples of a task, at most"
+            )
 
 
 SUPPORT_NOISE = NOT_NEGATIVE

@@ -17,6 +17,7 @@ from metarl.agents.parallel import library_torch
 from metarl.checks import MAPPING, NONE, SEED, integer, plain, plain_tree
 from metarl.envs.family import Family
 from metarl.envs.groups import has_equal_spaces
+from metarl.envs.supervised.one_step import require_examples
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.adapted import AdaptedPolicy
 from metarl.meta.adaptation.base import Adaptation, Outcome, Streams
@@ -121,6 +122,10 @@ class TransferAlgorithm(Iterates):
         self.adaptations = Adaptations(self.family, self._make_adaptation)
         """How tasks are seen and acted in."""
         self.adaptation: TransferAdaptation = self.adaptations.first  # type: ignore[assignment]
+        require_examples(self._support, self.family.id, {"n_support": self.n_support})
+        asked = self.family.query_family or self.family
+        require_examples(asked, self.family.id, {"n_query": self.n_query}, different=True)
+        require_examples(asked, self.family.id, {"n_eval": self.adaptation.option("n_eval")})
         self.policy = self.adaptation.model.policy
         self.gamma: float | None = self.adaptation.option("gamma")
         return self.adaptations.init(seed)

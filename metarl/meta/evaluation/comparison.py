@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metarl.envs.score import RETURN, Score, common_score
+from metarl.envs.score import RETURN, Score, common_score, fixed
 from metarl.errors import ConfigError
 from metarl.meta.evaluation.published import Published
 from metarl.meta.evaluation.report import TASKS, Report, require_same_tasks
@@ -123,10 +123,10 @@ def comparison_table(
     for entry in published or ():
         halves = [*entry.half_widths, *[None] * points]
         cells = [
-            f"{score.sign * value:.1f}" + (f" ±{half:.1f}" if half is not None else "")
+            fixed(score.sign * value, 1) + (f" ±{half:.1f}" if half is not None else "")
             for value, half in zip(entry.returns[:points], halves, strict=False)
         ]
-        rise = f"{entry.returns[len(cells) - 1] - entry.returns[0]:.1f}" if len(cells) > 1 else ""
+        rise = fixed(entry.returns[len(cells) - 1] - entry.returns[0], 1) if len(cells) > 1 else ""
         rows.append([f"{entry.method}, published", *cells, *[""] * (points - len(cells)), rise])
     notes += dict.fromkeys(f"{entry.source}: {entry.caveat}" for entry in published or ())
     names = sorted({f"{report.env}, {report.split} {report.entries}" for report in reports})

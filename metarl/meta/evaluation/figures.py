@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -17,6 +18,8 @@ from metarl.meta.evaluation.published import Published
 from metarl.meta.evaluation.statistics import Bands
 
 BY_STEP = "inner steps"
+HIDING = 20.0
+"""How many times as large as another one a value is that hides it."""
 
 
 class Drawn(Protocol):
@@ -63,6 +66,23 @@ class Drawn(Protocol):
 def nth_colour(index: int) -> str:
     """Return the colour of the line of an index: matplotlib's ten, and then ten lighter ones before they repeat."""
     return f"C{index}" if index % 20 < 10 else to_hex(colormaps["tab20"](2 * (index % 10) + 1))
+
+
+def spread_out(axis: Axes, values: Iterable[float]) -> None:
+    """Make the vertical axis of a panel logarithmic where one of its values would hide all others.
+
+    That is where all are above 0, or all below, and the largest is more than :data:`HIDING` times the smallest.
+    """
+    sizes = np.array(list(values))
+    if len(sizes) == 0 or not (np.all(sizes > 0) or np.all(sizes < 0)):
+        return
+    smallest = float(np.abs(sizes).min())
+    if np.abs(sizes).max() <= HIDING * smallest:
+        return
+    if sizes[0] > 0:
+        axis.set_yscale("log")
+    else:
+        axis.set_yscale("symlog", linthresh=smallest)
 
 
 def adaptation_figure(

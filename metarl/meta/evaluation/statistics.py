@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metarl.checks import COUNT, number
+from metarl.envs.score import fixed
 from metarl.errors import ConfigError
 from metarl.streams import stream
 
@@ -42,8 +43,9 @@ class Interval(NamedTuple):
         """Return ``mean [low, high]``; of an interval without width, as a single task gives, the mean alone."""
         digits = 2 if max(abs(self.mean), abs(self.low), abs(self.high)) < 100 else 1
         if self.low == self.high:
-            return f"{self.mean:.{digits}f}"
-        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+            return fixed(self.mean, digits)
+        mean, low, high = (fixed(value, digits) for value in self)
+        return f"{mean} [{low}, {high}]"
 
     @property
     def excludes_zero(self) -> bool:

@@ -17,7 +17,7 @@ from metarl.agents.generators import sb3_generators
 from metarl.agents.parallel import library_torch
 from metarl.checks import COUNT, COUNT_OR_ZERO, NONE, SEED, plain_tree
 from metarl.envs.family import Family, score_of
-from metarl.envs.score import RETURN, Score
+from metarl.envs.score import RETURN, Score, fixed
 from metarl.envs.tasks import Tasks, n_tasks, take_tasks
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError
@@ -34,7 +34,7 @@ from metarl.meta.evaluation.statistics import (
 from metarl.meta.evaluation.tables import Table
 from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.export.sb3 import export_sb3
-from metarl.meta.export.settings import KINDS, require_learnable
+from metarl.meta.export.settings import KINDS, OWN, require_learnable, usual_kind, usual_optimizers
 from metarl.meta.export.start import reach_of, start_at
 from metarl.meta.export.tuned import tuned
 from metarl.meta.model import Model
@@ -316,7 +316,7 @@ def learning_table(curves: Sequence[LearningCurves], level: float = 0.95, n_rows
     rows = [
         [f"{curves[0].env_steps[i]:,}", *(str(band.at(i)) for band in bands)] for i in _marks(bands[0].n_points, n_rows)
     ]
-    rows.append(["mean of all", *(f"{score.sign * curve.returns.mean():.2f}" for curve in curves)])
+    rows.append(["mean of all", *(fixed(score.sign * curve.returns.mean()) for curve in curves)])
     return Table(
         (score.budget, *(curve.label for curve in curves)),
         rows,
@@ -344,13 +344,15 @@ def learning_figure(curves: Sequence[LearningCurves], title: str = "", level: fl
     """Draw curves against env steps, with bands."""
     from matplotlib.figure import Figure
 
+    from metarl.meta.evaluation.figures import nth_colour
+
     figure = Figure(figsize=(8.0, 4.0), layout="constrained")
     axis = figure.subplots()
     score = curves[0].score
     for i, curve in enumerate(curves):
         bands = curve.bands(level).signed(score.sign)
-        axis.plot(curve.env_steps, bands.mean, color=f"C{i}", label=curve.label)
-        axis.fill_between(curve.env_steps, bands.low, bands.high, color=f"C{i}", alpha=0.2, linewidth=0)
+        axis.plot(curve.env_steps, bands.mean, color=nth_colour(i), label=curve.label)
+        axis.fill_between(curve.env_steps, bands.low, bands.high, color=nth_colour(i), alpha=0.2, linewidth=0)
     axis.set_title(title)
     axis.set_xlabel(f"{score.budget} of learning, per task")
     axis.set_ylabel(f"{score.axis}\n({level:.0%} intervals by task)")
@@ -397,8 +399,8 @@ def finetune(
     model: Model,
     total_timesteps: int,
     *,
-    kind: str = "ppo",
-    optimizers: Sequence[str] = ("sgd", "adam"),
+    kind: str | None = None,
+    optimizers: Sequence[str] | None = None,
     n_inner_steps: int = 0,
     n_episodes: int | None = None,
     from_export: bool = True,
@@ -421,7 +423,9 @@ def finetune(
     :param total_timesteps: env steps for each task, start and optimiser, more than a point of the curves has; rounded
         up to whole rollouts.
     :param kind: ``"ppo"``, ``"a2c"`` or ``"trpo"``; of a policy with a memory ``"ppo_lstm"``, with curves of trials.
-    :param optimizers: ``"sgd"``, ``"adam"`` or both; TRPO and policies with a memory take ``"adam"`` only.
+        None: what the initialisation was learnt for, else PPO.
+    :param optimizers: ``"sgd"``, ``"adam"`` or both; TRPO and policies with a memory take ``"adam"`` only, and what was
+        learnt around a stock algorithm ``"own"``, that algorithm's. None: all that there are.
     :param n_inner_steps: exports start at what so many inner steps in a task come to, or is decoded of what they see.
         What they collect comes before the curves; the value network is fitted to such policies of training tasks.
     :param n_episodes: episodes of each of these steps; as in training if None.
@@ -439,6 +443,8 @@ def finetune(
     """
     total_timesteps, n_tasks = COUNT("total_timesteps", total_timesteps), COUNT("n_tasks", n_tasks)
     n_envs, seed = (COUNT | NONE)("n_envs", n_envs), SEED("seed", seed)
+    kind = usual_kind(model) if kind is None else kind
+    optimizers = usual_optimizers(model, kind) if optimizers is None else optimizers
     hyperparameters, ways = plain_tree(hyperparameters), [Tuning.of(tuning) for tuning in tunings]
     tasks, strata, n_family = evaluation_tasks(model.family, split, n_tasks)
     is_sample = strata is not None and (n_family or 0) > len(set(strata))
@@ -448,16 +454,18 @@ def finetune(
     family, rollout = model.family.acts_in, n_steps * n_envs
     reach = reach_of(model, COUNT_OR_ZERO("n_inner_steps", n_inner_steps), n_episodes)
     exports = {}
-    for name in dict.fromkeys(optimizers):
+    named_optimizers = {name: None if name == OWN else name for name in optimizers}
+    for name, optimizer in named_optimizers.items():
         arguments = {"n_steps": n_steps, **hyperparameters}
-        if KINDS.get(kind) is PPO:
+        if KINDS.get(kind) is PPO and optimizer is not None:
             quarters = name == "adam" and rollout % 4 == 0 and rollout > 4
             arguments.setdefault("batch_size", rollout // 4 if quarters else rollout)
-        exports[name] = export_sb3(model, kind, optimizer=name, n_envs=n_envs, value_tasks=0, **arguments)
+        exports[name] = export_sb3(model, kind, optimizer=optimizer, n_envs=n_envs, value_tasks=0, **arguments)
     starts: list[tuple[str, MakeModel]] = []
     if from_export:
         # The actor and the value network do not depend on the optimiser.
-        tensors = export_sb3(model, kind, optimizer=next(iter(exports)), n_envs=n_envs, value_actors=reach).tensors
+        first = next(iter(named_optimizers.values()))
+        tensors = export_sb3(model, kind, optimizer=first, n_envs=n_envs, value_actors=reach).tensors
         exports = {name: replace(exported, tensors=tensors) for name, exported in exports.items()}
         after = "" if reach is None else f" after {n_inner_steps} step{'s' * (n_inner_steps > 1)}"
         named = {f"{kind.upper()} from {model.name}{after}, {name}": export for name, export in exports.items()}

@@ -68,7 +68,7 @@ from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 from metarl.files.writing import write_all_atomic
 from metarl.meta.documents import require_finite_tensors, versions
 from metarl.meta.environments import AnyEnv, as_any_env
-from metarl.meta.export.settings import EXPORTED, KINDS, OPTIMIZERS, Settings, choose, has_sb3_policy
+from metarl.meta.export.settings import EXPORTED, KINDS, OPTIMIZERS, Settings, choose
 from metarl.meta.export.sidecar import FORMAT, VERSION, read_export, read_moments, read_settings, read_tensors
 from metarl.meta.export.spaces import SPACES, require_equal_spaces, space_to_json, spaces_of
 from metarl.meta.export.value_fit import Actors, ValueFit, fit_value
@@ -184,8 +184,6 @@ def export_sb3(
     n_envs, value_tasks = COUNT("n_envs", n_envs), COUNT_OR_ZERO("value_tasks", value_tasks)
     has_local = bool(getattr(getattr(model, "adaptations", None), "has_local", False))
     settings = choose(model, kind, optimizer, n_envs)
-    if not has_sb3_policy(model):
-        raise ConfigError(f"{model.policy_name} is none of Stable-Baselines3's policies: nothing to export to")
     kwargs = plain_tree(kwargs)
     if kwargs.get("use_sde"):
         raise ConfigError("use_sde=True is not supported: a meta-learnt actor has no state-dependent noise")

@@ -14,7 +14,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from metarl.agents.learners.base import Continuing, Learner
-from metarl.agents.stock.learner import ALGORITHMS
+from metarl.agents.stock.learner import ALGORITHMS, SB3Learner
+from metarl.envs.family import score_of
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.memory import MemoryAdaptation
 from metarl.meta.adaptation.stock import StockAdaptation
@@ -41,6 +42,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 KIND = "ppo"
 """What a policy is exported to whose learner no stock algorithm repeats."""
 CHOICES = ("sgd", "adam")
+OWN = "own"
+"""Stands among optimisers for the one that an export goes on with where none is named."""
 BY_CLASS: dict[str, dict[str, Any]] = {"a2c": {"use_rms_prop": False}}
 """Arguments of algorithms that choose their optimiser otherwise, with which it is given by its class."""
 ONE_STEP: dict[str, Callable[[int], dict[str, Any]]] = {
@@ -81,6 +84,7 @@ def choose(model: Model, kind: str | None, optimizer: str | None, n_envs: int) -
     """Return what a model is exported as.
 
     :param kind: see :func:`metarl.meta.export.sb3.export_sb3`, as ``optimizer`` and ``n_envs``.
+    :raises ConfigError: no such kind or optimiser, or no policy that Stable-Baselines3 has.
     """
     adaptation = getattr(model, "adaptation", None)
     if isinstance(adaptation, StockAdaptation):
@@ -94,6 +98,8 @@ def choose(model: Model, kind: str | None, optimizer: str | None, n_envs: int) -
         return Settings(adaptation.algorithm, model.policy_name, arguments, adaptation.normalize, is_stock=True)
     if isinstance(adaptation, MemoryAdaptation):
         return _with_memory(model, adaptation, kind, optimizer, n_envs)
+    if not has_sb3_policy(model):
+        raise ConfigError(f"{model.policy_name} is none of Stable-Baselines3's policies: nothing to export to")
     learner: Learner | None = getattr(adaptation, "learner", None)
     name = "a policy" if learner is None else repr(learner.name)
     sizes = {} if learner is None else _sizes(model, n_envs)
@@ -164,6 +170,26 @@ def _sizes(model: Any, n_envs: int) -> dict[str, Any]:
     return {"learning_rate": model.plain_rate, "n_steps": max(1, -(-size // n_envs))}
 
 
+def usual_kind(model: Model) -> str:
+    """Return what held-out tasks are learnt with where nothing is said: what a model was learnt for, else PPO.
+
+    :raises ConfigError: it was learnt around another stock algorithm than those of :data:`FINETUNED`.
+    """
+    kind = choose(model, None, None, 1).kind
+    if kind not in FINETUNED:
+        known = ", ".join(FINETUNED)
+        raise ConfigError(f"the initialisation was learnt for {kind!r}: tasks are fine-tuned to by {known} only")
+    return kind
+
+
+def usual_optimizers(model: Model, kind: str, from_export: bool = True) -> list[str]:
+    """Return the optimisers that an export is tried with; from scratch alone SB3's own is enough."""
+    if isinstance(getattr(model, "adaptation", None), StockAdaptation):
+        return [OWN]
+    only_adam = not from_export or kind not in ONE_STEP or not has_repeatable_steps(model)
+    return ["adam"] if only_adam else ["sgd", "adam"]
+
+
 class Point(NamedTuple):
     """What a point of the curves is: rollouts.
 
@@ -188,16 +214,17 @@ def require_learnable(
     episodes = getattr(model, "n_trials", getattr(model, "n_episodes", 20))
     learner = getattr(getattr(model, "adaptation", None), "learner", None)
     continuing: Continuing | None = getattr(learner, "continuing", None)
+    stock = learner if isinstance(learner, SB3Learner) else None
     if n_envs is None:
-        n_envs = episodes if continuing is None else continuing.n_envs
+        n_envs = stock.n_envs if stock is not None else episodes if continuing is None else continuing.n_envs
     batch = getattr(model, "n_transitions", None) or episodes * model.family.acts_in.horizon
+    if stock is not None and n_steps is None:
+        n_steps = int(choose(model, None, None, n_envs).arguments["n_steps"])
     size = batch if continuing is None else continuing.size
     n_steps = -(-size // n_envs) if n_steps is None else n_steps
     rollout = n_steps * n_envs
-    n_rollouts = 1 if continuing is None else -(-batch // rollout)
+    n_rollouts = -(-batch // rollout) if stock is not None or continuing is not None else 1
     if total_timesteps <= n_rollouts * rollout:
-        raise ConfigError(
-            f"{total_timesteps:,} env steps are no more than a rollout ({n_rollouts * rollout:,}): nothing would be "
-            "learnt"
-        )
+        amount = score_of(model.family.acts_in).amount(total_timesteps)
+        raise ConfigError(f"{amount} are no more than a rollout ({n_rollouts * rollout:,}): nothing would be learnt")
     return Point(n_envs, n_steps, n_rollouts)

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from metarl.envs.family import score_of
 from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.adaptation.tuning import Tuning
 from metarl.meta.base import MetaAlgorithm
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     ways: list[Callable[..., Report]] = _with_few_tasks(args, tunings) or [_with(args, tuning) for tuning in tunings]
     reports: list[Report] = []
     for source, model in zip(sources, models, strict=True):
-        say(f"{source.path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps")
+        say(f"{source.path}: {model.name} on {model.family.id}, {score_of(model.family).amount(model.num_timesteps)}")
         more: dict[str, Any] = {"env_kwargs": model.env_kwargs, "command": command_line(args.argv)}
         more |= {"model": str(source.path), "run": None if source.run is None else str(source.run.folder)}
         if source.run is not None:

@@ -12,8 +12,10 @@ from typing import Any
 
 import gymnasium as gym
 
+from metarl.envs.family import score_of
 from metarl.envs.imitation.network import EXPERT, Card
 from metarl.envs.registry import make_family
+from metarl.envs.score import fixed
 from metarl.envs.tasks import one_task
 from metarl.envs.views.rules import as_batch
 from metarl.envs.views.single import SingleEnv
@@ -60,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     path, *others = Outputs(list(contents), args.overwrite, within).write(list(contents.values()))
     cls = EXPORTED[kind]
     package = cls.__module__.partition(".")[0]
-    say(f"Saved {path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps, from {source.path}")
+    trained = score_of(model.family).amount(model.num_timesteps)
+    say(f"Saved {path}: {model.name} on {model.family.id}, {trained}, from {source.path}")
     if adapted:
         say(f"  it acts as adaptation to {words} ends, {args.n_inner_steps} inner steps")
     say(f"  {others[0].name} beside it says what it was exported from")
@@ -108,7 +111,7 @@ def _written(
         file = Path(folder) / "expert.safetensors"
         card = write(file)
         (path,) = outputs.write([file.read_bytes()])
-    mean, low, high = (f"{value:,.2f}" for value in (fmean(card.returns), min(card.returns), max(card.returns)))
+    mean, low, high = (fixed(value) for value in (fmean(card.returns), min(card.returns), max(card.returns)))
     say(f"Saved {path}: an expert of {card.env}, from {source}")
     say(f"  its return in {len(card.returns)} {card.split} tasks: {mean} on average, {low} to {high}")
     say(f"  families of imitation take it: --env-kwargs expert:{path}")

@@ -6,18 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from metarl.envs.family import score_of
 from metarl.errors import ConfigError, UnknownNameError, shorten
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.export.finetune import Finetuning, finetune, learning_figure
-from metarl.meta.export.settings import (
-    FINETUNED,
-    KIND,
-    ONE_STEP,
-    WITH_MEMORY,
-    choose,
-    has_repeatable_steps,
-    require_learnable,
-)
+from metarl.meta.export.settings import FINETUNED, OWN, choose, require_learnable, usual_kind, usual_optimizers
 from metarl.zoo.algorithms import algorithm, check_env, load_model
 from metarl.zoo.config import (
     DEFAULT_ALGO,
@@ -44,22 +37,25 @@ def run(args: argparse.Namespace) -> int:
     if args.from_scratch and args.n_inner_steps:
         raise ConfigError("--n-inner-steps is where exports start, and --from-scratch makes none")
     model, source = _model(args)
-    usual = WITH_MEMORY if choose(model, None, None, 1).kind == WITH_MEMORY else KIND
-    kind = usual if args.to is None else args.to.lower()
+    kind = usual_kind(model) if args.to is None else args.to.lower()
+    choose(model, kind, None, 1)
+    usual = usual_optimizers(model, kind, from_export=not args.from_scratch)
+    optimizers = list(dict.fromkeys(args.optimizer or usual))
     own = None if source is None else source.run
     folder = Path(args.log_folder) if own is None else own.folder
     outputs = record_and_figure(args, folder / "finetune", own)
     require_learnable(model, args.n_timesteps)
     start = " from scratch" if args.from_scratch else ""
-    whose = "" if source is None else f": {model.name}, {model.num_timesteps:,} env steps, {source.path}"
+    whose = (
+        "" if source is None else f": {model.name}, {score_of(model.family).amount(model.num_timesteps)}, {source.path}"
+    )
     say(f"{kind.upper()} on {model.family.id}{start}{whose}")
     if not args.from_scratch:
-        say(
-            f"Collecting on training tasks for the value network, then {args.n_timesteps:,} env steps a task and method"
-        )
+        each = score_of(model.family.acts_in).amount(args.n_timesteps)
+        first = "" if optimizers == [OWN] else "Collecting on training tasks for the value network, then "
+        say(f"{first}{each} a task and method")
     if args.n_inner_steps:
         say(f"Adaptation to a task comes first ({args.n_inner_steps} x its support): curves begin after that")
-    optimizers = list(dict.fromkeys(args.optimizer or _optimizers(kind, args.from_scratch, model)))
     with CountBars("tasks") as bars:
         found = finetune(
             model,
@@ -109,12 +105,6 @@ def _model(args: argparse.Namespace) -> tuple[MetaAlgorithm, Source | None]:
     return cls(env=env_id, n_threads=args.num_threads, **config), None
 
 
-def _optimizers(kind: str, from_scratch: bool, model: MetaAlgorithm) -> list[str]:
-    """Return the optimisers that an export is tried with; from scratch alone SB3's own is enough."""
-    only_adam = from_scratch or kind not in ONE_STEP or not has_repeatable_steps(model)
-    return ["adam"] if only_adam else ["sgd", "adam"]
-
-
 def _document(
     args: argparse.Namespace, kind: str, model: MetaAlgorithm, source: Source | None, found: Finetuning
 ) -> dict[str, Any]:
@@ -158,7 +148,7 @@ def _next(args: argparse.Namespace, kind: str, source: Source | None, best: str 
     where = typed_again(args, [source])
     commands = {}
     if best is not None:
-        words = ["export", *where, "--to", kind, "--optimizer", best]
+        words = ["export", *where, "--to", kind, *(["--optimizer", best] if best != OWN else [])]
         commands[command_line(words)] = "the export that learnt best"
     else:
         commands[command_line(["finetune", *where])] = "from the export"

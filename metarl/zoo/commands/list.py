@@ -83,7 +83,7 @@ def show_runs(log_folder: str | Path) -> None:
     if not rows:
         say(f"No runs under {log_folder}")
         return
-    show_table(f"Runs under {log_folder}", ["run", "env steps", "of", "validation", "state"], rows)
+    show_table(f"Runs under {log_folder}", ["run", "env steps or examples", "of", "validation", "state"], rows)
 
 
 def _first_paragraph(cls: type) -> str:

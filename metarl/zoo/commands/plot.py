@@ -12,14 +12,15 @@ from matplotlib.figure import Figure
 from metarl.envs.score import Score, common_score
 from metarl.errors import ConfigError
 from metarl.meta.evaluation.comparison import comparison_figure
+from metarl.meta.evaluation.figures import nth_colour
 from metarl.zoo.console import say, show_commands
-from metarl.zoo.runs.curves import column_scores, last_evaluation, read_curve, run_on
+from metarl.zoo.runs.curves import budget_of, column_scores, last_evaluation, read_curve, run_on
 from metarl.zoo.runs.folder import Run, command_line
 from metarl.zoo.runs.outputs import Outputs, figure_bytes, figure_format, free_name
 from metarl.zoo.runs.sources import find_runs, typed_packages
 
 AXES = {
-    "steps": ("time/total_timesteps", "env steps, support and query together"),
+    "steps": ("time/total_timesteps", "{budget}, support and query together"),
     "iterations": ("time/iterations", "meta-iterations"),
     "time": ("time/time_elapsed", "seconds"),
 }
@@ -61,6 +62,7 @@ def training_figure(runs: Sequence[Run], keys: Sequence[str], axis: str, window:
     panels = figure.subplots(1, len(envs), squeeze=False)[0]
     column, caption = AXES[axis]
     styles = ["-", "--", ":", "-."]
+    budgets = {item.env_id: budget_of(item) for item in reversed(runs)}
     found: dict[str, list[Score | None]] = {env: [] for env in envs}
     for item in runs:
         found[item.env_id] += column_scores(item, keys)
@@ -73,10 +75,10 @@ def training_figure(runs: Sequence[Run], keys: Sequence[str], axis: str, window:
             curve = read_curve(item, column, key)
             x = run_on(curve.x) if axis == "time" else curve.x
             label = f"{item.algo}/{item.folder.name} {key}"
-            panel.plot(x, sign * running_mean(curve.y, window), styles[j % 4], color=f"C{i}", label=label)
+            panel.plot(x, sign * running_mean(curve.y, window), styles[j % 4], color=nth_colour(i), label=label)
     for env_id, panel in zip(envs, panels, strict=True):
         panel.set_title(env_id)
-        panel.set_xlabel(caption)
+        panel.set_xlabel(caption.format(budget=budgets[env_id]))
         score = scores[env_id]
         panel.set_ylabel(", ".join(keys) if score is None else score.axis)
         panel.grid(alpha=0.3)

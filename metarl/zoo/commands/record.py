@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from metarl.envs.family import score_of
 from metarl.envs.tasks import Task, one_task
 from metarl.envs.views.rules import as_batch
 from metarl.envs.views.single import SingleEnv
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if acts_in.render_fps is None:
         raise ConfigError(f"{acts_in.id} is not drawn")
     n_steps = args.n_timesteps or max(acts_in.horizon, SHORTEST)
-    say(f"{source.path}: {model.name} on {model.family.id}, {model.num_timesteps:,} env steps")
+    say(f"{source.path}: {model.name} on {model.family.id}, {score_of(model.family).amount(model.num_timesteps)}")
     frames = [frame for task in _tasks(model, args) for frame in _frames(model, task, n_steps, args)]
     # GIFs count hundredths of a second, and browsers slow down what has only one.
     milliseconds = 10 * max(2, round(100 / acts_in.render_fps))

@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
         contents = files(sections, report.about, document, results)
         require_own(output, contents, own, args.overwrite)
         write(output, document, contents)
-        say(f"Saved {output / RECORD}, {output / TEXT} and {len(contents) - 1} figures")
+        figures = f"{len(contents) - 1} figure" + "s" * (len(contents) != 2)
+        say(f"Saved {output / RECORD}, {output / TEXT} and {figures}")
     for line in missing_lines(results.missing):
         say(f"Missing: {line}")
     _next(args, experiment, results.missing, output)
@@ -113,8 +114,8 @@ class Work:
         )
         for i, job in enumerate(todo):
             left_over = time_left(todo[i:], self.folder)
-            say(f"Run {i + 1} of {len(todo)}: {job}, {job.entry.n_timesteps:,} env steps; {left_over}")
             try:
+                say(f"Run {i + 1} of {len(todo)}: {job}, {job.score().amount(job.entry.n_timesteps)}; {left_over}")
                 code = self._train(job)
             except MetaRLError as error:
                 self.failed[str(job)] = " ".join(str(error).split())

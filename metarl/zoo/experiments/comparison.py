@@ -72,14 +72,19 @@ def returns_table(items: Sequence[Tested], published: Sequence[Published], title
     reports = [item.report for item in items]
     table = comparison_table(reports, published)
     cut = -1 if len(reports) > 1 else None  # differences have sentences of their own
-    trained = [[f"{np.mean(item.num_timesteps) / 1e6:,.2f}", str(item.report.n_runs)] for item in items]
+    trained = [[_millions(float(np.mean(item.num_timesteps))), str(item.report.n_runs)] for item in items]
     trained += [["", "1"]] * (len(table.rows) - len(items))
     rows = [[row[0], *extra, *row[1:cut]] for row, extra in zip(table.rows, trained, strict=True)]
     for row, report in zip(rows, reports, strict=False):
         row[-1] = row[-1] if report.n_inner_steps else ""
-    columns = [table.columns[0], "million env steps", "seeds", *table.columns[1:cut]]
+    columns = [table.columns[0], f"million {reports[0].score.budget}", "seeds", *table.columns[1:cut]]
     widest = max(reports, key=lambda report: report.n_runs)
     return Table(columns, rows, title, [widest.describe_intervals(), *table.notes[1:]])
+
+
+def _millions(n: float) -> str:
+    """Return a number in millions, of few the first two digits."""
+    return f"{n / 1e6:,.2f}" if n >= 10_000 else f"{n / 1e6:.2g}"
 
 
 def verdicts(items: Sequence[Tested], n_inner_steps: int) -> list[Verdict]:
@@ -194,7 +199,7 @@ def ablation_table(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int)
         bands = {algo: report.bands().signed(score.sign) for algo, report in reports.items()}
         cells = [str(bands[algo].at(step)) if algo in bands else "" for algo, step in columns]
         rows.append([", ".join(f"{name} {value}" for name, value in cell.items()), *cells])
-    title = f"Ablation on {entry.env}, {entry.n_timesteps:,} env steps a run, {checkpoint} checkpoints"
+    title = f"Ablation on {entry.env}, {score.amount(entry.n_timesteps)} a run, {checkpoint} checkpoints"
     header = ["", *(f"{algo}, {steps(step)}" for algo, step in columns)]
     return Table(header, rows, title, [*notes, *([score.axis] if score.name != RETURN.name else [])])
 
@@ -252,7 +257,7 @@ def ablation_figure(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(f"{score.axis}\ntest tasks (95% intervals)")
     panels[0].legend(fontsize="small", loc="lower right")
-    figure.suptitle(f"{entry.env}, {entry.n_timesteps:,} env steps a run, {checkpoint} checkpoints")
+    figure.suptitle(f"{entry.env}, {score.amount(entry.n_timesteps)} a run, {checkpoint} checkpoints")
     return figure
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import metarl
+from metarl.envs.family import score_of
+from metarl.envs.registry import make_family
+from metarl.envs.score import Score
 from metarl.errors import ConfigError, MetaRLError, shorten, unknown_name
 from metarl.files.schema import LARGEST, LARGEST_SEED, Range, convert, read_as
 from metarl.files.untrusted import MAX_YAML, dump_yaml, read_text
@@ -82,7 +86,7 @@ class Entry:
 
     :param env: the environment.
     :param algos: the algorithms.
-    :param n_timesteps: env steps of a run, support and query together.
+    :param n_timesteps: env steps of a run, of supervised families examples, support and query together.
     :param seeds: training seeds.
     :param episodes: for each inner step and task of an evaluation on test tasks.
     :param evaluation: arguments of ``evaluate`` on test tasks: the experiment's, with the entry's own on top.
@@ -207,6 +211,14 @@ class Job:
         """
         config = merge_arguments(load_hyperparameters(self.algo, self.entry.env), self.hyperparams)
         return check_hyperparameters({**config, "n_timesteps": self.entry.n_timesteps}, algorithm(self.algo))
+
+    def score(self) -> Score:
+        """Return how its environment counts what training spends, and what it calls returns.
+
+        :raises MetaRLError: there is no such environment, or not with these arguments.
+        """
+        with closing(make_family(self.entry.env, **self.config().get("env_kwargs", {}))) as family:
+            return score_of(family)
 
     def command(self, folder: Path, experiment: Experiment) -> list[str]:
         """Return the words that start its run."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 import metarl
 from metarl.agents.parallel import single_threaded_torch
@@ -198,16 +199,18 @@ def learning_figure(curves: Mapping[str, Sequence[Learning]], algos: Sequence[st
     for panel, (env, own) in zip(panels, curves.items(), strict=True):
         for curve in own:
             bands, colour = curve.bands.signed(score.sign), nth_colour(algos.index(curve.algo))
-            millions = curve.timesteps / 1e6
-            (lines[curve.algo],) = panel.plot(millions, bands.mean, marker="o", markersize=3, color=colour)
-            panel.fill_between(millions, bands.low, bands.high, color=colour, alpha=0.15, linewidth=0)
+            x = curve.timesteps
+            (lines[curve.algo],) = panel.plot(x, bands.mean, marker="o", markersize=3, color=colour)
+            panel.fill_between(x, bands.low, bands.high, color=colour, alpha=0.15, linewidth=0)
         panel.set_title(env)
-        panel.set_xlabel(f"million {score.budget}, support and query together")
+        panel.set_xlabel(f"{score.budget}, support and query together")
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.grid(alpha=0.3)
     # Outside: curves may lie anywhere inside.
     figure.legend(list(lines.values()), list(lines), fontsize="small", loc="outside right center")
-    before = f", {' and '.join(told)} before it" if told else ""
-    panels[0].set_ylabel(f"{score.axis}\nvalidation tasks, after 1 step{before} (95%)")
+    before = f"\n({' and '.join(told)}: before it)" if told else ""
+    panels[0].set_ylabel(f"{score.axis}\nvalidation tasks, after 1 step (95%){before}")
     return figure
 
 

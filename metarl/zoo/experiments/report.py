@@ -64,11 +64,11 @@ class PaperReport:
     """
 
     about: ClassVar[str] = (
-        "Returns on held-out tasks before and after inner steps, with equal env steps of training, support and query "
-        "together. Intervals are 95% bootstrap intervals by task, then by training seed; algorithms are compared on "
-        "the same tasks and streams, and one wins where the interval of the difference excludes zero. last: the end "
-        "of training, at the rates of the experiment. best: chosen on validation tasks. Other ways of fine-tuning the "
-        "end of training have rows of their own, at rates chosen on validation tasks."
+        "Returns on held-out tasks before and after inner steps, with equally many env steps or examples of training, "
+        "support and query together. Intervals are 95% bootstrap intervals by task, then by training seed; algorithms "
+        "are compared on the same tasks and streams, and one wins where the interval of the difference excludes zero. "
+        "last: the end of training, at the rates of the experiment. best: chosen on validation tasks. Other ways of "
+        "fine-tuning the end of training have rows of their own, at rates chosen on validation tasks."
     )
     """How the results are to be read; the first paragraph of the text."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metarl.envs.family import score_of
 from metarl.errors import DivergedError
 from metarl.files.logging import flush, record_figure
 from metarl.files.writing import npz_bytes, write_npz_atomic
@@ -106,7 +107,7 @@ class RunCallback(UnitCallback):
                 self._evaluation.run(self.model)
             except DivergedError as error:
                 # To stop here would be to stop here again whenever the run goes on.
-                warn(f"no evaluation after {now:,} env steps, adaptation diverged: {error}")
+                warn(f"no evaluation after {score_of(self.model.family).amount(now)}, adaptation diverged: {error}")
         # Asked once: what stops here has been saved, and what comes later waits for the next iteration.
         stop = self._interrupts.requested
         if stop or now >= self._total or self._due(before, now):

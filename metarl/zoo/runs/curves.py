@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,6 +136,16 @@ def column_scores(run: Run, keys: Sequence[str]) -> list[Score | None]:
         evaluated = key.startswith("eval/") and "learning" not in key
         found.append((evaluation if evaluated else learning) if is_return else None)
     return found
+
+
+def budget_of(run: Run) -> str:
+    """Return what a run's training spends, in words: env steps, or examples."""
+    try:
+        family = validation_family(run)
+    except MetaRLError:  # its log can be drawn all the same
+        return RETURN.budget
+    with closing(family):
+        return score_of(family).budget
 
 
 def validation_family(run: Run) -> Family:

@@ -56,7 +56,7 @@ def full_run(report: Report) -> list[Report]:
         return []
     steps, seconds = recorded.meta["num_timesteps"], recorded.meta.get("training_seconds")
     time = "" if seconds is None else f", {seconds / 3600:.1f} h"
-    return [dataclasses.replace(recorded, label=f"full run, recorded ({steps:,} env steps{time})")]
+    return [dataclasses.replace(recorded, label=f"full run, recorded ({recorded.score.amount(steps)}{time})")]
 
 
 def read_reports(path: Path) -> list[Report]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from metarl.envs.family import score_of
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, UnknownNameError, UnregisteredError, shorten
 from metarl.files.logging import cut_logs
 from metarl.files.writing import write_all_atomic
@@ -47,7 +48,7 @@ def go_on(args: argparse.Namespace, source: Path) -> int:
         _refuse_edits(folder, config, model)
         step, total = model.num_timesteps, int(args.n_timesteps or config["n_timesteps"])
         if step >= total and folder.final.is_file():
-            done = f"{format_steps(step)} of {format_steps(total)} env steps done"
+            done = f"{format_steps(step)} of {score_of(model.family).amount(total)} done"
             say(f"{folder.folder} is finished: {done}; -n above {format_steps(step)} goes on")
             return 0
         if "save_freq" in args.given:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
 from metarl.meta.base import MetaAlgorithm
-from metarl.meta.export.settings import KIND, WITH_MEMORY, choose, has_sb3_policy
+from metarl.meta.export.settings import has_sb3_policy, usual_kind
 from metarl.zoo.algorithms import algorithm, check_env
 from metarl.zoo.config import DEFAULT_ALGO, DEFAULT_ENV
 from metarl.zoo.console import say
@@ -20,15 +20,11 @@ from metarl.zoo.values import similar
 
 def _is_finetuned(model: MetaAlgorithm) -> bool:
     """Return whether ``finetune`` takes a model without ``--to``."""
-    if not has_sb3_policy(model):
+    try:
+        usual_kind(model)
+    except MetaRLError:  # no policy of SB3's, or one that learnt by another algorithm
         return False
-    for kind in (KIND, WITH_MEMORY):
-        try:
-            choose(model, kind, None, 1)
-        except MetaRLError:  # learnt for another algorithm
-            continue
-        return True
-    return False
+    return True
 
 
 TAKES: dict[str, Callable[[MetaAlgorithm], bool]] = {

@@ -71,7 +71,8 @@ def train(
     """
     folder = held.run
     if args.verbose > 0:
-        length = f"{format_steps(total)} env steps" if model.learns else "no training"
+        score = score_of(model.family)
+        length = score.amount(total) if model.learns else "no training"
         say(
             f"{'Run' if fresh else 'Going on with'} {folder.folder}: {folder.algo} on {folder.env_id}, "
             f"{length}, seed {recorded['seed']}"
@@ -80,7 +81,7 @@ def train(
         if model.learns and 0 < total - model.num_timesteps < own:
             early = "" if model.family.horizon == 1 else " where no episode ends early"
             end = format_steps(model.num_timesteps + own)
-            say(f"A meta-iteration takes {format_steps(own)} env steps{early}, so the run ends after {end}")
+            say(f"A meta-iteration takes {score.amount(own)}{early}, so the run ends after {end}")
     bar = args.progress if args.progress is not None else (is_terminal() and args.verbose == 1)
     if not fresh:
         _warn_of_lost_points(folder, model.n_iterations // recorded["log_interval"])

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from metarl.errors import ConfigError
 from metarl.meta.evaluation.comparison import compare
-from metarl.meta.evaluation.figures import adaptation_cards, adaptation_figure, nth_colour
+from metarl.meta.evaluation.figures import adaptation_cards, adaptation_figure, nth_colour, spread_out
 from metarl.meta.evaluation.published import Published
 from metarl.meta.evaluation.report import Report
 
@@ -98,3 +99,20 @@ def test_families_are_called_so() -> None:
     assert "intervals by family)" in figure.axes[0].get_ylabel()
     assert of_families.table().title == "our maml on AntVel-v0, test families of tasks"
     assert compare(of_families, of_families).table().title.endswith("AntVel-v0, test families of tasks")
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([1.0, 2.0, 40.0], "log"),
+        ([1.0, 2.0, 20.0], "linear"),
+        ([-1.0, -40.0], "symlog"),
+        ([-0.1, 40.0], "linear"),
+        ([0.0, 40.0], "linear"),
+        ([], "linear"),
+    ],
+)
+def test_an_axis_is_logarithmic_where_one_value_would_hide_the_others(values: list[float], scale: str) -> None:
+    axis = Figure().subplots()
+    spread_out(axis, values)
+    assert axis.get_yscale() == scale

@@ -7,7 +7,7 @@ import pytest
 
 from metarl.errors import ConfigError
 from metarl.meta.evaluation import statistics
-from metarl.meta.evaluation.statistics import bootstrap_bands, bootstrap_interval, paired_interval
+from metarl.meta.evaluation.statistics import Interval, bootstrap_bands, bootstrap_interval, paired_interval
 
 N_SETS = 300
 
@@ -163,3 +163,9 @@ def test_bad_input_is_one_line(call: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         call()  # type: ignore[operator]
     assert "\n" not in str(caught.value)
+
+
+def test_an_interval_around_zero_is_shown_without_a_minus_before_it() -> None:
+    assert str(Interval(-0.001, -0.004, 0.002)) == "0.00 [0.00, 0.00]"
+    assert str(Interval(-0.001, -0.001, -0.001)) == "0.00"
+    assert str(Interval(-123.04, -200.0, -0.04)) == "-123.0 [-200.0, 0.0]"

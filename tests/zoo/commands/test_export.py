@@ -12,7 +12,7 @@ import pytest
 
 import metarl
 from metarl.zoo.__main__ import main
-from tests.zoo.conftest import Refused, contents
+from tests.zoo.conftest import Refused, contents, tiny
 
 
 def test_an_export_that_cannot_be_written_collects_nothing(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,3 +46,16 @@ def test_the_export_opens_without_metarl(logs: Path, tmp_path: Path, refused: Re
     assert main([*argv, "--overwrite", "--task", "goal:[0.1,0.2]"]) == 0
     path.unlink()
     assert "plain.json exists already" in refused(*argv)
+
+
+@pytest.mark.parametrize("algo", ["hat", "progressive"])
+def test_a_network_that_sb3_has_not_is_refused_before_anything_is_collected(
+    algo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learnt = ["--algo", algo, "-f", str(tmp_path), "--eval-freq", "-1", "-params", "n_training_tasks:2"]
+    assert main(tiny(*learnt)) == 0
+    for command in ("export", "finetune"):
+        assert main([command, "-i", str(tmp_path / algo / "PointMass-v0_1")]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.endswith("is none of Stable-Baselines3's policies: nothing to export to\n")

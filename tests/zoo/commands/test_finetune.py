@@ -11,7 +11,7 @@ import pytest
 import metarl
 from metarl.meta.export.finetune import finetune
 from metarl.zoo.__main__ import main
-from tests.zoo.conftest import Refused, contents
+from tests.zoo.conftest import Refused, contents, tiny
 
 SHORT = ["-n", "60", "--n-eval-tasks", "2", "--num-threads", "1"]
 
@@ -106,3 +106,24 @@ def test_nothing_is_overwritten_unasked(logs: Path, tmp_path: Path, refused: Ref
     assert main([*argv, "--overwrite"]) == 0
     assert record.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert "record.json exists already" in refused(*argv, "--figure", tmp_path / "other.png")
+
+
+def test_a_stock_algorithm_goes_on_as_it_learnt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learner = ["--algo", "reptile", "-f", str(tmp_path), "--eval-freq", "-1", "-params", "learner:sb3_a2c"]
+    assert main(tiny(*learner)) == 0
+    run = tmp_path / "reptile" / "PointMass-v0_1"
+    assert main(["finetune", "-i", str(run), *SHORT]) == 0
+    record = json.loads((run / "finetune" / "test_1.json").read_text())
+    assert [curves["label"] for curves in record["curves"]] == ["A2C from reptile, own", "A2C from scratch, own"]
+    assert record["curves"][0]["env_steps"] == [0, 20, 40]
+    said = capsys.readouterr().out
+    assert "for the value network" not in said  # it has its own
+    (command,) = [line.split("python -m metarl.zoo ")[1] for line in said.splitlines() if "that learnt best" in line]
+    assert main(command.split()) == 0
+    proposed = [
+        line.split("python -m metarl.zoo ")[1] for line in capsys.readouterr().out.splitlines() if "zoo fine" in line
+    ]
+    assert proposed == [f"finetune -i {run} --to a2c"]
+    assert main(["finetune", "-i", str(run), *SHORT, "--to", "ppo"]) == 2
+    refusal = "metarl: error: the initialisation was learnt for 'a2c': it cannot start 'ppo'\n"
+    assert capsys.readouterr() == ("", refusal)

@@ -116,8 +116,8 @@ def proposed(capsys: pytest.CaptureFixture[str]) -> str:
 def test_commands_say_what_is_shown_and_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = train(tmp_path, "maml", "n_inner_steps:1", "--verbose", "1", n=5)
     out = capsys.readouterr().out
-    assert "A meta-iteration takes 12 env steps, so the run ends after 12\n" in out
-    assert re.search(r"12/5 env steps .* mean squared error \d+\.\d\d → \d+\.\d\d\n", out)
+    assert "A meta-iteration takes 12 examples, so the run ends after 12\n" in out
+    assert re.search(r"12/5 examples .* mean squared error \d+\.\d\d → \d+\.\d\d\n", out)
     quick = ["-i", str(run), "--n-eval-tasks", "2", "--num-threads", "1"]
     assert main(["evaluate", *quick]) == 0
     after_evaluation = proposed(capsys)

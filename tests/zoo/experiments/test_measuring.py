@@ -46,7 +46,7 @@ def test_errors_are_drawn_as_they_are_called() -> None:
     (panel,) = learning_figure({"Sinusoid-v0": [curve]}, ["maml"], SCORES["squared_error"]).axes
     assert panel.lines[0].get_ydata().tolist() == [4.0, 1.0]
     assert panel.get_ylabel().startswith("mean squared error, lower is better")
-    assert panel.get_xlabel().startswith("million examples")
+    assert panel.get_xlabel().startswith("examples, ")
     (panel,) = learning_figure({"PointMass-v0": [curve]}, ["maml"]).axes
     assert panel.lines[0].get_ydata().tolist() == [-4.0, -1.0]
     assert panel.get_ylabel().startswith("return")

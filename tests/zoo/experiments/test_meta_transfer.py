@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -76,3 +78,28 @@ def test_every_experiment_of_the_paper_has_its_settings(name: str) -> None:
     n_columns = (len(entry.conditions) + 1) * int(np.prod([len(values) for values in others]))
     assert all(len(values) == n_columns for values in report.settings.published.values())
     assert {*report.settings.gradient, *report.settings.pooling} <= set(entry.grid["encoder"])
+
+
+def test_an_encoder_that_fails_does_not_hide_the_others() -> None:
+    experiment = load_experiment("meta-transfer-cosine", "smoke")
+    (entry,) = experiment.entries
+    runs = [trained(Job(entry, "meta_transfer", 0, cell)) for cell in entry.cells()]
+    worse = [replace(report, returns=100.0 * report.returns) for report in runs[0].reports.values()]
+    apart = [replace(runs[0], reports=dict(zip(runs[0].reports, worse, strict=True))), *runs[1:]]
+    for own, scale in ((runs, "linear"), (apart, "log")):
+        figure = report_of(experiment).ablation(entry, own).figures["CosineSine-v0_noise"]
+        assert [axis.get_yscale() for axis in figure.axes] == [scale]
+
+
+def test_scores_without_noise_stand_beside_each_other() -> None:
+    experiment = load_experiment("meta-transfer-maze", "smoke")
+    (entry,) = experiment.entries
+    runs = [trained(Job(entry, "meta_transfer", 0, cell)) for cell in entry.cells()]
+    (figure,) = report_of(experiment).ablation(entry, runs).figures.values()
+    (axis,) = figure.axes
+    widths = entry.grid["env_kwargs.width"]
+    assert [label.get_text() for label in axis.get_xticklabels()] == [f"width {width}" for width in widths]
+    places = [bars.lines[0].get_xdata() for bars in axis.containers]
+    assert all(len(place) == len(widths) for place in places)
+    assert len({float(place[0]) for place in places}) == len(entry.grid["encoder"])
+    assert "MazeTransfer-v0_scores.png" in report_of(experiment).file_names()

@@ -120,6 +120,10 @@ class OmniglotAlphabets(OmniglotProtocol):
         return drawings().names[index].replace("_", " ")
 
     # -------------------------------------------------------------------------------------------------------- examples
+    @property
+    def n_images(self) -> int:
+        return self.ways * (self.n_held_out if self.held_out else N_DRAWINGS - self.n_held_out)
+
     def pool(self, tasks: Tasks) -> Pool:
         shown = np.arange(self.n_held_out) if self.held_out else np.arange(self.n_held_out, N_DRAWINGS)
         images = self._characters[tasks["alphabet"]][..., None] * N_DRAWINGS + shown

@@ -139,6 +139,10 @@ class OmniglotAugmentations(TwoLevels, OmniglotProtocol):
         return f"{drawings().names[int(task['alphabet'])].replace('_', ' ')}: {' and '.join(held) or 'nothing'} held"
 
     # -------------------------------------------------------------------------------------------------------- examples
+    @property
+    def n_images(self) -> int:
+        return self.ways
+
     def pool(self, tasks: Tasks) -> Pool:
         alphabet = tasks["alphabet"]
         shown = tasks["drawings"] % self._sizes[alphabet][:, None]

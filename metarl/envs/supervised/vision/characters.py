@@ -47,6 +47,10 @@ class OmniglotProtocol(Pooled):
         self.action_space = Discrete(ways)
         self.observed = {"ink": self.ink}
 
+    @property
+    def n_examples(self) -> int | None:  # type: ignore[override]
+        return None if self.augment else self.n_images
+
     def pictures(self, tasks: Tasks, images: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
         flat = images.ravel()
         maps = self.maps(tasks, images.shape[1], rngs).reshape(len(flat), -1) if self.augment else None

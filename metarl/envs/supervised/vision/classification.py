@@ -17,6 +17,8 @@ from metarl.envs.tasks import Tasks
 Self = TypeVar("Self", bound="Classification")
 PICTURE = 12
 """Pixels of a picture for each of an image, and width of the frame that says whether a prediction is right."""
+MOST_SHOWN = 100
+"""How often one batch shows an image, at most, augmented or not: as many times the memory and the time."""
 FRAMES = {"asked": (150, 150, 150), "right": (44, 160, 44), "wrong": (214, 39, 40)}
 
 
@@ -44,6 +46,21 @@ class Classification(OneStep):
     held_out: bool = False
     """Whether examples are those of the query and of scores."""
     action_space: spaces.Discrete
+
+    @property
+    @abstractmethod
+    def n_images(self) -> int:
+        """Images of a task that examples are drawn from, of the largest task."""
+
+    @property
+    def n_examples(self) -> int | None:  # type: ignore[override]
+        """Different examples of a task: its images."""
+        return self.n_images
+
+    @property
+    def largest_batch(self) -> int | None:  # type: ignore[override]
+        """Most examples of a task that one batch holds."""
+        return MOST_SHOWN * self.n_images
 
     def with_query_family(self: Self) -> Self:
         """Return the family, with itself on the images that are held out as its ``query_family``."""

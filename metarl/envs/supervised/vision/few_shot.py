@@ -138,6 +138,11 @@ class OmniglotFewShot(OmniglotProtocol):
         return f"{self.ways} characters of {', '.join(sorted(names)[:3])}{' and others' if len(names) > 3 else ''}"
 
     # -------------------------------------------------------------------------------------------------------- examples
+    @property
+    def n_images(self) -> int:
+        shown = max(self.shots, self.train_shots)
+        return self.ways * (N_DRAWINGS - shown if self.held_out else shown)
+
     def pool(self, tasks: Tasks) -> Pool:
         classes, shown = tasks["classes"], tasks["drawings"]
         trains = self._trains[classes[:, 0] % N_CHARACTERS]

@@ -88,6 +88,8 @@ class MultiCV(Classification):
         if self.size < largest:
             name = self.names[int(np.argmax([max(each.shape[:2]) for each in found]))]
             raise ConfigError(f"size={self.size}: images of {name} have {largest} pixels")
+        self._n_shown = max(len(each.train_labels) for each in found)
+        self._n_held_out = max(len(each.test_labels) for each in found)
         self._n_classes = [len(each.class_names) for each in found]
         channels = max(each.shape[2] for each in found)
         self.task_space = Dict({"dataset": Discrete(len(found))})
@@ -131,6 +133,10 @@ class MultiCV(Classification):
         return self.observation_space, Discrete(self._n_classes[int(task["dataset"])])
 
     # -------------------------------------------------------------------------------------------------------- examples
+    @property
+    def n_images(self) -> int:
+        return self._n_held_out if self.held_out else self._n_shown
+
     def examples(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n: int) -> tuple[np.ndarray, np.ndarray]:
         inputs = np.zeros((len(rngs), n, *self.observation_space.shape), np.uint8)
         labels = np.zeros((len(rngs), n), np.int64)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from metarl.envs.score import fixed
 from metarl.meta.evaluation.comparison import compare, comparison_figure
 from metarl.meta.evaluation.moved import moved_table
 from metarl.meta.evaluation.statistics import MIN_UNITS
@@ -24,7 +25,7 @@ class MALTML(PaperReport):
         "Scores on goal tasks of held-out families, before and after inner steps: last and best after meta-finetuning "
         "to the family on few of its tasks, no tasks without. Every wrapper's initialisation is met by the same tasks, "
         "examples and step of meta-finetuning. Intervals are 95% bootstrap intervals by family, then by training seed; "
-        "algorithms are compared on the same families and streams, with equal env steps of training. The oracle is "
+        "algorithms are compared on the same families and streams, with equally much training. The oracle is "
         "told the task, and takes no inner steps."
     )
 
@@ -84,6 +85,6 @@ def _kept(item: Tested) -> str:
     last_met: Any = report.meta.get("last_met")  # of the first run; a record may say anything
     when = ""
     if isinstance(last_met, list) and last_met and all(isinstance(value, float | int) for value in last_met):
-        when = f"; when each was met last, {report.score.sign * sum(last_met) / len(last_met):.2f}"
+        when = f"; when each was met last, {fixed(report.score.sign * sum(last_met) / len(last_met))}"
     kept = report.score.sign * report.returns[..., -1].mean()
-    return f"{item.algo}: {report.score.name} of all tasks at the end {kept:.2f}{when}."
+    return f"{item.algo}: {report.score.name} of all tasks at the end {fixed(kept)}{when}."

@@ -11,8 +11,10 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 
+from metarl.envs.score import fixed
 from metarl.files.schema import Range
 from metarl.meta.evaluation.comparison import compare
+from metarl.meta.evaluation.figures import nth_colour, spread_out
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.comparison import Verdict
@@ -90,7 +92,7 @@ class MetaTransfer(PaperReport):
     def file_names(self) -> list[str]:
         """Return the names of what the results may be written to beside the record."""
         entries = [entry for entry in self.experiment.entries if entry.grid]
-        drawn = [name for entry in entries for name in (_figure_name(entry.env), *self.drawn(entry))]
+        drawn = [name for entry in entries for name in (_figure_name(entry), *self.drawn(entry))]
         return [*super().file_names(), *(f"{name}.png" for name in dict.fromkeys(drawn))]
 
     def drawn(self, entry: Entry) -> list[str]:
@@ -130,7 +132,7 @@ class MetaTransfer(PaperReport):
         return Section(
             [_table(found, settings, entry.env)],
             [*(line for column in found for line in _sentences(column, settings)), *shown.sentences],
-            {_figure_name(entry.env): _figure(found, entry.env, settings.n_entries), **shown.figures},
+            {_figure_name(entry): _figure(found, entry.env, settings.n_entries), **shown.figures},
             [{"env": entry.env, "cell": {}, **item.to_dict()} for item in verdicts],
         )
 
@@ -193,7 +195,8 @@ def scores(report: Report, n_entries: int = 1) -> np.ndarray:
 
 
 def _spread(values: np.ndarray) -> str:
-    return f"{values.mean():.3f} ±{values.std():.3f}" if len(values) > 1 else f"{values.mean():.3f}"
+    mean = fixed(values.mean(), 3)
+    return f"{mean} ±{values.std():.3f}" if len(values) > 1 else mean
 
 
 def _table(found: Sequence[Column], settings: Settings, env: str) -> Table:
@@ -250,31 +253,45 @@ def _sentences(column: Column, settings: Settings) -> list[str]:
     return lines
 
 
-def _figure_name(env: str) -> str:
-    return f"{env}_noise"
+def _figure_name(entry: Entry) -> str:
+    return f"{entry.env}_{'noise' if len(noise_of(entry)) > 1 else 'scores'}"
 
 
 def _figure(found: Sequence[Column], env: str, n_entries: int) -> Figure:
-    """Draw each encoder's score against the noise on the support, with the standard deviation over seeds."""
+    """Draw each encoder's score, with the standard deviation over seeds.
+
+    A panel for each of the grid's other settings shows it against the noise on the support; where there is one amount
+    of it only, one panel has all settings beside each other.
+    """
+    noisy = len({column.noise for column in found}) > 1
     panels: dict[str, list[Column]] = {}
     for column in found:
-        panels.setdefault(column.words.rpartition("σ")[0].rstrip(", "), []).append(column)
-    figure = Figure(figsize=(5.0 * len(panels) + 1.5, 4.0), layout="constrained")
+        panels.setdefault(column.words.rpartition("σ")[0].rstrip(", ") if noisy else "", []).append(column)
+    figure = Figure(figsize=(5.0 * len(panels) + 2.0, 4.0), layout="constrained")
     encoders = list(dict.fromkeys(name for column in found for name in column.reports))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (title, own) in zip(axes, panels.items(), strict=True):
+        drawn: list[float] = []
         for index, name in enumerate(encoders):
-            points = [
-                (column.noise, scores(column.reports[name], n_entries)) for column in own if name in column.reports
-            ]
-            if points:
-                mean, spread = (np.array([getattr(values, what)() for _, values in points]) for what in ("mean", "std"))
-                axis.errorbar(
-                    [x for x, _ in points], mean, spread, marker="o", capsize=2, label=name, color=f"C{index}"
-                )
+            columns = [column for column in own if name in column.reports]
+            if not columns:
+                continue
+            beside = 0.6 * (index - (len(encoders) - 1) / 2) / len(encoders)
+            x = [column.noise if noisy else own.index(column) + beside for column in columns]
+            values = [scores(column.reports[name], n_entries) for column in columns]
+            mean, spread = [each.mean() for each in values], [each.std() for each in values]
+            fmt = "o-" if noisy else "o"
+            axis.errorbar(x, mean, spread, fmt=fmt, capsize=2, label=name, color=nth_colour(index))
+            drawn += mean
+        spread_out(axis, drawn)
         axis.set_title(title or env)
-        axis.set_xlabel("σ of the noise on the support")
+        if noisy:
+            axis.set_xlabel("σ of the noise on the support")
+        else:
+            axis.set_xticks(range(len(own)), [column.words for column in own])
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(next(iter(found[0].reports.values())).score.axis)
-    axes[-1].legend(fontsize="small")
+    # Outside: points may lie anywhere inside.
+    lines = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(lines.values()), list(lines), fontsize="small", loc="outside right center")
     return figure

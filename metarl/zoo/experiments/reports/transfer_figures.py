@@ -21,6 +21,7 @@ from metarl.envs.views.single import SingleEnv
 from metarl.errors import shorten
 from metarl.files.schema import Range
 from metarl.meta.algorithms.meta_transfer import MetaTransfer
+from metarl.meta.evaluation.figures import nth_colour
 from metarl.streams import stream
 from metarl.zoo.algorithms import load_model
 from metarl.zoo.experiments.jobs import Entry
@@ -89,8 +90,8 @@ def sinusoids(entry: Entry, found: Mapping[str, MetaTransfer], noise: Sequence[f
             lines = np.stack([policy.predict(grid, deterministic=True)[0] for policy in policies])[..., 0]
             mean, spread = lines.mean(0), lines.std(0)
             ax.plot(grid, truth, color="black", linestyle="--", linewidth=1.0, label="true sine")
-            ax.plot(grid, mean, color=f"C{index}", label="predicted")
-            ax.fill_between(grid[:, 0], mean - spread, mean + spread, color=f"C{index}", alpha=0.25, linewidth=0)
+            ax.plot(grid, mean, color=nth_colour(index), label="predicted")
+            ax.fill_between(grid[:, 0], mean - spread, mean + spread, color=nth_colour(index), alpha=0.25, linewidth=0)
             ax.scatter(x, draws[0], color="0.5", s=8, label="support, one sample")
             ax.set_title(f"{name}, σ = {sigma:g}", fontsize="small")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize="small", loc="outside upper center", ncols=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -445,3 +446,30 @@ def test_batches_in_the_middle_are_drawn_without_asking_the_policy_to_the_same_b
     for name in ("meta/pre_adapt_rew", "meta/post_adapt_rew", "rollout/ep_len_mean"):
         assert stats[name] == other[name]
     assert n == n_asked - 2
+
+
+@pytest.mark.parametrize(
+    ("env", "argument", "most"),
+    [
+        ("OmniglotFewShot-v0", {"learner_kwargs": {"n_query": 39}}, "OmniglotFewShot-v0 has 38"),
+        ("OmniglotFewShot-v0", {"n_episodes": 201}, "OmniglotFewShot-v0 has 200"),
+        ("OmniglotFewShot-v0", {"learner_kwargs": {"n_eval": 3801}}, "OmniglotFewShot-v0 has 3,800"),
+        ("Omniglot-v0", {"learner_kwargs": {"n_query": 1001}}, "Omniglot-v0 has 1,000"),
+        ("OmniglotFamilies-v0", {"learner_kwargs": {"n_query": 201}}, "OmniglotFamilies-v0 has 200"),
+    ],
+    ids=str,
+)
+def test_batches_are_no_larger_than_the_data(env: str, argument: dict[str, Any], most: str) -> None:
+    def make(**kwargs: Any) -> metarl.MAML:
+        family = make_family(env, ways=2, size=36)
+        return metarl.MAML("CnnPolicy", family, learner="supervised", meta_batch_size=2, **kwargs)
+
+    ((name, given),) = argument.items()
+    inner = given if isinstance(given, dict) else argument
+    ((word, count),) = inner.items()
+    with pytest.raises(ConfigError, match=rf"^{word}={count:,}: a (task|batch) of {most} such examples.*, at most$"):
+        make(**argument)
+    model = make(**{name: {word: count - 1} if isinstance(given, dict) else count - 1})
+    assert model.adaptation.option("n_eval") >= 100
+    with pytest.raises(ConfigError, match=r"^n_episodes=100,000: a batch of "):
+        model.evaluate(n_episodes=100_000)
