@@ -60,12 +60,7 @@ class Evaluates(MetaAlgorithm):
         """Return how inner steps with these rates go."""
 
     def _blocks(
-        self,
-        tasks: Tasks,
-        rates: Sequence[float],
-        streams: Streams,
-        amount: Amount,
-        tuning: Tuning | None = None,
+        self, tasks: Tasks, rates: Sequence[float], streams: Streams, amount: Amount, tuning: Tuning | None = None
     ) -> list[Block]:
         """Cut tasks into the blocks that are learnt together."""
         fresh = [] if tuning is None else tuning.fresh(self.adaptations.shared)
@@ -88,10 +83,7 @@ class Evaluates(MetaAlgorithm):
         return replace(rule, factors=[tuning.factors(start, step) for step in range(len(rates))]).steps(self.params)
 
     def _amount(self, n_episodes: int | None, n_transitions: int | None) -> Amount:
-        """Return how much to collect for a batch, as in training where nothing is said.
-
-        :raises ConfigError: more than a batch of the family can hold.
-        """
+        """Return how much to collect for a batch, as in training where nothing is said; no more than it can hold."""
         if n_episodes is None and n_transitions is None:
             n_transitions = self.n_transitions
             n_episodes = self.n_episodes if n_transitions is None else None

@@ -232,7 +232,7 @@ def ablation_figure(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int
     colour, x_name = names[0], names[-1]
     alone, values = len(names) == 1, list(entry.grid[x_name])
     points = sorted({1, n_inner_steps})
-    figure = Figure(figsize=(5.0 * len(points), 4.0), layout="constrained")
+    figure = Figure(figsize=(5.0 * len(points) + 2.0, 4.0), layout="constrained")
     panels = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
     lines: dict[tuple[str, Any], list[tuple[Any, Report]]] = {}
     for cell, own in by_cell(runs):
@@ -252,11 +252,14 @@ def ablation_figure(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int
         if alone:
             panel.set_xticks(range(len(values)), list(map(str, values)))
             panel.set_xlim(-0.5, len(values) - 0.5)
+        elif all(isinstance(value, int) for value in values):
+            panel.set_xticks(values)
         panel.set_title(f"after {steps(step)}")
         panel.set_xlabel(x_name)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(f"{score.axis}\ntest tasks (95% intervals)")
-    panels[0].legend(fontsize="small", loc="lower right")
+    # Outside: points may lie anywhere inside.
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize="small", loc="outside right center")
     figure.suptitle(f"{entry.env}, {score.amount(entry.n_timesteps)} a run, {checkpoint} checkpoints")
     return figure
 

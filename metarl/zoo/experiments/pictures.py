@@ -23,6 +23,8 @@ class Frame(NamedTuple):
     image: np.ndarray
 
 
+BEHIND = {"facecolor": "white", "alpha": 0.75, "linewidth": 0.0, "boxstyle": "square,pad=0.15"}
+"""What the words in a frame stand on, so that they can be read on any picture."""
 Row = tuple[str, Sequence[Frame]]
 """A title and its frames."""
 
@@ -80,7 +82,7 @@ def picture(rows: Sequence[Row]) -> Figure:
         row[0].set_title(title, loc="left", fontsize=7)
         for ax, frame in zip(row, frames, strict=False):
             ax.imshow(frame.image, interpolation="antialiased")
-            ax.text(0.02, 0.03, frame.words, transform=ax.transAxes, fontsize=5.5, color="0.35")
+            ax.text(0.02, 0.03, frame.words, transform=ax.transAxes, fontsize=5.5, color="0.35", bbox=BEHIND)
     figure.subplots_adjust(
         0.005, 0.005, 0.995, 1 - 0.25 / figure.get_figheight(), wspace=0.02, hspace=0.22 * width / height / INCHES
     )

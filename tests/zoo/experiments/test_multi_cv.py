@@ -29,7 +29,7 @@ def test_each_algorithm_has_a_row_for_each_data_set() -> None:
     assert [row[:2] for row in table.rows][:2] == [["omniglot/Braille", "leap"], ["omniglot/Braille", "multi_task"]]
     area = (75.0 + 37.5) / 2
     assert {tuple(row[2:5]) for row in table.rows} == {("50.0", "25.0", f"{area:.1f}")}
-    assert {tuple(row[5:]) for row in table.rows} == {("", "", "")}
+    assert list(table.columns[2:]) == ["test error", "training error", "area"]  # nobody published any of these
 
 
 def test_the_curves_are_those_whose_areas_the_table_has() -> None:

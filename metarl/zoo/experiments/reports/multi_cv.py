@@ -72,8 +72,12 @@ class MultiCV(PaperReport):
                     theirs = [f"{value:.1f}" for value in known] if way == "last" else []
                     rows.append([name, algo if way == "last" else f"{algo}, {way}", *ours, *(theirs or [""] * 3)])
         last = steps(self.experiment.n_inner_steps)
-        columns = ["held out", "algorithm", "test error", "training error", "area", *["published"] * 3]
-        table = Table(columns, rows, f"Errors in % after {last}", [f"published: {settings.source}"])
+        measures = ["test error", "training error", "area"]
+        columns = ["held out", "algorithm", *measures, *(f"{name}, published" for name in measures)]
+        notes = [f"published: {settings.source}"]
+        if not any(any(row[len(columns) - 3 :]) for row in rows):  # of other data sets
+            rows, columns, notes = [row[:-3] for row in rows], columns[:-3], []
+        table = Table(columns, rows, f"Errors in % after {last}", notes)
         return {"Held-out data sets": Section([table], figures={FIGURE: learning_curves(groups, order)})}
 
 
