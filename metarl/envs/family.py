@@ -37,8 +37,8 @@ from metarl.streams import stream
 State = dict[str, np.ndarray]
 """The state of a batch of environments: every value is ``[task, env, ...]``, numbers; of a live family objects too."""
 
-SPLITS = ("validation", "test", "shifted")
-"""The fixed task lists. Training tasks are fresh draws and have no list."""
+SPLITS = ("train", "validation", "test", "shifted")
+"""The fixed task lists. Training draws its tasks afresh; the list ``"train"`` is for a look at how much it overfits."""
 
 
 LOSSES: dict[str, type[spaces.Space[Any]]] = {"squared_error": spaces.Box, "cross_entropy": spaces.Discrete}
@@ -183,19 +183,18 @@ class Family(ABC):
         fixed permutation cut into disjoint parts (60% training, 20% validation, 20% test). Smaller ones: every task,
         in every split.
 
-        :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
+        :param split: ``"validation"``, ``"test"``, ``"shifted"``, or ``"train"``: of a finite family the tasks that
+            training draws from, of a continuous one draws of its distribution.
         :param n: at most that many.
         :raises TaskError: unknown split, or ``"shifted"`` where the family has none.
         :raises ConfigError: ``n`` below 1.
         """
         n = COUNT("n", n)
         if split not in SPLITS:
-            raise TaskError(
-                f"unknown split {shorten(split)}: known: {', '.join(SPLITS)} (training tasks are fresh draws)"
-            )
+            raise TaskError(f"unknown split {shorten(split)}: known: {', '.join(SPLITS)}")
         if split == "shifted":
             if self.shifted_space is None:
-                raise TaskError(f"{self.id} has no shifted split: known: validation, test")
+                raise TaskError(f"{self.id} has no shifted split: known: train, validation, test")
             draws = (self.sample_shifted_tasks(self._split_stream(split, i), 1) for i in range(n))
             return concatenate_tasks([sound_tasks(self, "sample_shifted_tasks", drawn, 1) for drawn in draws])
         finite = self.finite_tasks()

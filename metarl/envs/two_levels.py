@@ -66,14 +66,14 @@ class TwoLevels(Family, ABC):
         return self.tasks_within(rng, {name: np.repeat(value, n, axis=0) for name, value in families.items()})
 
     def families(self, split: str, n: int = 40) -> Tasks:
-        """Return the first ``n`` held-out families of a named split: draws that do not depend on ``n``.
+        """Return the first ``n`` families of a named split: draws that do not depend on ``n``.
 
-        :param split: ``"validation"`` or ``"test"``.
+        :param split: ``"train"``, ``"validation"`` or ``"test"``.
         :raises TaskError: another split.
         """
         n = COUNT("n", n)
-        if split not in SPLITS[:2]:
-            raise TaskError(f"unknown split of families {shorten(split)}: known: {', '.join(SPLITS[:2])}")
+        if split not in SPLITS[:3]:
+            raise TaskError(f"unknown split of families {shorten(split)}: known: {', '.join(SPLITS[:3])}")
         streams = (self._split_stream(f"families/{split}", i) for i in range(n))
         return concatenate_tasks([draw_families(self, rng, 1) for rng in streams])
 

@@ -150,7 +150,7 @@ class Evaluates(MetaAlgorithm):
         ``[task, step]``, the mean length of the episodes; of supervised tasks whose inner steps learn from a batch each
         ``meta["losses"]`` is ``[task, step]``, the loss of the batch before each step.
 
-        :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
+        :param split: ``"validation"``, ``"test"``, ``"shifted"`` or ``"train"``.
         :param n_inner_steps: K; :attr:`default_test_steps` if None.
         :param n_tasks: tasks; where the split has fewer, each is adapted to several times with its own streams, and the
             report says how many distinct ones there are.

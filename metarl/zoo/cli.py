@@ -186,7 +186,7 @@ def _train(parser: Parser) -> Parser:
 
 def _evaluate(parser: Parser) -> Parser:
     _which_run(parser, "run folders or .safetensors files, instead of --algo and --env", several=True)
-    parser.add_argument("--split", default="test", help="validation, test or shifted tasks")
+    parser.add_argument("--split", default="test", help="validation, test, shifted or train tasks")
     parser.add_argument("--n-eval-tasks", type=values.tasks, default=40, help="tasks")
     parser.add_argument("--n-inner-steps", type=values.inner_steps, default=3, help="inner steps to adapt for")
     parser.add_argument(
@@ -269,7 +269,7 @@ def _finetune(parser: Parser) -> Parser:
         "-n", "--n-timesteps", type=values.count, default=20_000, metavar="N", help="env steps for each task and method"
     )
     _tune(parser, "learnt from the export")
-    parser.add_argument("--split", default="test", help="validation, test or shifted tasks")
+    parser.add_argument("--split", default="test", help="validation, test, shifted or train tasks")
     parser.add_argument("--n-eval-tasks", type=values.tasks, default=20, help="tasks")
     parser.add_argument("--seed", type=values.seed, default=0, help="seed of the tasks' streams (default: 0)")
     parser.add_argument("--num-threads", type=values.threads, default=None, help="threads for physics (default: all)")
@@ -288,7 +288,7 @@ def _record(parser: Parser) -> Parser:
         metavar="N",
         help="env steps in each task (default: those of one episode, and at least 20)",
     )
-    parser.add_argument("--split", default="test", help="validation, test or shifted tasks")
+    parser.add_argument("--split", default="test", help="validation, test, shifted or train tasks")
     parser.add_argument(
         "--n-eval-tasks", type=values.tasks, default=1, help="tasks of the split, those that differ most"
     )

@@ -9,7 +9,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 from metarl.envs import registry
-from metarl.envs.family import Family, Step
+from metarl.envs.family import SPLITS, Family, Step
 from metarl.envs.gym.family import from_gym
 from metarl.envs.registry import family_ids, make_family, register_family
 from metarl.envs.tasks import concatenate_tasks, n_tasks, one_task, stack_tasks, take_tasks
@@ -53,7 +53,7 @@ def registered(monkeypatch):
 
 
 # -------------------------------------------------------------------------------------------------------------- splits
-@pytest.mark.parametrize("split", ["validation", "test", "shifted"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_continuous_splits_are_prefixes(split):
     family = Still()
     many = family.tasks(split, 12)
@@ -88,6 +88,7 @@ def test_finite_splits_are_disjoint_and_complete(size, parts):
     together = np.concatenate([trained, *held_out.values()])
     np.testing.assert_array_equal(np.sort(together), np.arange(size))
     np.testing.assert_array_equal(family.tasks("test", 2)["index"], held_out["test"][:2])
+    np.testing.assert_array_equal(np.sort(family.tasks("train", size)["index"]), trained)
     assert not family.splits_coincide
 
 
@@ -103,8 +104,8 @@ def test_small_finite_families_have_one_split():
 @pytest.mark.parametrize(
     ("family", "split", "n", "message"),
     [
-        (Still(), "train", 4, "unknown split 'train': known: validation, test, shifted"),
-        (Still(shifted=False), "shifted", 4, "Still-v0 has no shifted split: known: validation, test"),
+        (Still(), "tests", 4, "unknown split 'tests': known: train, validation, test, shifted"),
+        (Still(shifted=False), "shifted", 4, "Still-v0 has no shifted split: known: train, validation, test"),
         (Still(), "test", 0, "n=0 is not an integer in"),
     ],
 )

@@ -29,9 +29,9 @@ def test_held_out_families_are_lists_of_their_own(id):
         np.testing.assert_array_equal(few[name], many[name][:5])
         assert len(np.unique(many[name])) == many[name].size
         assert not np.isin(many[name], family.families("validation", 12)[name]).any()
-    for split in ("shifted", "train"):
-        with pytest.raises(TaskError, match="unknown split of families"):
-            family.families(split)
+    assert len(family.families("train", 3)[next(iter(many))]) == 3
+    with pytest.raises(TaskError, match="unknown split of families 'shifted': known: train, validation, test"):
+        family.families("shifted")
 
 
 def test_sines_of_a_family_have_one_phase_and_amplitudes_of_their_own():

@@ -41,7 +41,7 @@ class Report:
 
     :param algo: the algorithm, for instance ``"fomaml"``.
     :param env: the family's id.
-    :param split: ``"validation"``, ``"test"`` or ``"shifted"``.
+    :param split: ``"validation"``, ``"test"``, ``"shifted"`` or ``"train"``.
     :param returns: ``[run, task, step]``: mean undiscounted return of the task's episodes after 0, 1, … inner steps.
     :param env_steps: ``[step]``: env steps that a task's adaptation spent before it got there; 0 at step 0. A mean over
         tasks where episodes end early.

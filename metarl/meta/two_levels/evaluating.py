@@ -113,7 +113,7 @@ class EvaluatesFewTasks(Iterates):
         ``n_tasks=0`` there is no meta-finetuning; goal tasks and streams are the same, so that reports can be compared
         in pairs. ``meta["moved"]`` says how far layers move, ‖Δ‖ / ‖·‖ in the mean over families or goal tasks.
 
-        :param split: ``"validation"`` or ``"test"``.
+        :param split: ``"train"``, ``"validation"`` or ``"test"``.
         :param n_inner_steps: K; as for :meth:`evaluate` if None.
         :param n_tasks: L.
         :param n_meta_steps: m, see :meth:`meta_finetuning`, and for what follows.

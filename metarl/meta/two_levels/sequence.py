@@ -51,7 +51,7 @@ class EvaluatesSequences(EvaluatesFewTasks):
         the report's last point, earlier tasks were forgotten. Every inner step begins from where the last one ended
         and nothing else, as OML's does: iMAML's proximal term, which pulls to where a task's steps began, is 0 there.
 
-        :param split: ``"validation"`` or ``"test"``.
+        :param split: ``"train"``, ``"validation"`` or ``"test"``.
         :param n_tasks: tasks of a sequence.
         :param n_steps: inner steps on each; as in training if None.
         :param n_families: held-out families.

@@ -41,6 +41,8 @@ Key = tuple[str, str, int, str]
 """What tells a job from every other one of its experiment: environment, algorithm, seed, and the cell as JSON."""
 
 _Count = Annotated[int, Range(1, LARGEST)]
+SPLIT = "split"
+"""What a condition may name beside arguments of the family: see :class:`Entry`."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class Entry:
     :param rates: what :func:`~metarl.zoo.experiments.testing.choose_rates` chooses test rates from, made the same way.
     :param hyperparams: what overrules the algorithms' YAML; dotted keys reach into mappings.
     :param grid: hyperparameters of which every combination is run; an entry without any is no ablation.
-    :param conditions: further environments that the end of training is tested in, by a name: arguments of the family
-        on top of those of training, such as noise on what is seen of a task.
+    :param conditions: what else the end of training is tested under, by a name: arguments of the family on top of those
+        of training, such as noise on what is seen of a task; and, as ``split``, other tasks than those for testing.
     :param tunings: how the end of training is fine-tuned too, at the rates that validation tasks choose: by algorithm
         and a name, fields of :class:`~metarl.meta.adaptation.tuning.Tuning`.
     """

@@ -20,7 +20,7 @@ from metarl.meta.base import MetaAlgorithm
 from metarl.meta.evaluation.report import STREAM_KEYS, Report
 from metarl.zoo.algorithms import algorithm, load_model
 from metarl.zoo.console import say
-from metarl.zoo.experiments.jobs import CHECKPOINTS, Entry, Experiment, Job, State, find
+from metarl.zoo.experiments.jobs import CHECKPOINTS, SPLIT, Entry, Experiment, Job, State, find
 from metarl.zoo.runs.folder import Run
 from metarl.zoo.runs.provenance import commit
 
@@ -127,26 +127,27 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
         last["n_inner_steps"] = 0
     best = {**last, "rates": job.entry.rates} if last["n_inner_steps"] and SEQUENCE not in last else last
     candidates = _candidates(job, run)
-    plan: list[tuple[str, list[Path], dict[str, Any], Mapping[str, Any]]]
+    plan: list[tuple[str, list[Path], dict[str, Any], dict[str, Any]]]
     plan = [("last", [run.final], last, {}), ("best", candidates, best, {})]
     if FEW_TASKS in last:
         plan.append((NO_TASKS, [run.final], {**last, FEW_TASKS: {**last[FEW_TASKS], "n_tasks": 0}}, {}))
-    plan += [(name, [run.final], last, env_kwargs) for name, env_kwargs in job.entry.conditions.items()]
+    plan += [(name, [run.final], last, dict(condition)) for name, condition in job.entry.conditions.items()]
     plan += [(name, [run.final], {**best, "tuning": dict(tuning)}, {}) for name, tuning in job.tunings.items()]
     reports: dict[str, Report] = {}
     diverged: dict[str, DivergedError] = {}
     for checkpoint, paths, settings, env_kwargs in plan:
+        split = env_kwargs.pop(SPLIT, "test")
         subject = {"models": [hashlib.sha256(read_bytes(path)).hexdigest() for path in paths], "settings": settings}
-        subject |= {"env_kwargs": dict(env_kwargs)} if env_kwargs else {}
+        subject |= {"env_kwargs": env_kwargs} if env_kwargs else {}
         place = run.folder / "evaluations" / f"{experiment.name}_{checkpoint}.json"
         try:
             report = Report.load(place)
         except CheckpointError:
             report = None
-        if report is None or report.meta.get("subject") != subject or not _is_whole(report, job):
+        if report is None or report.meta.get("subject") != subject or not _is_whole(report, job, split):
             say(f"Evaluating {job}, {checkpoint}")
             try:
-                report = _evaluate([load_model(path, n_threads, env_kwargs or None) for path in paths], settings)
+                report = _evaluate([load_model(path, n_threads, env_kwargs or None) for path in paths], settings, split)
             except DivergedError as error:
                 diverged[checkpoint] = error
                 continue
@@ -158,9 +159,9 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
     return Trained(job, run, reports, diverged={kind: " ".join(str(error).split()) for kind, error in diverged.items()})
 
 
-def _is_whole(report: Report, job: Job) -> bool:
+def _is_whole(report: Report, job: Job, split: str) -> bool:
     """Whether a report that was kept is of a job, and says all that is read of it."""
-    of_job = (report.algo, report.env, report.split, report.seeds) == (job.algo, job.entry.env, "test", (job.seed,))
+    of_job = (report.algo, report.env, report.split, report.seeds) == (job.algo, job.entry.env, split, (job.seed,))
     one_run = isinstance(report.meta.get("num_timesteps"), int)
     return of_job and one_run and {"inner_lr", "versions", *STREAM_KEYS} <= report.meta.keys()
 
@@ -173,8 +174,8 @@ def _candidates(job: Job, run: Run) -> list[Path]:
     return [run.best, run.final]
 
 
-def _evaluate(models: Sequence[MetaAlgorithm], settings: Mapping[str, Any]) -> Report:
-    """Evaluate on test tasks: the model, at the rates, that validation tasks choose where there is a choice."""
+def _evaluate(models: Sequence[MetaAlgorithm], settings: Mapping[str, Any], split: str) -> Report:
+    """Evaluate on a split: the model, at the rates, that validation tasks choose where there is a choice."""
     settings = dict(settings)
     rates = settings.pop("rates", None)
 
@@ -191,7 +192,7 @@ def _evaluate(models: Sequence[MetaAlgorithm], settings: Mapping[str, Any]) -> R
 
     choices = [(model, *choose(model)) for model in models]
     model, _, chosen = max(choices, key=lambda choice: choice[1])
-    return measured(model, "test", chosen)
+    return measured(model, split, chosen)
 
 
 def _meta_rates(settings: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -340,7 +340,7 @@ def test_bad_arguments_are_named_in_one_line(kwargs: dict[str, Any], message: st
         ("evaluate", {"n_transitions": -5}, "n_transitions=-5"),
         ("evaluate", {"n_inner_steps": -1}, "n_inner_steps=-1"),
         ("evaluate", {"seed": -1}, "seed=-1"),
-        ("evaluate", {"split": "train"}, "unknown split 'train'"),
+        ("evaluate", {"split": "tests"}, "unknown split 'tests'"),
         ("evaluate", {"n_task": 3}, "did you mean 'n_tasks'"),
         ("evaluate", {"n_episodes": 2, "n_transitions": 5}, "either n_episodes or n_transitions"),
         ("adapt", {"n_episodes": 0}, "n_episodes=0"),

@@ -217,8 +217,8 @@ def test_no_inner_steps_and_unknown_splits() -> None:
     report = small().evaluate(n_tasks=2, n_inner_steps=0)
     assert report.returns.shape == (1, 2, 1)
     assert report.env_steps.tolist() == [0.0]
-    with pytest.raises(TaskError, match="unknown split 'train'"):
-        small().evaluate("train")
+    with pytest.raises(TaskError, match="unknown split 'tests': known: train, validation, test, shifted"):
+        small().evaluate("tests")
 
 
 def test_progress_is_told() -> None:

@@ -14,7 +14,10 @@ from metarl.zoo.experiments.reports import report_of
 from metarl.zoo.experiments.reports.meta_transfer import MetaTransfer, columns
 from metarl.zoo.experiments.testing import Trained, kinds
 
-ERRORS = {"linear": {"last": 0.4, "noise 0.5": 0.5}, "mean": {"last": 0.3, "noise 0.5": 0.9}}
+ERRORS = {
+    "linear": {"last": 0.4, "noise 0.5": 0.5, "trained": 0.0},
+    "mean": {"last": 0.3, "noise 0.5": 0.9, "trained": 0.2},
+}
 
 
 def trained(job: Job) -> Trained:
@@ -26,7 +29,8 @@ def trained(job: Job) -> Trained:
         returns = np.stack([np.full(20, -4.0), np.full(20, -error)], axis=-1)[None]
         tasks = {"x": np.arange(20)}
         score, meta = SCORES["squared_error"], {"num_timesteps": 1}
-        report = Report("meta_transfer", job.entry.env, "test", returns, [0, 10], tasks, [job.seed], score=score)
+        split = job.entry.conditions.get(kind, {}).get("split", "test")
+        report = Report("meta_transfer", job.entry.env, split, returns, [0, 10], tasks, [job.seed], score=score)
         reports[kind] = Report(**{**vars(report), "meta": meta})
     return Trained(job, None, reports)
 
@@ -68,6 +72,22 @@ def test_what_is_shown_and_compared_is_the_error_of_one_number() -> None:
     assert section.sentences[0].startswith(f"σ = 0: linear is behind mean ({-0.1 / n:.2f} [")
 
 
+def test_training_tasks_have_a_table_of_their_own() -> None:
+    experiment = load_experiment("meta-transfer-maze", "smoke")
+    (entry,) = experiment.entries
+    runs = [trained(Job(entry, "meta_transfer", seed, cell)) for seed in (0, 1) for cell in entry.cells()]
+    section = report_of(experiment).ablation(entry, runs)
+    test, train = ({row[0]: list(row[1:]) for row in table.rows} for table in section.tables)
+    assert [table.title for table in section.tables] == ["MazeTransfer-v0, test tasks", "MazeTransfer-v0, training tasks"]
+    assert (test["linear"], train["linear"]) == (["0.410 ±0.010"], ["0.010 ±0.010"])
+    assert test["linear, published"] == train["linear, published"] == ["0.000 ±0.000"]
+    behind, ahead, *_ = section.sentences
+    assert behind.startswith("width 6: linear is behind mean (-0.10")
+    assert ahead.startswith("training tasks, width 6: linear is ahead of mean (0.20")
+    (figure,) = section.figures.values()
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["width 6", "training tasks\nwidth 6"]
+
+
 @pytest.mark.parametrize("name", ["ant", "cosine", "maze", "parameters", "pendulum"])
 def test_every_experiment_of_the_paper_has_its_settings(name: str) -> None:
     experiment = load_experiment(f"meta-transfer-{name}", "laptop")
@@ -75,7 +95,8 @@ def test_every_experiment_of_the_paper_has_its_settings(name: str) -> None:
     assert isinstance(report, MetaTransfer)
     (entry,) = experiment.entries
     others = [values for key, values in entry.grid.items() if key != "encoder"]
-    n_columns = (len(entry.conditions) + 1) * int(np.prod([len(values) for values in others]))
+    under_noise = [condition for condition in entry.conditions.values() if "split" not in condition]
+    n_columns = (len(under_noise) + 1) * int(np.prod([len(values) for values in others]))
     assert all(len(values) == n_columns for values in report.settings.published.values())
     assert {*report.settings.gradient, *report.settings.pooling} <= set(entry.grid["encoder"])
 

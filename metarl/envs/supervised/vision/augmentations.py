@@ -105,7 +105,7 @@ class OmniglotAugmentations(TwoLevels, OmniglotProtocol):
         return np.asarray(super().in_training_range(tasks) & np.isin(tasks["alphabet"], self._parts["train"]))
 
     def families(self, split: str, n: int = 40) -> Tasks:
-        if split not in SPLITS[:2]:
+        if split not in SPLITS[:3]:
             return super().families(split, n)
         streams = (self._split_stream(f"families/{split}", i) for i in range(COUNT("n", n)))
         return concatenate_tasks([self._families(split, rng, 1) for rng in streams])

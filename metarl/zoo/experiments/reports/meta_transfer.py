@@ -18,7 +18,7 @@ from metarl.meta.evaluation.figures import nth_colour, spread_out
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.comparison import Verdict
-from metarl.zoo.experiments.jobs import Entry
+from metarl.zoo.experiments.jobs import SPLIT, Entry
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
 from metarl.zoo.experiments.reports.transfer_figures import (
     N_DRAWS,
@@ -33,7 +33,9 @@ from metarl.zoo.experiments.testing import Tested, Trained, by_cell, tested
 ENCODER = "encoder"
 """The hyperparameter that an entry's grid runs over; each further one makes a column for each of its values."""
 NOISE = "support_noise"
-"""The argument of the family that an entry's conditions set."""
+"""The argument of the family that an entry's conditions may set."""
+_TASKS = {"train": "training tasks", "validation": "validation tasks", "test": "test tasks", "shifted": "shifted tasks"}
+"""What the tasks of a split are called."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,19 @@ class Column:
 
     :param words: what it is called.
     :param noise: the standard deviation of the noise on the support.
+    :param split: the tasks.
     :param reports: by encoder, in the order of the grid.
     """
 
     words: str
     noise: float
+    split: str
     reports: Mapping[str, Report]
+
+    @property
+    def place(self) -> str:
+        """What it is called beside columns of other splits."""
+        return self.words if self.split == "test" else f"{_TASKS[self.split]}, {self.words}"
 
 
 @register_report("meta-transfer-ant")
@@ -81,7 +90,8 @@ class MetaTransfer(PaperReport):
         "Scores on held-out tasks, once the support of a task was decoded to a network. Cells are the mean over "
         "training seeds with the standard deviation over them, as the paper prints it; pairs of encoders are compared "
         "on the same tasks and streams by 95% bootstrap intervals by task, then by seed. Noise is added to the targets "
-        "of the support when it is tested, and not in training, unless the settings say so."
+        "of the support when it is tested, and not in training, unless the settings say so. A second table is of tasks "
+        "that were trained on, where the settings have it."
     )
 
     @property
@@ -127,10 +137,11 @@ class MetaTransfer(PaperReport):
     def ablation(self, entry: Entry, runs: Sequence[Trained]) -> Section:
         """Return how the encoders compare."""
         settings, found = self.settings, columns(entry, runs)
+        splits = {split: [item for item in found if item.split == split] for split in _splits(entry)}
         verdicts = [item for column in found for item in _verdicts(column, settings)]
         shown = self.show(entry, runs)
         return Section(
-            [_table(found, settings, entry.env)],
+            [_table(own, settings, entry.env) for own in splits.values() if own],
             [*(line for column in found for line in _sentences(column, settings)), *shown.sentences],
             {_figure_name(entry): _figure(found, entry.env, settings.n_entries), **shown.figures},
             [{"env": entry.env, "cell": {}, **item.to_dict()} for item in verdicts],
@@ -159,7 +170,15 @@ class CosineReport(MetaTransfer):
 def noise_of(entry: Entry) -> dict[str, float]:
     """Return the noise on the support that runs are tested with: that of training, and each condition's, by name."""
     plain = float(dict(entry.hyperparams).get(f"env_kwargs.{NOISE}", 0.0))
-    return {"last": plain} | {name: float(kwargs.get(NOISE, plain)) for name, kwargs in entry.conditions.items()}
+    return {"last": plain} | {name: float(how.get(NOISE, plain)) for name, how in entry.conditions.items()}
+
+
+def _splits(entry: Entry) -> dict[str, list[str]]:
+    """Return what runs are tested as, ``"last"`` or the name of a condition, by the split of the tasks; test first."""
+    found = {"test": ["last"]}
+    for name, how in entry.conditions.items():
+        found.setdefault(str(how.get(SPLIT, "test")), []).append(name)
+    return found
 
 
 def _others(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,20 +187,23 @@ def _others(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def columns(entry: Entry, runs: Sequence[Trained]) -> list[Column]:
-    """Return what the runs of one environment came to: without noise first, for each of the grid's other settings."""
+    """Return what the runs of one environment came to: on test tasks first, there without noise first, for each of the
+    grid's other settings.
+    """
     others = _others(entry.grid)
     trained: dict[tuple[Any, ...], dict[str, list[Tested]]] = {}
     for cell, own in by_cell(runs):
         trained.setdefault(tuple(cell[name] for name in others), {})[str(cell[ENCODER])] = tested(own)
     noise = noise_of(entry)
     found = []
-    for values, (kind, sigma) in itertools.product(itertools.product(*others.values()), noise.items()):
-        by_encoder = trained.get(values, {})
-        reports = {name: item.report for name, items in by_encoder.items() for item in items if item.checkpoint == kind}
-        words = [f"{name.rsplit('.', 1)[-1]} {value}" for name, value in zip(others, values, strict=True)]
-        words += [f"σ = {sigma:g}"] if len(noise) > 1 else []
-        if reports:
-            found.append(Column(", ".join(words) or "score", sigma, reports))
+    for split, same in _splits(entry).items():
+        for values, kind in itertools.product(itertools.product(*others.values()), same):
+            cell = trained.get(values, {})
+            reports = {name: item.report for name, items in cell.items() for item in items if item.checkpoint == kind}
+            words = [f"{name.rsplit('.', 1)[-1]} {value}" for name, value in zip(others, values, strict=True)]
+            words += [f"σ = {noise[kind]:g}"] if len(set(noise.values())) > 1 else []
+            if reports:
+                found.append(Column(", ".join(words) or "score", noise[kind], split, reports))
     return found
 
 
@@ -208,12 +230,12 @@ def _table(found: Sequence[Column], settings: Settings, env: str) -> Table:
     for name, values in settings.published.items():
         cells = [f"{mean:.3f} ±{spread:.3f}" for mean, spread in values][: len(found)]
         rows.append([f"{name}, published", *cells, *[""] * (len(found) - len(cells))])
-    first = next(iter(found[0].reports.values()))
+    first, tasks = next(iter(found[0].reports.values())), _TASKS[found[0].split]
     n_runs = max(report.n_runs for column in found for report in column.reports.values())
     seeds = f"mean ± standard deviation over {n_runs} training seeds" if n_runs > 1 else "one training seed"
     mean = f", a mean over the {settings.n_entries} numbers of a prediction" if settings.n_entries > 1 else ""
-    notes = [f"{seeds}, {first.n_tasks} test tasks; {first.score.axis}{mean}", f"published: {settings.source}"]
-    return Table(["", *(column.words for column in found)], rows, f"{env}, test tasks", notes)
+    notes = [f"{seeds}, {first.n_tasks} {tasks}; {first.score.axis}{mean}", f"published: {settings.source}"]
+    return Table(["", *(column.words for column in found)], rows, f"{env}, {tasks}", notes)
 
 
 def _verdicts(column: Column, settings: Settings) -> list[Verdict]:
@@ -227,7 +249,7 @@ def _verdicts(column: Column, settings: Settings) -> list[Verdict]:
         if a in reports and b in reports:
             pair = compare(reports[a], reports[b])
             last = pair.returns.n_points - 1
-            found.append(Verdict(a, b, column.words, last, pair.returns.at(last), pair.is_supported))
+            found.append(Verdict(a, b, column.place, last, pair.returns.at(last), pair.is_supported))
     return found
 
 
@@ -248,13 +270,13 @@ def _sentences(column: Column, settings: Settings) -> list[str]:
             if items
         ]
         lines.append(
-            f"{column.words}: {encoder} {'; '.join(clauses)}. Differences of scores, above 0 where it is ahead."
+            f"{column.place}: {encoder} {'; '.join(clauses)}. Differences of scores, above 0 where it is ahead."
         )
     return lines
 
 
 def _figure_name(entry: Entry) -> str:
-    return f"{entry.env}_{'noise' if len(noise_of(entry)) > 1 else 'scores'}"
+    return f"{entry.env}_{'noise' if len(set(noise_of(entry).values())) > 1 else 'scores'}"
 
 
 def _figure(found: Sequence[Column], env: str, n_entries: int) -> Figure:
@@ -266,7 +288,7 @@ def _figure(found: Sequence[Column], env: str, n_entries: int) -> Figure:
     noisy = len({column.noise for column in found}) > 1
     panels: dict[str, list[Column]] = {}
     for column in found:
-        panels.setdefault(column.words.rpartition("σ")[0].rstrip(", ") if noisy else "", []).append(column)
+        panels.setdefault(column.place.rpartition("σ")[0].rstrip(", ") if noisy else "", []).append(column)
     figure = Figure(figsize=(5.0 * len(panels) + 2.0, 4.0), layout="constrained")
     encoders = list(dict.fromkeys(name for column in found for name in column.reports))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -288,7 +310,7 @@ def _figure(found: Sequence[Column], env: str, n_entries: int) -> Figure:
         if noisy:
             axis.set_xlabel("σ of the noise on the support")
         else:
-            axis.set_xticks(range(len(own)), [column.words for column in own])
+            axis.set_xticks(range(len(own)), [column.place.replace(", ", "\n") for column in own])
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(next(iter(found[0].reports.values())).score.axis)
     # Outside: points may lie anywhere inside.
