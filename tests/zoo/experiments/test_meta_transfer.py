@@ -84,8 +84,6 @@ def test_training_tasks_have_a_table_of_their_own() -> None:
     behind, ahead, *_ = section.sentences
     assert behind.startswith("width 6: linear is behind mean (-0.10")
     assert ahead.startswith("training tasks, width 6: linear is ahead of mean (0.20")
-    (figure,) = section.figures.values()
-    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["width 6", "training tasks\nwidth 6"]
 
 
 @pytest.mark.parametrize("name", ["ant", "cosine", "maze", "parameters", "pendulum"])
@@ -118,9 +116,9 @@ def test_scores_without_noise_stand_beside_each_other() -> None:
     runs = [trained(Job(entry, "meta_transfer", 0, cell)) for cell in entry.cells()]
     (figure,) = report_of(experiment).ablation(entry, runs).figures.values()
     (axis,) = figure.axes
-    widths = entry.grid["env_kwargs.width"]
-    assert [label.get_text() for label in axis.get_xticklabels()] == [f"width {width}" for width in widths]
+    ticks = ["width 6", "training tasks\nwidth 6"]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ticks
     places = [bars.lines[0].get_xdata() for bars in axis.containers]
-    assert all(len(place) == len(widths) for place in places)
+    assert all(len(place) == len(ticks) for place in places)
     assert len({float(place[0]) for place in places}) == len(entry.grid["encoder"])
     assert "MazeTransfer-v0_scores.png" in report_of(experiment).file_names()
