@@ -78,7 +78,8 @@ def test_training_tasks_have_a_table_of_their_own() -> None:
     runs = [trained(Job(entry, "meta_transfer", seed, cell)) for seed in (0, 1) for cell in entry.cells()]
     section = report_of(experiment).ablation(entry, runs)
     test, train = ({row[0]: list(row[1:]) for row in table.rows} for table in section.tables)
-    assert [table.title for table in section.tables] == ["MazeTransfer-v0, test tasks", "MazeTransfer-v0, training tasks"]
+    titles = [table.title for table in section.tables]
+    assert titles == ["MazeTransfer-v0, test tasks", "MazeTransfer-v0, training tasks"]
     assert (test["linear"], train["linear"]) == (["0.410 ±0.010"], ["0.010 ±0.010"])
     assert test["linear, published"] == train["linear, published"] == ["0.000 ±0.000"]
     behind, ahead, *_ = section.sentences
