@@ -279,3 +279,17 @@ def test_folders_and_classes_are_small() -> None:
     ]
     assert long == []
     assert [str(path) for path in (ROOT / "metarl").rglob("*.py") if len(path.read_text().splitlines()) > 500] == []
+
+
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md")]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
+def test_lines_of_prose_have_at_most_120_characters(page: Path) -> None:
+    """Tables and commands may be longer."""
+    in_code, long = False, []
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        in_code ^= line.startswith("```")
+        if len(line) > 120 and not in_code and not line.startswith("|"):
+            long.append((number, len(line)))
+    assert not long
