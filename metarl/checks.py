@@ -183,11 +183,16 @@ def choice(*options: Any) -> Check[Any]:
 
 
 def check_arguments(
-    function: Callable[..., Any], kwargs: Mapping[str, Any], kind: str, own: Sequence[str] = ()
+    function: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    kind: str,
+    own: Sequence[str] = (),
+    around: Callable[..., Any] | None = None,
 ) -> None:
     """Raise :class:`~metarl.errors.UnknownNameError` for the first keyword that ``function`` does not take.
 
     :param own: arguments that the caller sets itself: they are not to be given either.
+    :param around: the caller, where it hands on what it does not take itself: what it takes is named too.
     """
     parameters = inspect.signature(function).parameters
     variable = [name for name, parameter in parameters.items() if parameter.kind is inspect.Parameter.VAR_KEYWORD]
@@ -195,7 +200,9 @@ def check_arguments(
     known = [name for name in parameters if name not in (*refused, *variable)]
     for name in kwargs:
         if name in refused or not (variable or name in known):
-            raise unknown_name(kind, name, known, HYPERPARAMETERS)
+            outer = {} if around is None else inspect.signature(around).parameters
+            further = [other for other, each in outer.items() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+            raise unknown_name(kind, name, [*known, *(set(further) - {"self"})], HYPERPARAMETERS)
 
 
 COUNT = integer(1)

@@ -26,7 +26,8 @@ from metarl.checks import (
     plain,
     plain_tree,
 )
-from metarl.errors import ConfigError
+from metarl.envs import make_family
+from metarl.errors import ConfigError, UnknownNameError
 
 
 class Three(enum.IntEnum):
@@ -158,3 +159,10 @@ def test_values_are_shortened() -> None:
     assert len(str(caught.value)) < 250
     assert FRACTION("gamma", 1) == 1.0
     assert ABOVE_ZERO("x", math.inf) == math.inf
+
+
+def test_what_a_caller_takes_itself_is_named_too() -> None:
+    with pytest.raises(UnknownNameError, match="unknown argument of MazeTransfer-v0 'widt': did you mean 'width'"):
+        make_family("MazeTransfer-v0", widt=6)
+    with pytest.raises(UnknownNameError, match=r"'zzz': known: .*n_demonstrations, .*support_noise, width$"):
+        make_family("MazeTransfer-v0", zzz=6)

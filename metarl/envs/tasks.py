@@ -84,5 +84,9 @@ def describe_range(space: spaces.Space[Any]) -> str:
 
 def describe_task(task: Task) -> str:
     """Return a task's numbers in a few words."""
-    parts = ((name, np.round(np.asarray(value, dtype=np.float64), 2).tolist()) for name, value in task.items())
-    return shorten(", ".join(f"{name} {value}" for name, value in parts), quote=False)
+    return shorten(", ".join(f"{name} {_in_short(np.asarray(value))}" for name, value in task.items()), quote=False)
+
+
+def _in_short(value: np.ndarray) -> Any:
+    """Return whole numbers as they are, and others with two digits behind the point; no minus before a 0."""
+    return value.tolist() if value.dtype.kind in "biu" else (np.round(value.astype(np.float64), 2) + 0.0).tolist()

@@ -8,6 +8,7 @@ import pytest
 from metarl.envs import Oracle, Score, make_family
 from metarl.envs.family import evaluation_score, score_of
 from metarl.envs.score import RETURN, SCORES, common_score, fixed
+from metarl.envs.tasks import describe_task
 from metarl.errors import ConfigError
 from metarl.meta.algorithms.maml import MAML
 from tests.envs.families import Sound
@@ -82,3 +83,8 @@ def test_what_is_spent_is_said_by_its_unit() -> None:
 )
 def test_a_rounded_zero_has_no_minus(value: float, digits: int, text: str) -> None:
     assert fixed(value, digits) == text
+
+
+def test_a_task_is_described_in_few_digits() -> None:
+    task = {"obstacles": np.array([1, 0]), "goal": np.array([-0.001, 0.456]), "speed": np.float64(2.0)}
+    assert describe_task(task) == "obstacles [1, 0], goal [0.0, 0.46], speed 2.0"

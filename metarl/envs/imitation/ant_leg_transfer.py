@@ -50,7 +50,7 @@ class AntLegTransfer(AntLegImitation):
     def __init__(
         self, *, support_noise: float = 0.0, n_steps: int = 30, n_trajectories: int = 10, **arguments: Any
     ) -> None:
-        check_arguments(Imitation.__init__, arguments, "argument of AntLegTransfer")
+        check_arguments(Imitation.__init__, arguments, "argument of AntLegTransfer-v0", around=AntLegTransfer.__init__)
         super().__init__(**arguments)
         n_trajectories, n_steps = TRAJECTORIES("n_trajectories", n_trajectories), TRAJECTORIES("n_steps", n_steps)
         shown = RandomTransitions(self.real, n_trajectories, n_steps, self.origin, self.pool)

@@ -59,7 +59,7 @@ class MazeTransfer(MazeImitation):
         real_kwargs: Mapping[str, Any] | None = None,
         **arguments: Any,
     ) -> None:
-        check_arguments(Imitation.__init__, arguments, "argument of MazeTransfer")
+        check_arguments(Imitation.__init__, arguments, "argument of MazeTransfer-v0", around=MazeTransfer.__init__)
         given = (MAPPING | NONE)("real_kwargs", real_kwargs) or {}
         size = {} if width is None else {"width": width}
         super().__init__(real_kwargs={"reward": "distance", **size, **given}, **arguments)

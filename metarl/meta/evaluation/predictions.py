@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from metarl.agents.parallel import library_torch
 from metarl.agents.sampling.examples import Examples
@@ -16,7 +17,9 @@ from metarl.envs.promises import is_image
 from metarl.envs.supervised.one_step import OneStep
 from metarl.envs.tasks import Tasks, one_task
 from metarl.errors import DivergedError
+from metarl.files.schema import LARGEST
 from metarl.meta.adaptation.batched import BatchedAdaptation
+from metarl.meta.evaluation.figures import nth_colour
 from metarl.params import Params, expand
 from metarl.streams import TaskSeeds, task_streams
 
@@ -55,10 +58,12 @@ def predictions_of(model: Any, n_inner_steps: int, split: str = "validation", se
         have tensors of their own, and where adaptation diverges.
     """
     family, adaptation = model.family, getattr(model, "adaptation", None)
-    if not (isinstance(family, OneStep) and isinstance(adaptation, BatchedAdaptation) and adaptation.learner.predicts):
+    if not (isinstance(family, OneStep) and adaptation is not None and adaptation.option("predicts")):
         return None
     if model.adaptations.has_local or model.is_told_the_task:
         return None
+    if family.evaluation_family is not None and not isinstance(family.action_space, spaces.Discrete):
+        return None  # what policies do there is scored; their numbers are no picture
     tasks, policy = family.tasks(split, N_TASKS), model.policy
     n, space = len(next(iter(tasks.values()))), policy.action_space
     n_classes = int(space.n) if isinstance(space, spaces.Discrete) else 0
@@ -66,12 +71,14 @@ def predictions_of(model: Any, n_inner_steps: int, split: str = "validation", se
     assert isinstance(shown, OneStep)
     seeds = TaskSeeds(seed, "predictions", 0, range(n))
     asked = Examples(shown, policy, tasks, seeds, max(100, 10 * n_classes), ("target",))
-    support = family.examples(tasks, task_streams(seed, "predictions/support", 0, n), max(10, 10 * n_classes))
+    n_support = min(max(10, 10 * n_classes), family.n_examples or LARGEST)
+    support = family.examples(tasks, task_streams(seed, "predictions/support", 0, n), n_support)
     try:
         reached = model.reached(tasks, n_inner_steps, seed=seed)
     except DivergedError:  # the returns say so
         return None
-    before, after = (_said(policy, params, asked.obs) for params in (expand(model.theta, n), reached))
+    start = model.theta if isinstance(adaptation, BatchedAdaptation) else model.initial_policy
+    before, after = (_said(policy, params, asked.obs) for params in (expand(start, n), reached))
     targets = asked.episodes(before).info["target"][:, :, 0]
     start = int(space.start) if isinstance(space, spaces.Discrete) else 0
     return Predictions(
@@ -89,7 +96,8 @@ def _said(policy: Any, params: Params, obs: np.ndarray) -> torch.Tensor:
 
 def prediction_cards(found: Predictions | None) -> dict[str, Figure]:
     """Draw predictions as figures for TensorBoard's cards: of classes a confusion matrix before and after adaptation,
-    images with what is predicted for them, and the images that are learnt from; of numbers from one number curves.
+    images with what is predicted for them, and the images that are learnt from; of numbers from one number curves, and
+    of several numbers how each lies to what it should be.
 
     :return: by the card's name; nothing of what has no picture.
     """
@@ -102,7 +110,7 @@ def prediction_cards(found: Predictions | None) -> dict[str, Figure]:
         return cards
     if found.inputs.shape[2:] == found.targets.shape[2:] == (1,):
         return {"predictions": _curves(found)}
-    return {}
+    return {"predictions": _numbers(found)}
 
 
 def _name(found: Predictions, task: int) -> str:
@@ -175,11 +183,32 @@ def _curves(found: Predictions) -> Figure:
         order = np.argsort(x)
         for label, values, style in (
             ("target", found.targets, {"color": "0.6", "linewidth": 4.0}),
-            ("before", found.before, {"color": "C0", "linestyle": "--"}),
-            ("after", found.after, {"color": "C0"}),
+            ("before", found.before, {"color": nth_colour(0), "linestyle": "--"}),
+            ("after", found.after, {"color": nth_colour(0)}),
         ):
             axis.plot(x[order], values[task, order, 0], label=label, **style)
         axis.set_title(_name(found, task), fontsize=11)
         axis.grid(alpha=0.3)
+    axis.set_xlabel("input", fontsize=11)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=11)
+    return figure
+
+
+def _numbers(found: Predictions) -> Figure:
+    """Draw each number that is predicted for the first task against its target; right ones lie on the line."""
+    figure = Figure(figsize=(4.0, 2.9), dpi=DPI, layout="constrained")
+    targets = found.targets[0].reshape(len(found.targets[0]), -1)
+    ends = float(targets.min()), float(targets.max())
+    for axis, (when, said) in zip(figure.subplots(1, 2, sharex=True, sharey=True), _both(found), strict=True):
+        own = said[0].reshape(targets.shape)
+        axis.plot(ends, ends, color="0.6", linewidth=1.0)
+        for entry, (x, y) in enumerate(zip(targets.T, own.T, strict=True)):
+            axis.plot(x, y, ".", markersize=3.0, color=nth_colour(entry))
+        axis.set_title(f"{when}: MSE {np.square(own - targets).sum(1).mean():.3g}", fontsize=11)
+        axis.set_xlabel("target", fontsize=11)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        axis.grid(alpha=0.3)
+        if when == "before":
+            axis.set_ylabel("predicted", fontsize=11)
+    figure.suptitle(_name(found, 0), fontsize=11)
     return figure

@@ -170,6 +170,11 @@ def _sizes(model: Any, n_envs: int) -> dict[str, Any]:
     return {"learning_rate": model.plain_rate, "n_steps": max(1, -(-size // n_envs))}
 
 
+def fits_value(model: Model) -> bool:
+    """Return whether an export's value network is fitted on training tasks: where the learner has none of its own."""
+    return not choose(model, None, None, 1).is_stock and not model.policy.has_critic
+
+
 def usual_kind(model: Model) -> str:
     """Return what held-out tasks are learnt with where nothing is said: what a model was learnt for, else PPO.
 

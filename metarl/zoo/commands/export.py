@@ -23,7 +23,7 @@ from metarl.errors import ConfigError, shorten, unknown_name
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.export.expert import expert_from_model, expert_from_sb3
 from metarl.meta.export.sb3 import export_files, export_sb3, sb3_files
-from metarl.meta.export.settings import EXPORTED, FINETUNED, choose
+from metarl.meta.export.settings import EXPORTED, FINETUNED, choose, fits_value
 from metarl.meta.export.start import reach_of
 from metarl.params import take
 from metarl.zoo.algorithms import load_model
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     within = None if args.output is not None or source.run is None else source.run.folder
     # Looked at before the value network is fitted, which takes a while.
     Outputs(list(export_files(path)), args.overwrite, within).require_possible()
-    say(f"Collecting on training tasks for {kind}'s value network")
+    if fits_value(model):
+        say(f"Collecting on training tasks for {kind}'s value network")
     exported = export_sb3(model, kind, optimizer=args.optimizer, **adapted)
     if adapted:
         words = model.family.describe(one_task(as_batch(model.family, args.task), 0))
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     trained = score_of(model.family).amount(model.num_timesteps)
     say(f"Saved {path}: {model.name} on {model.family.id}, {trained}, from {source.path}")
     if adapted:
-        say(f"  it acts as adaptation to {words} ends, {args.n_inner_steps} inner steps")
+        say(f"  it acts as adaptation to {words} ends, {args.n_inner_steps} inner step{'s' * (args.n_inner_steps > 1)}")
     say(f"  {others[0].name} beside it says what it was exported from")
     say(f"  from {package} import {cls.__name__}")
     if exported.settings.normalize is not None:

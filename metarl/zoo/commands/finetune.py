@@ -10,7 +10,15 @@ from metarl.envs.family import score_of
 from metarl.errors import ConfigError, UnknownNameError, shorten
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.export.finetune import Finetuning, finetune, learning_figure
-from metarl.meta.export.settings import FINETUNED, OWN, choose, require_learnable, usual_kind, usual_optimizers
+from metarl.meta.export.settings import (
+    FINETUNED,
+    OWN,
+    choose,
+    fits_value,
+    require_learnable,
+    usual_kind,
+    usual_optimizers,
+)
 from metarl.zoo.algorithms import algorithm, check_env, load_model
 from metarl.zoo.config import (
     DEFAULT_ALGO,
@@ -38,9 +46,10 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--n-inner-steps is where exports start, and --from-scratch makes none")
     model, source = _model(args)
     kind = usual_kind(model) if args.to is None else args.to.lower()
-    choose(model, kind, None, 1)
     usual = usual_optimizers(model, kind, from_export=not args.from_scratch)
     optimizers = list(dict.fromkeys(args.optimizer or usual))
+    for name in optimizers:  # before anything is collected
+        choose(model, kind, None if name == OWN else name, 1)
     own = None if source is None else source.run
     folder = Path(args.log_folder) if own is None else own.folder
     outputs = record_and_figure(args, folder / "finetune", own)
@@ -52,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     say(f"{kind.upper()} on {model.family.id}{start}{whose}")
     if not args.from_scratch:
         each = score_of(model.family.acts_in).amount(args.n_timesteps)
-        first = "" if optimizers == [OWN] else "Collecting on training tasks for the value network, then "
+        first = "Collecting on training tasks for the value network, then " if fits_value(model) else ""
         say(f"{first}{each} a task and method")
     if args.n_inner_steps:
         say(f"Adaptation to a task comes first ({args.n_inner_steps} x its support): curves begin after that")

@@ -77,7 +77,8 @@ def _frames(model: MetaAlgorithm, task: Task, n_steps: int, args: argparse.Names
         yield from (Image.fromarray(frame.image).quantize(COLOURS) for frame in found)
     env.close()
     mean = sum(returns) / len(returns)
-    words = f"{model.family.describe(task)}, after {args.n_inner_steps} inner steps: return {mean:.3g}"
+    after = f"{args.n_inner_steps} inner step{'s' * (args.n_inner_steps != 1)}"
+    words = f"{model.family.describe(task)}, after {after}: return {mean:.3g}"
     say(f"{words}, a mean of {len(returns)}" if len(returns) > 1 else words)
 
 

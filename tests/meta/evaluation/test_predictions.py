@@ -60,3 +60,35 @@ def test_where_nobody_predicts_there_is_nothing_to_draw(kind):
     model = metarl.FOMAML(made.policy, made.make(), learner=learner, **options)
     assert predictions_of(model, 1) is None
     assert prediction_cards(None) == {}
+
+
+def test_what_is_decoded_of_a_support_is_drawn_too():
+    sizes = {"n_support": 5, "meta_batch_size": 2, "policy_kwargs": {"net_arch": [8]}, "n_threads": 1, "seed": 0}
+    model = metarl.MetaTransfer("MlpPolicy", "CosineSine-v0", encoder="linear", **sizes)
+    found = predictions_of(model, 1)
+    said = [model.predict(each, deterministic=True)[0] for each in found.inputs]
+    np.testing.assert_allclose(found.before, said, rtol=1e-5, atol=1e-6)
+    assert list(prediction_cards(found)) == ["predictions"]
+
+
+def test_several_numbers_are_drawn_against_their_targets():
+    options = {"policy_kwargs": {"net_arch": [8]}, "n_threads": 1, "seed": 0, "n_episodes": 5, "meta_batch_size": 2}
+    model = metarl.MAML("MlpPolicy", "DoublePendulum-v0", learner="supervised", **options)
+    found = predictions_of(model, 1)
+    (figure,) = prediction_cards(found).values()
+    for axis, said in zip(figure.axes, (found.before, found.after), strict=True):
+        line, *entries = axis.get_lines()
+        np.testing.assert_array_equal(line.get_xdata(), line.get_ydata())
+        assert len(entries) == found.targets.shape[2]
+        for entry, points in enumerate(entries):
+            np.testing.assert_array_equal(points.get_xdata(), found.targets[0, :, entry])
+            np.testing.assert_array_equal(points.get_ydata(), said[0, :, entry])
+        assert axis.get_title().endswith(f"MSE {np.square(said[0] - found.targets[0]).sum(1).mean():.3g}")
+
+
+def test_a_drawing_that_is_learnt_from_is_shown_once():
+    options = {"env_kwargs": {"ways": 3}, "learner": "supervised", "n_episodes": 3, "meta_batch_size": 2, **CNN}
+    found = predictions_of(metarl.MAML("FewShotCnnPolicy", "OmniglotFewShot-v0", **options), 1)
+    assert found.support[1].shape == (3, 3)  # 3 ways, 1 shot
+    shown = [axis for axis in prediction_cards(found)["support_images"].axes if axis.images]
+    assert len(shown) == 3
