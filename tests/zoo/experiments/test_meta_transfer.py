@@ -117,7 +117,7 @@ def test_scores_without_noise_stand_beside_each_other() -> None:
     runs = [trained(Job(entry, "meta_transfer", 0, cell)) for cell in entry.cells()]
     (figure,) = report_of(experiment).ablation(entry, runs).figures.values()
     (axis,) = figure.axes
-    ticks = ["width 6", "training tasks\nwidth 6"]
+    ticks = ["width 6", "training\ntasks\nwidth 6"]
     assert [label.get_text() for label in axis.get_xticklabels()] == ticks
     places = [bars.lines[0].get_xdata() for bars in axis.containers]
     assert all(len(place) == len(ticks) for place in places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,7 @@ def test_three_mazes_show_the_ways_of_all_encoders(tmp_path: Path) -> None:
     assert len(frames) == 3 * 2
     words = [ax.texts[0].get_text() for ax in frames]
     assert [text.partition(":")[0] for text in words] == ["linear", "mean"] * 3
+    assert all(re.fullmatch(r"\w+: score -?\d\.\d\d", text) and "-0.00" not in text for text in words)
     assert all(np.ptp(np.asarray(ax.images[0].get_array())) > 0 for ax in frames)
 
 

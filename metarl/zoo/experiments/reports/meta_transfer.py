@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -310,7 +311,7 @@ def _figure(found: Sequence[Column], env: str, n_entries: int) -> Figure:
         if noisy:
             axis.set_xlabel("σ of the noise on the support")
         else:
-            axis.set_xticks(range(len(own)), [column.place.replace(", ", "\n") for column in own])
+            axis.set_xticks(range(len(own)), [fill(column.place.replace(",", ""), 10) for column in own])
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(next(iter(found[0].reports.values())).score.axis)
     # Outside: points may lie anywhere inside.

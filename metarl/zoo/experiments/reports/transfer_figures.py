@@ -12,8 +12,10 @@ from typing import Annotated, Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from metarl.envs.family import score_of
 from metarl.envs.mujoco.pictures import PictureError
 from metarl.envs.registry import make_family
+from metarl.envs.score import fixed
 from metarl.envs.supervised.one_step import OneStep, with_noise
 from metarl.envs.supervised.waves import LARGEST_INPUT, Wave
 from metarl.envs.tasks import one_task, stack_tasks
@@ -107,6 +109,7 @@ def episodes(entry: Entry, found: Mapping[str, MetaTransfer], pictures: Pictures
     if not chosen:
         return None, [f"No run of {', '.join(pictures.encoders)} on {entry.env} is here to be drawn."]
     acts_in = next(iter(chosen.values())).family.acts_in
+    score = score_of(acts_in)
     if acts_in.render_fps is None:
         return None, [f"{acts_in.id} is not drawn."]
     wanted = moments(acts_in.horizon, pictures.n_frames)
@@ -119,11 +122,11 @@ def episodes(entry: Entry, found: Mapping[str, MetaTransfer], pictures: Pictures
                 env = SingleEnv(model.family.acts_in, render_mode="rgb_array", **task)
                 shown.append((name, *play(policy, env, wanted, 0, deterministic=True)))
             words = acts_in.describe(task)
+            told = [(f"{name}: {score.name} {fixed(score.sign * total)}", frames) for name, frames, total in shown]
             if pictures.n_frames == 1:
-                ends = [Frame(f"{name}: return {total:.3g}", frames[-1].image) for name, frames, total in shown]
-                rows.append((words, ends))
+                rows.append((words, [Frame(text, frames[-1].image) for text, frames in told]))
             else:
-                rows += [(f"{words}, {name}: return {total:.3g}", frames) for name, frames, total in shown]
+                rows += [(f"{words}, {text}", frames) for text, frames in told]
         return picture(rows), []
     except PictureError as error:  # no OpenGL: what was measured is none the less worth its tables
         return None, [f"{shorten(error, quote=False, limit=300)}."]
