@@ -192,9 +192,9 @@ ALIEN = {
     ),
     "a short split": (
         lambda: methods(tasks=lambda self, split, n: Sound().tasks(split, 2)),
-        r"tasks\('validation', 8\) returned 2 tasks",
+        r"tasks\('train', 8\) returned 2 tasks",
     ),
-    "a split that raises": (lambda: methods(tasks=lambda self, split, n: {}[split]), "raises KeyError: 'validation'"),
+    "a split that raises": (lambda: methods(tasks=lambda self, split, n: {}[split]), "raises KeyError: 'train'"),
     "shifted tasks of None": (
         lambda: methods(sample_shifted_tasks=lambda self, rng, n: None),
         "sample_shifted_tasks gives a NoneType",
