@@ -123,8 +123,10 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
     :raises DivergedError: adaptation goes astray whichever checkpoint and rates it is tested with.
     """
     last = evaluation_of(job)
-    if algorithm(job.algo).is_told_the_task:
+    if algorithm(job.algo).is_told_the_task:  # there is nothing to find out about it
         last["n_inner_steps"] = 0
+        if FEW_TASKS in last:
+            last[FEW_TASKS] = {**last[FEW_TASKS], "n_tasks": 0}
     best = {**last, "rates": job.entry.rates} if last["n_inner_steps"] and SEQUENCE not in last else last
     candidates = _candidates(job, run)
     plan: list[tuple[str, list[Path], dict[str, Any], dict[str, Any]]]

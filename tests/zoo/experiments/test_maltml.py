@@ -29,6 +29,10 @@ def test_it_runs_and_says_what_was_found(name: str, tmp_path: Path, monkeypatch:
         does = "lowers the mean squared error" if name == "maltml-sinusoid" else "adds to the return"
         assert f"maltml: meta-finetuning on few tasks {does}, after 0 steps" in text
         assert "maltml, no tasks" in text
+        # The oracle is told the task: it has nothing to learn from further ones.
+        for algo, n_tasks in (("oracle", 0), ("pretrain", 2)):
+            (last,) = (tmp_path / "logs" / name / "smoke" / algo).glob("*/evaluations/*_last.json")
+            assert json.loads(last.read_text())["meta"]["few_tasks"]["n_tasks"] == n_tasks
         assert len(list(results.glob("*_few_tasks.png"))) == 1
     else:
         assert "oml: mean squared error of all tasks at the end" in text
