@@ -239,8 +239,13 @@ def _trained(job: Job, facts: Mapping[str, Any], reports: Mapping[tuple[str, str
             return None
         place = merged.seeds.index(job.seed)
         meta = {**merged.meta, "num_timesteps": merged.meta["num_timesteps"][place]}
+        own, learning = slice(place, place + 1), merged.learning_returns
         found[kind] = dataclasses.replace(
-            merged, returns=merged.returns[place : place + 1], seeds=(job.seed,), meta=meta
+            merged,
+            returns=merged.returns[own],
+            learning_returns=None if learning is None else learning[own],
+            seeds=(job.seed,),
+            meta=meta,
         )
     return Trained(job, None, found, facts, facts.get("diverged", {}))
 
@@ -406,6 +411,8 @@ def _curve_document(env: str, curve: Learning) -> dict[str, Any]:
 def _report_document(cell: Mapping[str, Any], item: Tested) -> dict[str, Any]:
     """Return a report that :class:`~metarl.meta.evaluation.report.Report` reads, with what it needs to be paired."""
     meta = {name: item.report.meta[name] for name in STREAM_KEYS} | {"num_timesteps": list(item.num_timesteps)}
+    # Whether the task is the unit of an interval depends on how many there are.
+    meta |= {name: item.report.meta[name] for name in ("family_tasks",) if item.report.meta.get(name) is not None}
     meta |= {"cell": dict(cell)} if cell else {}
     short = dataclasses.replace(item.report, returns=np.round(item.report.returns, 3), meta=meta)
     document: dict[str, Any] = json.loads(short.to_json())

@@ -202,3 +202,21 @@ def test_the_record_that_ships_knows_its_files() -> None:
     assert sorted(files) == sorted(path.name for path in folder.iterdir() if path.name != "record.json")
     for name, sums in files.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() in sums, name
+
+
+def test_a_record_of_imitation_by_several_seeds_stands_for_its_runs(tmp_path: Path) -> None:
+    """Each run has its own share of the returns where policies act, and of those where they learn."""
+    kept = Path(__file__).parents[3] / "benchmarks/results/meta_transfer_maze"
+    output = tmp_path / "results"
+    shutil.copytree(kept, output)
+    argv = ["reproduce", "meta-transfer-maze", "--scale", "laptop", "--seeds", "0", "1", "--no-train", "--overwrite"]
+    assert main([*argv, "-f", str(tmp_path / "logs"), "-o", str(output), "--num-threads", "1"]) == 0
+    whole, again = read(kept), read(output)
+    assert len(whole["reports"]) == len(again["reports"]) == 72
+    for ours, theirs in zip(again["reports"], whole["reports"], strict=True):
+        assert ours["learning_returns"] is not None
+        for name in ("label", "returns", "learning_returns", "strata", "meta"):
+            assert ours[name] == theirs[name], name
+    keys = ("a", "b", "checkpoint", "winner")
+    verdicts = [[[item[key] for key in keys] for item in record["verdicts"]] for record in (again, whole)]
+    assert verdicts[0] == verdicts[1]
