@@ -412,7 +412,8 @@ def _report_document(cell: Mapping[str, Any], item: Tested) -> dict[str, Any]:
     """Return a report that :class:`~metarl.meta.evaluation.report.Report` reads, with what it needs to be paired."""
     meta = {name: item.report.meta[name] for name in STREAM_KEYS} | {"num_timesteps": list(item.num_timesteps)}
     # Whether the task is the unit of an interval depends on how many there are.
-    meta |= {name: item.report.meta[name] for name in ("family_tasks",) if item.report.meta.get(name) is not None}
+    if (in_all := item.report.meta.get("family_tasks")) is not None:
+        meta["family_tasks"] = in_all
     meta |= {"cell": dict(cell)} if cell else {}
     short = dataclasses.replace(item.report, returns=np.round(item.report.returns, 3), meta=meta)
     document: dict[str, Any] = json.loads(short.to_json())
