@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.comparison import steps, tuned_sentences
-from metarl.zoo.experiments.jobs import Entry
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
 from metarl.zoo.experiments.testing import Trained, by_cell, by_entry, of_checkpoint, tested, tuned
+
+Cell = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,43 +70,51 @@ class FewShot(PaperReport):
 
     def sections(self, results: Results) -> dict[str, Section]:
         """Return the parts of the results, by title: what is published first."""
-        tables = [
-            self._table(entry, cell, cell_runs)
-            for entry, runs in by_entry(results.runs)
-            for cell, cell_runs in by_cell(runs)
-        ]
-        lines = [
-            line
-            for entry, runs in by_entry(results.runs)
-            if entry.grid
-            for _, cell_runs in by_cell(runs)
-            for line in tuned_sentences(cell_runs, self.experiment.n_inner_steps)
-        ]
+        parts = [(entry, cell, own) for entry, runs in by_entry(results.runs) for cell, own in by_cell(runs)]
+        places: dict[str, list[tuple[Cell, Sequence[Trained]]]] = {}
+        for entry, cell, runs in parts:
+            places.setdefault(", ".join([entry.env, *_words(self._setting(cell))]), []).append((cell, runs))
+        tables = [table for place, own in places.items() for table in self._tables(place, own)]
+        last = self.experiment.n_inner_steps
+        lines = [line for entry, _, runs in parts if entry.grid for line in tuned_sentences(runs, last)]
         return {"Beside what is published": Section(tables, lines), **super().sections(results)}
 
-    def _table(self, entry: Entry, cell: Mapping[str, Any], runs: Sequence[Trained]) -> Table:
-        settings, everything = self.settings, tested(runs)
-        items = of_checkpoint(everything, "last")
-        score = items[0].report.score
-        percent = 1.0 if score.lower_is_better else 100.0
-        ways = [way for job in {item.job.algo: item.job for item in runs}.values() for way in tuned(everything, job)]
+    def _setting(self, cell: Cell) -> dict[str, Any]:
+        """Return what papers tell apart in a cell of a grid; of the rest of it a row tells."""
+        told = {name for row in self.settings.published for name in row.cell}
+        return {name: value for name, value in cell.items() if name in told}
+
+    def _tables(self, place: str, parts: Sequence[tuple[Cell, Sequence[Trained]]]) -> list[Table]:
+        """Return the table of one setting, whichever entries its runs are of; none where all of them diverged."""
+        settings, setting = self.settings, self._setting(parts[0][0])
+        ends: dict[str, Report] = {}
+        ways: dict[str, Report] = {}
+        for cell, runs in parts:
+            everything, others = tested(runs), _words({name: cell[name] for name in cell if name not in setting})
+            for item in of_checkpoint(everything, "last"):
+                ends[", ".join([item.algo, *others])] = item.report
+            for job in {item.job.algo: item.job for item in runs}.values():
+                ways |= {", ".join([item.report.label, *others]): item.report for item in tuned(everything, job)}
+        if not ends:
+            return []
         rows = []
-        for name, item in [*((item.algo, item) for item in items), *((item.report.label, item) for item in ways)]:
-            bands = item.report.bands().signed(score.sign)
-            points = [step for step in settings.steps if step <= item.report.n_inner_steps]
-            cells = [str(bands.at(step)) for step in points]
-            rows.append([name, *cells, *[""] * (len(settings.steps) - len(cells)), settings.ours])
-        for row in settings.published:
-            if row.cell == dict(cell):
-                known = dict(zip(row.steps, row.scores, strict=True))
-                shown = [f"{known[step] / percent:.3g}" if step in known else "" for step in settings.steps]
-                rows.append([f"{row.algo}, published", *shown, row.note])
-        where = ", ".join(f"{name.split('.')[-1]} {value}" for name, value in cell.items())
-        title = f"{score.name} on {entry.env}{', ' if where else ''}{where}, test tasks"
-        notes = [items[0].report.describe_intervals()]
-        if any(row.cell == dict(cell) for row in settings.published):
-            notes.append(f"published: {settings.source}")
+        for name, report in (ends | ways).items():
+            bands = report.bands().signed(report.score.sign)
+            shown = [str(bands.at(step)) if step <= report.n_inner_steps else "" for step in settings.steps]
+            rows.append([name, *shown, settings.ours])
+        first = next(iter(ends.values()))
+        percent = 1.0 if first.score.lower_is_better else 100.0
+        quoted = [row for row in settings.published if row.cell == setting]
+        for row in quoted:
+            known = dict(zip(row.steps, row.scores, strict=True))
+            shown = [f"{known[step] / percent:.3g}" if step in known else "" for step in settings.steps]
+            rows.append([f"{row.algo}, published", *shown, row.note])
+        notes = [first.describe_intervals(), *([f"published: {settings.source}"] if quoted else [])]
         columns = ["", *map(steps, settings.steps), "note"]
         if not any(row[-1] for row in rows):
             columns, rows = columns[:-1], [row[:-1] for row in rows]
-        return Table(columns, rows, title, notes)
+        return [Table(columns, rows, f"{first.score.name} on {place}, test tasks", notes)]
+
+
+def _words(cell: Cell) -> list[str]:
+    return [f"{name.split('.')[-1]} {value}" for name, value in cell.items()]
