@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 import metarl
 from metarl.agents.parallel import single_threaded_torch
-from metarl.envs.score import RETURN, Score
+from metarl.envs.score import RETURN, Score, common_score
 from metarl.errors import CheckpointError, MetaRLError
 from metarl.files.schema import read_as
 from metarl.files.untrusted import parse_json, read_bytes, read_text
@@ -186,12 +186,17 @@ def step_seconds(experiment: Experiment, runs: Sequence[Trained], n_threads: int
 
 
 # ------------------------------------------------------------------------------------------------------------- showing
-def learning_figure(curves: Mapping[str, Sequence[Learning]], algos: Sequence[str], score: Score = RETURN) -> Figure:
+def learning_figure(
+    curves: Mapping[str, Sequence[Learning]], algos: Sequence[str], scores: Mapping[str, Score] | None = None
+) -> Figure:
     """Draw the returns on validation tasks against env steps of training, one panel for each environment.
 
     :param algos: all algorithms of the experiment; an algorithm has its colour by its place there.
-    :param score: how returns are called and shown.
+    :param scores: how the returns of an environment are called and shown; all are on one axis of one name, returns
+        where they differ, but each panel says what training spends there.
     """
+    spent = {env: (scores or {}).get(env, RETURN) for env in curves}
+    score = common_score(replace(each, budget=RETURN.budget) for each in spent.values())
     told = [algo for algo in algos if algo in metarl.ALGORITHMS and algorithm(algo).is_told_the_task]
     figure = Figure(figsize=(5.0 * len(curves) + 1.5, 4.0), layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
@@ -203,7 +208,7 @@ def learning_figure(curves: Mapping[str, Sequence[Learning]], algos: Sequence[st
             (lines[curve.algo],) = panel.plot(x, bands.mean, marker="o", markersize=3, color=colour)
             panel.fill_between(x, bands.low, bands.high, color=colour, alpha=0.15, linewidth=0)
         panel.set_title(env)
-        panel.set_xlabel(f"{score.budget}, support and query together")
+        panel.set_xlabel(f"{spent[env].budget}, support and query together")
         panel.xaxis.set_major_locator(MaxNLocator(nbins=6))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.grid(alpha=0.3)

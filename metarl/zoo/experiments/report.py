@@ -12,7 +12,6 @@ from typing import Any, ClassVar, TypeVar
 
 from matplotlib.figure import Figure
 
-from metarl.envs.score import common_score
 from metarl.errors import ConfigError
 from metarl.files.schema import read_as
 from metarl.meta.evaluation.tables import Table
@@ -152,8 +151,8 @@ class PaperReport:
                 )
                 if curve.n_runs < whole:
                     partial.append(f"The learning curve of {curve.algo} on {env} is of {curve.n_runs} of {whole} runs.")
-        score = common_score(report.score for item in results.runs for report in item.reports.values())
-        return Section((), partial, {"learning": learning_figure(results.learning, self.experiment.algos, score)})
+        scores = {item.job.entry.env: report.score for item in results.runs for report in item.reports.values()}
+        return Section((), partial, {"learning": learning_figure(results.learning, self.experiment.algos, scores)})
 
     def time(self, results: Results) -> Section:
         """Return how long a meta-iteration takes."""

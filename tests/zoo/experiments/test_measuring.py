@@ -43,13 +43,18 @@ def test_learning_curves_of_runs_with_other_evaluations_meet_at_equal_env_steps(
 def test_errors_are_drawn_as_they_are_called() -> None:
     values = -np.array([4.0, 1.0])
     curve = Learning("maml", np.array([0.0, 100.0]), Bands(values, values - 0.5, values + 0.5), 1)
-    (panel,) = learning_figure({"Sinusoid-v0": [curve]}, ["maml"], SCORES["squared_error"]).axes
+    (panel,) = learning_figure({"Sinusoid-v0": [curve]}, ["maml"], {"Sinusoid-v0": SCORES["squared_error"]}).axes
     assert panel.lines[0].get_ydata().tolist() == [4.0, 1.0]
     assert panel.get_ylabel().startswith("mean squared error, lower is better")
     assert panel.get_xlabel().startswith("examples, ")
     (panel,) = learning_figure({"PointMass-v0": [curve]}, ["maml"]).axes
     assert panel.lines[0].get_ydata().tolist() == [-4.0, -1.0]
     assert panel.get_ylabel().startswith("return")
+    both = {"Sinusoid-v0": [curve], "PointMass-v0": [curve]}
+    panels = learning_figure(both, ["maml"], {"Sinusoid-v0": SCORES["squared_error"]}).axes
+    assert [panel.get_xlabel().split(",")[0] for panel in panels] == ["examples", "env steps"]
+    assert panels[0].get_ylabel().startswith("return")
+    assert panels[0].lines[0].get_ydata().tolist() == [-4.0, -1.0]
 
 
 def test_both_orders_are_timed_on_the_same_batches(
