@@ -38,10 +38,11 @@ def require_sound(before: Params, after: Params) -> None:
     :raises DivergedError: the norm of ``after`` is more than :data:`LARGEST_GROWTH` times that of ``before`` (or 1), or
         grew although its entries are beyond :data:`LARGEST_ENTRY` already.
     """
-    new, beyond = norm(after), LARGEST_ENTRY * math.sqrt(sum(tensor.numel() for tensor in after.values()))
-    if new <= min(LARGEST_GROWTH, beyond):
-        return  # whatever the old norm was
-    old = norm(before)
+    beyond = LARGEST_ENTRY * math.sqrt(sum(tensor.numel() for tensor in after.values()))
+    about = math.hypot(*(float(torch.linalg.vector_norm(tensor)) for tensor in after.values()))
+    if about <= 0.5 * min(LARGEST_GROWTH, beyond):
+        return  # whatever the old norm was, and however the new one is rounded
+    new, old = norm(after), norm(before)
     if not new <= min(LARGEST_GROWTH * max(old, 1.0), max(old, beyond)):  # a NaN is none of these either
         raise DivergedError(
             f"the norm of the parameters went from {old:.4g} to {new:.4g}: training diverges; take a smaller "

@@ -63,7 +63,11 @@ class TransferAdaptation:
 
     def policy_at(self, theta: Params) -> AdaptedPolicy:
         """Return the policy of a task of which nothing was seen."""
-        return AdaptedPolicy(self.model.policy, take(self.model.policies(theta, self.model.nothing(1)), 0))
+        return AdaptedPolicy(self.model.policy, self.unseen(theta))
+
+    def unseen(self, theta: Params) -> Params:
+        """Return the tensors of that policy."""
+        return take(self.model.policies(theta, self.model.nothing(1)), 0)
 
     def walk(
         self,
@@ -107,7 +111,7 @@ class TransferAdaptation:
         """
         n = examples_of(amount) * len(rates)
         if n == 0:
-            return AdaptedPolicy(self.model.policy, self.policy_at(theta).params, 0, (), seed)
+            return AdaptedPolicy(self.model.policy, self.unseen(theta), 0, (), seed)
         own, task = seed_sequence(seed, "adapt"), self._task_of(env, seed)
         if task is None:
             return self._decoded(theta, self.model.meet(env, theta, own, n), seed)
@@ -232,7 +236,7 @@ class TransferWalk:
     def work(self, timer: Timer) -> bool:
         """Do all of it; there is no other unit."""
         # Of nothing that was seen all tasks have one policy.
-        one = self._adaptation.policy_at(self._theta).params
+        one = self._adaptation.unseen(self._theta)
         if self._query and self._adaptation.predicts:
             self._draw(one, timer)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch.optim.adam import adam
 
 from metarl.checks import POSITIVE, number
 from metarl.errors import CheckpointError
@@ -13,6 +14,9 @@ from metarl.meta.outer.base import OuterStep, register_outer
 from metarl.meta.outer.objective import MetaObjective
 from metarl.meta.outer.sgd import SGD
 from metarl.params import Params
+
+KINDS = ("first", "second")
+"""The moments that are kept of a gradient."""
 
 
 @register_outer("adam")
@@ -54,17 +58,30 @@ class Adam(SGD):
     def step(self, objective: MetaObjective, params: Params, remaining: float = 1.0) -> OuterStep:
         gradient, stats = self._gradient(objective)
         rate = stats["train/learning_rate"] = self._rate(remaining)
-        self._count += 1
-        new: Params = {}
-        for name, tensor in params.items():
-            g = gradient[name]
-            first, second = (self._moments.get(f"{kind}/{name}") for kind in ("first", "second"))
-            first = (torch.zeros_like(g) if first is None else first).lerp(g, 1.0 - self.beta1)
-            second = (torch.zeros_like(g) if second is None else second).lerp(g.square(), 1.0 - self.beta2)
-            self._moments[f"first/{name}"], self._moments[f"second/{name}"] = first, second
-            unbiased = first / (1.0 - self.beta1**self._count)
-            spread = (second / (1.0 - self.beta2**self._count)).sqrt_()
-            new[name] = tensor - unbiased.mul_(rate).div_(spread.add_(self.eps))
+        # PyTorch's kernel writes where it reads: into copies, since whoever holds the tensors of before keeps them.
+        new = {name: _copy(tensor) for name, tensor in params.items()}
+        keys = [f"{kind}/{name}" for name in params for kind in KINDS]
+        old = self._moments or dict(zip(keys, (torch.zeros_like(t) for t in new.values() for _ in KINDS), strict=True))
+        moments = {key: _copy(old[key]) for key in keys}
+        first, second = ([moments[f"{kind}/{name}"] for name in params] for kind in KINDS)
+        with torch.no_grad():
+            adam(
+                list(new.values()),
+                [gradient[name].contiguous() for name in params],
+                first,
+                second,
+                [],
+                list(torch.full((len(params),), float(self._count)).unbind()),
+                fused=True,
+                amsgrad=False,
+                beta1=self.beta1,
+                beta2=self.beta2,
+                lr=rate,
+                weight_decay=0.0,
+                eps=self.eps,
+                maximize=False,
+            )
+        self._count, self._moments = self._count + 1, moments
         return OuterStep(new, stats)
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -79,7 +96,7 @@ class Adam(SGD):
         number = state.get("count", torch.tensor(-1))
         whole = number.numel() == 1 and number.dtype == torch.int64
         count = int(number) if whole and 0 <= int(number) <= LARGEST else -1
-        expected = {f"{kind}/{name}": tensor for name, tensor in params.items() for kind in ("first", "second")}
+        expected = {f"{kind}/{name}": tensor for name, tensor in params.items() for kind in KINDS}
         names = set(expected) if count > 0 else set()
         fits = set(moments) == names and all(
             (t.dtype, t.shape) == (expected[n].dtype, expected[n].shape) for n, t in moments.items()
@@ -89,3 +106,7 @@ class Adam(SGD):
         if any(bool((t < 0.0).any()) for n, t in moments.items() if n.startswith("second/")):
             raise CheckpointError("the state of Adam has negative squares")
         self._count, self._moments = count, moments
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
