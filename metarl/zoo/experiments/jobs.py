@@ -41,7 +41,7 @@ Key = tuple[str, str, int, str]
 """What tells a job from every other one of its experiment: environment, algorithm, seed, and the cell as JSON."""
 
 _Count = Annotated[int, Range(1, LARGEST)]
-SPLIT = "split"
+SPLIT, N_TASKS = "split", "n_tasks"
 """What a condition may name beside arguments of the family: see :class:`Entry`."""
 
 
@@ -96,7 +96,8 @@ class Entry:
     :param hyperparams: what overrules the algorithms' YAML; dotted keys reach into mappings.
     :param grid: hyperparameters of which every combination is run; an entry without any is no ablation.
     :param conditions: what else the end of training is tested under, by a name: arguments of the family on top of those
-        of training, such as noise on what is seen of a task; and, as ``split``, other tasks than those for testing.
+        of training, such as noise on what is seen of a task; and, as ``split``, other tasks than those for testing, as
+        ``n_tasks`` another number of them.
     :param tunings: how the end of training is fine-tuned too, at the rates that validation tasks choose: by algorithm
         and a name, fields of :class:`~metarl.meta.adaptation.tuning.Tuning`.
     """

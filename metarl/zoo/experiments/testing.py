@@ -20,7 +20,7 @@ from metarl.meta.base import MetaAlgorithm
 from metarl.meta.evaluation.report import STREAM_KEYS, Report
 from metarl.zoo.algorithms import algorithm, load_model
 from metarl.zoo.console import say
-from metarl.zoo.experiments.jobs import CHECKPOINTS, SPLIT, Entry, Experiment, Job, State, find
+from metarl.zoo.experiments.jobs import CHECKPOINTS, N_TASKS, SPLIT, Entry, Experiment, Job, State, find
 from metarl.zoo.runs.folder import Run
 from metarl.zoo.runs.provenance import commit
 
@@ -138,7 +138,8 @@ def evaluate_run(experiment: Experiment, job: Job, run: Run, n_threads: int | No
     reports: dict[str, Report] = {}
     diverged: dict[str, DivergedError] = {}
     for checkpoint, paths, settings, env_kwargs in plan:
-        split = env_kwargs.pop(SPLIT, "test")
+        split, n = env_kwargs.pop(SPLIT, "test"), env_kwargs.pop(N_TASKS, settings[N_TASKS])
+        settings = {**settings, N_TASKS: n}
         subject = {"models": [hashlib.sha256(read_bytes(path)).hexdigest() for path in paths], "settings": settings}
         subject |= {"env_kwargs": env_kwargs} if env_kwargs else {}
         place = run.folder / "evaluations" / f"{experiment.name}_{checkpoint}.json"

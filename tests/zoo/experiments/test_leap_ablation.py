@@ -26,7 +26,7 @@ def trained(job: Job) -> Trained:
     meta = {"num_timesteps": 1, "losses": np.tile([3.0, error], (20, 1)).tolist()}
     tasks, score = {"alphabet": np.arange(20)}, SCORES["cross_entropy"]
     report = Report(job.algo, job.entry.env, "test", returns, [0, 1, 2], tasks, [job.seed], meta=meta, score=score)
-    return Trained(job, None, {"last": report, "best": report})
+    return Trained(job, None, {kind: report for kind in ("last", "best", *job.entry.conditions)})
 
 
 def test_each_path_is_a_row_and_is_compared_with_the_simplest() -> None:
@@ -44,7 +44,8 @@ def test_each_path_is_a_row_and_is_compared_with_the_simplest() -> None:
         "length, parameters only": 62.5,
         "energy, parameters only": 75.0,
     }
-    assert len(lines) == 5
+    assert len(lines) == 2 * 5
+    assert lines[5] == f"20 test alphabets, {lines[0]}"
     assert lines[0].startswith("length, loss surface, stabiliser: an accuracy 0.38")
     assert all(row[3] == "" for row in table.rows)  # the course of training is in the folders
     (jacobian,) = sections["Identity Jacobian"].tables

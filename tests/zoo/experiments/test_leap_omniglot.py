@@ -23,7 +23,7 @@ def trained(job: Job) -> Trained:
     meta = {"num_timesteps": 1, "losses": np.tile([3.0, error], (20, 1)).tolist()}
     tasks, score = {"alphabet": np.arange(20)}, SCORES["cross_entropy"]
     report = Report(job.algo, job.entry.env, "test", returns, [0, 1, 2], tasks, [job.seed], meta=meta, score=score)
-    return Trained(job, None, {"last": report, "best": report})
+    return Trained(job, None, {kind: report for kind in ("last", "best", *job.entry.conditions)})
 
 
 def test_the_area_is_that_of_trapezoids_over_the_number_of_steps() -> None:
@@ -35,7 +35,9 @@ def test_errors_stand_beside_the_published_ones_by_number_of_alphabets() -> None
     report = report_of(experiment)
     assert isinstance(report, LeapOmniglot)
     section = report.sections(Results([trained(job) for job in jobs(experiment)]))["Errors"]
-    errors, areas = section.tables
+    errors, areas, with_more = section.tables
+    assert (with_more.title or "").endswith("2 steps, 20 test alphabets")
+    assert with_more.rows[0][1].startswith("25.00")
     assert list(errors.columns[:5]) == ["alphabets", "leap", "published", "reptile", "published"]
     assert [[each.split(" [")[0] for each in row[:5]] for row in errors.rows] == [
         ["2", "25.00", "", "50.00", ""],
@@ -45,6 +47,11 @@ def test_errors_stand_beside_the_published_ones_by_number_of_alphabets() -> None
     assert section.sentences[0].startswith("2 alphabets: the error of leap is lower than that of reptile by 25.00")
     assert " points after 2 steps, and its area by 0.06" in section.sentences[0]
     assert section.verdicts[0]["cell"] == {NUMBER: 2}
+    further = [line for line in section.sentences if ", 20 test alphabets: " in line]
+    assert further[0].startswith(
+        "2 alphabets, 20 test alphabets: the error of leap is lower than that of reptile by 25"
+    )
+    assert [item["checkpoint"] for item in section.verdicts].count("20 test alphabets") == len(further)
     assert {f"{name}.png" for name in section.figures} <= set(report.file_names())
     curves, by_number = (section.figures[name].axes[-1] for name in ("learning_curves", "by_alphabets"))
     labels = [line.get_label() for line in curves.lines]

@@ -68,12 +68,14 @@ def test_the_best_is_the_checkpoint_and_the_rates_that_validation_tasks_choose(s
 def test_the_last_checkpoint_is_tested_under_further_conditions(smoke: Path) -> None:
     experiment = load_experiment(NAME, "smoke")
     (planned,) = jobs(experiment, ["PointMass-v0"], ["random"], [0], ["comparison"])
-    short = dataclasses.replace(planned.entry, conditions={"short": {"horizon": 5}})
+    conditions = {"short": {"horizon": 5}, "more tasks": {"n_tasks": 5}}
+    short = dataclasses.replace(planned.entry, conditions=conditions)
     run = find(planned, smoke).run
     assert run is not None
     trained = evaluate_run(experiment, dataclasses.replace(planned, entry=short), run, 1)
     items = {item.checkpoint: item for item in testing.tested([trained])}
-    assert list(items) == ["last", "best", "short"]
+    assert list(items) == ["last", "best", "short", "more tasks"]
+    assert items["more tasks"].report.n_tasks == 5 > items["last"].report.n_tasks
     assert items["short"].report.meta["env_kwargs"]["horizon"] == 5
     assert items["last"].report.meta["env_kwargs"]["horizon"] == 10
     assert set(items["short"].report.meta["ep_lengths"][0]) == {5.0}

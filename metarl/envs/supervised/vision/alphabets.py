@@ -26,8 +26,9 @@ class OmniglotAlphabets(OmniglotProtocol):
     are left out, four of the 50. Of those with more, ``ways`` characters are chosen once.
 
     **Splits.** In an order that ``split_seed`` draws: 10 for testing, ``n_alphabets`` for training, and the rest for
-    validation. A meta-batch holds each training alphabet as often as any other, or once more. Shifted: the characters
-    of the test alphabets, dealt into as many tasks anew, so that a task's characters come from all of them.
+    validation, the last of which ``n_test`` may take for testing too. A meta-batch holds each training alphabet as
+    often as any other, or once more. Shifted: the characters of the test alphabets, dealt into as many tasks anew, so
+    that a task's characters come from all of them.
 
     **Examples.** Of each character the first 5 drawings are held out, for the query and for scores, and the other 15
     are the support's.
@@ -46,6 +47,8 @@ class OmniglotAlphabets(OmniglotProtocol):
     :param n_alphabets: for training, 1 to 25 in the paper.
     :param ways: classes of a task.
     :param n_held_out: drawings of each character that are held out.
+    :param n_test: alphabets for testing: the paper's 10 or, where intervals are to be over more, further ones. Those
+        for training are the same whatever it is.
 
     The other parameters are those of :class:`~metarl.envs.supervised.vision.characters.OmniglotProtocol`.
     """
@@ -56,6 +59,7 @@ class OmniglotAlphabets(OmniglotProtocol):
         n_alphabets: int = 25,
         ways: int = 20,
         n_held_out: int = 5,
+        n_test: int = N_TEST,
         augment: bool = True,
         ink: str = "black",
         size: int = SIDE,
@@ -66,29 +70,34 @@ class OmniglotAlphabets(OmniglotProtocol):
         super().__init__(integer(2, largest)("ways", ways), augment, ink, size, split_seed)
         self.n_held_out = integer(1, N_DRAWINGS - 1)("n_held_out", n_held_out)
         found = np.flatnonzero(known.sizes >= self.ways)
-        self.n_alphabets = COUNT("n_alphabets", n_alphabets)
-        if self.n_alphabets + N_TEST >= len(found):
+        self.n_alphabets, self.n_test = (
+            COUNT("n_alphabets", n_alphabets),
+            integer(N_TEST, N_ALPHABETS)("n_test", n_test),
+        )
+        if self.n_alphabets + self.n_test >= len(found):
             raise ConfigError(
                 f"n_alphabets={self.n_alphabets} with ways={self.ways}: {len(found)} alphabets have so many "
-                f"characters, {N_TEST} of which are for testing and at least one for validation, so that at most "
-                f"{max(0, len(found) - N_TEST - 1)} are left"
+                f"characters, {self.n_test} of which are for testing and at least one for validation, so that at most "
+                f"{max(0, len(found) - self.n_test - 1)} are left"
             )
         self._alphabets = found
         order = stream(self.split_seed, "omniglot/alphabets").permutation(len(found))
-        # The test alphabets are the same ones whatever n_alphabets is.
-        cut = np.split(order, (N_TEST, N_TEST + self.n_alphabets))
-        self._parts = dict(zip(("test", "train", "validation"), cut, strict=True))
-        chosen = np.zeros((N_ALPHABETS + N_TEST, self.ways), np.int64)
+        # The first test alphabets are the same ones whatever n_alphabets is, those for training whatever n_test is.
+        first, train, validation, more = np.split(
+            order, (N_TEST, N_TEST + self.n_alphabets, len(found) - (self.n_test - N_TEST))
+        )
+        self._parts = {"test": np.concatenate([first, more[::-1]]), "train": train, "validation": validation}
+        chosen = np.zeros((N_ALPHABETS + self.n_test, self.ways), np.int64)
         for alphabet in found.tolist():
             characters = stream(self.split_seed, "omniglot/characters", alphabet).permutation(
                 known.characters(alphabet)
             )
             chosen[alphabet] = characters[: self.ways]
         dealt = chosen[found[self._parts["test"]]].ravel()
-        chosen[N_ALPHABETS:] = stream(self.split_seed, "omniglot/dealt").permutation(dealt).reshape(N_TEST, self.ways)
+        chosen[N_ALPHABETS:] = stream(self.split_seed, "omniglot/dealt").permutation(dealt).reshape(-1, self.ways)
         self._characters = chosen
         self.task_space = Dict({"alphabet": Discrete(N_ALPHABETS)})
-        self.shifted_space = Dict({"alphabet": Discrete(N_TEST, start=N_ALPHABETS)})
+        self.shifted_space = Dict({"alphabet": Discrete(self.n_test, start=N_ALPHABETS)})
         self.with_query_family()
 
     # ----------------------------------------------------------------------------------------------------------- tasks

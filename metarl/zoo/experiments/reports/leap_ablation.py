@@ -20,7 +20,7 @@ from metarl.zoo.experiments.comparison import Verdict, steps
 from metarl.zoo.experiments.jobs import Job, jobs
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
-from metarl.zoo.experiments.reports.leap_omniglot import Cell
+from metarl.zoo.experiments.reports.leap_omniglot import Cell, conditions
 from metarl.zoo.experiments.testing import Trained, with_report
 from metarl.zoo.runs.curves import read_curve
 
@@ -93,20 +93,17 @@ class LeapAblation(PaperReport):
         first = next(iter(cells.values())).report
         columns = ["path", f"error in % after {steps(first.n_inner_steps)}", "area", "training loss, last"]
         table = Table(columns, rows, "Leap by what it shortens", [first.describe_intervals()])
-        simplest, found = words(SIMPLEST), []
-        for name, cell in cells.items():
-            if name != simplest and simplest in cells:
-                pair = compare(cell.report, cells[simplest].report)
-                last = pair.returns.n_points - 1
-                found.append(Verdict(name, simplest, "last", last, pair.returns.at(last), pair.is_supported))
-        lines = [
-            f"{item.a}: an accuracy {item.interval} above that of {item.b}, which is Reptile"
-            f"{'' if item.supported else '; fewer than 20 alphabets, which is too few for a verdict'}."
-            for item in found
-        ]
-        env = first.env
+        lines, verdicts = [], []
+        for kind in ("last", *conditions(runs)):
+            where = "" if kind == "last" else f"{kind}, "
+            for item in _compared(runs, kind):
+                lines.append(
+                    f"{where}{item.a}: an accuracy {item.interval} above that of {item.b}, which is Reptile"
+                    f"{'' if item.supported else '; fewer than 20 alphabets, which is too few for a verdict'}."
+                )
+                verdicts.append({"env": first.env, "cell": {}, **item.to_dict()})
         figures = {FIGURES[0]: _course_figure(courses)} if courses else {}
-        return Section([table], lines, figures, [{"env": env, "cell": {}, **item.to_dict()} for item in found])
+        return Section([table], lines, figures, verdicts)
 
     def _jacobian(self) -> Section:
         how = self.settings.jacobian[self.experiment.scale]
@@ -154,6 +151,20 @@ def training_loss(runs: Sequence[Trained]) -> np.ndarray:
     shortest = min(map(len, found))
     mean: np.ndarray = np.mean([each[:shortest] for each in found], axis=0)
     return mean
+
+
+def _compared(runs: Sequence[Trained], kind: str) -> list[Verdict]:
+    """Compare every path with the simplest one, at the end of training or under a condition."""
+    groups: dict[str, list[Report]] = {}
+    for item in with_report(runs, kind):
+        groups.setdefault(words(item.job.cell), []).append(item.reports[kind])
+    simplest, found = words(SIMPLEST), []
+    for name, reports in groups.items():
+        if name != simplest and simplest in groups:
+            pair = compare(Report.merge(reports, name), Report.merge(groups[simplest], simplest))
+            last = pair.returns.n_points - 1
+            found.append(Verdict(name, simplest, kind, last, pair.returns.at(last), pair.is_supported))
+    return found
 
 
 def _cell(name: str, runs: Sequence[Trained]) -> Cell:

@@ -100,15 +100,19 @@ class LeapOmniglot(PaperReport):
     def sections(self, results: Results) -> dict[str, Section]:
         """Return the parts of the results, by title."""
         found = cells(results.runs)
-        compared = [item for pair in self.settings.pairs for n in numbers(found) for item in _compared(found, *pair, n)]
-        lines = [line for item in compared for line in item.sentences]
-        verdicts = [{"env": item.env, "cell": {NUMBER: item.number}, **item.verdict.to_dict()} for item in compared]
-        tables = [self._table(found), self._areas(found)]
-        return {
-            "Errors": Section(
-                tables, lines, {FIGURES[0]: self._curves(found), FIGURES[1]: self._by_number(found)}, verdicts
-            )
-        }
+        tables, lines, verdicts = [self._table(found), self._areas(found)], [], []
+        others = {name: cells(results.runs, name) for name in conditions(results.runs)}
+        tables += [self._table(own, name) for name, own in others.items()]
+        for kind, own in {"last": found, **others}.items():
+            compared = [item for pair in self.settings.pairs for n in numbers(own) for item in _compared(own, *pair, n)]
+            where = "" if kind == "last" else f", {kind}"
+            lines += [f"{item.number} alphabets{where}: {item.sentence}" for item in compared]
+            verdicts += [
+                {"env": item.env, "cell": {NUMBER: item.number}, **item.verdict.to_dict(), "checkpoint": kind}
+                for item in compared
+            ]
+        figures = {FIGURES[0]: self._curves(found), FIGURES[1]: self._by_number(found)}
+        return {"Errors": Section(tables, lines, figures, verdicts)}
 
     def _algos(self, found: Found) -> list[str]:
         """Return the algorithms that there are, each followed by the other ways in which it is fine-tuned."""
@@ -120,7 +124,7 @@ class LeapOmniglot(PaperReport):
         base, _, way = algo.partition(", ")
         return nth_colour(self.experiment.algos.index(base)), ":" if way else "-"
 
-    def _table(self, found: Found) -> Table:
+    def _table(self, found: Found, condition: str = "") -> Table:
         settings, algos, rows = self.settings, self._algos(found), []
         for n in numbers(found):
             row = [str(n)]
@@ -135,6 +139,7 @@ class LeapOmniglot(PaperReport):
         first = next(iter(found.values())).report
         last = steps(first.n_inner_steps)
         title = f"Error in % on held-out drawings of held-out alphabets after {last}"
+        title += f", {condition}" if condition else ""
         return Table(columns, rows, title, [first.describe_intervals(), f"published: {settings.source}"])
 
     def _areas(self, found: Found) -> Table:
@@ -192,13 +197,21 @@ Found = Mapping[tuple[str, int], Cell]
 """By algorithm, or algorithm and way of fine-tuning, and number of alphabets."""
 
 
-def cells(runs: Sequence[Trained]) -> Found:
-    """Return what runs came to at the end of training; fine-tuned in other ways too, as ``algorithm, way``."""
+def conditions(runs: Sequence[Trained]) -> list[str]:
+    """Return the names of what runs were tested under, too, that any of them has a report of."""
+    return list(dict.fromkeys(name for item in runs for name in item.job.entry.conditions if name in item.reports))
+
+
+def cells(runs: Sequence[Trained], kind: str = "last") -> Found:
+    """Return what runs came to at the end of training; fine-tuned in other ways too, as ``algorithm, way``.
+
+    :param kind: or under a condition, where nothing is fine-tuned in other ways.
+    """
     groups: dict[tuple[str, int], list[Report]] = {}
-    for item in with_report(runs, "last"):
+    for item in with_report(runs, kind):
         n = int(item.job.cell[NUMBER])
-        groups.setdefault((item.job.algo, n), []).append(item.reports["last"])
-        for way in item.job.tunings:
+        groups.setdefault((item.job.algo, n), []).append(item.reports[kind])
+        for way in item.job.tunings if kind == "last" else ():
             if way in item.reports:
                 groups.setdefault((f"{item.job.algo}, {way}", n), []).append(item.reports[way])
     found = {}
@@ -221,15 +234,15 @@ class _Compared:
     area: Interval | None
 
     @property
-    def sentences(self) -> list[str]:
+    def sentence(self) -> str:
         """What the comparison says."""
         item, points = self.verdict, self.verdict.interval
         few = "" if item.supported else "; fewer than 20 alphabets, which is too few for a verdict"
         error = Interval(*(100.0 * value for value in (points.mean, points.low, points.high)))
-        return [
-            f"{self.number} alphabets: the error of {item.a} is lower than that of {item.b} by {error} points after "
-            f"{steps(item.step)}{'' if self.area is None else f', and its area by {self.area}'} (paired{few})."
-        ]
+        return (
+            f"the error of {item.a} is lower than that of {item.b} by {error} points after {steps(item.step)}"
+            f"{'' if self.area is None else f', and its area by {self.area}'} (paired{few})."
+        )
 
 
 def _compared(found: Found, a: str, b: str, number: int) -> list[_Compared]:

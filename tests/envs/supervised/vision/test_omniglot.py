@@ -76,6 +76,20 @@ def test_tasks_are_the_46_alphabets_of_20_characters_cut_as_the_paper_does():
     assert set(other.tasks("test")["alphabet"]) != set(family.tasks("test")["alphabet"])
 
 
+def test_more_alphabets_for_testing_are_taken_from_validation():
+    usual, more = make_family("Omniglot-v0"), make_family("Omniglot-v0", n_test=20)
+    np.testing.assert_array_equal(more.finite_split("train"), usual.finite_split("train"))
+    tests, validation = ([set(each.finite_split(split)) for each in (usual, more)] for split in ("test", "validation"))
+    assert tests[0] < tests[1] and validation[1] < validation[0]
+    assert (len(tests[1]), len(validation[1])) == (20, 1)
+    assert tests[1] - tests[0] == validation[0] - validation[1]
+    np.testing.assert_array_equal(more.tasks("test", 10)["alphabet"], usual.tasks("test")["alphabet"])
+    shifted = {"alphabet": np.arange(50, 70)}
+    assert len(set(shifted["alphabet"])) == 20
+    images, _ = more.examples(shifted, [np.random.default_rng(i) for i in range(20)], 20)
+    assert images.shape[:2] == (20, 20)
+
+
 def test_a_meta_batch_holds_alphabets_equally_often():
     family = make_family("Omniglot-v0", n_alphabets=5)
     counts = np.unique(family.sample_tasks(stream(0, "x"), 12)["alphabet"], return_counts=True)[1]
@@ -323,6 +337,8 @@ def test_the_picture_says_whether_the_prediction_is_right():
         ({"protocol": "zero-shot"}, "protocol='zero-shot' is not one of"),
         ({"shots": 1}, "has no 'shots'|unknown argument of Omniglot-v0 with protocol='alphabets'"),
         ({"n_alphabets": 40}, "n_alphabets=40 with ways=20: 46 alphabets"),
+        ({"n_test": 21}, "n_alphabets=25 with ways=20: 46 alphabets have so many characters, 21 of which"),
+        ({"n_test": 9}, "n_test=9"),
         ({"ways": 56}, "ways=56"),
         ({"ways": 1}, "ways=1"),
         ({"protocol": "few-shot", "ways": 101}, "ways=101: Omniglot has 100 characters for validation"),
