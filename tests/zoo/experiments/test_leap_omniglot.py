@@ -23,7 +23,7 @@ def trained(job: Job) -> Trained:
     meta = {"num_timesteps": 1, "losses": np.tile([3.0, error], (20, 1)).tolist()}
     tasks, score = {"alphabet": np.arange(20)}, SCORES["cross_entropy"]
     report = Report(job.algo, job.entry.env, "test", returns, [0, 1, 2], tasks, [job.seed], meta=meta, score=score)
-    return Trained(job, None, {kind: report for kind in ("last", "best", *job.entry.conditions)})
+    return Trained(job, None, dict.fromkeys(("last", "best", *job.entry.conditions), report))
 
 
 def test_the_area_is_that_of_trapezoids_over_the_number_of_steps() -> None:

@@ -80,7 +80,8 @@ def test_more_alphabets_for_testing_are_taken_from_validation():
     usual, more = make_family("Omniglot-v0"), make_family("Omniglot-v0", n_test=20)
     np.testing.assert_array_equal(more.finite_split("train"), usual.finite_split("train"))
     tests, validation = ([set(each.finite_split(split)) for each in (usual, more)] for split in ("test", "validation"))
-    assert tests[0] < tests[1] and validation[1] < validation[0]
+    assert tests[0] < tests[1]
+    assert validation[1] < validation[0]
     assert (len(tests[1]), len(validation[1])) == (20, 1)
     assert tests[1] - tests[0] == validation[0] - validation[1]
     np.testing.assert_array_equal(more.tasks("test", 10)["alphabet"], usual.tasks("test")["alphabet"])
