@@ -96,12 +96,12 @@ class LeapAblation(PaperReport):
         lines, verdicts = [], []
         for kind in ("last", *conditions(runs)):
             where = "" if kind == "last" else f"{kind}, "
-            for item in _compared(runs, kind):
+            for found in _compared(runs, kind):
+                few = "" if found.supported else "; fewer than 20 alphabets, which is too few for a verdict"
                 lines.append(
-                    f"{where}{item.a}: an accuracy {item.interval} above that of {item.b}, which is Reptile"
-                    f"{'' if item.supported else '; fewer than 20 alphabets, which is too few for a verdict'}."
+                    f"{where}{found.a}: an accuracy {found.interval} above that of {found.b}, which is Reptile{few}."
                 )
-                verdicts.append({"env": first.env, "cell": {}, **item.to_dict()})
+                verdicts.append({"env": first.env, "cell": {}, **found.to_dict()})
         figures = {FIGURES[0]: _course_figure(courses)} if courses else {}
         return Section([table], lines, figures, verdicts)
 
