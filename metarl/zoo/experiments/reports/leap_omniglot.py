@@ -171,7 +171,7 @@ class LeapOmniglot(PaperReport):
 
     def _by_number(self, found: Found) -> Figure:
         """Draw errors and areas against the number of training alphabets, published errors dashed."""
-        settings, figure = self.settings, Figure(figsize=(10.0, 4.0), layout="constrained")
+        settings, figure = self.settings, Figure(figsize=(12.0, 4.0), layout="constrained")
         left, right = figure.subplots(1, 2)
         for algo in self._algos(found):
             colour, line = self._style(algo)
@@ -189,7 +189,8 @@ class LeapOmniglot(PaperReport):
             axis.set_xlabel("training alphabets")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(alpha=0.3)
-        left.legend(fontsize="small")
+        # Outside: curves may lie anywhere inside.
+        figure.legend(*left.get_legend_handles_labels(), fontsize="small", loc="outside right center")
         return figure
 
 
@@ -236,12 +237,16 @@ class _Compared:
     @property
     def sentence(self) -> str:
         """What the comparison says."""
-        item, points = self.verdict, self.verdict.interval
+        item = self.verdict
         few = "" if item.supported else "; fewer than 20 alphabets, which is too few for a verdict"
-        error = Interval(*(100.0 * value for value in (points.mean, points.low, points.high)))
+        lower = item.interval.mean >= 0.0
+        error, area = (
+            interval if interval is None or lower else Interval(-interval.mean, -interval.high, -interval.low)
+            for interval in (Interval(*(100.0 * value for value in item.interval)), self.area)
+        )
         return (
-            f"the error of {item.a} is lower than that of {item.b} by {error} points after {steps(item.step)}"
-            f"{'' if self.area is None else f', and its area by {self.area}'} (paired{few})."
+            f"the error of {item.a} is {'lower' if lower else 'higher'} than that of {item.b} by {error} points after "
+            f"{steps(item.step)}{'' if area is None else f', and its area by {area}'} (paired{few})."
         )
 
 
