@@ -215,11 +215,14 @@ def ablation_sentences(found: Sequence[tuple[Mapping[str, Any], Verdict]]) -> li
     groups: dict[tuple[str, str, str, int], list[str | None]] = {}
     for _, item in found:
         groups.setdefault((item.a, item.b, item.checkpoint, item.step), []).append(item.winner)
-    return [
-        f"Ablation, {checkpoint} checkpoints after {steps(step)}: of {len(winners)} settings {a} wins "
-        f"{winners.count(a)} and {b} {winners.count(b)}; {winners.count(None)} show no clear difference."
-        for (a, b, checkpoint, step), winners in groups.items()
-    ]
+    lines = []
+    for (a, b, checkpoint, step), winners in groups.items():
+        outcome = f"of {len(winners)} settings {a} wins {winners.count(a)} and {b} {winners.count(b)}; "
+        outcome += f"{winners.count(None)} show no clear difference"
+        if len(winners) == 1:
+            outcome = f"{a} against {b}: " + ("no clear difference" if winners[0] is None else f"{winners[0]} wins")
+        lines.append(f"Ablation, {checkpoint} checkpoints after {steps(step)}: {outcome}.")
+    return lines
 
 
 def ablation_figure(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int) -> Figure:

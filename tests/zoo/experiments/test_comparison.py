@@ -74,6 +74,10 @@ def test_sentences_say_who_wins() -> None:
     assert comparison.ablation_sentences(cells)[1] == (
         "Ablation, last checkpoints after 3 steps: of 2 settings maml wins 0 and leap 2; 0 show no clear difference."
     )
+    assert comparison.ablation_sentences(cells[:4])[1:4:2] == [
+        "Ablation, last checkpoints after 3 steps: maml against leap: leap wins.",
+        "Ablation, best checkpoints after 3 steps: maml against leap: no clear difference.",
+    ]
 
 
 def test_what_stays_as_it_is_has_both_returns_of_imitation() -> None:

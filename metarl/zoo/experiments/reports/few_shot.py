@@ -76,7 +76,12 @@ class FewShot(PaperReport):
             places.setdefault(", ".join([entry.env, *_words(self._setting(cell))]), []).append((cell, runs))
         tables = [table for place, own in places.items() for table in self._tables(place, own)]
         last = self.experiment.n_inner_steps
-        lines = [line for entry, _, runs in parts if entry.grid for line in tuned_sentences(runs, last)]
+        lines = [
+            f"{', '.join(_words(cell))}: {line}"
+            for entry, cell, runs in parts
+            if entry.grid
+            for line in tuned_sentences(runs, last)
+        ]
         return {"Beside what is published": Section(tables, lines), **super().sections(results)}
 
     def _setting(self, cell: Cell) -> dict[str, Any]:
