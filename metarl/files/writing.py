@@ -10,8 +10,10 @@ import contextlib
 import errno
 import glob
 import io
+import json
 import math
 import os
+import re
 import secrets
 import stat
 import time
@@ -35,6 +37,20 @@ _STALE_AFTER = 3600.0
 def write_text_atomic(path: str | Path, text: str, within: Path | None = None) -> None:
     """Write UTF-8 text, replacing ``path`` in one step; see :func:`write_all_atomic`."""
     write_bytes_atomic(path, text.encode("utf-8"), within)
+
+
+def readable_json(document: Any) -> str:
+    """Return strict JSON on several lines, a list of numbers on one.
+
+    :raises ValueError: NaN or infinity, or a circle.
+    :raises TypeError: what is no JSON.
+    """
+    text = json.dumps(document, indent=1, allow_nan=False)
+    # A string has no raw line break, so that a bracket before one is no part of it.
+    return re.sub(r'\[\n\s+([^\[\]{}"]+?)\n\s+\]', lambda found: f"[{_ENDS.sub(', ', found[1])}]", text) + "\n"
+
+
+_ENDS = re.compile(r",\n\s+")
 
 
 def write_npz_atomic(path: str | Path, within: Path | None = None, /, **arrays: Any) -> None:

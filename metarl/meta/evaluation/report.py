@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,7 +13,7 @@ from metarl.envs.score import RETURN, Score, common_score
 from metarl.errors import CheckpointError, ConfigError, shorten
 from metarl.files.schema import LARGEST, LARGEST_SEED, Range, read_as
 from metarl.files.untrusted import parse_json, read_text
-from metarl.files.writing import write_text_atomic
+from metarl.files.writing import readable_json, write_text_atomic
 from metarl.meta.documents import Count
 from metarl.meta.evaluation.statistics import MIN_UNITS, Bands, Interval, bootstrap_bands, by_task
 from metarl.meta.evaluation.tables import Table
@@ -232,7 +231,7 @@ class Report:
         """Return strict JSON: no NaN, numbers that :meth:`from_json` reads back exactly."""
         document = _document_of(self)
         try:
-            return json.dumps(document, allow_nan=False, indent=1) + "\n"
+            return readable_json(document)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"the report on {self.env} is not JSON: {error}") from None
 

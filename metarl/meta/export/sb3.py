@@ -65,7 +65,7 @@ from metarl.envs.registry import make_family
 from metarl.envs.views.around import Around
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import CheckpointError, ConfigError, MetaRLError, shorten
-from metarl.files.writing import write_all_atomic
+from metarl.files.writing import readable_json, write_all_atomic
 from metarl.meta.documents import require_finite_tensors, versions
 from metarl.meta.environments import AnyEnv, as_any_env
 from metarl.meta.export.settings import EXPORTED, KINDS, OPTIMIZERS, Settings, choose
@@ -375,7 +375,7 @@ def sb3_files(exported: Exported, path: str | Path, env: AnyEnv | None = None) -
     data = buffer.getvalue()
     described = {what: space_to_json(getattr(model, what)) for what in SPACES if what not in exported.document}
     document = {**exported.document, **described, "sha256": hashlib.sha256(data).hexdigest()}
-    contents = {path: data, sidecar: (json.dumps(document, allow_nan=False, indent=1) + "\n").encode()}
+    contents = {path: data, sidecar: readable_json(document).encode()}
     if exported.settings.normalize is not None:
         contents[normalization] = _saved(model.get_vec_normalize_env())
     return contents

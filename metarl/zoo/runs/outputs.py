@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import errno
 import io
-import json
 import os
 import re
 import tempfile
@@ -15,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metarl.errors import CheckpointError, ConfigError, shorten
-from metarl.files.writing import make_place, open_to_write, require_no_link, write_all_atomic, write_bytes_atomic
+from metarl.files.writing import (
+    make_place,
+    open_to_write,
+    readable_json,
+    require_no_link,
+    write_all_atomic,
+    write_bytes_atomic,
+)
 from metarl.zoo.runs.folder import Run
 
 if TYPE_CHECKING:
@@ -176,7 +182,7 @@ def figure_bytes(figure: Figure, format: str) -> bytes:
 
 def record_bytes(document: Mapping[str, Any]) -> bytes:
     """Return a JSON record as a file's content."""
-    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
+    return readable_json(document).encode()
 
 
 def write_record(path: Path, document: Mapping[str, Any], within: Path | None = None) -> None:
