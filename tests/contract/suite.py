@@ -233,6 +233,10 @@ def _training(model: Any) -> None:
     assert all(bool(tensor.isfinite().all()) for tensor in after.values())
     assert not any(np.isinf(value) for row in stats for value in row.values())
     found_no_step = any(row.get("train/is_line_search_success") == 0.0 for row in stats)
+    # Of two dozen classes few predictions are right by chance: where none was, a score function has nothing to go by.
+    found_no_step |= not any(
+        value for row in stats for name, value in row.items() if name.startswith("inner/return_after_")
+    )
     assert found_no_step or any(not torch.equal(after[name], before[name]) for name in model.meta_params)
 
 

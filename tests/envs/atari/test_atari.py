@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env
 
 from metarl.envs import Atari, check_family, group_tasks, make_family
-from metarl.envs.atari.games import GAMES, N_ACTIONS, ROMS, TABLE6, TEST, TRAINING, VALIDATION, game_index
+from metarl.envs.atari.games import GAMES, N_ACTIONS, N_FULL, ROMS, TABLE6, TEST, TRAINING, VALIDATION, game_index
 from metarl.envs.views.single import SingleEnv
 from metarl.envs.views.vec_env import FamilyVecEnv
 from metarl.errors import ConfigError, TaskError, UnknownNameError
@@ -79,6 +79,36 @@ def test_the_table_of_actions_is_ale_s():
         ale = ALEInterface()
         ale.loadROM(roms.get_rom_path(rom))
         assert len(ale.getMinimalActionSet()) == n_actions, rom
+
+
+@pytest.mark.slow
+def test_every_game_takes_all_of_its_actions():
+    """ALE waits for ever on an action that a game does not have: Skiing and LostLuggage have no button."""
+    family = Atari("machado", max_frames=160)
+    assert {GAMES[game]: n for game, n in enumerate(N_FULL) if n != 18} == {"LostLuggage": 9, "Skiing": 9}
+    for game, n_actions in enumerate(N_FULL):
+        tasks = family.validate_tasks({"game": [game]})
+        assert family.spaces({"game": game})[1].n == n_actions
+        state, _ = family.reset(tasks, streams(0), n_actions)
+        family.step(tasks, state, np.arange(n_actions)[None], streams(1))
+        family.close()
+
+
+def test_a_full_set_of_actions_may_have_no_button():
+    family = Atari("machado", max_frames=160)
+    tasks = family.validate_tasks({"game": ["Skiing"]})
+    state, _ = family.reset(tasks, streams(0), 1)
+    assert family.spaces({"game": tasks["game"][0]})[1].n == 9
+    with pytest.raises(ConfigError, match="actions from 9 to 9, not 0 to 8"):
+        family.step(tasks, state, np.array([[9]]), streams(1))
+    family.step(tasks, state, np.array([[8]]), streams(1))
+    family.close()
+
+
+def test_an_ale_with_other_actions_is_refused(monkeypatch):
+    monkeypatch.setattr("metarl.envs.atari.family.N_ACTIONS", tuple(n + 1 for n in N_ACTIONS))
+    with pytest.raises(ConfigError, match="has 4 actions in Breakout, where metarl knows of 5"):
+        short().reset({"game": np.array([GAMES.index("Breakout")])}, streams(0), 1)
 
 
 def test_games_have_gymnasium_s_names_and_ale_s():
