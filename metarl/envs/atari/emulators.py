@@ -7,6 +7,7 @@ actions first and receives afterwards, and the threads work side by side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,17 @@ _UNSEEDED = -1
 _STRENGTH = np.ones(1, dtype=np.float32)
 _ACTIONS = [np.array([action]) for action in range(18)]
 _NOOP, _FIRE, _THIRD = 0, 1, 2
+
+
+def _played(actions: Sequence[Action]) -> list[np.ndarray]:
+    """Return what is sent for each action of the full set.
+
+    ALE's set for a game without a button has the nine directions only, and a vector environment would wait for ever on
+    any other action. With the button pressed such a game plays as without.
+    """
+    names = [action.name for action in actions]
+    wanted = [Action(index).name for index in range(len(_ACTIONS))]
+    return [_ACTIONS[names.index(name if name in names else name.replace("FIRE", "") or "NOOP")] for name in wanted]
 
 
 def _rom_path(rom: str) -> Path:
@@ -88,7 +100,8 @@ class Emulator:
             autoreset_mode="NextStep",
         )
         actions = self._ale.get_action_set()
-        self.n_actions = len(actions)
+        self._sent = _played(list(actions)) if screen.full_action_set else _ACTIONS[: len(actions)]
+        self.n_actions = len(self._sent)
         self._fires = screen.fire_on_reset and self.n_actions > _THIRD and actions[_FIRE] == Action.FIRE
         self._waits = False
         self._game_over = True
@@ -138,7 +151,7 @@ class Emulator:
     # ----------------------------------------------------------------------------------------------------------- steps
     def send(self, action: int) -> None:
         """Begin an env step; one of the actions 0 to ``n_actions`` - 1, since ALE would wait for ever on another."""
-        self._ale.send(_ACTIONS[action], _STRENGTH)
+        self._ale.send(self._sent[action], _STRENGTH)
         self._waits = True
 
     def receive(self) -> None:

@@ -13,9 +13,9 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 from metarl.checks import COUNT, COUNT_OR_ZERO, FRACTION, NOT_NEGATIVE, choice
 from metarl.envs.atari.games import (
+    FULL,
     GAMES,
     N_ACTIONS,
-    N_FULL,
     ROMS,
     TABLE6,
     TEST,
@@ -62,8 +62,7 @@ class AtariConstants:
     max_frames: int = 108_000
     """A game is cut after so many frames: half an hour."""
     full_action_set: bool = False
-    """Whether games have all 18 actions (Skiing and LostLuggage, to which ALE gives no button, 9); otherwise each has
-    those that do something in it."""
+    """Whether all games have the same 18 actions; otherwise each has those that do something in it."""
 
 
 _LEAP = AtariConstants()
@@ -130,7 +129,7 @@ class Atari(Family):
     ===========  ========================================================================================
     ``leap``     the default: Leap's 84 x 84 x 3 colours and rewards within ±5; the rest is SB3's
     ``sb3``      ``make_atari_env`` and a stack of 4: grey frames, rewards within ±1
-    ``machado``  Machado et al. (2018): sticky actions of 0.25, 5 frames an action, all actions, whole games of at
+    ``machado``  Machado et al. (2018): sticky actions of 0.25, 5 frames an action, all 18 actions, whole games of at
                  most 5 minutes, rewards as they are; a stack of 4 grey frames
     ===========  ========================================================================================
 
@@ -225,7 +224,7 @@ class Atari(Family):
         return self.observation_space, Discrete(self._n_actions(int(task["game"])))
 
     def _n_actions(self, game: int) -> int:
-        return (N_FULL if self.constants.full_action_set else N_ACTIONS)[game]
+        return FULL if self.constants.full_action_set else N_ACTIONS[game]
 
     # -------------------------------------------------------------------------------------------------------- dynamics
     def reset(self, tasks: Tasks, rngs: Sequence[np.random.Generator], n_envs: int) -> tuple[State, np.ndarray]:

@@ -118,16 +118,12 @@ _ACTIONS = {
     "zaxxon": 18,
 }
 FULL = 18
-"""Actions of the full set, the same for all games but those of :data:`FEWER`."""
-FEWER = {"lost_luggage": 9, "skiing": 9}
-"""Sizes of the full action sets that have no button, by ALE's name."""
+"""Actions of the full set, the same for all games."""
 
 ROMS = tuple(_ACTIONS)
 """ALE's names, by index."""
 N_ACTIONS = tuple(_ACTIONS.values())
 """Sizes of the minimal action sets, by index."""
-N_FULL = tuple(FEWER.get(rom, FULL) for rom in ROMS)
-"""Sizes of the full action sets, by index."""
 
 
 def _as_gymnasium(rom: str) -> str:
