@@ -39,6 +39,9 @@ def write_text_atomic(path: str | Path, text: str, within: Path | None = None) -
     write_bytes_atomic(path, text.encode("utf-8"), within)
 
 
+_ENDS = re.compile(r",\n\s+")
+
+
 def readable_json(document: Any) -> str:
     """Return strict JSON on several lines, a list of numbers on one.
 
@@ -48,9 +51,6 @@ def readable_json(document: Any) -> str:
     text = json.dumps(document, indent=1, allow_nan=False)
     # A string has no raw line break, so that a bracket before one is no part of it.
     return re.sub(r'\[\n\s+([^\[\]{}"]+?)\n\s+\]', lambda found: f"[{_ENDS.sub(', ', found[1])}]", text) + "\n"
-
-
-_ENDS = re.compile(r",\n\s+")
 
 
 def write_npz_atomic(path: str | Path, within: Path | None = None, /, **arrays: Any) -> None:

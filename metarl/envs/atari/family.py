@@ -277,7 +277,7 @@ class Atari(Family):
         if emulator.n_actions != self._n_actions(game):  # ALE would wait for ever on one that it does not have
             raise ConfigError(
                 f"the installed ale-py has {emulator.n_actions} actions in {GAMES[game]}, where metarl knows of "
-                f"{self._n_actions(game)}: install the version that constraints.txt names"
+                f"{self._n_actions(game)}: ale-py 0.12 has as many"
             )
         return emulator
 

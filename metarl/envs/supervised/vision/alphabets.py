@@ -70,10 +70,8 @@ class OmniglotAlphabets(OmniglotProtocol):
         super().__init__(integer(2, largest)("ways", ways), augment, ink, size, split_seed)
         self.n_held_out = integer(1, N_DRAWINGS - 1)("n_held_out", n_held_out)
         found = np.flatnonzero(known.sizes >= self.ways)
-        self.n_alphabets, self.n_test = (
-            COUNT("n_alphabets", n_alphabets),
-            integer(N_TEST, N_ALPHABETS)("n_test", n_test),
-        )
+        self.n_alphabets = COUNT("n_alphabets", n_alphabets)
+        self.n_test = integer(N_TEST, N_ALPHABETS)("n_test", n_test)
         if self.n_alphabets + self.n_test >= len(found):
             raise ConfigError(
                 f"n_alphabets={self.n_alphabets} with ways={self.ways}: {len(found)} alphabets have so many "
