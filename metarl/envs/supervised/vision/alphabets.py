@@ -74,9 +74,8 @@ class OmniglotAlphabets(OmniglotProtocol):
         self.n_test = integer(N_TEST, N_ALPHABETS)("n_test", n_test)
         if self.n_alphabets + self.n_test >= len(found):
             raise ConfigError(
-                f"n_alphabets={self.n_alphabets} with ways={self.ways}: {len(found)} alphabets have so many "
-                f"characters, {self.n_test} of which are for testing and at least one for validation, so that at most "
-                f"{max(0, len(found) - self.n_test - 1)} are left"
+                f"n_alphabets={self.n_alphabets}, n_test={self.n_test} with ways={self.ways}: {len(found)} alphabets "
+                f"have so many characters, and one at least is for validation: together at most {max(0, len(found) - 1)}"
             )
         self._alphabets = found
         order = stream(self.split_seed, "omniglot/alphabets").permutation(len(found))
