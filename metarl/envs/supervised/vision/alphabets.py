@@ -75,7 +75,7 @@ class OmniglotAlphabets(OmniglotProtocol):
         if self.n_alphabets + self.n_test >= len(found):
             raise ConfigError(
                 f"n_alphabets={self.n_alphabets}, n_test={self.n_test} with ways={self.ways}: {len(found)} alphabets "
-                f"have so many characters, and one at least is for validation: together at most {max(0, len(found) - 1)}"
+                f"have so many characters, one of which is for validation: together at most {max(0, len(found) - 1)}"
             )
         self._alphabets = found
         order = stream(self.split_seed, "omniglot/alphabets").permutation(len(found))
