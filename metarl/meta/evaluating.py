@@ -26,7 +26,7 @@ from metarl.meta.base import MetaAlgorithm
 from metarl.meta.blocks.cut import Adaptations, Block, gather
 from metarl.meta.documents import versions
 from metarl.meta.environments import AnyEnv, as_env
-from metarl.meta.evaluation.report import Report
+from metarl.meta.evaluation.report import Point, Report
 from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.progress import Progress, Timer, counted
 from metarl.params import Params, Rate, take
@@ -52,6 +52,8 @@ class Evaluates(MetaAlgorithm):
     n_inner_steps: int
     default_test_steps: ClassVar[int] = 3
     """Inner steps of an evaluation where their number is not given."""
+    point: ClassVar[Point] = "step"
+    """What returns are after so many of, see :data:`~metarl.meta.evaluation.report.POINTS`."""
     n_episodes: int
     n_transitions: int | None
 
@@ -210,6 +212,7 @@ class Evaluates(MetaAlgorithm):
                 "evaluation_seed": seed,
                 "env_kwargs": plain_tree(self.env_kwargs),
                 "family_tasks": n_family,
+                "point": self.point,
                 "ep_lengths": ep_lengths.tolist(),
                 "versions": versions(),
             },

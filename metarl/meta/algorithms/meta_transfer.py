@@ -19,6 +19,7 @@ from metarl.meta.adaptation.base import Outcome
 from metarl.meta.algorithms.transfer import Part, TransferAlgorithm, gradient_of
 from metarl.meta.blocks.cut import BLOCK_TASKS, Block
 from metarl.meta.environments import AnyEnv
+from metarl.meta.evaluation.report import Point
 from metarl.meta.transfer.encoder import ENCODERS, gradient_encoders
 from metarl.meta.transfer.exploring.model import ExploringModel
 from metarl.meta.transfer.exploring.policies import GIVEN, explorer_of
@@ -78,6 +79,7 @@ class MetaTransfer(TransferAlgorithm):
     """
 
     name: ClassVar[str] = "meta_transfer"
+    point: ClassVar[Point] = "support"
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ from metarl.meta.adaptation.memory import MemoryAdaptation, MemoryWalk
 from metarl.meta.adaptive import LARGEST_BATCH
 from metarl.meta.blocks.cut import Adaptations
 from metarl.meta.environments import AnyEnv, as_env
+from metarl.meta.evaluation.report import Point
 from metarl.meta.iterating import Iterates
 from metarl.meta.kept import policy_name
 from metarl.meta.outer.base import Outer, make_outer
@@ -75,6 +76,7 @@ class RL2(Iterates):
     """
 
     name: ClassVar[str] = "rl2"
+    point: ClassVar[Point] = "episode"
     default_outer: ClassVar[tuple[str, Mapping[str, Any]]] = (
         "adam",
         {"learning_rate": 3e-4, "eps": 1e-5, "max_grad_norm": 0.5},

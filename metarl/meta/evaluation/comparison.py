@@ -11,7 +11,7 @@ import numpy as np
 from metarl.envs.score import RETURN, Score, common_score, fixed
 from metarl.errors import ConfigError
 from metarl.meta.evaluation.published import Published
-from metarl.meta.evaluation.report import TASKS, Report, require_same_tasks
+from metarl.meta.evaluation.report import POINTS, TASKS, Report, common_point, require_same_tasks, so_many
 from metarl.meta.evaluation.statistics import MIN_UNITS, Bands, Interval, paired_bands
 from metarl.meta.evaluation.tables import Table
 
@@ -39,6 +39,7 @@ class Comparison:
     :param n_units: how many of them, tasks or independent adaptations, whatever the number of runs.
     :param score: how tables show returns: a higher return is a lower error.
     :param entries: what the reports' entries are called.
+    :param point: what the reports count, see :data:`~metarl.meta.evaluation.report.POINTS`.
     """
 
     a: str
@@ -52,6 +53,7 @@ class Comparison:
     n_units: int
     score: Score = RETURN
     entries: str = TASKS
+    point: str = "step"
 
     @property
     def is_supported(self) -> bool:
@@ -76,7 +78,7 @@ class Comparison:
         name, gain = self.score.name, self.score.gain
         clear = "* excludes zero" if self.is_supported else few(self.entries)
         return Table(
-            ("inner steps", f"{name} lower by" if lower else name, f"{gain} larger by" if lower else gain),
+            (POINTS[self.point], f"{name} lower by" if lower else name, f"{gain} larger by" if lower else gain),
             rows,
             f"{self.a} {'against' if lower else 'minus'} {self.b} on {self.env}, {self.split} {self.entries}",
             (f"paired {self.level:.0%} intervals {self.unit}; {clear}",),
@@ -99,7 +101,20 @@ def compare(a: Report, b: Report, level: float = 0.95, n_resamples: int = 10_000
     returns, gains = paired(x, y), paired(x - x[..., :1], y - y[..., :1])
     unit = f"{a.over}, {a.n_runs} and {b.n_runs} runs"
     score = common_score([a.score, b.score])
-    return Comparison(a.label, b.label, a.env, a.split, returns, gains, level, unit, a.n_units, score, a.entries)
+    return Comparison(
+        a.label,
+        b.label,
+        a.env,
+        a.split,
+        returns,
+        gains,
+        level,
+        unit,
+        a.n_units,
+        score,
+        a.entries,
+        common_point([a, b]),
+    )
 
 
 def comparison_table(
@@ -130,7 +145,7 @@ def comparison_table(
         rows.append([f"{entry.method}, published", *cells, *[""] * (points - len(cells)), rise])
     notes += dict.fromkeys(f"{entry.source}: {entry.caveat}" for entry in published or ())
     names = sorted({f"{report.env}, {report.split} {report.entries}" for report in reports})
-    header = ["", *(f"{step} steps" if step != 1 else "1 step" for step in range(points))]
+    header = ["", *(so_many(step, common_point(reports)) for step in range(points))]
     header.append(score.gain)
     if len(reports) > 1:
         header.append(f"{'below' if score.lower_is_better else 'minus'} {reports[0].label}")

@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from metarl.envs.score import Score, common_score
 from metarl.errors import ConfigError, unknown_name
 from metarl.meta.evaluation.published import Published
+from metarl.meta.evaluation.report import POINTS
 from metarl.meta.evaluation.statistics import Bands
 
-BY_STEP = "inner steps"
 HIDING = 20.0
 """How many times as large as another one a value is that hides it."""
 
@@ -57,6 +57,9 @@ class Drawn(Protocol):
 
     @property
     def n_inner_steps(self) -> int: ...
+
+    @property
+    def point(self) -> str: ...
 
     def bands(self, level: float = 0.95) -> Bands:
         """Return means and intervals after each inner step."""
@@ -125,7 +128,7 @@ def adaptation_figure(
         shown = score.sign * np.array(entry.returns)
         by_step.plot(np.arange(len(shown)), shown, label=f"{entry.method}, published", **style)
     by_step.xaxis.set_major_locator(MaxNLocator(integer=True))
-    by_step.set_xlabel(BY_STEP)
+    by_step.set_xlabel(" or ".join(dict.fromkeys(POINTS[report.point] for report in reports)))
     if by_env_step is not None:
         by_env_step.set_xlabel(_spent(score))
         by_env_step.grid(alpha=0.3)
@@ -151,7 +154,7 @@ def adaptation_cards(report: Drawn, level: float = 0.95) -> dict[str, Figure]:
     score = report.score
     bands = report.bands(level).signed(score.sign)
     cards = {}
-    axes = {"": (np.arange(report.n_inner_steps + 1), BY_STEP)}
+    axes = {"": (np.arange(report.n_inner_steps + 1), POINTS[report.point])}
     if _spends_by_step(report):
         axes["_env_steps"] = report.env_steps, f"{score.budget} per task"
     for name, (x, label) in axes.items():
@@ -195,7 +198,7 @@ def _scatter(axis: Any, report: Drawn, name: str, score: Score) -> None:
         raise ConfigError(f"task parameter {name!r} has {values.shape[1]} numbers: only a scalar can be drawn against")
     means = score.sign * report.returns.mean(0)
     for step, marker in ((0, "o"), (report.n_inner_steps, "^")):
-        axis.scatter(values[:, 0], means[:, step], s=14, marker=marker, label=f"{step} inner steps")
+        axis.scatter(values[:, 0], means[:, step], s=14, marker=marker, label=f"{step} {POINTS[report.point]}")
     axis.set_xlabel(name)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small", loc="lower right")

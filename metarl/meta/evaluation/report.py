@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
@@ -29,6 +29,9 @@ Number = Annotated[float, Range(-LARGEST_RETURN, LARGEST_RETURN)]
 TASKS, FAMILIES = "tasks", "families of tasks"
 ONE = {TASKS: "task", FAMILIES: "family of tasks"}
 """What entries are called, and one of them."""
+POINTS = {"step": "inner steps", "episode": "episodes", "support": "batches seen", "task": "tasks met"}
+"""What an evaluation measures after 0, 1, … of: one of them, and what an axis of them is called."""
+Point = Literal["step", "episode", "support", "task"]
 STREAM_KEYS = ("evaluation_seed", "n_episodes", "n_transitions", "env_kwargs")
 """Entries of a report's ``meta`` that must be equal for two reports to be paired. Of the family's arguments, ``oracle``
 may differ: it changes what is observed, not the task."""
@@ -55,7 +58,7 @@ class Report:
     :param learning_score: how they show ``learning_returns``.
     :param meta: what else is worth knowing: command, versions, commit, hyperparameters. Anything strict JSON holds. The
         entries named in :data:`STREAM_KEYS` say which random streams the episodes came from, ``family_tasks`` how many
-        tasks a finite family has in all.
+        tasks a finite family has in all, ``point`` what the returns are after so many of, see :data:`POINTS`.
     :raises ConfigError: shapes that do not fit each other, NaN or infinity.
     """
 
@@ -180,7 +183,7 @@ class Report:
             [str(step), f"{self.env_steps[step]:,.0f}", str(bands.at(step)), str(gains.at(step)) if step else ""]
             for step in range(self.n_inner_steps + 1)
         ]
-        columns: tuple[str, ...] = ("inner steps", score.budget, score.name, score.gain)
+        columns: tuple[str, ...] = (POINTS[self.point], score.budget, score.name, score.gain)
         if self.learning_returns is not None:
             columns = (*columns, f"{self.learning_score.name} where it learns")
             learning = self._bands(self.learning_returns, level, n_resamples=10_000).signed(self.learning_score.sign)
@@ -205,6 +208,11 @@ class Report:
         return FAMILIES if "few_tasks" in self.meta else TASKS
 
     @property
+    def point(self) -> str:
+        """One of what the returns are after 0, 1, … of: a step, an episode of a memory, a support or a task met."""
+        return str(self.meta.get("point", "step"))
+
+    @property
     def over(self) -> str:
         """The tasks and adaptations that the intervals are over, in words."""
         if self.strata is None:
@@ -218,9 +226,8 @@ class Report:
         return f"{self.over} and {self.n_runs} runs" if self.n_runs > 1 else f"{self.over}, one run"
 
     def figure(self, task_parameter: str | None = None, level: float = 0.95) -> Figure:
-        """Draw the return, as the score shows it, against inner steps and against env steps.
-
-        :param task_parameter: a scalar task parameter; a third panel then shows every task against it.
+        """Draw the return, as the score shows it, against inner steps and against env steps; where a scalar task
+        parameter is named, a third panel shows every task against it.
         """
         from metarl.meta.evaluation.figures import adaptation_figure
 
@@ -275,9 +282,8 @@ class Report:
     # ---------------------------------------------------------------------------------------------------------- merge
     @staticmethod
     def merge(reports: Sequence[Report], label: str | None = None) -> Report:
-        """Join reports of several training seeds on the same tasks and streams.
-
-        The merged report keeps the first one's ``meta``, with the others' under ``"merged"``.
+        """Join reports of several training seeds on the same tasks and streams: the first one's ``meta`` is kept, with
+        the others' under ``"merged"``.
 
         :raises ConfigError: none given, a seed given twice, or reports of different algorithms, tasks or streams.
         """
@@ -315,6 +321,7 @@ class _Meta:
     inner_lr: float | list[float] | None = None
     env_kwargs: dict[str, Any] | None = None
     family_tasks: Count | None = None
+    point: Point = "step"
     cell: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
@@ -400,6 +407,17 @@ def _merged(reports: Sequence[Report], label: str | None) -> Report:
         score=common_score(report.score for report in reports),
         learning_score=common_score(report.learning_score for report in reports),
     )
+
+
+def common_point(reports: Iterable[Report]) -> str:
+    """Return what several reports count together: ``"step"`` where they do not count the same."""
+    found = {report.point for report in reports}
+    return found.pop() if len(found) == 1 else "step"
+
+
+def so_many(n: int, point: str = "step") -> str:
+    """Return a number of inner steps, or of what else returns are after so many of, in words: ``2 steps``."""
+    return f"{n} {point}" if n == 1 else f"{n} {point}s"
 
 
 def same_tasks(a: Report, b: Report) -> bool:

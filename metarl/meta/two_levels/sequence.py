@@ -112,6 +112,7 @@ class EvaluatesSequences(EvaluatesFewTasks):
                 "evaluation_seed": seed,
                 "env_kwargs": plain_tree(self.env_kwargs),
                 "few_tasks": {"n_tasks": size, "in_sequence": True, "n_steps": n_steps},
+                "point": "task",
                 "last_met": [float(all_returns[:, t, t + 1].mean()) for t in range(size)],
                 "versions": versions(),
             },

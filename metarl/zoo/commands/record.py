@@ -15,6 +15,8 @@ from metarl.envs.views.rules import as_batch
 from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, shorten
 from metarl.meta.base import MetaAlgorithm
+from metarl.meta.evaluating import Evaluates
+from metarl.meta.evaluation.report import so_many
 from metarl.zoo.algorithms import load_model
 from metarl.zoo.console import say, show_commands
 from metarl.zoo.experiments.pictures import apart, play
@@ -77,7 +79,8 @@ def _frames(model: MetaAlgorithm, task: Task, n_steps: int, args: argparse.Names
         yield from (Image.fromarray(frame.image).quantize(COLOURS) for frame in found)
     env.close()
     mean = sum(returns) / len(returns)
-    after = f"{args.n_inner_steps} inner step{'s' * (args.n_inner_steps != 1)}"
+    point = type(model).point if isinstance(model, Evaluates) else "step"
+    after = so_many(args.n_inner_steps, "inner step" if point == "step" else point)
     words = f"{model.family.describe(task)}, after {after}: return {mean:.3g}"
     say(f"{words}, a mean of {len(returns)}" if len(returns) > 1 else words)
 

@@ -15,7 +15,7 @@ from metarl.envs.score import RETURN, Score, common_score
 from metarl.meta.evaluation.comparison import compare, comparison_figure, comparison_table
 from metarl.meta.evaluation.figures import nth_colour
 from metarl.meta.evaluation.published import Published
-from metarl.meta.evaluation.report import Report
+from metarl.meta.evaluation.report import Report, common_point, so_many
 from metarl.meta.evaluation.statistics import Interval
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.jobs import CHECKPOINTS
@@ -62,9 +62,9 @@ class Verdict:
         return values
 
 
-def steps(n: int) -> str:
-    """Return a number of inner steps in words."""
-    return f"{n} step" if n == 1 else f"{n} steps"
+def point_of(runs: Sequence[Trained]) -> str:
+    """Return what returns of runs are after so many of, a step where they differ in that."""
+    return common_point(report for item in runs for report in item.reports.values())
 
 
 def returns_table(items: Sequence[Tested], published: Sequence[Published], title: str) -> Table:
@@ -119,10 +119,11 @@ def _repeated(report: Report, n_inner_steps: int) -> Report:
     )
 
 
-def sentences(found: Sequence[Verdict], score: Score = RETURN) -> list[str]:
+def sentences(found: Sequence[Verdict], score: Score = RETURN, point: str = "step") -> list[str]:
     """Return one sentence for each pair of algorithms: who wins after how many inner steps, and the differences.
 
     :param score: how the returns, whose differences the verdicts hold, are read.
+    :param point: what they are after so many of.
     """
     lines = []
     for a, b in dict.fromkeys((item.a, item.b) for item in found):
@@ -134,7 +135,7 @@ def sentences(found: Sequence[Verdict], score: Score = RETURN) -> list[str]:
                 if item.step == step:
                     outcomes.setdefault(item.outcome, []).append(item.checkpoint)
             words = ", ".join(f"{outcome} ({' and '.join(kinds)})" for outcome, kinds in outcomes.items())
-            clauses.append(f"after {steps(step)} {words}")
+            clauses.append(f"after {so_many(step, point)} {words}")
         differences = []
         for checkpoint in dict.fromkeys(item.checkpoint for item in own):
             intervals = [str(item.interval) for item in own if item.checkpoint == checkpoint]
@@ -162,7 +163,9 @@ def tuned_sentences(runs: Sequence[Trained], n_inner_steps: int) -> list[str]:
                 groups.setdefault(outcome, []).append(algo)
             words = "; ".join(f"{outcome} {', '.join(algos)}" for outcome, algos in groups.items())
             words = words or "nothing to compare with"
-            lines.append(f"{item.report.label}, after {steps(n_inner_steps)}: {words} (last, paired).")
+            lines.append(
+                f"{item.report.label}, after {so_many(n_inner_steps, item.report.point)}: {words} (last, paired)."
+            )
     return lines
 
 
@@ -189,7 +192,7 @@ def ablation_table(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int)
 
     :return: a row for each cell of the grid.
     """
-    entry, score = runs[0].job.entry, _score(runs)
+    entry, score, point = runs[0].job.entry, _score(runs), point_of(runs)
     columns = [(algo, step) for algo in _algos(runs) for step in sorted({1, n_inner_steps})]
     rows: list[list[str]] = []
     notes: dict[str, None] = {}
@@ -200,7 +203,7 @@ def ablation_table(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int)
         cells = [str(bands[algo].at(step)) if algo in bands else "" for algo, step in columns]
         rows.append([", ".join(f"{name} {value}" for name, value in cell.items()), *cells])
     title = f"Ablation on {entry.env}, {score.amount(entry.n_timesteps)} a run, {checkpoint} checkpoints"
-    header = ["", *(f"{algo}, {steps(step)}" for algo, step in columns)]
+    header = ["", *(f"{algo}, {so_many(step, point)}" for algo, step in columns)]
     return Table(header, rows, title, [*notes, *([score.axis] if score.name != RETURN.name else [])])
 
 
@@ -210,8 +213,8 @@ def ablation_verdicts(runs: Sequence[Trained], n_inner_steps: int) -> list[tuple
     return [(cell, verdict) for cell, found in cells for verdict in found]
 
 
-def ablation_sentences(found: Sequence[tuple[Mapping[str, Any], Verdict]]) -> list[str]:
-    """Count in how many cells of the grid each of two algorithms wins."""
+def ablation_sentences(found: Sequence[tuple[Mapping[str, Any], Verdict]], point: str = "step") -> list[str]:
+    """Count in how many cells of the grid each of two algorithms wins, after so many of ``point``."""
     groups: dict[tuple[str, str, str, int], list[str | None]] = {}
     for _, item in found:
         groups.setdefault((item.a, item.b, item.checkpoint, item.step), []).append(item.winner)
@@ -221,7 +224,7 @@ def ablation_sentences(found: Sequence[tuple[Mapping[str, Any], Verdict]]) -> li
         outcome += f"{winners.count(None)} show no clear difference"
         if len(winners) == 1:
             outcome = f"{a} against {b}: " + ("no clear difference" if winners[0] is None else f"{winners[0]} wins")
-        lines.append(f"Ablation, {checkpoint} checkpoints after {steps(step)}: {outcome}.")
+        lines.append(f"Ablation, {checkpoint} checkpoints after {so_many(step, point)}: {outcome}.")
     return lines
 
 
@@ -257,7 +260,7 @@ def ablation_figure(runs: Sequence[Trained], checkpoint: str, n_inner_steps: int
             panel.set_xlim(-0.5, len(values) - 0.5)
         elif all(isinstance(value, int) for value in values):
             panel.set_xticks(values)
-        panel.set_title(f"after {steps(step)}")
+        panel.set_title(f"after {so_many(step, point_of(runs))}")
         panel.set_xlabel(x_name)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(f"{score.axis}\ntest tasks (95% intervals)")

@@ -121,7 +121,7 @@ class PaperReport:
         return Section(
             [comparison.returns_table(items, rows, f"{entry.env}, test tasks")],
             [
-                *comparison.sentences(found, items[0].report.score),
+                *comparison.sentences(found, items[0].report.score, comparison.point_of(runs)),
                 *comparison.tuned_sentences(runs, self.experiment.n_inner_steps),
                 *divergences(runs),
             ],
@@ -135,7 +135,7 @@ class PaperReport:
         found = comparison.ablation_verdicts(runs, last)
         return Section(
             [comparison.ablation_table(runs, kind, last) for kind in CHECKPOINTS],
-            [*comparison.ablation_sentences(found), *divergences(runs)],
+            [*comparison.ablation_sentences(found, comparison.point_of(runs)), *divergences(runs)],
             {f"{self.place(entry)}_{kind}": comparison.ablation_figure(runs, kind, last) for kind in CHECKPOINTS},
             [{"env": entry.env, "cell": dict(cell), **item.to_dict()} for cell, item in found],
         )

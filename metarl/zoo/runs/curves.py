@@ -17,6 +17,7 @@ from metarl.files.schema import convert
 from metarl.files.untrusted import MAX_LOG, parse_csv, read_text
 from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tasks import evaluation_tasks
+from metarl.meta.saving import ALGORITHMS
 from metarl.zoo.algorithms import check_env
 from metarl.zoo.config import merge
 from metarl.zoo.runs.evaluations import TASK, read_meta
@@ -115,7 +116,7 @@ def last_evaluation(run: Run, label: str) -> Report:
         [0],
         None if strata is None else np.array(strata),
         label,
-        {"family_tasks": n_family},
+        {"family_tasks": n_family, "point": getattr(ALGORITHMS.get(run.algo), "point", "step")},
         score=evaluation_score(family),
     )
 

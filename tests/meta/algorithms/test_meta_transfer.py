@@ -193,6 +193,7 @@ def test_evaluations_see_more_from_step_to_step_and_are_scored_on_the_same_examp
     model = build()
     report = model.evaluate("test", 3, n_tasks=3)
     np.testing.assert_array_equal(report.env_steps, [0, 4, 8, 12])
+    assert report.table().columns[0] == "batches seen"
     assert model.evaluate("test", n_tasks=3).returns.shape == (1, 3, 2)
     np.testing.assert_array_equal(model.evaluate("test", n_tasks=3).returns, report.returns[..., :2])
     alone = model.evaluate("test", 3, n_tasks=1)

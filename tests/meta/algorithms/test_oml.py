@@ -95,6 +95,7 @@ def test_policies_of_a_family_that_drifts_are_asked_for_the_last_task() -> None:
     assert model.num_timesteps == model.steps_per_iteration == 2 * (3 * 2 + 1) * 2 * 5
     report = model.evaluate_in_sequence(n_tasks=2, n_families=2)
     np.testing.assert_array_equal(report.env_steps, [0.0, 20.0, 40.0])
+    assert report.table().columns[0] == "tasks met"
 
 
 @pytest.mark.parametrize("drift", ["goal", "friction"])

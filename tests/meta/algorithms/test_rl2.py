@@ -97,6 +97,7 @@ def test_points_of_an_evaluation_are_the_episodes_of_a_trial() -> None:
     model = _trained()
     report = model.evaluate("test", 2, n_tasks=4, n_episodes=3)
     assert report.returns.shape == (1, 4, 3)
+    assert report.point == "episode"
     family = Trials(make_family("PointMass-v0", **KWARGS), 3)
     seeds = [np.random.SeedSequence(0).spawn(1)[0] for _ in range(4)]
     trials = collect(

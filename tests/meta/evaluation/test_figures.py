@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from metarl.errors import ConfigError
-from metarl.meta.evaluation.comparison import compare
+from metarl.meta.evaluation.comparison import compare, comparison_table
 from metarl.meta.evaluation.figures import adaptation_cards, adaptation_figure, nth_colour, spread_out
 from metarl.meta.evaluation.published import Published
 from metarl.meta.evaluation.report import Report
@@ -90,6 +90,18 @@ def test_what_is_spent_is_an_axis_only_where_every_inner_step_spends_some() -> N
     assert [len(axis.lines) for axis in (first, second)] == [2, 1]
     assert list(second.lines[0].get_xdata()) == list(whole.env_steps)
     assert list(adaptation_cards(reused)) == [""]
+
+
+def test_points_are_called_what_they_are() -> None:
+    """An episode of a memory, a task met or a batch seen is no inner step."""
+    steps, episodes = report("maml", 0.0), replace(report("rl2", 1.0), meta={"point": "episode"})
+    assert adaptation_figure([episodes]).axes[0].get_xlabel() == "episodes"
+    assert adaptation_figure([steps, episodes]).axes[0].get_xlabel() == "inner steps or episodes"
+    assert adaptation_cards(episodes)[""].axes[0].get_xlabel() == "episodes"
+    assert episodes.table().columns[0] == "episodes"
+    assert compare(episodes, episodes).table().columns[0] == "episodes"
+    assert comparison_table([episodes]).columns[1:3] == ["0 episodes", "1 episode"]
+    assert comparison_table([steps, episodes]).columns[1:3] == ["0 steps", "1 step"]
 
 
 def test_families_are_called_so() -> None:

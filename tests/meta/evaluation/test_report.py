@@ -173,6 +173,10 @@ def test_damaged_content_is_refused() -> None:
     document["returns"][0][0] = document["returns"][0][0][:2]
     with pytest.raises(CheckpointError, match="damaged"):
         Report.from_json(json.dumps(document))
+    document = json.loads(make_report().to_json())
+    document["meta"]["point"] = "year"
+    with pytest.raises(CheckpointError, match="'year'"):
+        Report.from_json(json.dumps(document))
 
 
 @pytest.mark.parametrize(

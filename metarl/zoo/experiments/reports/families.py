@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from metarl.meta.evaluation.report import so_many
 from metarl.meta.evaluation.tables import Table
-from metarl.zoo.experiments.comparison import Verdict, steps, verdicts
+from metarl.zoo.experiments.comparison import Verdict, verdicts
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
 from metarl.zoo.experiments.testing import by_entry, of_checkpoint, tested
@@ -46,7 +47,7 @@ class Families(PaperReport):
             found = verdicts(items, self.experiment.n_inner_steps)
             of_pair = [item for item in found if (item.a, item.b, item.checkpoint) == (JOINT, ORACLE, "best")]
             lines += [_sentence(entry.env, item) for item in of_pair]
-        table = Table(["", *map(steps, points)], rows, "Return on test tasks, best checkpoints", list(notes))
+        table = Table(["", *map(so_many, points)], rows, "Return on test tasks, best checkpoints", list(notes))
         return Section([table], lines)
 
 
@@ -55,6 +56,6 @@ def _sentence(env: str, found: Verdict) -> str:
     place = {JOINT: "ahead of", ORACLE: "behind", None: "not clearly different from"}[found.winner]
     few = "" if found.supported else "; fewer than 20 tasks, which is too few for a verdict"
     return (
-        f"{env}: joint training after {steps(found.step)} is {place} the oracle, "
+        f"{env}: joint training after {so_many(found.step)} is {place} the oracle, "
         f"by a return of {found.interval} (joint training minus oracle{few})."
     )

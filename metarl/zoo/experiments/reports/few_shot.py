@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from metarl.meta.evaluation.report import Report
+from metarl.meta.evaluation.report import Report, so_many
 from metarl.meta.evaluation.tables import Table
-from metarl.zoo.experiments.comparison import steps, tuned_sentences
+from metarl.zoo.experiments.comparison import tuned_sentences
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
 from metarl.zoo.experiments.testing import Trained, by_cell, by_entry, of_checkpoint, tested, tuned
@@ -115,7 +115,7 @@ class FewShot(PaperReport):
             shown = [f"{known[step] / percent:.3g}" if step in known else "" for step in settings.steps]
             rows.append([f"{row.algo}, published", *shown, row.note])
         notes = [first.describe_intervals(), *([f"published: {settings.source}"] if quoted else [])]
-        columns = ["", *map(steps, settings.steps), "note"]
+        columns = ["", *map(so_many, settings.steps), "note"]
         if not any(row[-1] for row in rows):
             columns, rows = columns[:-1], [row[:-1] for row in rows]
         return [Table(columns, rows, f"{first.score.name} on {place}, test tasks", notes)]

@@ -13,10 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from metarl.meta.evaluating import Evaluates
 from metarl.meta.evaluation.comparison import compare
 from metarl.meta.evaluation.jacobian import identity_error
-from metarl.meta.evaluation.report import Report
+from metarl.meta.evaluation.report import Report, so_many
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.algorithms import algorithm
-from metarl.zoo.experiments.comparison import Verdict, steps
+from metarl.zoo.experiments.comparison import Verdict
 from metarl.zoo.experiments.jobs import Job, jobs
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
@@ -91,7 +91,7 @@ class LeapAblation(PaperReport):
             for name, cell in cells.items()
         ]
         first = next(iter(cells.values())).report
-        columns = ["path", f"error in % after {steps(first.n_inner_steps)}", "area", "training loss, last"]
+        columns = ["path", f"error in % after {so_many(first.n_inner_steps)}", "area", "training loss, last"]
         table = Table(columns, rows, "Leap by what it shortens", [first.describe_intervals()])
         lines, verdicts = [], []
         for kind in ("last", *conditions(runs)):
@@ -114,7 +114,7 @@ class LeapAblation(PaperReport):
         }
         points = [how.every * (i + 1) for i in range(how.n_steps // how.every)]
         table = Table(
-            ["rate", *map(steps, points)],
+            ["rate", *map(so_many, points)],
             [[f"{rate:g}", *(f"{value:.2e}" for value in values)] for rate, values in found.items()],
             f"‖I − J‖ / ‖J‖ of {how.tensor} in the Schatten 1-norm",
             [f"from a random start, test tasks: {how.n_tasks}", f"published: {self.settings.jacobian_source}"],

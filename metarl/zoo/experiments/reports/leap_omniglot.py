@@ -12,10 +12,10 @@ from matplotlib.ticker import MaxNLocator
 
 from metarl.meta.evaluation.comparison import compare
 from metarl.meta.evaluation.figures import nth_colour
-from metarl.meta.evaluation.report import Report
+from metarl.meta.evaluation.report import Report, so_many
 from metarl.meta.evaluation.statistics import Interval, paired_interval
 from metarl.meta.evaluation.tables import Table
-from metarl.zoo.experiments.comparison import Verdict, steps
+from metarl.zoo.experiments.comparison import Verdict
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
 from metarl.zoo.experiments.testing import Trained, with_report
@@ -137,7 +137,7 @@ class LeapOmniglot(PaperReport):
             rows.append(row)
         columns = ["alphabets", *(name for algo in algos for name in (algo, "published"))]
         first = next(iter(found.values())).report
-        last = steps(first.n_inner_steps)
+        last = so_many(first.n_inner_steps)
         title = f"Error in % on held-out drawings of held-out alphabets after {last}"
         title += f", {condition}" if condition else ""
         return Table(columns, rows, title, [first.describe_intervals(), f"published: {settings.source}"])
@@ -246,7 +246,7 @@ class _Compared:
         )
         return (
             f"the error of {item.a} is {'lower' if lower else 'higher'} than that of {item.b} by {error} points after "
-            f"{steps(item.step)}{'' if area is None else f', and its area by {area}'} (paired{few})."
+            f"{so_many(item.step)}{'' if area is None else f', and its area by {area}'} (paired{few})."
         )
 
 

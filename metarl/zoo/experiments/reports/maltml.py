@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from metarl.envs.score import fixed
 from metarl.meta.evaluation.comparison import compare, comparison_figure
 from metarl.meta.evaluation.moved import moved_table
+from metarl.meta.evaluation.report import so_many
 from metarl.meta.evaluation.statistics import MIN_UNITS
-from metarl.zoo.experiments.comparison import steps
 from metarl.zoo.experiments.jobs import Entry
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
 from metarl.zoo.experiments.testing import NO_TASKS, Tested, Trained, of_checkpoint, tested
@@ -56,10 +56,9 @@ class ContinualSinusoid(PaperReport):
 
     about: ClassVar[str] = (
         "The score on all tasks of a sequence, all of one held-out frequency, after so many of them were met, one "
-        "after another: an inner step in these tables is a task. Intervals are 95% bootstrap intervals by frequency, "
-        "then by training seed; algorithms are compared on the same sequences and streams, with equal examples of "
-        "training. Every wrapper learns the sequence by its own inner steps: OML and ANIL move the head, the others "
-        "everything."
+        "after another. Intervals are 95% bootstrap intervals by frequency, then by training seed; algorithms are "
+        "compared on the same sequences and streams, with equal examples of training. Every wrapper learns the "
+        "sequence by its own inner steps: OML and ANIL move the head, the others everything."
     )
 
     def comparison(self, entry: Entry, runs: Sequence[Trained]) -> Section:
@@ -72,7 +71,7 @@ def _added(after: Tested, before: Tested) -> str:
     """Say what meta-finetuning adds to an algorithm's initialisation."""
     pair = compare(after.report, before.report).returns
     points = sorted({0, after.report.n_inner_steps})
-    words = "; ".join(f"after {steps(point)} {pair.at(point)}" for point in points)
+    words = "; ".join(f"after {so_many(point)} {pair.at(point)}" for point in points)
     few = "" if after.report.n_tasks >= MIN_UNITS else ", of too few families for a verdict"
     score = after.report.score
     does = f"lowers the {score.name}" if score.lower_is_better else f"adds to the {score.name}"

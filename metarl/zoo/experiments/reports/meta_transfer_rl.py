@@ -17,7 +17,7 @@ class MetaTransferRL(PaperReport):
     """Has the surrogates of an environment in one table, and compares every two of them on the same tasks."""
 
     about: ClassVar[str] = (
-        "Returns on held-out tasks of policies that are decoded of nothing (0 steps) and of one support (1 step). The "
+        "Returns on held-out tasks of policies that are decoded of nothing (after 0) and of one support (after 1). The "
         "query loss is the score function. The support is supervised in the first table of an environment: env steps "
         "of a random policy, or the cells of a maze; joint training, which sees none, stands beside it. In the second "
         "one it is episodes in which the encoder's learner acts, and the gradient of a surrogate is differentiated. A "
@@ -33,7 +33,7 @@ class MetaTransferRL(PaperReport):
         figures = comparison.adaptation_figures(items, (), self.place(entry), labels)
         return Section(
             [comparison.returns_table(items, (), f"{entry.env}, test tasks: episodes as support")],
-            comparison.sentences(found, items[0].report.score),
+            comparison.sentences(found, items[0].report.score, comparison.point_of(runs)),
             figures,
             [{"env": entry.env, "cell": {}, **item.to_dict()} for item in found],
         )

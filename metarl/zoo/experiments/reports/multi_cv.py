@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from metarl.meta.evaluation.figures import nth_colour
-from metarl.meta.evaluation.report import Report
+from metarl.meta.evaluation.report import Report, so_many
 from metarl.meta.evaluation.tables import Table
-from metarl.zoo.experiments.comparison import steps
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
 from metarl.zoo.experiments.testing import Trained, with_report
@@ -71,7 +70,7 @@ class MultiCV(PaperReport):
                     ours = [f"{value:.1f}" for value in numbers([item.reports[way] for item in own])]
                     theirs = [f"{value:.1f}" for value in known] if way == "last" else []
                     rows.append([name, algo if way == "last" else f"{algo}, {way}", *ours, *(theirs or [""] * 3)])
-        last = steps(self.experiment.n_inner_steps)
+        last = so_many(self.experiment.n_inner_steps)
         measures = ["test error", "training error", "area"]
         columns = ["held out", "algorithm", *measures, *(f"{name}, published" for name in measures)]
         notes = [f"published: {settings.source}"]
