@@ -40,6 +40,8 @@ from metarl.zoo.runs.outputs import require_new, write_record
 from metarl.zoo.runs.provenance import provenance
 
 FORMAT, VERSION = "metarl-reproduction", 1
+SHOWN = ("family_tasks", "point", "few_tasks", "moved", "last_met")
+"""What a report's ``meta`` says besides that tables and sentences show, and that intervals depend on."""
 RECORD = "record.json"
 """The name of a record in a folder of results."""
 
@@ -411,9 +413,7 @@ def _curve_document(env: str, curve: Learning) -> dict[str, Any]:
 def _report_document(cell: Mapping[str, Any], item: Tested) -> dict[str, Any]:
     """Return a report that :class:`~metarl.meta.evaluation.report.Report` reads, with what it needs to be paired."""
     meta = {name: item.report.meta[name] for name in STREAM_KEYS} | {"num_timesteps": list(item.num_timesteps)}
-    # Whether the task is the unit of an interval depends on how many there are.
-    if (in_all := item.report.meta.get("family_tasks")) is not None:
-        meta["family_tasks"] = in_all
+    meta |= {name: item.report.meta[name] for name in SHOWN if item.report.meta.get(name) is not None}
     meta |= {"cell": dict(cell)} if cell else {}
     short = dataclasses.replace(item.report, returns=np.round(item.report.returns, 3), meta=meta)
     document: dict[str, Any] = json.loads(short.to_json())
