@@ -8,11 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from benchmarks.within_trial import WAYS
 from metarl.meta.evaluation.comparison import compare
 from metarl.meta.evaluation.report import Report
-from metarl.meta.evaluation.statistics import MIN_UNITS
+from metarl.meta.evaluation.statistics import MIN_UNITS, bootstrap_interval
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "results"
@@ -58,6 +60,11 @@ README_ROWS = {
     "the same steps of FOMAML ¹": (LONG, "HalfCheetahVel-v0", "fomaml, best"),
     "the same steps of MAML ¹": (LONG, "HalfCheetahVel-v0", "maml, best"),
     "the same steps of joint training ¹": (LONG, "HalfCheetahVel-v0", "pretrain, best"),
+    "the same: RL², 8 million env steps, one seed, in the first and second episode": (
+        "rl2_halfcheetahvel",
+        "HalfCheetahVel-v0",
+        "rl2",
+    ),
     "AntDir-v0: FOMAML, 46 million env steps, one seed ³": ("antdir_long", "AntDir-v0", "fomaml"),
     "HalfCheetahDir-v0: FOMAML, 32 million env steps, one seed ²": ("halfcheetahdir", "HalfCheetahDir-v0", "fomaml"),
     "PointMass-v0: MAML, 16 million env steps, 3 seeds ¹": ("pointmass_tuned_rates", "PointMass-v0", "maml"),
@@ -147,8 +154,18 @@ def test_a_table_shows_what_its_record_holds(words: str) -> None:
 def test_the_readme_shows_what_the_records_hold() -> None:
     rows = {row[0]: row[1:] for line in README.splitlines() if line.startswith("| ") for row in [cells(line)]}
     for label, (name, env, algorithm) in README_ROWS.items():
-        for cell, values in zip(rows[label], found(name, env, algorithm)["summary"]["return"], strict=True):
+        shown, expected = rows[label], found(name, env, algorithm)["summary"]["return"]
+        assert not any(shown[len(expected) :]), label
+        for cell, values in zip(shown[: len(expected)], expected, strict=True):
             assert agrees(cell, values), f"{label}: {cell} is {values} in {name}.json"
+
+
+def test_what_a_memory_makes_of_rewards_is_as_recorded() -> None:
+    kept = json.loads((RECORDS / "rl2_within_trial.json").read_text(encoding="utf-8"))
+    whole, *others = (np.array(kept["rewards"][way]) for way in WAYS)
+    for words, values in (("cost it", whole[:, 0] - others[1][:, 0]), ("costs", others[0][:, 1] - whole[:, 1])):
+        mean, low, high = bootstrap_interval(values)
+        assert f"{words} {mean:.1f} [{low:.1f}, {high:.1f}]" in PROSE
 
 
 def verdict(env: str, a: str, b: str, step: int, checkpoint: str = "best") -> list[float]:
