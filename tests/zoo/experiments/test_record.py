@@ -209,7 +209,7 @@ def test_a_record_of_imitation_by_several_seeds_stands_for_its_runs(tmp_path: Pa
     kept = Path(__file__).parents[3] / "benchmarks/results/meta_transfer_maze"
     output = tmp_path / "results"
     shutil.copytree(kept, output)
-    argv = ["reproduce", "meta-transfer-maze", "--scale", "laptop", "--seeds", "0", "1", "--no-train", "--overwrite"]
+    argv = ["reproduce", "meta-transfer-maze", "--scale", "laptop", "--no-train", "--overwrite"]
     assert main([*argv, "-f", str(tmp_path / "logs"), "-o", str(output), "--num-threads", "1"]) == 0
     whole, again = read(kept), read(output)
     assert len(whole["reports"]) == len(again["reports"]) == 72
