@@ -26,7 +26,8 @@ from metarl.meta.base import MetaAlgorithm
 from metarl.meta.blocks.cut import Adaptations, Block, gather
 from metarl.meta.documents import versions
 from metarl.meta.environments import AnyEnv, as_env
-from metarl.meta.evaluation.report import Point, Report
+from metarl.meta.evaluation.points import Point
+from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tasks import evaluation_tasks
 from metarl.meta.progress import Progress, Timer, counted
 from metarl.params import Params, Rate, take
@@ -53,7 +54,7 @@ class Evaluates(MetaAlgorithm):
     default_test_steps: ClassVar[int] = 3
     """Inner steps of an evaluation where their number is not given."""
     point: ClassVar[Point] = "step"
-    """What returns are after so many of, see :data:`~metarl.meta.evaluation.report.POINTS`."""
+    """What returns are after so many of, see :data:`~metarl.meta.evaluation.points.POINTS`."""
     n_episodes: int
     n_transitions: int | None
 

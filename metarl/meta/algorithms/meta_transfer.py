@@ -19,7 +19,7 @@ from metarl.meta.adaptation.base import Outcome
 from metarl.meta.algorithms.transfer import Part, TransferAlgorithm, gradient_of
 from metarl.meta.blocks.cut import BLOCK_TASKS, Block
 from metarl.meta.environments import AnyEnv
-from metarl.meta.evaluation.report import Point
+from metarl.meta.evaluation.points import Point
 from metarl.meta.transfer.encoder import ENCODERS, gradient_encoders
 from metarl.meta.transfer.exploring.model import ExploringModel
 from metarl.meta.transfer.exploring.policies import GIVEN, explorer_of

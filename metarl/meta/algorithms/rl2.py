@@ -23,7 +23,7 @@ from metarl.meta.adaptation.memory import MemoryAdaptation, MemoryWalk
 from metarl.meta.adaptive import LARGEST_BATCH
 from metarl.meta.blocks.cut import Adaptations
 from metarl.meta.environments import AnyEnv, as_env
-from metarl.meta.evaluation.report import Point
+from metarl.meta.evaluation.points import Point
 from metarl.meta.iterating import Iterates
 from metarl.meta.kept import policy_name
 from metarl.meta.outer.base import Outer, make_outer

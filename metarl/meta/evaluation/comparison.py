@@ -10,8 +10,9 @@ import numpy as np
 
 from metarl.envs.score import RETURN, Score, common_score, fixed
 from metarl.errors import ConfigError
+from metarl.meta.evaluation.points import POINTS, so_many
 from metarl.meta.evaluation.published import Published
-from metarl.meta.evaluation.report import POINTS, TASKS, Report, common_point, require_same_tasks, so_many
+from metarl.meta.evaluation.report import TASKS, Report, common_point, require_same_tasks
 from metarl.meta.evaluation.statistics import MIN_UNITS, Bands, Interval, paired_bands
 from metarl.meta.evaluation.tables import Table
 
@@ -39,7 +40,7 @@ class Comparison:
     :param n_units: how many of them, tasks or independent adaptations, whatever the number of runs.
     :param score: how tables show returns: a higher return is a lower error.
     :param entries: what the reports' entries are called.
-    :param point: what the reports count, see :data:`~metarl.meta.evaluation.report.POINTS`.
+    :param point: what the reports count, see :data:`~metarl.meta.evaluation.points.POINTS`.
     """
 
     a: str

@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from metarl.envs.score import Score, common_score
 from metarl.errors import ConfigError, unknown_name
+from metarl.meta.evaluation.points import POINTS
 from metarl.meta.evaluation.published import Published
-from metarl.meta.evaluation.report import POINTS
 from metarl.meta.evaluation.statistics import Bands
 
 HIDING = 20.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from metarl.files.schema import LARGEST, LARGEST_SEED, Range, read_as
 from metarl.files.untrusted import parse_json, read_text
 from metarl.files.writing import readable_json, write_text_atomic
 from metarl.meta.documents import Count
+from metarl.meta.evaluation.points import POINTS, Point
 from metarl.meta.evaluation.statistics import MIN_UNITS, Bands, Interval, bootstrap_bands, by_task
 from metarl.meta.evaluation.tables import Table
 
@@ -29,9 +30,6 @@ Number = Annotated[float, Range(-LARGEST_RETURN, LARGEST_RETURN)]
 TASKS, FAMILIES = "tasks", "families of tasks"
 ONE = {TASKS: "task", FAMILIES: "family of tasks"}
 """What entries are called, and one of them."""
-POINTS = {"step": "inner steps", "episode": "episodes", "support": "batches seen", "task": "tasks met"}
-"""What an evaluation measures after 0, 1, … of: one of them, and what an axis of them is called."""
-Point = Literal["step", "episode", "support", "task"]
 STREAM_KEYS = ("evaluation_seed", "n_episodes", "n_transitions", "env_kwargs")
 """Entries of a report's ``meta`` that must be equal for two reports to be paired. Of the family's arguments, ``oracle``
 may differ: it changes what is observed, not the task."""
@@ -58,7 +56,8 @@ class Report:
     :param learning_score: how they show ``learning_returns``.
     :param meta: what else is worth knowing: command, versions, commit, hyperparameters. Anything strict JSON holds. The
         entries named in :data:`STREAM_KEYS` say which random streams the episodes came from, ``family_tasks`` how many
-        tasks a finite family has in all, ``point`` what the returns are after so many of, see :data:`POINTS`.
+        tasks a finite family has in all, ``point`` what the returns are after so many of, see
+        :data:`~metarl.meta.evaluation.points.POINTS`.
     :raises ConfigError: shapes that do not fit each other, NaN or infinity.
     """
 
@@ -413,11 +412,6 @@ def common_point(reports: Iterable[Report]) -> str:
     """Return what several reports count together: ``"step"`` where they do not count the same."""
     found = {report.point for report in reports}
     return found.pop() if len(found) == 1 else "step"
-
-
-def so_many(n: int, point: str = "step") -> str:
-    """Return a number of inner steps, or of what else returns are after so many of, in words: ``2 steps``."""
-    return f"{n} {point}" if n == 1 else f"{n} {point}s"
 
 
 def same_tasks(a: Report, b: Report) -> bool:

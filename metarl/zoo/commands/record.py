@@ -16,7 +16,7 @@ from metarl.envs.views.single import SingleEnv
 from metarl.errors import ConfigError, shorten
 from metarl.meta.base import MetaAlgorithm
 from metarl.meta.evaluating import Evaluates
-from metarl.meta.evaluation.report import so_many
+from metarl.meta.evaluation.points import so_many
 from metarl.zoo.algorithms import load_model
 from metarl.zoo.console import say, show_commands
 from metarl.zoo.experiments.pictures import apart, play

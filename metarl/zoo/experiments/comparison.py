@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from metarl.envs.score import RETURN, Score, common_score
 from metarl.meta.evaluation.comparison import compare, comparison_figure, comparison_table
 from metarl.meta.evaluation.figures import nth_colour
+from metarl.meta.evaluation.points import so_many
 from metarl.meta.evaluation.published import Published
-from metarl.meta.evaluation.report import Report, common_point, so_many
+from metarl.meta.evaluation.report import Report, common_point
 from metarl.meta.evaluation.statistics import Interval
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.jobs import CHECKPOINTS

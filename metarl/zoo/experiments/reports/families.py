@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from metarl.meta.evaluation.report import so_many
+from metarl.meta.evaluation.points import so_many
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.comparison import Verdict, verdicts
 from metarl.zoo.experiments.measuring import Results

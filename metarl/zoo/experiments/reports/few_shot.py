@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from metarl.meta.evaluation.report import Report, so_many
+from metarl.meta.evaluation.points import so_many
+from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.comparison import tuned_sentences
 from metarl.zoo.experiments.measuring import Results

@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from metarl.meta.evaluating import Evaluates
 from metarl.meta.evaluation.comparison import compare
 from metarl.meta.evaluation.jacobian import identity_error
-from metarl.meta.evaluation.report import Report, so_many
+from metarl.meta.evaluation.points import so_many
+from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.algorithms import algorithm
 from metarl.zoo.experiments.comparison import Verdict

@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from metarl.meta.evaluation.comparison import compare
 from metarl.meta.evaluation.figures import nth_colour
-from metarl.meta.evaluation.report import Report, so_many
+from metarl.meta.evaluation.points import so_many
+from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.statistics import Interval, paired_interval
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.comparison import Verdict

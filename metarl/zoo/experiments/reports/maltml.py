@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from metarl.envs.score import fixed
 from metarl.meta.evaluation.comparison import compare, comparison_figure
 from metarl.meta.evaluation.moved import moved_table
-from metarl.meta.evaluation.report import so_many
+from metarl.meta.evaluation.points import so_many
 from metarl.meta.evaluation.statistics import MIN_UNITS
 from metarl.zoo.experiments.jobs import Entry
 from metarl.zoo.experiments.report import PaperReport, Section, register_report

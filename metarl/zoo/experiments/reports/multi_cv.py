@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from metarl.meta.evaluation.figures import nth_colour
-from metarl.meta.evaluation.report import Report, so_many
+from metarl.meta.evaluation.points import so_many
+from metarl.meta.evaluation.report import Report
 from metarl.meta.evaluation.tables import Table
 from metarl.zoo.experiments.measuring import Results
 from metarl.zoo.experiments.report import PaperReport, Section, register_report
