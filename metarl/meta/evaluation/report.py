@@ -56,8 +56,7 @@ class Report:
     :param learning_score: how they show ``learning_returns``.
     :param meta: what else is worth knowing: command, versions, commit, hyperparameters. Anything strict JSON holds. The
         entries named in :data:`STREAM_KEYS` say which random streams the episodes came from, ``family_tasks`` how many
-        tasks a finite family has in all, ``point`` what the returns are after so many of, see
-        :data:`~metarl.meta.evaluation.points.POINTS`.
+        tasks a finite family has in all, ``point`` what returns are after so many of (``points.py``).
     :raises ConfigError: shapes that do not fit each other, NaN or infinity.
     """
 
