@@ -18,7 +18,7 @@ from tests.golden.write_files import GO_ON, MODELS, OBSERVATIONS, found, one_ite
 
 FILES = Path(__file__).resolve().parent / "files"
 COMMITS = sorted(path.name for path in FILES.iterdir())
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5
 
 
 @pytest.fixture(params=COMMITS)

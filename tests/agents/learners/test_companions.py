@@ -26,6 +26,9 @@ from metarl.envs.tasks import Tasks, take_tasks
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.params import Params
 from tests.agents.toys import make_seeds, make_stack
+from tests.processors import needs_rows_alone
+
+pytestmark = needs_rows_alone
 
 N_TASKS = 7
 TASKS: Tasks = {"end": np.linspace(0.4, 0.0, N_TASKS)}
