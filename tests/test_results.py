@@ -60,7 +60,7 @@ README_ROWS = {
     "the same steps of FOMAML ¹": (LONG, "HalfCheetahVel-v0", "fomaml, best"),
     "the same steps of MAML ¹": (LONG, "HalfCheetahVel-v0", "maml, best"),
     "the same steps of joint training ¹": (LONG, "HalfCheetahVel-v0", "pretrain, best"),
-    "the same: RL², 8 million env steps, one seed, in the first and second episode": (
+    "HalfCheetahVel-v0: RL², 8 million env steps, one seed, in its first and second episode": (
         "rl2_halfcheetahvel",
         "HalfCheetahVel-v0",
         "rl2",

@@ -28,8 +28,6 @@ from metarl.params import Params
 from tests.agents.toys import make_seeds, make_stack
 from tests.processors import needs_rows_alone
 
-pytestmark = needs_rows_alone
-
 N_TASKS = 7
 TASKS: Tasks = {"end": np.linspace(0.4, 0.0, N_TASKS)}
 LEARNERS = {"vpg": VPG, "a2c": A2C, "ppo": PPO}
@@ -108,6 +106,7 @@ def assert_same_episodes(whole: Episodes, some: Episodes, part: slice) -> None:
         assert np.array_equal(getattr(whole, name)[part, :n_env, :n_time][mask], getattr(some, name)[mask]), name
 
 
+@needs_rows_alone
 @pytest.mark.parametrize(("kind", "size"), SIZES)
 @pytest.mark.parametrize("ends", [False, True])
 def test_collected_bits_depend_on_no_other_task(kind: str, size: int, ends: bool) -> None:
@@ -150,6 +149,7 @@ def derivatives(learner: Any, params: Params, samples: Samples) -> tuple[Params,
     return found.gradient, found.product(found.gradient)
 
 
+@needs_rows_alone
 @pytest.mark.parametrize("name", LEARNERS)
 @pytest.mark.parametrize(("kind", "size"), SIZES)
 def test_updates_depend_on_no_other_task_where_episodes_are_equally_long(name: str, kind: str, size: int) -> None:
@@ -197,6 +197,7 @@ def test_an_evaluation_of_fewer_tasks_has_the_same_first_ones() -> None:
     assert np.array_equal(few, many[:, :1])
 
 
+@needs_rows_alone
 def test_the_fewest_rows_keep_the_bits_of_more() -> None:
     generator = torch.Generator().manual_seed(0)
     for size, width in ((1, 16), (2, 64), (4, 100)):
