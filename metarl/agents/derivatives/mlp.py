@@ -15,7 +15,7 @@ from torch import nn
 
 from metarl.agents.derivatives.base import HeadLoss, complete, one_each
 from metarl.agents.networks.distributions import from_heads
-from metarl.agents.networks.products import add_product_, linear, outer, product
+from metarl.agents.networks.products import add_outer_, add_product_, linear, outer, product
 from metarl.agents.networks.tower import Tower
 from metarl.params import Params
 
@@ -200,7 +200,7 @@ class _TowerPass:
             weight = outer(error, self._inputs[index])
             moved = change.inputs[index]
             if moved is not None:
-                weight.baddbmm_(self._errors[index].mT, moved)
+                add_outer_(weight, self._errors[index], moved)
             result[f"{name}.weight"] = weight
             result[f"{name}.bias"] = error.sum(-2)
             if index:

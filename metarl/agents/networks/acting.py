@@ -18,9 +18,9 @@ class Acting(Protocol):
     observation_space: spaces.Box
     action_space: spaces.Space[Any]
     min_rows: int
-    """Fewest observations of a task for which it computes the same bits as among more."""
+    """Fewest observations of a task that it is asked for as copies end."""
     rowwise: bool
-    """Whether an observation's bits then depend on nothing else, however they lie in memory."""
+    """Whether an observation's bits depend on nothing else, neither on how many there are nor on where they lie."""
 
     def actor(self, params: Params) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
         """Return the policy at stacked ``params`` as a function ``(obs, noise) → actions`` for one episode's steps, in

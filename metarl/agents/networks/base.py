@@ -56,9 +56,10 @@ class Network(ABC):
     transductive: bool = False
     """Whether what it says of an observation depends on the other ones of the batch."""
     min_rows: int
-    """Fewest observations of a task for which the actor computes the same bits as among more."""
+    """Fewest observations of a task that the actor is asked for as copies end; with fewer it computes no less, or other
+    bits."""
     rowwise: bool = False
-    """Whether a row's bits depend on nothing else, if there are :attr:`min_rows`."""
+    """Whether a row's bits depend on nothing else, however few there are."""
 
     @classmethod
     @abstractmethod

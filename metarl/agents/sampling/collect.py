@@ -38,6 +38,8 @@ from metarl.streams import generators
 N_BLOCKS = 2
 """Blocks of tasks that are collected side by side where a family gains from it: while one block waits for its policy,
 the other's physics runs. A fixed number, so that nothing depends on the number of threads."""
+COPIES_OF_A_PART = 4
+"""Fewest copies of a single task that are a block of their own: threads of physics are handed rows in fours."""
 PATIENCE = 1e-4
 """How long a block waits for another one's policy before it asks its own, s: longer than a small network takes."""
 
@@ -196,7 +198,7 @@ def _copies_part(how: _How, n_tasks: int, n_envs: int) -> bool:
     """Whether the copies of a single task are collected in two blocks, as tasks are: where that changes no bit."""
     family, policy = how.family, how.policy
     alone = n_tasks == 1 and family.concurrent and not family.draws_in_steps and family.max_copies is None
-    enough = policy.rowwise and n_envs >= N_BLOCKS * policy.min_rows
+    enough = policy.rowwise and n_envs >= N_BLOCKS * COPIES_OF_A_PART
     # On one thread a second block is more calls for the same physics.
     return alone and enough and how.parallel.n_threads >= N_BLOCKS
 

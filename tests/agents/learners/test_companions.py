@@ -16,7 +16,7 @@ from metarl.agents.learners.optimizers import Layout
 from metarl.agents.learners.ppo import PPO
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.policy import FunctionalPolicy
-from metarl.agents.networks.products import add_product_, linear, product
+from metarl.agents.networks.products import add_outer_, add_product_, linear, outer, product
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import collect
 from metarl.agents.sampling.episodes import Episodes
@@ -26,7 +26,6 @@ from metarl.envs.tasks import Tasks, take_tasks
 from metarl.meta.algorithms.reptile import Reptile
 from metarl.params import Params
 from tests.agents.toys import make_seeds, make_stack
-from tests.processors import needs_rows_alone
 
 N_TASKS = 7
 TASKS: Tasks = {"end": np.linspace(0.4, 0.0, N_TASKS)}
@@ -106,7 +105,6 @@ def assert_same_episodes(whole: Episodes, some: Episodes, part: slice) -> None:
         assert np.array_equal(getattr(whole, name)[part, :n_env, :n_time][mask], getattr(some, name)[mask]), name
 
 
-@needs_rows_alone
 @pytest.mark.parametrize(("kind", "size"), SIZES)
 @pytest.mark.parametrize("ends", [False, True])
 def test_collected_bits_depend_on_no_other_task(kind: str, size: int, ends: bool) -> None:
@@ -149,7 +147,6 @@ def derivatives(learner: Any, params: Params, samples: Samples) -> tuple[Params,
     return found.gradient, found.product(found.gradient)
 
 
-@needs_rows_alone
 @pytest.mark.parametrize("name", LEARNERS)
 @pytest.mark.parametrize(("kind", "size"), SIZES)
 def test_updates_depend_on_no_other_task_where_episodes_are_equally_long(name: str, kind: str, size: int) -> None:
@@ -197,15 +194,14 @@ def test_an_evaluation_of_fewer_tasks_has_the_same_first_ones() -> None:
     assert np.array_equal(few, many[:, :1])
 
 
-@needs_rows_alone
-def test_the_fewest_rows_keep_the_bits_of_more() -> None:
+def test_few_rows_keep_the_bits_of_more() -> None:
     generator = torch.Generator().manual_seed(0)
     for size, width in ((1, 16), (2, 64), (4, 100)):
         policy = make_policy(Drift("box", size, ends=False), critic=False, width=width)
         obs = torch.randn((3, 200, 5), generator=generator)
         params = {name: tensor[:3] for name, tensor in make_params(policy).items()}
         mean = policy.distribution(params, obs).mode()
-        for n in (policy.network.min_rows, policy.network.min_rows + 1, 50):
+        for n in (1, 3, 9, policy.network.min_rows, policy.network.min_rows + 1, 50):
             assert torch.equal(policy.distribution(params, obs[:, :n].contiguous()).mode(), mean[:, :n]), (size, n)
 
 
@@ -218,3 +214,19 @@ def test_one_output_of_one_task_has_the_bits_of_a_stack(dtype: torch.dtype) -> N
     assert torch.equal(linear(one, row, bias[:1]), linear(x, weight, bias)[:1])
     assert torch.equal(product(one, row.mT), product(x, weight.mT)[:1])
     assert torch.equal(add_product_(out[:1].clone(), one, row.mT), add_product_(out.clone(), x, weight.mT)[:1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_input_of_one_task_has_the_bits_of_a_stack(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = (3, 18, 1), (3, 64, 1), (3, 64), (3, 18, 64), (3, 1, 64), (3, 64, 1)
+    x, weight, bias, out, row, column = (torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes)
+    for computed in (
+        lambda part: linear(x[part], weight[part], bias[part]),
+        lambda part: add_product_(out[part].clone(), x[part], weight[part].mT),
+        lambda part: outer(x[part], out[part]),
+        lambda part: outer(out[part], x[part]),
+        lambda part: add_outer_(row[part].clone(), x[part], out[part]),
+        lambda part: add_outer_(column[part].clone(), out[part], x[part]),
+    ):
+        assert torch.equal(computed(slice(0, 1)), computed(slice(None))[:1])

@@ -28,7 +28,6 @@ from metarl.errors import ConfigError, NonFiniteError
 from metarl.params import Params
 from metarl.streams import seed_sequence
 from tests.agents.toys import HORIZON, Staircase, make_policy, make_seeds, make_stack, make_tasks
-from tests.processors import needs_rows_alone
 
 TASKS = make_tasks([1.0, -0.5, 2.0], [0, 2, 5])
 
@@ -137,7 +136,6 @@ def test_blocks_on_threads_change_nothing() -> None:
     family.close()
 
 
-@needs_rows_alone
 @pytest.mark.parametrize(("id", "falls"), [("AntVel-v0", {"min_z": 0.52}), ("HalfCheetahVel-v0", {})])
 @pytest.mark.parametrize(("n_episodes", "width"), [(16, 64), (9, 20), (5, 64), (40, 13)])
 def test_the_copies_of_one_task_in_two_blocks_change_nothing(
