@@ -44,10 +44,15 @@ def test_each_path_is_a_row_and_is_compared_with_the_simplest() -> None:
         "length, parameters only": 62.5,
         "energy, parameters only": 75.0,
     }
-    assert len(lines) == 2 * 5
-    assert lines[5] == f"20 test alphabets, {lines[0]}"
+    assert [row[2] for row in table.rows] == [row[1] for row in table.rows]  # under the condition
+    # Every other path with the simplest one, and what each choice adds: length, the surface, the stabiliser.
+    assert len(lines) == 2 * (5 + 2 + 1 + 2)
+    assert lines[10] == f"20 test alphabets, {lines[0]}"
+    assert all("Reptile" in line for line in lines[:5])
+    assert lines[5].startswith("length, loss surface, stabiliser: an accuracy 0.00 above that of length, loss surface")
+    assert not any("Reptile" in line for line in lines[5:10])
     assert lines[0].startswith("length, loss surface, stabiliser: an accuracy 0.38")
-    assert all(row[3] == "" for row in table.rows)  # the course of training is in the folders
+    assert all(row[4] == "" for row in table.rows)  # the course of training is in the folders
     (jacobian,) = sections["Identity Jacobian"].tables
     assert [row[0] for row in jacobian.rows] == ["0.01", "0.5"]
     assert all(float(value) > 0.0 for row in jacobian.rows for value in row[1:])

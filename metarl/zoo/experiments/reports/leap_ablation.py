@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -86,22 +87,28 @@ class LeapAblation(PaperReport):
         for item in with_report(runs, "last"):
             groups.setdefault(words(item.job.cell), []).append(item)
         cells = {name: _cell(name, own) for name, own in groups.items()}
+        kinds = conditions(runs)
         courses = {name: course for name, own in groups.items() if len(course := training_loss(own))}
         rows = [
-            [name, str(cell.error), cell.area, f"{courses[name][-1]:.3f}" if name in courses else ""]
+            [
+                name,
+                *(str(each.error) for each in (cell, *(_cell(name, groups[name], kind) for kind in kinds))),
+                cell.area,
+                f"{courses[name][-1]:.3f}" if name in courses else "",
+            ]
             for name, cell in cells.items()
         ]
         first = next(iter(cells.values())).report
-        columns = ["path", f"error in % after {so_many(first.n_inner_steps)}", "area", "training loss, last"]
+        errors = [f"error in % after {so_many(first.n_inner_steps)}", *(f"{kind}: error in %" for kind in kinds)]
+        columns = ["path", *errors, "area", "training loss, last"]
         table = Table(columns, rows, "Leap by what it shortens", [first.describe_intervals()])
         lines, verdicts = [], []
-        for kind in ("last", *conditions(runs)):
+        for kind in ("last", *kinds):
             where = "" if kind == "last" else f"{kind}, "
             for found in _compared(runs, kind):
                 few = "" if found.supported else "; fewer than 20 alphabets, which is too few for a verdict"
-                lines.append(
-                    f"{where}{found.a}: an accuracy {found.interval} above that of {found.b}, which is Reptile{few}."
-                )
+                reptile = ", which is Reptile" if found.b == words(SIMPLEST) else ""
+                lines.append(f"{where}{found.a}: an accuracy {found.interval} above that of {found.b}{reptile}{few}.")
                 verdicts.append({"env": first.env, "cell": {}, **found.to_dict()})
         figures = {FIGURES[0]: _course_figure(courses)} if courses else {}
         return Section([table], lines, figures, verdicts)
@@ -155,21 +162,28 @@ def training_loss(runs: Sequence[Trained]) -> np.ndarray:
 
 
 def _compared(runs: Sequence[Trained], kind: str) -> list[Verdict]:
-    """Compare every path with the simplest one, at the end of training or under a condition."""
+    """Compare every path with the simplest one, and with those that one choice makes of it, at the end of training or
+    under a condition.
+    """
     groups: dict[str, list[Report]] = {}
+    cells: dict[str, Mapping[str, Any]] = {}
     for item in with_report(runs, kind):
-        groups.setdefault(words(item.job.cell), []).append(item.reports[kind])
-    simplest, found = words(SIMPLEST), []
-    for name, reports in groups.items():
-        if name != simplest and simplest in groups:
-            pair = compare(Report.merge(reports, name), Report.merge(groups[simplest], simplest))
+        name = words(item.job.cell)
+        cells[name] = {choice: item.job.cell[choice] for choice in SIMPLEST}
+        groups.setdefault(name, []).append(item.reports[kind])
+    found = []
+    for a, b in sorted(itertools.permutations(cells, 2), key=lambda names: cells[names[1]] != SIMPLEST):
+        given_up = [choice for choice in SIMPLEST if cells[a][choice] != cells[b][choice]]
+        simpler = all(cells[b][choice] == SIMPLEST[choice] for choice in given_up)
+        if simpler and (len(given_up) == 1 or cells[b] == SIMPLEST):
+            pair = compare(Report.merge(groups[a], a), Report.merge(groups[b], b))
             last = pair.returns.n_points - 1
-            found.append(Verdict(name, simplest, kind, last, pair.returns.at(last), pair.is_supported))
+            found.append(Verdict(a, b, kind, last, pair.returns.at(last), pair.is_supported))
     return found
 
 
-def _cell(name: str, runs: Sequence[Trained]) -> Cell:
-    reports = [item.reports["last"] for item in runs]
+def _cell(name: str, runs: Sequence[Trained], kind: str = "last") -> Cell:
+    reports = [item.reports[kind] for item in with_report(runs, kind)]
     losses = [report.meta["losses"] for report in reports if "losses" in report.meta]
     return Cell(Report.merge(reports, name), np.array(losses) if len(losses) == len(reports) else None)
 
