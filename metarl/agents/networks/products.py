@@ -53,7 +53,7 @@ def chain(
     :param layers: weight and bias of each.
     """
     *hidden, (weight, bias) = layers
-    if weight.ndim == 2 or any(_is_thin(weight) for weight, _ in hidden):
+    if weight.ndim == 2:
         each = [layer(weight, bias) for weight, bias in layers]
 
         def one_by_one(x: torch.Tensor) -> torch.Tensor:
@@ -62,6 +62,9 @@ def chain(
             return each[-1](x)
 
         return one_by_one
+    if any(_is_thin(weight) for weight, _ in hidden):
+        twice = chain([(_twice(weight), _twice(bias)) for weight, bias in layers], activations)
+        return lambda x: twice(_twice(x))[:1]
     single = weight.shape[1] == 1
     if single:
         weight, bias = torch.cat([weight, weight], 1), torch.cat([bias, bias], 1)

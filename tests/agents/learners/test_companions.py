@@ -16,7 +16,7 @@ from metarl.agents.learners.optimizers import Layout
 from metarl.agents.learners.ppo import PPO
 from metarl.agents.learners.vpg import VPG
 from metarl.agents.networks.policy import FunctionalPolicy
-from metarl.agents.networks.products import add_outer_, add_product_, linear, outer, product
+from metarl.agents.networks.products import add_outer_, add_product_, chain, linear, outer, product
 from metarl.agents.parallel import Parallel
 from metarl.agents.sampling.collect import collect
 from metarl.agents.sampling.episodes import Episodes
@@ -230,3 +230,17 @@ def test_one_input_of_one_task_has_the_bits_of_a_stack(dtype: torch.dtype) -> No
         lambda part: add_outer_(column[part].clone(), out[part], x[part]),
     ):
         assert torch.equal(computed(slice(0, 1)), computed(slice(None))[:1])
+
+
+def test_one_task_with_one_input_has_the_bits_of_a_stack_and_of_more_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = (1, 24, 24, 1)
+    layers = [
+        (torch.randn((3, b, a), generator=generator), torch.randn((3, b), generator=generator))
+        for a, b in itertools.pairwise(sizes)
+    ]
+    x = torch.randn((3, 40, 1), generator=generator)
+    whole = chain(layers, [torch.tanh] * 2)(x)
+    alone = chain([(weight[:1], bias[:1]) for weight, bias in layers], [torch.tanh] * 2)
+    for n in (1, 3, 9, 40):
+        assert torch.equal(alone(x[:1, :n].contiguous()), whole[:1, :n])
